@@ -1,0 +1,1 @@
+"""Commands that measure: ``python -m reskill_jax.benchmarks.<name>``."""

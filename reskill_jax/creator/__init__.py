@@ -1,0 +1,1 @@
+"""From failed episodes to proposed changes of a skill bank."""

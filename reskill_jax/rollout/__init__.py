@@ -1,0 +1,1 @@
+"""From tasks to episodes: prompts, engines and the collector."""

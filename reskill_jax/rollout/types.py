@@ -1,0 +1,153 @@
+"""What travels between prompts, engines, the collector and the trainer.
+
+Token ids travel, never text: the trainer sees exactly the ids that the engine saw and
+sampled. A prompt is a prefix of the episode's *trunk* (text that stays true: role, goal,
+observations and actions) followed by the turn's *branch* (what matters for this turn
+only: admissible actions, fired skills, the instruction).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from reskill_jax.environments.base import Task
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; `temperature` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample.
+
+    Attributes:
+        session: requests of one episode share it, so that an engine can keep the keys
+            and values of the common prefix.
+        prompt: token ids, the flat prompt (trunk prefix + branch).
+        sampling: temperature, top-p and length limit.
+        seed: the sampled tokens are a function of (weights, prompt, sampling, seed).
+    """
+
+    session: str
+    prompt: Sequence[int]
+    sampling: Sampling
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled response.
+
+    Attributes:
+        tokens: int32 [n], ending with the end-of-turn token unless cut by the limit.
+        logprobs: float32 [n], of the sampled tokens at the sampling temperature
+            (temperature 1 when greedy).
+        version: weight version that produced them.
+        stopped: whether the response ended by itself.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    version: int
+    stopped: bool
+
+
+class Engine(Protocol):
+    """Samples responses from the current weights."""
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample one response; many calls run concurrently and are batched."""
+        ...
+
+    def release(self, session: str) -> None:
+        """Forget what is kept for a session (its episode has ended)."""
+        ...
+
+    def push(self, params: Any, version: int) -> None:
+        """Serve these weights from now on; kept keys and values are dropped."""
+        ...
+
+    def close(self) -> None:
+        """Stop the engine and free its memory."""
+        ...
+
+
+@dataclass
+class Turn:
+    """One decision of the agent.
+
+    Attributes:
+        window: index into `Episode.trunks` of the trunk that the prompt began with.
+        trunk_length: how many of that trunk's tokens the prompt held.
+        branch: int32 [n], the prompt after the trunk.
+        response: int32 [m], the sampled tokens.
+        logprobs: float32 [m], the engine's log-probs of them.
+        version: weight version that sampled them.
+        observation: text that the agent saw before acting.
+        text: the response as text.
+        action: the projected action, as sent to the environment.
+        valid: whether the response had the requested form and the action was admissible.
+        fired: names of the skills shown at this turn, in bank order.
+    """
+
+    window: int
+    trunk_length: int
+    branch: np.ndarray
+    response: np.ndarray
+    logprobs: np.ndarray
+    version: int
+    observation: str
+    text: str
+    action: str
+    valid: bool
+    fired: tuple[str, ...] = ()
+
+
+@dataclass
+class Episode:
+    """One rollout of one task on one bank.
+
+    Attributes:
+        task: the task played.
+        group: index of the task in the batch; rollouts of one group share it.
+        index: index of the rollout within its group.
+        arm: arm of the trial (0 is the incumbent bank).
+        bank: content hash of the skill bank it ran on.
+        goal: the task's goal sentence.
+        trunks: int32 arrays, one per window; the last may hold tokens that came after
+            the last turn.
+        turns: in order.
+        final_observation: text after the last action.
+        reward: sum of the environment's rewards.
+        success: whether the goal was reached within the step limit.
+    """
+
+    task: Task
+    group: int
+    index: int
+    arm: int
+    bank: str
+    goal: str = ""
+    trunks: list[np.ndarray] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    final_observation: str = ""
+    reward: float = 0.0
+    success: bool = False
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """Projected actions, in order."""
+        return tuple(turn.action for turn in self.turns)
+
+    @property
+    def observations(self) -> tuple[str, ...]:
+        """What the environment said: before each action, and after the last one."""
+        return (*(turn.observation for turn in self.turns), self.final_observation)

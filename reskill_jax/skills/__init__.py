@@ -1,0 +1,1 @@
+"""Skills, banks, SKILL.md files, and the trial that decides between banks."""

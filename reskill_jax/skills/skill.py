@@ -1,0 +1,83 @@
+"""Skills and banks: plain frozen dataclasses.
+
+A bank is an ordered tuple of skills with a content hash. Operations make a new bank, all
+of a bundle or nothing, so that rejecting a bundle is going back to the old object.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal
+
+import re2
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """When a skill is shown (paper, section 3.3).
+
+    `general` fires at every turn, `beginning` at the first one, `action_pattern` when the
+    RE2 `pattern` is found, ignoring case, in the previous projected action.
+    """
+
+    kind: Literal["general", "beginning", "action_pattern"] = "general"
+    pattern: str = ""
+
+    def fires(self, previous_action: str | None) -> bool:
+        """Tell whether the skill is shown; `previous_action` is None at the first turn."""
+        if self.kind == "general":
+            return True
+        if self.kind == "beginning":
+            return previous_action is None
+        return previous_action is not None and matches(self.pattern, previous_action)
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Search `pattern` in `text`, ignoring case; the one matcher of triggers and checks."""
+    return re2.search("(?i)" + pattern, text) is not None
+
+
+@dataclass(frozen=True)
+class Skill:
+    """One conditional piece of advice.
+
+    Attributes:
+        name: kebab-case, unique in its bank.
+        description: one line for a catalogue.
+        when_to_use: one sentence, the condition that the agent itself judges.
+        action: one or two sentences, what to do then.
+        example: at most two lines, may be empty.
+        trigger: when the skill is put into the prompt at all.
+        version: counts modifications, from 1.
+    """
+
+    name: str
+    description: str
+    when_to_use: str
+    action: str
+    trigger: Trigger = Trigger()
+    example: str = ""
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class SkillBank:
+    """An ordered tuple of skills; the order is the order in the prompt."""
+
+    skills: tuple[Skill, ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash, 12 hex digits; equal for equal content in equal order."""
+        text = json.dumps([asdict(skill) for skill in self.skills], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def active(self, previous_action: str | None) -> tuple[Skill, ...]:
+        """Return the skills that fire, in bank order."""
+        return tuple(s for s in self.skills if s.trigger.fires(previous_action))
+
+    def names(self) -> Iterable[str]:
+        """Yield the skills' names, in order."""
+        return (skill.name for skill in self.skills)

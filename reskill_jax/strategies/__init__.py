@@ -1,0 +1,1 @@
+"""One strategy per method: which banks are in play, and what is learnt from episodes."""

