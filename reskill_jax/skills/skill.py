@@ -1,7 +1,7 @@
 """Skills and banks: plain frozen dataclasses.
 
-A bank is an ordered tuple of skills with a content hash. Operations make a new bank, all
-of a bundle or nothing, so that rejecting a bundle is going back to the old object.
+A bank is an ordered tuple of skills with a content hash. Operations make a new bank,
+all of a bundle or nothing, so that rejecting one is going back to the old object.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ import re2
 class Trigger:
     """When a skill is shown (paper, section 3.3).
 
-    `general` fires at every turn, `beginning` at the first one, `action_pattern` when the
-    RE2 `pattern` is found, ignoring case, in the previous projected action.
+    `general` fires at every turn, `beginning` at the first one, `action_pattern` when
+    the RE2 `pattern` is found, ignoring case, in the previous projected action.
     """
 
     kind: Literal["general", "beginning", "action_pattern"] = "general"
     pattern: str = ""
 
     def fires(self, previous_action: str | None) -> bool:
-        """Tell whether the skill is shown; `previous_action` is None at the first turn."""
+        """Tell whether the skill is shown; `previous_action` is None at first."""
         if self.kind == "general":
             return True
         if self.kind == "beginning":
@@ -35,7 +35,7 @@ class Trigger:
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Search `pattern` in `text`, ignoring case; the one matcher of triggers and checks."""
+    """Search `pattern` in `text`, ignoring case; for triggers and checks alike."""
     return re2.search("(?i)" + pattern, text) is not None
 
 
