@@ -1,0 +1,263 @@
+"""The decoder: one Flax module for every dense Qwen3-like model, small or large.
+
+Modules exist at the boundary only: `init` makes one and hands out its parameters as a
+nested dict of float32 arrays, layers stacked on a leading axis L; the functions below
+take that dict and are meant for plain `jax.jit`, `jax.grad` and optax.
+
+    params = init(config, jax.random.key(0))
+    states = hidden_states(config, params, tokens, positions, mask)   # [B, T, D]
+
+Letters: B batch, T tokens, D hidden, F feed-forward, N heads, K kv heads, H head width,
+L layers, V vocabulary, S slots.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from reskill_jax.policy.attention import attention
+from reskill_jax.policy.cache import KVCache, attend_to_cache
+from reskill_jax.policy.config import DecoderConfig
+
+Params = dict[str, Any]
+# (query [B, T, N, H], key [B, T, K, H], value [B, T, K, H]) -> [B, T, N, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+# What the backward pass of a layer keeps from the forward pass.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, head = config.hidden_size, config.head_dim
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        linear = functools.partial(
+            nnx.LinearGeneral,
+            use_bias=config.attention_bias,
+            dtype=config.dtype,
+            rngs=rngs,
+        )
+        self.query = linear(width, (heads, head))
+        self.key = linear(width, (kv_heads, head))
+        self.value = linear(width, (kv_heads, head))
+        self.out = linear((heads, head), width, axis=(-2, -1))
+        if config.qk_norm:
+            self.query_norm = _norm(config, head, rngs)
+            self.key_norm = _norm(config, head, rngs)
+
+    def __call__(
+        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], attend: Attend
+    ) -> jax.Array:
+        """Mix tokens: [B, T, D] -> [B, T, D]."""
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        if self.config.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return self.out(attend(_rotate(query, rotation), _rotate(key, rotation), value))
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        linear = functools.partial(
+            nnx.Linear, use_bias=False, dtype=config.dtype, rngs=rngs
+        )
+        self.gate = linear(config.hidden_size, config.intermediate_size)
+        self.up = linear(config.hidden_size, config.intermediate_size)
+        self.down = linear(config.intermediate_size, config.hidden_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map each token: [B, T, D] -> [B, T, D]."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Layer(nnx.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = _norm(config, config.hidden_size, rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.mlp_norm = _norm(config, config.hidden_size, rngs)
+        self.mlp = FeedForward(config, rngs=rngs)
+
+    def __call__(
+        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], attend: Attend
+    ) -> jax.Array:
+        """Apply the block: [B, T, D] -> [B, T, D]."""
+        x = x + self.attention(self.attention_norm(x), rotation, attend)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nnx.Module):
+    """Embedding, L stacked layers, final norm and, when untied, an output matrix."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            embedding_init=nnx.initializers.normal(0.02),
+            dtype=config.dtype,
+            rngs=rngs,
+        )
+
+        @nnx.split_rngs(splits=config.num_hidden_layers)
+        @nnx.vmap(in_axes=(0,), out_axes=0)
+        def stack(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, rngs=rngs)
+
+        self.layers = stack(rngs)
+        self.norm = _norm(config, config.hidden_size, rngs)
+        if not config.tie_word_embeddings:
+            self.lm_head = nnx.Linear(
+                config.hidden_size,
+                config.vocab_size,
+                use_bias=False,
+                dtype=config.dtype,
+                rngs=rngs,
+            )
+
+
+def init(config: DecoderConfig, key: jax.Array) -> Params:
+    """Return random parameters: float32, layers stacked on axis 0 of `layers`."""
+    return nnx.to_pure_dict(nnx.state(Decoder(config, rngs=nnx.Rngs(key))))
+
+
+def abstract_params(config: DecoderConfig) -> Params:
+    """Return the tree of `jax.ShapeDtypeStruct` that `init` fills."""
+    return jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+
+
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    mask: jax.Array,
+    *,
+    remat: str = "none",
+) -> jax.Array:
+    """Run whole rows; returns the states after the final norm, [B, T, D].
+
+    Args:
+        config: the decoder's shape.
+        params: as `init` returns them.
+        tokens: int32 [B, T].
+        positions: int32 [B, T], for RoPE.
+        mask: bool [B, T, T], causal (False wherever j > i).
+        remat: what the backward pass keeps, a key of `REMAT`.
+    """
+    model = _merge(config, params)
+    rotation = _rotation(config, positions)
+    definition, layers = nnx.split(model.layers)
+
+    def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+        attend = functools.partial(attention, mask=mask)
+        return nnx.merge(definition, layer)(x, rotation, attend), None
+
+    if REMAT[remat] is not None:
+        step = jax.checkpoint(step, policy=REMAT[remat])
+    x, _ = jax.lax.scan(step, model.embed(tokens), layers)
+    return model.norm(x)
+
+
+def cached_hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    slots: jax.Array,
+    cache: KVCache,
+) -> tuple[jax.Array, KVCache]:
+    """Run chunks of sequences whose earlier keys and values lie in a cache.
+
+    Keys and values of the chunk are written before they are read, so that several rows
+    may be successive chunks of one sequence.
+
+    Args:
+        config: the decoder's shape.
+        params: as `init` returns them.
+        tokens: int32 [B, T].
+        positions: int32 [B, T], consecutive; T is 1 or the cache's block, aligned.
+        slots: int32 [B], where each row's sequence lies; a slot out of range is a
+            padding row, whose keys are not written.
+        cache: keys and values of all slots.
+
+    Returns:
+        The states after the final norm, [B, T, D], and the new cache.
+    """
+    model = _merge(config, params)
+    rotation = _rotation(config, positions)
+    definition, layers = nnx.split(model.layers)
+
+    def step(carry, xs):
+        x, cache = carry
+        layer, index = xs
+
+        def attend(query, key, value):
+            nonlocal cache
+            out, cache = attend_to_cache(
+                query, key, value, positions, slots, index, cache
+            )
+            return out
+
+        x = nnx.merge(definition, layer)(x, rotation, attend)
+        return (x, cache), None
+
+    indices = jnp.arange(config.num_hidden_layers)
+    carry, _ = jax.lax.scan(step, (model.embed(tokens), cache), (layers, indices))
+    x, cache = carry
+    return model.norm(x), cache
+
+
+def logits(config: DecoderConfig, params: Params, states: jax.Array) -> jax.Array:
+    """Project states [..., D] onto the vocabulary: float32 [..., V]."""
+    if config.tie_word_embeddings:
+        kernel = params["embed"]["embedding"].T
+    else:
+        kernel = params["lm_head"]["kernel"]
+    kernel = kernel.astype(config.dtype)
+    return jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
+
+
+def _norm(config: DecoderConfig, width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(
+        width, epsilon=config.rms_norm_eps, dtype=config.dtype, rngs=rngs
+    )
+
+
+@functools.cache
+def _structure(config: DecoderConfig) -> nnx.GraphDef:
+    return nnx.graphdef(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0))))
+
+
+def _merge(config: DecoderConfig, params: Params) -> Decoder:
+    return nnx.merge(_structure(config), params)
+
+
+def _rotation(
+    config: DecoderConfig, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of RoPE in float32, [B, T, 1, H / 2] each."""
+    half = config.head_dim // 2
+    frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Rotate the pairs (i, i + H / 2) of [B, T, N, H], as Hugging Face does."""
+    cosine, sine = rotation
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = (first * cosine - second * sine, second * cosine + first * sine)
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)

@@ -1,0 +1,73 @@
+"""Log-probabilities of given tokens, without logits of whole rows."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from reskill_jax.policy.attention import tree_mask
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import Params, hidden_states, logits
+
+
+def token_logprobs(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    tree: jax.Array,
+    branch: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float | jax.Array = 1.0,
+    chunk: int = 128,
+    remat: str = "none",
+) -> tuple[jax.Array, jax.Array]:
+    """Score `targets` as the tokens that follow each index.
+
+    Logits exist for `chunk` columns at a time, forward and backward; logsumexp and
+    entropy are float32.
+
+    Args:
+        config: the decoder's shape.
+        params: its parameters.
+        tokens: int32 [B, T].
+        positions: int32 [B, T], those of the flat prompt.
+        tree: int32 [B, T], see `tree_mask`; 0 is padding.
+        branch: int32 [B, T], see `tree_mask`; 0 is the trunk.
+        targets: int32 [B, T], the token to score after each index.
+        temperature: divides the logits; broadcasts to [B, T].
+        chunk: columns per piece.
+        remat: what the backward pass keeps per layer, see `decoder.REMAT`.
+
+    Returns:
+        Log-probabilities and entropies, float32 [B, T] each; what they are on padding
+        has no meaning. The compiler drops the entropy where nothing uses it.
+    """
+    mask = tree_mask(tree, branch)
+    states = hidden_states(config, params, tokens, positions, mask, remat=remat)
+    temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
+    score = jax.checkpoint(functools.partial(_score, config, params))
+    length = tokens.shape[1]
+    parts = [
+        score(*(x[:, at : at + chunk] for x in (states, targets, temperature)))
+        for at in range(0, length, chunk)
+    ]
+    logprobs, entropy = (jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+    return logprobs, entropy
+
+
+def _score(
+    config: DecoderConfig,
+    params: Params,
+    states: jax.Array,
+    targets: jax.Array,
+    temperature: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probs and entropies, float32 [B, C], from states [B, C, D]."""
+    scaled = logits(config, params, states) / temperature[..., None]
+    normaliser = jax.nn.logsumexp(scaled, axis=-1)
+    chosen = jnp.take_along_axis(scaled, targets[..., None], axis=-1)[..., 0]
+    mean = jnp.sum(jax.nn.softmax(scaled, axis=-1) * scaled, axis=-1)
+    # Rounding can put the difference a little above its bound.
+    return jnp.minimum(chosen - normaliser, 0.0), normaliser - mean
