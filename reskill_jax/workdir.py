@@ -1,0 +1,242 @@
+"""Everything about a run lives in one directory.
+
+    config.json     the full configuration of the run, written at its first start
+    lock            held while a process writes the run
+    metrics.jsonl   what was measured, one line per step and phase
+    tensorboard/    the same, as event files
+    checkpoints/    all state, one directory per saved step
+    skills/         the skill library as SKILL.md files
+    episodes/       played episodes
+    warm_start/     the supervised policy that the run starts from
+
+A process that trains does this before any work, and later starts do the same:
+
+    workdir = Workdir(Path(FLAGS.workdir))
+    with workdir.lock():
+        workdir.bind(config.to_dict())
+        ...
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# The one key that a later start may change, and only to more: nothing but the end of the
+# loop may depend on it, so that schedules need lengths of their own.
+_EXTENDABLE = "num_steps"
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The places of one run; making the object touches no file."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration that the run was started with."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per step and phase."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files, one directory per phase."""
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One directory per saved step."""
+        return self.root / "checkpoints"
+
+    @property
+    def skills(self) -> Path:
+        """The skill library, one directory per skill."""
+        return self.root / "skills"
+
+    @property
+    def episodes(self) -> Path:
+        """Played episodes."""
+        return self.root / "episodes"
+
+    @property
+    def warm_start(self) -> Path:
+        """The supervised policy that the run starts from."""
+        return self.root / "warm_start"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the directory and hold it for writing.
+
+        The kernel frees the lock when the process ends, also by kill -9.
+
+        Raises:
+            BlockingIOError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        path = self.root / "lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise BlockingIOError(
+                    error.errno,
+                    f"the workdir is in use by process {holder}: wait for it, stop it, "
+                    "or choose another --workdir",
+                    str(self.root),
+                ) from error
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+            file.flush()
+            yield
+
+    def bind(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration at the first start, compare with it at later ones.
+
+        A larger top-level `num_steps` is taken over: the run goes on for longer.
+
+        Args:
+            config: nested, of JSON types; tuples count as lists.
+
+        Raises:
+            ValueError: the run was started with another configuration; the message
+                lists the keys with both values.
+        """
+        config = plain(config, "config")
+        if self.config.exists():
+            wanted = flatten(config)
+            stored = flatten(self.read_config())
+            if _extends(stored.get(_EXTENDABLE), wanted.get(_EXTENDABLE)):
+                stored[_EXTENDABLE] = wanted[_EXTENDABLE]
+            if stored != wanted:
+                raise ValueError(_mismatch(self.config, stored, wanted))
+        write_text(self.config, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the configuration of the run.
+
+        Raises:
+            FileNotFoundError: no run was started here.
+            ValueError: the file is damaged.
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(
+                f"{self.root} holds no run ({self.config.name} is missing): check "
+                "--workdir, or start a run there with --mode=train"
+            )
+        try:
+            return json.loads(self.config.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{self.config} is damaged ({error}): restore the file or choose "
+                "another --workdir"
+            ) from error
+
+
+def plain(value: Any, name: str) -> Any:
+    """Copy a JSON document, refusing what would not come back as it went in.
+
+    Args:
+        value: dict with string keys, list, tuple, str, finite float, int, bool or None.
+        name: where the value stands, for the error message.
+
+    Returns:
+        The copy; tuples have become lists.
+
+    Raises:
+        TypeError: a value or key of another type.
+        ValueError: a float that is not finite.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: JSON has finite numbers only")
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name} has the key {key!r}: use a string")
+        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+    raise TypeError(
+        f"{name} is of type {type(value).__name__}, which JSON cannot hold: convert it "
+        "to dict, list, str, float, int, bool or None"
+    )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dicts to dotted keys; an empty dict stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by one rename: readers see the old or the new text, never a part.
+
+    Raises:
+        OSError: it cannot be written, e.g. the disk is full; the old file is intact.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The error of a full disk does not tell which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def compilation_cache(directory: Path) -> None:
+    """Keep compiled programs on disk, so that a second start does not compile again.
+
+    To be called before the first compilation. The environment variable
+    JAX_COMPILATION_CACHE_DIR takes precedence over `directory`.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
+    # By default JAX keeps only what took a second to compile; a small model on a CPU
+    # has many programs below that.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _extends(stored: Any, wanted: Any) -> bool:
+    return isinstance(stored, int) and isinstance(wanted, int) and wanted > stored
+
+
+def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    absent = object()
+    lines = [f"this run was started with another configuration, see {path}:"]
+    for key in sorted(stored.keys() | wanted.keys()):
+        old, new = stored.get(key, absent), wanted.get(key, absent)
+        if old != new:
+            shown = ["absent" if v is absent else json.dumps(v) for v in (old, new)]
+            lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
+    lines.append(
+        "Give the run its own values to resume it, or choose another --workdir. Only "
+        f"config.{_EXTENDABLE} may change, and only grow."
+    )
+    return "\n".join(lines)
