@@ -1,0 +1,228 @@
+"""Episodes packed as trees of tokens in rows of static length.
+
+Every window of an episode is one tree: its trunk once, and after each used prefix of
+the trunk the branch and the response that were sampled there,
+
+    trunk[0:t1]  branch 1  response 1  trunk[t1:t2]  branch 2  response 2  ...
+
+A token attends to the trunk before it and to its own branch. Its position is that of
+the flat prompt, so losses and gradients equal those of one row per turn, while an
+episode costs O(T) tokens instead of O(T^2). A turn without a trunk is its own tree.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import jax
+import numpy as np
+
+from reskill_jax.rollout.types import Episode, Turn
+
+Array = np.ndarray | jax.Array
+Tree = dict[str, np.ndarray]  # the fields of PackedBatch as [n], without `tree`
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch, all arrays [R, T]; numpy until a jitted function takes it.
+
+    Token i may attend to token j <= i iff their `tree` is equal and `branch[j]` is 0 or
+    equal to `branch[i]`.
+
+    Attributes:
+        tokens: int32, token ids; 0 in padding.
+        positions: int32, positions in the flat prompt.
+        tree: int32, number of the tree in its row from 1; 0 in padding.
+        branch: int32, 0 for trunk, k for the k-th branch of the tree.
+        targets: int32, the response token that this slot predicts; 0 elsewhere.
+        mask: float32, 1 where `targets` is a response token.
+        sampler_logprobs: float32, the engine's log-probs of `targets`; 0 elsewhere.
+        episode: int32, index of the episode in the packed sequence; -1 in padding.
+        turn: int32, index of the turn in its episode; -1 for trunk and padding.
+    """
+
+    tokens: Array
+    positions: Array
+    tree: Array
+    branch: Array
+    targets: Array
+    mask: Array
+    sampler_logprobs: Array
+    episode: Array
+    turn: Array
+
+
+_DTYPES = {
+    field.name: np.float32 if field.name in ("mask", "sampler_logprobs") else np.int32
+    for field in fields(PackedBatch)
+}
+_PADDING = {"episode": -1, "turn": -1}  # 0 for all others
+
+
+def pack(
+    episodes: Sequence[Episode],
+    *,
+    buckets: Sequence[int],
+    tokens_per_microbatch: int,
+) -> list[PackedBatch]:
+    """Pack episodes into micro-batches of static shapes, in a deterministic order.
+
+    Trees are placed first fit, longest first; a tree that fits no open row opens one of
+    the smallest bucket that holds it. Rows of one bucket T make micro-batches
+    [tokens_per_microbatch // T, T]; missing rows are padding, never copies.
+
+    Args:
+        episodes: their order gives the numbers in `PackedBatch.episode`.
+        buckets: row lengths in tokens, any order.
+        tokens_per_microbatch: slots per micro-batch, padding included.
+
+    Returns:
+        Micro-batches, shortest rows first.
+
+    Raises:
+        ValueError: if a tree is longer than the longest bucket, a micro-batch cannot
+            hold one row, or a turn is malformed.
+    """
+    if not buckets or min(buckets) < 1:
+        raise ValueError(f"grpo.buckets={tuple(buckets)}: give row lengths above 0")
+    if tokens_per_microbatch < max(buckets):
+        raise ValueError(
+            f"grpo.tokens_per_microbatch={tokens_per_microbatch} holds no row of the "
+            f"longest bucket: raise it to {max(buckets)} or more, or shorten "
+            f"grpo.buckets={tuple(buckets)}"
+        )
+    trees = [tree for i, episode in enumerate(episodes) for tree in _trees(i, episode)]
+    rows = _first_fit([len(tree["tokens"]) for tree in trees], sorted(buckets))
+    batches = []
+    for bucket in sorted(set(buckets)):
+        members = [row for size, row in rows if size == bucket]
+        count = tokens_per_microbatch // bucket
+        for start in range(0, len(members), count):
+            chosen = [[trees[t] for t in row] for row in members[start : start + count]]
+            batches.append(_fill(chosen, (count, bucket)))
+    return batches
+
+
+def _trees(number: int, episode: Episode) -> Iterator[Tree]:
+    """Yield the trees of one episode: one per window, one per turn without a trunk."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, turn in enumerate(episode.turns):
+        _check(episode, index, turn)
+        alone = index if turn.trunk_length == 0 else -1
+        groups.setdefault((turn.window, alone), []).append(index)
+    for (window, alone), indices in groups.items():
+        trunk = np.zeros(0, np.int32) if alone >= 0 else episode.trunks[window]
+        indices.sort(key=lambda index: episode.turns[index].trunk_length)
+        yield _tree(number, trunk, indices, [episode.turns[i] for i in indices])
+
+
+def _tree(
+    number: int, trunk: np.ndarray, indices: Sequence[int], turns: Sequence[Turn]
+) -> Tree:
+    """Lay out one tree; `turns` by increasing trunk length, `indices` their numbers.
+
+    The last response token predicts nothing and has no slot. The last branch token
+    predicts the first response token.
+    """
+    tokens: list[np.ndarray] = []  # pieces: trunk, branch with response, trunk, ...
+    starts, branches, owners = [], [], []  # per piece
+    spans = []  # per turn, the slots that predict its response
+    seen = size = 0
+    for k, (index, turn) in enumerate(zip(indices, turns, strict=True), 1):
+        stem = trunk[seen : turn.trunk_length]
+        body = np.concatenate([turn.branch, turn.response[:-1]])
+        first = size + len(stem) + len(turn.branch) - 1
+        spans.append(np.arange(first, first + len(turn.response)))
+        tokens += [stem, body]
+        starts += [seen, turn.trunk_length]
+        branches += [0, k]
+        owners += [-1, index]
+        seen, size = turn.trunk_length, size + len(stem) + len(body)
+
+    lengths = np.array([len(piece) for piece in tokens])
+    offsets = np.arange(size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    predicting = np.concatenate(spans)
+    targets, mask, logprobs = np.zeros((3, size))
+    targets[predicting] = np.concatenate([turn.response for turn in turns])
+    logprobs[predicting] = np.concatenate([turn.logprobs for turn in turns])
+    mask[predicting] = 1
+    return {
+        "tokens": np.concatenate(tokens),
+        "positions": offsets + np.repeat(starts, lengths),
+        "branch": np.repeat(branches, lengths),
+        "targets": targets,
+        "mask": mask,
+        "sampler_logprobs": logprobs,
+        "episode": np.full(size, number),
+        "turn": np.repeat(owners, lengths),
+    }
+
+
+def _check(episode: Episode, index: int, turn: Turn) -> None:
+    """Raise a ValueError that says what is wrong with a turn, if anything."""
+    name = f"task {episode.task.id!r}, rollout {episode.index}, turn {index}"
+    if len(turn.branch) == 0 or len(turn.response) == 0:
+        raise ValueError(
+            f"{name}: {len(turn.branch)} branch and {len(turn.response)} response "
+            "tokens; both need one at least, or there is nothing to predict"
+        )
+    if len(turn.logprobs) != len(turn.response):
+        raise ValueError(
+            f"{name}: {len(turn.logprobs)} log-probs for {len(turn.response)} response "
+            "tokens; the engine must return one per sampled token"
+        )
+    if turn.trunk_length == 0:
+        return
+    if turn.window >= len(episode.trunks):
+        raise ValueError(
+            f"{name}: window {turn.window} of {len(episode.trunks)}; every window "
+            "that a turn names must be in Episode.trunks"
+        )
+    if turn.trunk_length > len(episode.trunks[turn.window]):
+        raise ValueError(
+            f"{name}: prompt holds {turn.trunk_length} trunk tokens but window "
+            f"{turn.window} has {len(episode.trunks[turn.window])}"
+        )
+
+
+def _first_fit(
+    lengths: Sequence[int], buckets: Sequence[int]
+) -> list[tuple[int, list[int]]]:
+    """Place trees into rows; return (bucket, trees of the row) in order of opening."""
+    if lengths and max(lengths) > buckets[-1]:
+        long = sorted((n for n in lengths if n > buckets[-1]), reverse=True)
+        raise ValueError(
+            f"{len(long)} of {len(lengths)} trees are longer than the longest of "
+            f"grpo.buckets={tuple(buckets)}: {long[:5]} tokens; add a bucket of "
+            f"{long[0]} or more, or lower the prompt's budget"
+        )
+    rows: list[tuple[int, list[int]]] = []
+    free = np.zeros(len(lengths), np.int64)  # slots left in each open row
+    for tree in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        fits = free[: len(rows)] >= lengths[tree]
+        row = int(np.argmax(fits)) if fits.any() else len(rows)
+        if row == len(rows):
+            bucket = next(bucket for bucket in buckets if bucket >= lengths[tree])
+            rows.append((bucket, []))
+            free[row] = bucket
+        rows[row][1].append(tree)
+        free[row] -= lengths[tree]
+    return rows
+
+
+def _fill(rows: Sequence[Sequence[Tree]], shape: tuple[int, int]) -> PackedBatch:
+    """Write trees into arrays of one static shape; what is left is padding."""
+    arrays = {
+        name: np.full(shape, _PADDING.get(name, 0), dtype)
+        for name, dtype in _DTYPES.items()
+    }
+    for r, trees in enumerate(rows):
+        start = 0
+        for number, tree in enumerate(trees, 1):
+            slots = np.s_[r, start : start + len(tree["tokens"])]
+            for name, values in tree.items():
+                arrays[name][slots] = values
+            arrays["tree"][slots] = number
+            start += len(tree["tokens"])
+    return PackedBatch(**arrays)

@@ -1,0 +1,115 @@
+"""Training state and the one optimiser step that every kind of training shares.
+
+A step adds the gradients of micro-batches of any shapes and applies them once. Losses
+are sums whose weights span the whole step, so nothing is averaged here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from reskill_jax.grpo.batch import PackedBatch
+from reskill_jax.grpo.metrics import Mean, Metrics, reduce_metrics
+
+# (params, packed) -> float32 [R, T], log-probs of the targets.
+LogprobFn = Callable[[Any, PackedBatch], jax.Array]
+# (params, micro-batch) -> its share of the loss, its metrics.
+LossFn = Callable[[Any, Any], tuple[jax.Array, Metrics]]
+Step = Callable[["TrainState", Sequence[Any]], tuple["TrainState", list[Metrics]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything an optimiser step changes.
+
+    Attributes:
+        params: the policy's weights, float32.
+        opt_state: the optimiser's state.
+        step: int32 scalar, optimiser steps taken.
+    """
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+
+
+def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
+    """Start training from `params`, which belong to the state from now on."""
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_optimizer(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    clip_norm: float = 1.0,
+    weight_decay: float = 0.01,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> optax.GradientTransformation:
+    """AdamW after clipping by the global norm; the schedule counts optimiser steps."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay),
+    )
+
+
+def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
+    """Build `step(state, microbatches) -> (state, metrics of each micro-batch)`.
+
+    The state that goes in is donated: neither it nor anything that shares its arrays
+    (a reference policy, an engine's weights) may be used afterwards, so copy those.
+
+    Raises (the returned function):
+        ValueError: without micro-batches.
+        FloatingPointError: if loss or gradients are not finite; the state is not
+            changed then.
+    """
+
+    @partial(jax.jit, donate_argnums=1)
+    def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
+        return jax.tree.map(jnp.add, total, grads), metrics
+
+    @partial(jax.jit, donate_argnums=0)
+    def apply(state: TrainState, grads: Any) -> TrainState:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.step + 1)
+
+    norm_of = jax.jit(optax.global_norm)
+
+    def step(
+        state: TrainState, microbatches: Sequence[Any]
+    ) -> tuple[TrainState, list[Metrics]]:
+        if not microbatches:
+            raise ValueError("an optimiser step without micro-batches: no episodes?")
+        grads = jax.tree.map(jnp.zeros_like, state.params)
+        metrics: list[Metrics] = []
+        for microbatch in microbatches:
+            grads, part = accumulate(state.params, grads, microbatch)
+            metrics.append(part)
+        metrics.append({"update/grad_norm": Mean(norm_of(grads), 1.0)})
+        metrics = jax.device_get(metrics)
+        _check_finite(int(state.step), metrics)
+        return apply(state, grads), metrics
+
+    return step
+
+
+def _check_finite(step: int, metrics: Sequence[Metrics]) -> None:
+    """Raise if a step would poison the weights."""
+    figures = reduce_metrics(metrics)
+    vital = {k: v for k, v in figures.items() if k.endswith(("/loss", "/grad_norm"))}
+    if not np.isfinite(list(vital.values())).all():
+        raise FloatingPointError(
+            f"optimiser step {step}: {vital}; the weights were not changed. Look at "
+            "agreement/* and adv/abs_max of the steps before, lower the learning rate, "
+            "and resume from the last checkpoint"
+        )

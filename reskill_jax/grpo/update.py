@@ -1,0 +1,193 @@
+"""One GRPO update: from a batch of episodes to new weights."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
+from reskill_jax.grpo.batch import PackedBatch, pack
+from reskill_jax.grpo.loss import Aggregation, GrpoBatch, grpo_loss, token_weights
+from reskill_jax.grpo.metrics import Metrics, reduce_metrics
+from reskill_jax.grpo.optimization import LogprobFn, TrainState, make_step
+from reskill_jax.rollout.types import Episode
+
+OldLogprobs = Literal["sampler", "recompute"]
+
+
+class Update(Protocol):
+    """What `make_update` returns."""
+
+    def __call__(
+        self,
+        state: TrainState,
+        reference_params: Any,
+        episodes: Sequence[Episode],
+        *,
+        seed: int,
+    ) -> tuple[TrainState, dict[str, float]]:
+        """Train on one batch of episodes; `state` is donated."""
+        ...
+
+
+def make_update(
+    logprob_fn: LogprobFn,
+    tx: optax.GradientTransformation,
+    *,
+    buckets: Sequence[int],
+    tokens_per_microbatch: int,
+    rule: Rule = "corrected",
+    scale: Scale = "std",
+    invalid_penalty: float = 0.1,
+    aggregation: Aggregation = "episode",
+    old_logprobs: OldLogprobs = "sampler",
+    minibatches: int = 1,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float = 3.0,
+    kl_coef: float = 0.01,
+) -> Update:
+    """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
+
+    Args:
+        logprob_fn: (params, packed) -> float32 [R, T], the log-probs of the targets at
+            the sampling temperature.
+        tx: the optimiser.
+        buckets: row lengths, see `pack`.
+        tokens_per_microbatch: slots per micro-batch, see `pack`.
+        rule: of the advantages, see `advantages`.
+        scale: of the advantages, see `advantages`.
+        invalid_penalty: see `advantages`.
+        aggregation: of the loss, see `token_weights`.
+        old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
+            with the weights that the update starts from.
+        minibatches: optimiser steps per batch of episodes; groups stay whole.
+        clip_low: see `grpo_loss`.
+        clip_high: see `grpo_loss`.
+        dual_clip: see `grpo_loss`.
+        kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
+            `reference_params` may be None then.
+
+    Raises:
+        ValueError: on options that make no sense.
+    """
+    if old_logprobs not in ("sampler", "recompute"):
+        raise ValueError(
+            f"grpo.old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
+        )
+    if dual_clip <= 1:
+        raise ValueError(f"grpo.dual_clip={dual_clip}: must exceed 1; 3 is usual")
+
+    def loss_fn(params: Any, batch: GrpoBatch) -> tuple[jax.Array, Metrics]:
+        return grpo_loss(
+            logprob_fn(params, batch.packed),
+            batch,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            dual_clip=dual_clip,
+            kl_coef=kl_coef,
+        )
+
+    step = make_step(loss_fn, tx)
+
+    @jax.jit
+    def forward(params: Any, packed: PackedBatch) -> jax.Array:
+        return jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
+
+    def prepare(
+        packed: PackedBatch,
+        weights: np.ndarray,
+        values: np.ndarray,
+        params: Any,
+        reference_params: Any,
+    ) -> GrpoBatch:
+        """Attach to a micro-batch what its loss needs; `values` [E, K]."""
+        return GrpoBatch(
+            packed=packed,
+            advantages=values[packed.episode, packed.turn] * packed.mask,
+            weights=weights,
+            old_logprobs=(
+                packed.sampler_logprobs
+                if old_logprobs == "sampler"
+                else forward(params, packed)
+            ),
+            reference_logprobs=(forward(reference_params, packed) if kl_coef else None),
+        )
+
+    def update(
+        state: TrainState,
+        reference_params: Any,
+        episodes: Sequence[Episode],
+        *,
+        seed: int,
+    ) -> tuple[TrainState, dict[str, float]]:
+        values, summary = advantages(
+            outcomes(episodes), rule=rule, scale=scale, penalty=invalid_penalty
+        )
+        prepared: list[list[GrpoBatch]] = []
+        for chosen in split_groups([e.group for e in episodes], minibatches, seed):
+            packed = pack(
+                [episodes[i] for i in chosen],
+                buckets=buckets,
+                tokens_per_microbatch=tokens_per_microbatch,
+            )
+            weights = token_weights(packed, aggregation)
+            prepared.append(
+                [
+                    prepare(p, w, values[chosen], state.params, reference_params)
+                    for p, w in zip(packed, weights, strict=True)
+                ]
+            )
+        metrics: list[Metrics] = []
+        for number, microbatches in enumerate(prepared):
+            state, parts = step(state, microbatches)
+            # Later steps have other weights than the engine: that is no disagreement.
+            metrics += parts if number == 0 else map(_without_agreement, parts)
+        return state, summary | _fill_metrics(prepared) | reduce_metrics(metrics)
+
+    return update
+
+
+def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarray]:
+    """Split episodes into `count` minibatches of whole groups, shuffled by `seed`.
+
+    Args:
+        groups: each episode's group.
+        count: number of minibatches; 1 keeps all episodes in order.
+        seed: the split is a function of (groups, count, seed).
+
+    Returns:
+        Increasing indices of episodes for each minibatch.
+
+    Raises:
+        ValueError: if there are fewer groups than minibatches.
+    """
+    names = np.unique(np.asarray(groups))
+    if not 1 <= count <= len(names):
+        raise ValueError(
+            f"grpo.minibatches={count} but the batch has {len(names)} groups: choose "
+            f"between 1 and the number of tasks per step"
+        )
+    shuffled = np.random.default_rng(seed).permutation(names)
+    return [
+        np.flatnonzero(np.isin(groups, part))
+        for part in np.array_split(shuffled, count)
+    ]
+
+
+def _without_agreement(metrics: Metrics) -> Metrics:
+    return {k: v for k, v in metrics.items() if not k.startswith("agreement/")}
+
+
+def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
+    """Measure how many slots hold tokens."""
+    trees = [np.asarray(batch.packed.tree) for part in prepared for batch in part]
+    used = sum(np.count_nonzero(tree) for tree in trees)
+    return {
+        "batch/tokens": float(used),
+        "batch/fill": used / sum(tree.size for tree in trees),
+        "batch/microbatches": float(len(trees)),
+    }
