@@ -56,7 +56,7 @@ class MetricWriter:
         """Append the metrics of one step; they are in the file when this returns.
 
         Raises:
-            ValueError: steps of a phase do not increase, or a metric's name is reserved.
+            ValueError: a phase's steps do not increase, or a metric's name is reserved.
         """
         last = self._last.get(phase, self._start - 1)
         if step <= last:

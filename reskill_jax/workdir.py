@@ -29,8 +29,8 @@ from typing import Any
 
 import jax
 
-# The one key that a later start may change, and only to more: nothing but the end of the
-# loop may depend on it, so that schedules need lengths of their own.
+# The one key that a later start may change, and only to more. Nothing but the end of
+# the loop may depend on it: schedules have lengths of their own.
 _EXTENDABLE = "num_steps"
 
 

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Sets up an environment and passes the tests; arguments go to pytest.
+#
+#   ./launch/test.sh
+#   ./launch/test.sh -k checkpoint
+set -euo pipefail
+# shellcheck source=launch/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+set_up alfworld,dev
+
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+"$python" -m mypy
+exec "$python" -m pytest "$@"
