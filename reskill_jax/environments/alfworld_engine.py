@@ -21,6 +21,7 @@ import os
 import re
 import sys
 import tempfile
+import weakref
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ from typing import Any
 def _undisturbed() -> Iterator[None]:
     """Undo what the engine's packages do to the process.
 
-    `alfworld`, imported without the variable ALFWORLD_DATA, sets it and creates a
-    folder in the home directory; the translator overwrites `sys.argv`.
+    `alfworld` creates the folder that the variable ALFWORLD_DATA names when it is
+    imported, or sets the variable to one in the home directory; the translator
+    overwrites `sys.argv`.
     """
     argv, data = sys.argv, os.environ.get("ALFWORLD_DATA")
     os.environ["ALFWORLD_DATA"] = tempfile.gettempdir()
@@ -67,7 +69,7 @@ except ImportError as error:
         "pip install 'reskill_jax[alfworld]' (needs cmake, make and a C++ compiler)"
     ) from error
 
-KEYS = ("pddl_domain", "pddl_problem", "grammar")
+_KEYS = ("pddl_domain", "pddl_problem", "grammar")
 # Only the goal differs between the grammars of games: without it, one parse serves all.
 _GOAL = re.compile(r"(?<=Your task is to: )[^\"\\#\[\]{}|;<>]+")
 _NOTHING = "Nothing happens."
@@ -101,8 +103,8 @@ class Game:
         facts: the initial facts.
     """
 
-    def __init__(self, data: Mapping[str, str]):
-        """Translate a game; `data` holds the texts that `KEYS` name.
+    def __init__(self, data: Mapping[str, Any]):
+        """Translate a game file's content.
 
         Raises:
             ValueError: if the grammar has no goal or its commands depend on the state.
@@ -144,12 +146,9 @@ class Game:
         if operator is None:
             name, *arguments = ground.name.split()
             binding = dict(zip(self._parameters[name], arguments, strict=True))
-            template, feedback = (
-                self._actions[name].template,
-                self._actions[name].feedback_rule,
-            )
-            command = self._narrator.narrate(template, binding, self.facts)
-            operator = Operator(command, feedback, binding)
+            action = self._actions[name]
+            command = self._narrator.narrate(action.template, binding, self.facts)
+            operator = Operator(command, action.feedback_rule, binding)
             self._operators[ground.id] = operator
         return operator
 
@@ -170,24 +169,14 @@ class Game:
         """Say what playing `operator` has brought about; `facts` are those after it."""
         return self._narrator.narrate(operator.feedback, operator.binding, facts)
 
-    def propositions(self, facts: Facts) -> tuple[Proposition, ...]:
-        """Return facts as TextWorld's info `facts` has them, with entities' names."""
-        return tuple(
-            self._propositions.get((signature, names))
-            or self._make_proposition(signature, names)
-            for signature, rows in facts.items()
-            for names in rows
-        )
-
-    def _make_proposition(
-        self, signature: Signature, names: tuple[str, ...]
-    ) -> Proposition:
-        arguments = [
-            Variable(self._entities[name].name, type_name)
-            for name, type_name in zip(names, signature[1], strict=True)
-        ]
-        proposition = Proposition(signature[0], arguments)
-        self._propositions[signature, names] = proposition
+    def proposition(self, signature: Signature, names: tuple[str, ...]) -> Proposition:
+        """Return a fact as TextWorld's info `facts` has it, with entities' names."""
+        proposition = self._propositions.get((signature, names))
+        if proposition is None:
+            predicate, types = signature
+            shown = [self._entities[name].name for name in names]
+            proposition = Proposition(predicate, map(Variable, shown, types))
+            self._propositions[signature, names] = proposition
         return proposition
 
     def _initial_facts(self, init: Iterable[Any]) -> dict[Signature, Rows]:
@@ -214,12 +203,19 @@ class Player:
 
     def __init__(self) -> None:
         self._library = fast_downward.load_lib()
+        self._unload = weakref.finalize(self, fast_downward.close_lib, self._library)
         self._game: Game
-        self._facts: dict[Signature, Rows]
-        self._applicable: dict[str, tuple[int, int, Operator]]
+        self._facts: dict[Signature, Rows] = {}
+        self._applicable: dict[str, tuple[int, int, Operator]] = {}
 
     def start(self, game: Game) -> None:
-        """Put the library into the initial state of a game."""
+        """Put the library into the initial state of a game.
+
+        Raises:
+            RuntimeError: if the player was closed.
+        """
+        if not self._unload.alive:
+            raise RuntimeError("this player was closed; make a new one")
         self._library.load_sas(game.sas)
         self._game = game
         self._facts = dict(game.facts)
@@ -237,8 +233,12 @@ class Player:
 
     @property
     def facts(self) -> tuple[Proposition, ...]:
-        """What is true now, as TextWorld's info `facts`."""
-        return self._game.propositions(self._facts)
+        """What is true now, as TextWorld's info `facts`; empty before the first game."""
+        return tuple(
+            self._game.proposition(signature, names)
+            for signature, rows in self._facts.items()
+            for names in rows
+        )
 
     def play(self, command: str) -> str:
         """Apply a command and return the engine's words about it."""
@@ -254,8 +254,8 @@ class Player:
         return self._game.narrate(operator, self._facts)
 
     def close(self) -> None:
-        """Unload the library."""
-        fast_downward.close_lib(self._library)
+        """Unload the library, at once and not when the player is forgotten."""
+        self._unload()
 
     def _list_commands(self) -> None:
         count = self._library.get_applicable_operators_count()
@@ -283,7 +283,9 @@ def load_game(text: bytes) -> Game:
         data = json.loads(text)
     except ValueError as error:
         raise ValueError(f"it is not JSON ({error})") from error
-    missing = [key for key in KEYS if not isinstance(data.get(key), str)]
+    if not isinstance(data, dict):
+        raise ValueError(f"it holds a JSON {type(data).__name__}, not an object")
+    missing = [key for key in _KEYS if not isinstance(data.get(key), str)]
     if missing:
         raise ValueError(f"it lacks the text of {', '.join(missing)}")
     try:
