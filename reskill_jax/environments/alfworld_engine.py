@@ -53,7 +53,7 @@ try:
         from alfworld.agents.utils.misc import Demangler
         from textworld.envs.pddl.logic import GameLogic
         from textworld.generator.game import EntityInfo
-        from textworld.logic import Proposition, Type, TypeHierarchy, Variable
+        from textworld.logic import Proposition, Variable
 
         from reskill_jax.environments.alfworld_text import (
             Binding,
@@ -135,10 +135,9 @@ class Game:
 
         self.facts = self._initial_facts(task.init)
         self._entities = _name_entities(self.facts)
-        self._narrator = Narrator(logic.grammar, self._entities, _hierarchy(task.types))
-        _, self.room, _ = self._narrator.narrate("#intro#", {}, self.facts).split(
-            "\n\n"
-        )
+        self._narrator = Narrator(logic.grammar, self._entities, task.types)
+        intro = self._narrator.narrate("#intro#", {}, self.facts)
+        _, self.room, _ = intro.split("\n\n")  # a greeting, the room and the goal
 
     def operator(self, ground: Any) -> Operator:
         """Describe one of the library's ground operators; its command never changes."""
@@ -233,7 +232,7 @@ class Player:
 
     @property
     def facts(self) -> tuple[Proposition, ...]:
-        """What is true now, as TextWorld's info `facts`; empty before the first game."""
+        """What is true now, as TextWorld's info `facts`; empty before a game."""
         return tuple(
             self._game.proposition(signature, names)
             for signature, rows in self._facts.items()
@@ -330,16 +329,6 @@ def _name_entities(facts: Facts) -> dict[str, EntityInfo]:
         entity.name = demangler.demangle_alfred_name(entity.id)
         entity.definite, entity.indefinite = "the", "a"
     return entities
-
-
-def _hierarchy(types: Iterable[Any]) -> TypeHierarchy:
-    hierarchy = TypeHierarchy()
-    known: set[str] = set()
-    for type_ in types:
-        if type_.name not in known:  # ALFWorld's domain declares `object` twice
-            known.add(type_.name)
-            hierarchy.add(Type(type_.name, type_.supertype_names))
-    return hierarchy
 
 
 def _add(facts: dict[Signature, Rows], key: Signature, names: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from types import CodeType
 from typing import Any
 
 from textworld.envs.pddl import textgen
-from textworld.logic import Rule, TypeHierarchy
+from textworld.logic import Rule, Type, TypeHierarchy
 
 Signature = tuple[str, tuple[str, ...]]  # predicate and its arguments' types
 Rows = tuple[tuple[str, ...], ...]  # argument names of facts, sorted
@@ -29,17 +29,17 @@ Predicate = tuple[tuple[Signature, ...], tuple[Placeholder, ...]]
 class Narrator:
     """Evaluates one game's grammar on the facts of a state."""
 
-    def __init__(self, grammar: Any, entities: Mapping[str, Any], types: TypeHierarchy):
+    def __init__(self, grammar: Any, entities: Mapping[str, Any], types: Iterable[Any]):
         """Make the narrator of a game.
 
         Args:
             grammar: TextWorld's parsed `ContextSensitiveGrammar`.
             entities: TextWorld's `EntityInfo` of each name that occurs in facts.
-            types: the domain's type hierarchy.
+            types: the domain's types, with `name` and `supertype_names`.
         """
         self._rules = grammar._rules
         self._entities = entities
-        self._types = types
+        self._types = _hierarchy(types)
         self._queries: dict[str, tuple[Predicate, ...]] = {}
 
     def narrate(self, expression: str, binding: Binding, facts: Facts) -> str:
@@ -116,6 +116,16 @@ class Narrator:
             (predicate, tuple(t.name for t in subtypes))
             for subtypes in self._types.multi_subtypes(types)
         )
+
+
+def _hierarchy(types: Iterable[Any]) -> TypeHierarchy:
+    hierarchy = TypeHierarchy()
+    known: set[str] = set()
+    for type_ in types:
+        if type_.name not in known:  # ALFWorld's domain declares `object` twice
+            known.add(type_.name)
+            hierarchy.add(Type(type_.name, type_.supertype_names))
+    return hierarchy
 
 
 def _solve(
