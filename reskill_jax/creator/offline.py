@@ -1,0 +1,240 @@
+"""A creator without a language model: from failed assertions to skills, by rule.
+
+It is a pure function of the evidence. In this order it proposes
+
+1. to drop a skill with which episodes succeed clearly less often; to show a skill at
+   every turn if its pattern never fires, or to drop it where that was rejected;
+2. to add the rules that answer the most prevalent failure modes, two at a time or,
+   where that cannot be, one;
+3. to reword rules of the bank whose failure mode is still there;
+4. in games that no rule knows, advice made from the verbs of successful episodes.
+
+A change that a trial has rejected waits until all evidence is new.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+from reskill_jax.creator.assertions import Assertion
+from reskill_jax.creator.diagnosis import Finding, diagnose
+from reskill_jax.creator.mining import mine
+from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.reservoir import Tally
+from reskill_jax.creator.rules import FAMILY, HELPFUL, PATTERNS, Rule
+from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
+from reskill_jax.skills.operations import Add, Delete, Modify, Operation
+from reskill_jax.skills.skill import Skill, Trigger
+
+
+@dataclass(frozen=True)
+class Change:
+    """One operation, why, and the figures behind it."""
+
+    operation: Operation
+    reason: str
+    figures: str
+
+
+@dataclass(frozen=True)
+class OfflineCreator:
+    """Proposes by rule; deterministic and without state of its own.
+
+    Attributes:
+        limits: what a proposal may be.
+        rules: what it can write, the table that the policy's demonstrations share.
+        family: assertions that the rules answer, in the order of an episode's course.
+        min_records: episodes needed before it says anything, about a skill too.
+        max_operations: most rules added in one bundle.
+        min_support: least share of failed episodes that make a failure mode.
+        min_lift: how much more often failures must show it than successes.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    rules: tuple[Rule, ...] = HELPFUL
+    family: tuple[Assertion, ...] = FAMILY
+    min_records: int = 20
+    max_operations: int = 2
+    min_support: float = 0.05
+    min_lift: float = 1.3
+
+    def propose(self, evidence: Evidence) -> Proposal | None:
+        """Return the first change worth a trial; None when there is none."""
+        if len(evidence.records) < self.min_records:
+            return None
+        for changes in self._drafts(evidence):
+            proposal = Proposal(
+                operations=tuple(change.operation for change in changes),
+                reasons=tuple(change.reason for change in changes),
+                evidence=tuple(change.figures for change in changes),
+                bank=evidence.bank.hash,
+            )
+            if isinstance(verify(proposal, evidence, self.limits), Verified):
+                return proposal
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: what it proposes depends on the evidence alone."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Do nothing, see `state`."""
+
+    def _drafts(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
+        """Yield bundles, the most wanted first."""
+        yield from self._repairs(evidence)
+        yield from self._additions(evidence, self.family, self.rules)
+        yield from self._rewordings(evidence)
+        yield from self._additions(evidence, *mine(evidence.records, PATTERNS))
+
+    def _repairs(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
+        for skill in evidence.bank.skills:
+            figures = _harm(skill, evidence, self.min_records)
+            if figures and not self._waits(evidence, Delete(skill.name)):
+                reason = f"episodes fare worse with {skill.name}"
+                yield [Change(Delete(skill.name), reason, figures)]
+        own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
+        played = sum(tally.episodes for tally in own)
+        for skill in evidence.bank.skills:
+            fired = sum(tally.fired[skill.name] for tally in own)
+            if played < self.min_records or fired > 0:
+                continue
+            figures = f"{skill.name} fired in none of {played} episodes"
+            reason = f"the pattern of {skill.name} never fires"
+            options = Modify(skill.name, {"trigger": Trigger()}), Delete(skill.name)
+            for operation in options:
+                if not self._waits(evidence, operation):
+                    yield [Change(operation, reason, figures)]
+
+    def _additions(
+        self, evidence: Evidence, family: Sequence[Assertion], rules: Sequence[Rule]
+    ) -> Iterator[Sequence[Change]]:
+        known = set(evidence.bank.names())
+        wanted = [rule for rule in rules if rule.name not in known]
+        adds = []
+        for finding, rule in self._answers(evidence, family, wanted):
+            add = Add(self._write(rule, evidence))
+            if not self._waits(evidence, add):
+                adds.append(Change(add, rule.description, str(finding)))
+        room = evidence.capacity - len(known)
+        if room < 1:
+            drop = [_least_used(evidence)]
+        else:
+            drop = []
+            size = min(room, self.max_operations)
+            if 1 < size <= len(adds):
+                yield adds[:size]
+        for change in adds:
+            yield [*drop, change]
+
+    def _rewordings(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
+        skills = {skill.name: skill for skill in evidence.bank.skills}
+        known = [rule for rule in self.rules if rule.name in skills]
+        for finding, rule in self._answers(evidence, self.family, known):
+            skill = skills[rule.name]
+            texts = (skill.when_to_use, skill.action)
+            now = rule.wordings.index(texts) if texts in rule.wordings else -1
+            following = now + 1 + _rejections(evidence, Modify(rule.name, {}))
+            if following >= len(rule.wordings):
+                continue  # every wording has had its turn
+            when_to_use, action = rule.wordings[following]
+            modify = Modify(rule.name, {"when_to_use": when_to_use, "action": action})
+            if not self._waits(evidence, modify):
+                reason = f"{rule.name} is not followed as it is worded"
+                yield [Change(modify, reason, str(finding))]
+
+    def _answers(
+        self, evidence: Evidence, family: Sequence[Assertion], rules: Sequence[Rule]
+    ) -> Iterator[tuple[Finding, Rule]]:
+        """Pair failure modes with the rules that answer them, each rule once.
+
+        Only assertions that one of `rules` answers are graded, so that episodes are
+        blamed on something that can be changed.
+        """
+        findings = diagnose(
+            [a for a in family if any(a.id in rule.assertions for rule in rules)],
+            evidence.records,
+            min_support=self.min_support,
+            min_lift=self.min_lift,
+        )
+        done: set[str] = set()
+        for finding in findings:
+            of = finding.assertion.id
+            answering = [rule for rule in rules if of in rule.assertions]
+            for rule in sorted(answering, key=lambda rule: rule.assertions.index(of)):
+                if rule.name not in done:
+                    done.add(rule.name)
+                    yield finding, rule
+
+    def _write(self, rule: Rule, evidence: Evidence) -> Skill:
+        """Word a rule anew after each rejection; general where its pattern is rare."""
+        rare = trigger_rate(rule.pattern, evidence.records) < self.limits.trigger_rate
+        skill = rule.skill(general=rare)
+        return rule.skill(_rejections(evidence, Add(skill)), general=rare)
+
+    def _waits(self, evidence: Evidence, operation: Operation) -> bool:
+        """Tell whether a recent trial rejected this kind of change to this skill."""
+        recent = evidence.rejected(self.limits.memory)
+        return any(_concerns(trial.proposal, operation) for trial in recent)
+
+
+def _rejections(evidence: Evidence, operation: Operation) -> int:
+    """Count the trials that ever rejected this kind of change to this skill."""
+    ever = evidence.rejected(evidence.step + 1)
+    return sum(_concerns(trial.proposal, operation) for trial in ever)
+
+
+def _concerns(proposal: Proposal, operation: Operation) -> bool:
+    """Tell whether a bundle does the same kind of thing to the same skill."""
+    return any(
+        type(other) is type(operation) and _target(other) == _target(operation)
+        for other in proposal.operations
+    )
+
+
+def _target(operation: Operation) -> str:
+    return operation.skill.name if isinstance(operation, Add) else operation.name
+
+
+def _least_used(evidence: Evidence) -> Change:
+    """Drop the skill that fired in the fewest episodes, the older one of two."""
+    fired = {
+        skill.name: sum(tally.fired[skill.name] for tally in evidence.tallies)
+        for skill in evidence.bank.skills
+    }
+    name = min(fired, key=lambda name: fired[name])
+    return Change(
+        Delete(name), "the bank is full", f"{name} fired in {fired[name]} episodes"
+    )
+
+
+def _harm(skill: Skill, evidence: Evidence, min_episodes: int) -> str:
+    """Compare success with and without a skill on banks that were ever accepted.
+
+    Returns:
+        The figures if success is lower with it by more than 5 points and by more than
+        1.64 standard errors (5%, one-sided), else nothing.
+    """
+    accepted = {evidence.bank.hash} | {
+        trial.proposal.bank for trial in evidence.history
+    }
+    tallies = [tally for tally in evidence.tallies if tally.bank in accepted]
+    with_it = _sums([tally for tally in tallies if tally.fired[skill.name]])
+    without = _sums([tally for tally in tallies if not tally.fired[skill.name]])
+    if min(with_it[1], without[1]) < min_episodes:
+        return ""
+    effect = with_it[0] / with_it[1] - without[0] / without[1]
+    pooled = (with_it[0] + without[0]) / (with_it[1] + without[1])
+    error = sqrt(pooled * (1 - pooled) * (1 / with_it[1] + 1 / without[1]))
+    if effect > -0.05 or effect > -1.64 * error:
+        return ""
+    return (
+        f"{skill.name}: success {with_it[0]} of {with_it[1]} with it, {without[0]} of"
+        f" {without[1]} without"
+    )
+
+
+def _sums(tallies: Sequence[Tally]) -> tuple[int, int]:
+    """Return successes and episodes."""
+    return sum(t.successes for t in tallies), sum(t.episodes for t in tallies)

@@ -1,0 +1,173 @@
+"""What a creator sees and what it hands over.
+
+A `Creator` turns `Evidence` into a `Proposal`: a bundle of operations on the bank, with
+reasons. It never touches a bank itself; a trial judges the bundle as a whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from reskill_jax.creator.reservoir import Record, Tally
+from reskill_jax.skills.operations import Operation, from_json, to_json
+from reskill_jax.skills.skill import Skill, SkillBank
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A bundle of operations, to be tried and judged as one.
+
+    Attributes:
+        operations: what to change.
+        reasons: one sentence per operation.
+        evidence: the figures that it rests on, one line each.
+        bank: content hash of the bank that it was written for; worthless for another.
+    """
+
+    operations: tuple[Operation, ...]
+    reasons: tuple[str, ...]
+    evidence: tuple[str, ...]
+    bank: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn the proposal into JSON types; `from_json` is the inverse."""
+        return {
+            "operations": [to_json(operation) for operation in self.operations],
+            "reasons": list(self.reasons),
+            "evidence": list(self.evidence),
+            "bank": self.bank,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Proposal":
+        """Read what `to_json` wrote."""
+        return cls(
+            operations=tuple(from_json(operation) for operation in data["operations"]),
+            reasons=tuple(data["reasons"]),
+            evidence=tuple(data["evidence"]),
+            bank=data["bank"],
+        )
+
+
+def content_hash(skill: Skill) -> str:
+    """Hash what a skill tells the agent and when, 12 hex digits.
+
+    Name, description and version are left out, case and blanks do not count: the same
+    advice under another name is the same advice.
+    """
+    words = (skill.when_to_use, skill.action, skill.example)
+    text = [" ".join(field.casefold().split()) for field in words]
+    trigger = (skill.trigger.kind, skill.trigger.pattern)
+    return hashlib.sha256(json.dumps([*text, *trigger]).encode()).hexdigest()[:12]
+
+
+def new_skills(bank: SkillBank, candidate: SkillBank) -> tuple[Skill, ...]:
+    """Return the skills of `candidate` that `bank` does not hold as they are."""
+    return tuple(skill for skill in candidate.skills if skill not in bank.skills)
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A proposal that has been judged.
+
+    Attributes:
+        step: step of the decision.
+        proposal: what was tried.
+        candidate: content hash of the bank that it made.
+        skills: content hashes of the skills that were new or changed in it.
+        accepted: the verdict.
+        effect: success rate of the candidate minus that of the incumbent; None where
+            nothing was measured.
+    """
+
+    step: int
+    proposal: Proposal
+    candidate: str
+    skills: tuple[str, ...]
+    accepted: bool
+    effect: float | None = None
+
+    @classmethod
+    def judged(
+        cls,
+        step: int,
+        proposal: Proposal,
+        banks: tuple[SkillBank, SkillBank],
+        accepted: bool,
+        effect: float | None = None,
+    ) -> "PastTrial":
+        """Record a verdict on a proposal; `banks` are incumbent and candidate."""
+        return cls(
+            step=step,
+            proposal=proposal,
+            candidate=banks[1].hash,
+            skills=tuple(content_hash(skill) for skill in new_skills(*banks)),
+            accepted=accepted,
+            effect=effect,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn the trial into JSON types; `from_json` is the inverse."""
+        return {
+            "step": self.step,
+            "proposal": self.proposal.to_json(),
+            "candidate": self.candidate,
+            "skills": list(self.skills),
+            "accepted": self.accepted,
+            "effect": self.effect,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "PastTrial":
+        """Read what `to_json` wrote."""
+        proposal = Proposal.from_json(data["proposal"])
+        return cls(**{**data, "proposal": proposal, "skills": tuple(data["skills"])})
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a creator may use; frozen, so that it can travel to a worker.
+
+    Attributes:
+        bank: the accepted bank.
+        records: recent episodes, oldest first.
+        tallies: counts of all recent episodes per bank and step, for success rates.
+        history: all judged proposals, oldest first.
+        capacity: most skills that a bank may hold.
+        step: the current training step.
+        seed: for creators that sample; same evidence, same proposal.
+    """
+
+    bank: SkillBank
+    records: Sequence[Record]
+    tallies: Sequence[Tally] = ()
+    history: Sequence[PastTrial] = ()
+    capacity: int = 8
+    step: int = 0
+    seed: int = 0
+
+    def rejected(self, within: int) -> list[PastTrial]:
+        """Return the trials that were rejected in the last `within` steps."""
+        return [
+            trial
+            for trial in self.history
+            if not trial.accepted and trial.step > self.step - within
+        ]
+
+
+class Creator(Protocol):
+    """A source of proposals."""
+
+    def propose(self, evidence: Evidence) -> Proposal | None:
+        """Return a proposal for `evidence.bank`, None if there is nothing to try."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what must survive a restart, as JSON types for the checkpoint."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        ...

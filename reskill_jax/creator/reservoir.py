@@ -1,0 +1,207 @@
+"""What a creator may know of the past: distilled episodes and honest counts.
+
+A `Record` keeps an episode's words and drops its tokens. The `Reservoir` keeps the
+newest record per (task, bank, outcome), bounded, so that one task cannot crowd out the
+others (paper, section 3.4). Such a selection is no basis for success rates, so every
+episode is also counted in a `Tally` per (bank, step).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from reskill_jax.rollout.types import Episode
+
+
+@dataclass(frozen=True)
+class Record:
+    """One episode in words.
+
+    Attributes:
+        task: id of the task.
+        kind: task type.
+        goal: the task's goal sentence.
+        bank: content hash of the skill bank it ran on.
+        step: training step that played it.
+        success: whether the goal was reached.
+        actions: projected actions, in order; never the model's reasoning.
+        observations: what the environment said before each action and, when known,
+            after the last one.
+        fired: names of the skills shown at each turn.
+        valid: whether each response was well formed and its action admissible.
+    """
+
+    task: str
+    kind: str
+    goal: str
+    bank: str
+    step: int
+    success: bool
+    actions: tuple[str, ...]
+    observations: tuple[str, ...]
+    fired: tuple[tuple[str, ...], ...] = ()
+    valid: tuple[bool, ...] = ()
+
+    @classmethod
+    def from_episode(cls, episode: Episode, step: int) -> "Record":
+        """Distil an episode that training step `step` played."""
+        return cls(
+            task=episode.task.id,
+            kind=episode.task.kind,
+            goal=episode.goal,
+            bank=episode.bank,
+            step=step,
+            success=episode.success,
+            actions=episode.actions,
+            observations=episode.observations,
+            fired=tuple(turn.fired for turn in episode.turns),
+            valid=tuple(turn.valid for turn in episode.turns),
+        )
+
+    def skills(self) -> frozenset[str]:
+        """Return the names of the skills that fired at some turn."""
+        return frozenset(name for names in self.fired for name in names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn the record into JSON types; `from_json` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Record":
+        """Read what `to_json` wrote."""
+        lists = {key: tuple(data[key]) for key in ("actions", "observations", "valid")}
+        fired = tuple(tuple(names) for names in data["fired"])
+        return cls(**{**data, **lists, "fired": fired})
+
+
+@dataclass
+class Tally:
+    """All episodes of one step on one bank, counted.
+
+    Attributes:
+        bank: content hash of the bank.
+        step: training step.
+        episodes: how many were played.
+        successes: how many of them reached the goal.
+        fired: in how many of them each skill fired at least once.
+    """
+
+    bank: str
+    step: int
+    episodes: int = 0
+    successes: int = 0
+    fired: Counter[str] = field(default_factory=Counter)
+
+    def count(self, record: Record) -> None:
+        """Add one episode."""
+        self.episodes += 1
+        self.successes += record.success
+        self.fired.update(record.skills())
+
+
+class Reservoir:
+    """Bounded memory of episodes.
+
+    Args:
+        capacity: most records held.
+        window: how many steps back `records`, `tallies` and `sample` reach.
+        failure_share: share of failures in a full reservoir and in samples, as far as
+            there are enough of each outcome.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, capacity: int = 200, window: int = 20, failure_share: float = 0.7
+    ):
+        if capacity < 2 or window < 1 or not 0 < failure_share < 1:
+            raise ValueError(
+                f"reservoir: capacity={capacity} must be at least 2, window={window} at"
+                f" least 1 and failure_share={failure_share} between 0 and 1"
+            )
+        self._capacity = capacity
+        self._window = window
+        self._failure_share = failure_share
+        # Insertion order is age: a newer record of the same key moves to the end.
+        self._records: dict[tuple[str, str, bool], Record] = {}
+        self._tallies: dict[tuple[str, int], Tally] = {}
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Take in the episodes of a step, in their order in the batch."""
+        for record in records:
+            key = (record.task, record.bank, record.success)
+            self._records.pop(key, None)
+            self._records[key] = record
+            if len(self._records) > self._capacity:
+                self._evict()
+            tally = Tally(record.bank, record.step)
+            self._tallies.setdefault((record.bank, record.step), tally).count(record)
+        newest = max((step for _, step in self._tallies), default=0)
+        self._tallies = {
+            key: tally
+            for key, tally in self._tallies.items()
+            if tally.step > newest - self._window
+        }
+
+    def records(self, step: int) -> tuple[Record, ...]:
+        """Return the records of the last `window` steps up to `step`, oldest first."""
+        return tuple(
+            r for r in self._records.values() if step - self._window < r.step <= step
+        )
+
+    def tallies(self, step: int) -> tuple[Tally, ...]:
+        """Return the counts of the last `window` steps up to `step`, oldest first."""
+        return tuple(
+            t for t in self._tallies.values() if step - self._window < t.step <= step
+        )
+
+    def sample(
+        self, count: int, step: int, rng: np.random.Generator
+    ) -> tuple[Record, ...]:
+        """Draw recent records without replacement, stratified by outcome.
+
+        Args:
+            count: how many; all recent ones when there are fewer.
+            step: the current step.
+            rng: decides which; the same generator state draws the same records.
+
+        Returns:
+            Records, oldest first, `failure_share` of them failures where possible.
+        """
+        recent = self.records(step)
+        failures = [i for i, record in enumerate(recent) if not record.success]
+        successes = [i for i, record in enumerate(recent) if record.success]
+        wanted = max(round(count * self._failure_share), count - len(successes))
+        wanted = min(wanted, len(failures))
+        chosen = [
+            *rng.choice(failures, wanted, replace=False),
+            *rng.choice(successes, min(count - wanted, len(successes)), replace=False),
+        ]
+        return tuple(recent[i] for i in sorted(int(i) for i in chosen))
+
+    def state(self) -> dict[str, Any]:
+        """Return everything held, as JSON types for the checkpoint."""
+        return {
+            "records": [record.to_json() for record in self._records.values()],
+            "tallies": [asdict(tally) for tally in self._tallies.values()],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Hold exactly what `state` says; the inverse of `state`."""
+        records: Sequence[Record] = [Record.from_json(r) for r in state["records"]]
+        self._records = {(r.task, r.bank, r.success): r for r in records}
+        tallies = [
+            Tally(**{**t, "fired": Counter(t["fired"])}) for t in state["tallies"]
+        ]
+        self._tallies = {(tally.bank, tally.step): tally for tally in tallies}
+
+    def _evict(self) -> None:
+        """Drop the oldest record of the outcome that exceeds its share."""
+        failures = sum(not success for _, _, success in self._records)
+        crowded = failures > self._failure_share * self._capacity
+        oldest = next(key for key in self._records if key[2] is not crowded)
+        del self._records[oldest]
