@@ -1,8 +1,7 @@
 """From graded episodes to failure modes: what sets failures apart from successes.
 
 `diagnose` blames every failed episode on the first discriminating assertion that it
-fails. Assertions should follow the course of an episode: what goes wrong later is a
-consequence.
+fails, so their order matters: the cause before its consequences.
 """
 
 from collections import Counter
@@ -49,7 +48,7 @@ def diagnose(
     """Find the failure modes, the most prevalent first.
 
     Args:
-        assertions: in the order of an episode's course.
+        assertions: in the order of blame.
         records: episodes of both outcomes.
         min_support: least share of the failed episodes that fail an assertion.
         min_lift: least ratio of failing rates between failures and successes.

@@ -44,7 +44,7 @@ class OfflineCreator:
     Attributes:
         limits: what a proposal may be.
         rules: what it can write, the table that the policy's demonstrations share.
-        family: assertions that the rules answer, in the order of an episode's course.
+        family: assertions that the rules answer, in the order of blame.
         min_records: episodes needed before it says anything, about a skill too.
         max_operations: most rules added in one bundle.
         min_support: least share of failed episodes that make a failure mode.

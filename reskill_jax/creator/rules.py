@@ -28,6 +28,7 @@ from reskill_jax.creator.checks import (
     ActionBefore,
     ActionCount,
     ActionExists,
+    ActionNotExists,
     FinalAction,
     NoConsecutiveRepeat,
     ObservationContains,
@@ -47,32 +48,23 @@ _WANTS_LIGHT = r"^(look at|examine)\b"
 _WANTS_TWO = r"\btwo\b"
 _WANTS_PLACING = r"\b(put|place|move)\b"
 
-# In the order of an episode: the first one that fails is where it went wrong.
+_TOOK = ActionExists(TAKE)
+
+# The order of blame: an episode that took something is judged by what it did then, any
+# other one by how it searched.
 FAMILY: tuple[Assertion, ...] = (
+    Assertion(ActionExists(TRANSFORM), "transforms", _WANTS_TRANSFORM, _TOOK),
+    Assertion(ActionBefore(TRANSFORM, PLACE), "transforms-in-time", _WANTS_TRANSFORM),
+    Assertion(ActionExists(USE), "uses-light", _WANTS_LIGHT, _TOOK),
+    Assertion(
+        ActionCount(TAKE, min=2), "takes-second", _WANTS_TWO, ActionExists(PLACE)
+    ),
+    Assertion(FinalAction(PLACE), "delivers", _WANTS_PLACING, _TOOK),
     Assertion(ActionExists(OPEN), "opens", given=ObservationContains(r"\bis closed\b")),
-    Assertion(NoConsecutiveRepeat(3, GO, window=8), "explores"),
-    Assertion(ActionExists(TAKE), "takes"),
     Assertion(
-        ActionExists(TRANSFORM),
-        "transforms",
-        goal=_WANTS_TRANSFORM,
-        given=ActionExists(TAKE),
+        NoConsecutiveRepeat(2, GO, window=4), "explores", given=ActionNotExists(TAKE)
     ),
-    Assertion(
-        ActionBefore(TRANSFORM, PLACE), "transforms-in-time", goal=_WANTS_TRANSFORM
-    ),
-    Assertion(
-        ActionExists(USE), "uses-light", goal=_WANTS_LIGHT, given=ActionExists(TAKE)
-    ),
-    Assertion(
-        ActionCount(TAKE, min=2),
-        "takes-second",
-        goal=_WANTS_TWO,
-        given=ActionExists(PLACE),
-    ),
-    Assertion(
-        FinalAction(PLACE), "delivers", goal=_WANTS_PLACING, given=ActionExists(TAKE)
-    ),
+    Assertion(_TOOK, "takes"),
 )
 
 

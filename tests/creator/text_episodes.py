@@ -1,0 +1,55 @@
+"""Records from transcripts: lines that begin with "> " are actions, others answers."""
+
+from dataclasses import replace
+
+from reskill_jax.creator.reservoir import Record
+from reskill_jax.skills.skill import SkillBank
+
+EMPTY = SkillBank().hash
+
+
+def record(
+    transcript: str = "",
+    *,
+    success: bool = False,
+    goal: str = "put a egg in fridge.",
+    task: str = "task",
+    bank: str = EMPTY,
+    step: int = 0,
+    fired: tuple[str, ...] = (),
+) -> Record:
+    """Read a transcript; what stands before the first action is the first observation.
+
+    The skills of `fired` are shown at every turn.
+    """
+    actions: list[str] = []
+    observations = [""]
+    for line in transcript.strip().splitlines():
+        text = line.strip()
+        if text.startswith("> "):
+            actions.append(text[2:])
+            observations.append("")
+        else:
+            observations[-1] = f"{observations[-1]}\n{text}".strip()
+    return Record(
+        task=task,
+        kind="kind",
+        goal=goal,
+        bank=bank,
+        step=step,
+        success=success,
+        actions=tuple(actions),
+        observations=tuple(observations),
+        fired=(fired,) * len(actions),
+        valid=(True,) * len(actions),
+    )
+
+
+def acts(*actions: str, **options) -> Record:
+    """Make a record of actions that all answer "ok"."""
+    return record("start\n" + "\n".join(f"> {a}\nok" for a in actions), **options)
+
+
+def many(template: Record, count: int, task: str) -> list[Record]:
+    """Repeat a record over tasks `<task>-0`, `<task>-1`, ..."""
+    return [replace(template, task=f"{task}-{i}") for i in range(count)]
