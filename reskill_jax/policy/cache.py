@@ -1,7 +1,8 @@
-"""Keys and values of many sequences, in slots of aligned blocks.
+"""Keys and values of many sequences, in blocks that sequences may share.
 
-The layout [L, S, C / P, K, P, H] (C context, P block) lets a layer's block be read and
-written as one piece: a prefill chunk *is* a block.
+A sequence is a *table*: the numbers of the blocks that hold its positions 0..P-1,
+P..2P-1, and so on. The layout [L, M, K, P, H] (M blocks of P positions) lets a layer's
+block be read and written as one piece: a prefill chunk *is* a block.
 """
 
 from typing import NamedTuple
@@ -15,24 +16,17 @@ _MASKED = -1e30
 
 
 class KVCache(NamedTuple):
-    """Keys and values, [L, S, C / P, K, P, H] each."""
+    """Keys and values, [L, M, K, P, H] each."""
 
     keys: jax.Array
     values: jax.Array
 
 
-def empty_cache(config: DecoderConfig, slots: int, context: int, block: int) -> KVCache:
-    """Return a cache of zeros.
-
-    Raises:
-        ValueError: if `context` is not a multiple of `block`.
-    """
-    if context % block:
-        raise ValueError(f"context={context} is not a multiple of block={block}")
+def empty_cache(config: DecoderConfig, blocks: int, block: int) -> KVCache:
+    """Return a cache of `blocks` blocks of `block` positions, zeros."""
     shape = (
         config.num_hidden_layers,
-        slots,
-        context // block,
+        blocks,
         config.num_key_value_heads,
         block,
         config.head_dim,
@@ -40,37 +34,62 @@ def empty_cache(config: DecoderConfig, slots: int, context: int, block: int) -> 
     return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
 
 
-def attend_to_cache(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    positions: jax.Array,
-    slots: jax.Array,
-    layer: jax.Array,
+def write_to_cache(
     cache: KVCache,
-) -> tuple[jax.Array, KVCache]:
-    """Write the rows' keys and values to their slots, then attend to the slots.
-
-    Softmax runs online over blocks up to the last position in the batch. A block that a
-    row does not need is an exact no-op for it (weights 0, rescaling 1), so the result
-    does not depend on how long the other rows are.
+    layer: jax.Array,
+    tables: jax.Array,
+    positions: jax.Array,
+    new: tuple[jax.Array, jax.Array],
+) -> KVCache:
+    """Put keys and values at their rows' positions.
 
     Args:
-        query: [B, T, N, H].
-        key: [B, T, K, H].
-        value: [B, T, K, H].
-        positions: int32 [B, T].
-        slots: int32 [B]; rows with a slot out of range are not written.
+        cache: where to write.
         layer: int32 [].
-        cache: keys and values of all slots.
+        tables: int32 [B, C / P]; a number of M or more is not written.
+        positions: int32 [B, T], consecutive; T is 1, or P and aligned to blocks.
+        new: keys and values, [B, T, K, H] each.
+    """
+    block = cache.keys.shape[3]
+    first = positions[:, 0]
+    numbers = jnp.take_along_axis(tables, first[:, None] // block, axis=1)[:, 0]
+
+    def put(stored: jax.Array, x: jax.Array) -> jax.Array:
+        x = x.astype(stored.dtype)
+        if x.shape[1] == 1:
+            where = stored.at[layer, numbers, :, first % block]
+            return where.set(x[:, 0], mode="drop")
+        where = stored.at[layer, numbers]
+        return where.set(x.transpose(0, 2, 1, 3), mode="drop")
+
+    return KVCache(put(cache.keys, new[0]), put(cache.values, new[1]))
+
+
+def attend_to_cache(
+    cache: KVCache,
+    layer: jax.Array,
+    tables: jax.Array,
+    positions: jax.Array,
+    query: jax.Array,
+) -> jax.Array:
+    """Attend to the positions up to each query's own.
+
+    Softmax runs online over blocks, up to the last position in the batch. A block that
+    a row does not need is an exact no-op for it (weights 0, rescaling 1), so a row's
+    result does not depend on how long the other rows are.
+
+    Args:
+        cache: keys and values.
+        layer: int32 [].
+        tables: int32 [B, C / P].
+        positions: int32 [B, T], of the queries.
+        query: [B, T, N, H].
 
     Returns:
-        [B, T, N, H] and the new cache.
+        [B, T, N, H].
     """
     batch, length, heads, width = query.shape
-    kv_heads, block = cache.keys.shape[3:5]
-    keys = _write(cache.keys, key, positions, slots, layer)
-    values = _write(cache.values, value, positions, slots, layer)
+    kv_heads, block = cache.keys.shape[2:4]
     # [B, K, G * T, H]: the queries that share a key head side by side.
     grouped = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
     grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, width)
@@ -79,7 +98,9 @@ def attend_to_cache(
 
     def visit(index, carry):
         peak, total, out = carry
-        k, v = keys[layer, slots, index], values[layer, slots, index]  # [B, K, P, H]
+        numbers = tables[:, index]
+        k = cache.keys.at[layer, numbers].get(mode="clip")  # [B, K, P, H]
+        v = cache.values.at[layer, numbers].get(mode="clip")
         scores = jnp.einsum(
             "bkth,bkph->bktp", grouped, k, preferred_element_type=jnp.float32
         )
@@ -103,23 +124,4 @@ def attend_to_cache(
     _, total, out = jax.lax.fori_loop(0, stop, visit, carry)
     out = (out / total).astype(query.dtype)
     out = out.reshape(batch, kv_heads, heads // kv_heads, length, width)
-    out = out.transpose(0, 3, 1, 2, 4).reshape(query.shape)
-    return out, KVCache(keys, values)
-
-
-def _write(
-    stored: jax.Array,
-    new: jax.Array,
-    positions: jax.Array,
-    slots: jax.Array,
-    layer: jax.Array,
-) -> jax.Array:
-    """Put [B, T, K, H] at its rows' slots and positions; T is 1 or the block."""
-    block = stored.shape[4]
-    first = positions[:, 0]
-    new = new.astype(stored.dtype)
-    if new.shape[1] == 1:
-        where = stored.at[layer, slots, first // block, :, first % block]
-        return where.set(new[:, 0], mode="drop")
-    where = stored.at[layer, slots, first // block]
-    return where.set(new.transpose(0, 2, 1, 3), mode="drop")
+    return out.transpose(0, 3, 1, 2, 4).reshape(query.shape)

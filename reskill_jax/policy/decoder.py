@@ -8,7 +8,7 @@ take that dict and are meant for plain `jax.jit`, `jax.grad` and optax.
     states = hidden_states(config, params, tokens, positions, mask)   # [B, T, D]
 
 Letters: B batch, T tokens, D hidden, F feed-forward, N heads, K kv heads, H head width,
-L layers, V vocabulary, S slots.
+L layers, V vocabulary, C context, P positions per block.
 """
 
 import functools
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from reskill_jax.policy.attention import attention
-from reskill_jax.policy.cache import KVCache, attend_to_cache
+from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.config import DecoderConfig
 
 Params = dict[str, Any]
@@ -176,7 +176,7 @@ def cached_hidden_states(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    slots: jax.Array,
+    tables: jax.Array,
     cache: KVCache,
 ) -> tuple[jax.Array, KVCache]:
     """Run chunks of sequences whose earlier keys and values lie in a cache.
@@ -188,10 +188,10 @@ def cached_hidden_states(
         config: the decoder's shape.
         params: as `init` returns them.
         tokens: int32 [B, T].
-        positions: int32 [B, T], consecutive; T is 1 or the cache's block, aligned.
-        slots: int32 [B], where each row's sequence lies; a slot out of range is a
-            padding row, whose keys are not written.
-        cache: keys and values of all slots.
+        positions: int32 [B, T], consecutive; T is 1, or a block of the cache, aligned.
+        tables: int32 [B, C / P], the blocks of each row's sequence; numbers out of
+            range make a padding row, whose keys are not written.
+        cache: keys and values of all sequences.
 
     Returns:
         The states after the final norm, [B, T, D], and the new cache.
@@ -206,10 +206,8 @@ def cached_hidden_states(
 
         def attend(query, key, value):
             nonlocal cache
-            out, cache = attend_to_cache(
-                query, key, value, positions, slots, index, cache
-            )
-            return out
+            cache = write_to_cache(cache, index, tables, positions, (key, value))
+            return attend_to_cache(cache, index, tables, positions, query)
 
         x = nnx.merge(definition, layer)(x, rotation, attend)
         return (x, cache), None

@@ -6,7 +6,7 @@ two ChatML prefixes.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -113,7 +113,7 @@ class Tokenizer:
         """Return the ids of plain text; names of special tokens are plain text too."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without special tokens."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
 
