@@ -53,7 +53,7 @@ class MetricWriter:
     def write(
         self, step: int, metrics: Mapping[str, SupportsFloat], phase: str = "train"
     ) -> None:
-        """Append the metrics of one step; they are in the file when this returns.
+        """Append the metrics of one step; they are in the files when this returns.
 
         Raises:
             ValueError: a phase's steps do not increase, or a metric's name is reserved.
@@ -74,6 +74,7 @@ class MetricWriter:
         events = self._phase_events(phase)
         for key, value in values.items():
             events.add_scalar(key, value, step)
+        events.flush()
 
     def close(self) -> None:
         """Flush and close all files."""
@@ -87,7 +88,8 @@ class MetricWriter:
                 str(self._tensorboard / phase),
                 # TensorBoard hides what a former process wrote from this step on.
                 purge_step=self._start,
-                flush_secs=10,
+                # Files are named by the second: two starts in one would share a file.
+                filename_suffix=f".{self._start}",
             )
         return self._events[phase]
 
