@@ -180,8 +180,10 @@ def floor_plan(scene: int) -> FloorPlan:
     static = constants.RECEPTACLES - constants.MOVABLE_RECEPTACLES_SET
     for kind in sorted((static - furniture) & set(listed)):
         for copy in range(4 if kind == "StoveBurner" else 1):
-            location = _off_grid(len(places) + 1)
-            places.append(Receptacle(f"{kind}|{copy:+06.2f}", kind, location))
+            key = f"{kind}|{copy:+06.2f}"
+            if kind.endswith("Basin"):
+                key = f"{kind.removesuffix('Basin')}|{copy:+06.2f}|{kind}"
+            places.append(Receptacle(key, kind, _off_grid(len(places) + 1)))
     furniture = {place.kind for place in places}
     small = (kind for kind in set(listed) if any(fits(f, kind) for f in furniture))
     return FloorPlan(scene, tuple(places), tuple(sorted(small)))

@@ -37,7 +37,8 @@ class Receptacle:
     """A piece of furniture.
 
     Attributes:
-        id: simulator id, e.g. ``Cabinet|+00.68|+00.50|-02.20``; unique.
+        id: simulator id, e.g. ``Cabinet|+00.68|+00.50|-02.20``; unique. Basins are
+            ``Sink|..|SinkBasin``.
         kind: e.g. ``Cabinet``.
         location: (x, z, rotation, horizon) of the place from which it is used.
     """
@@ -153,16 +154,18 @@ def problem(house: House, goal: str) -> str:
 def names(house: House) -> dict[str, str]:
     """Map ids to the names that the engine shows, e.g. ``cabinet 3``.
 
-    The engine numbers a kind's ids downwards in the order of their mangled text.
+    The package calls a thing by its id up to the first bar, and numbers those of one
+    name downwards in the order of their mangled ids.
     """
     called: dict[str, list[tuple[str, str]]] = {}
     entities: tuple[Thing | Receptacle, ...] = (*house.things, *house.receptacles)
     for entity in entities:
-        ids = called.setdefault(entity.kind.lower(), [])
-        ids.append((_mangle(entity.id).lower(), entity.id))
+        mangled = _mangle(entity.id).lower()
+        name = mangled.split("_bar_", 1)[0] + ("basin" if "basin" in mangled else "")
+        called.setdefault(name, []).append((mangled, entity.id))
     return {
-        key: f"{kind} {len(ids) - rank}"
-        for kind, ids in called.items()
+        key: f"{name} {len(ids) - rank}"
+        for name, ids in called.items()
         for rank, (_, key) in enumerate(sorted(ids))
     }
 

@@ -1,4 +1,4 @@
-"""Generated houses: the same bytes every time, disjoint splits, all of them winnable."""
+"""Generated houses: same bytes every time, disjoint splits, all of them winnable."""
 
 import dataclasses
 import json
@@ -133,7 +133,10 @@ def test_drawn_houses_keep_to_recipe_and_split(drawn):
     assert len(places) <= recipe.receptacles[1]
     assert len(house.things) <= recipe.objects[1]
     assert max(Counter(p.kind for p in places).values()) <= recipe.same_kind
-    assert len(names(house)) == len({*names(house).values()})
+    called = names(house)
+    assert len({*called.values()}) == len(places) + len(house.things)
+    for entity in (*places, *house.things):
+        assert re.fullmatch(rf"{entity.kind.lower()} \d+", called[entity.id])
     assert all(thing.place in places for thing in house.things)
     assert all(fits(thing.place.kind, thing.kind) for thing in house.things)
     assert house.start not in {place.location for place in places}
