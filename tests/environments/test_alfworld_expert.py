@@ -45,6 +45,7 @@ def play(environment, task, *, deviate=lambda now, advice: None, limit=60):
     expert.reset(task, now)
     while not now.done and len(actions) < limit:
         advice = expert.propose()
+        assert advice is not None
         assert advice in now.admissible
         actions.append(deviate(now, advice) or advice)
         now = environment.step(actions[-1])
