@@ -149,8 +149,9 @@ class OfflineCreator:
     ) -> Iterator[tuple[Finding, Rule]]:
         """Pair failure modes with the rules that answer them, each rule once.
 
-        Only assertions that one of `rules` answers are graded, so that episodes are
-        blamed on something that can be changed.
+        The likeliest answers to all modes come before the second thoughts. Only
+        assertions that one of `rules` answers are graded, so that episodes are blamed
+        on something that can be changed.
         """
         findings = diagnose(
             [a for a in family if any(a.id in rule.assertions for rule in rules)],
@@ -158,14 +159,17 @@ class OfflineCreator:
             min_support=self.min_support,
             min_lift=self.min_lift,
         )
+        pairs = [
+            (rule.assertions.index(finding.assertion.id), finding, rule)
+            for finding in findings
+            for rule in rules
+            if finding.assertion.id in rule.assertions
+        ]
         done: set[str] = set()
-        for finding in findings:
-            of = finding.assertion.id
-            answering = [rule for rule in rules if of in rule.assertions]
-            for rule in sorted(answering, key=lambda rule: rule.assertions.index(of)):
-                if rule.name not in done:
-                    done.add(rule.name)
-                    yield finding, rule
+        for _, finding, rule in sorted(pairs, key=lambda pair: pair[0]):
+            if rule.name not in done:
+                done.add(rule.name)
+                yield finding, rule
 
     def _write(self, rule: Rule, evidence: Evidence) -> Skill:
         """Word a rule anew after each rejection; general where its pattern is rare."""

@@ -21,7 +21,9 @@ from reskill_jax.creator.checks import (
 )
 
 NOTHING = acts()
-TRIP = acts("go to shelf 1", "take egg 1 from shelf 1", "Go To fridge 1", "open fridge 1")
+TRIP = acts(
+    "go to shelf 1", "take egg 1 from shelf 1", "Go To fridge 1", "open fridge 1"
+)
 HOUSE = record(
     """
     You are in a room. Your task is to: put a egg in fridge.
@@ -49,7 +51,11 @@ TABLE = [
     (ActionBefore("^take ", "^heat "), TRIP, None),  # second never occurs
     (ActionBefore("^heat ", "^take "), TRIP, False),  # first never occurs
     (ActionBefore("^heat ", "^cool "), TRIP, None),  # neither occurs
-    (ActionBefore("^go", "go to shelf"), TRIP, False),  # one action is not before itself
+    (
+        ActionBefore("^go", "go to shelf"),
+        TRIP,
+        False,
+    ),  # one action is not before itself
     (ActionBefore("^go to ", "^go to fridge"), TRIP, True),
     (ActionBefore("x", "y"), NOTHING, None),
     (ActionBefore("^b", "^a"), acts("a", "b", "a"), False),  # first occurrences count

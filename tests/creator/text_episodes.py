@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from reskill_jax.creator.proposal import Creator, Evidence, Proposal
 from reskill_jax.creator.reservoir import Record
-from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.operations import Add
+from reskill_jax.skills.skill import Skill, SkillBank
 
 EMPTY = SkillBank().hash
 
@@ -53,3 +55,15 @@ def acts(*actions: str, **options) -> Record:
 def many(template: Record, count: int, task: str) -> list[Record]:
     """Repeat a record over tasks `<task>-0`, `<task>-1`, ..."""
     return [replace(template, task=f"{task}-{i}") for i in range(count)]
+
+
+def ask(creator: Creator, evidence: Evidence) -> Proposal:
+    """Ask for a proposal that must exist."""
+    proposal = creator.propose(evidence)
+    assert proposal is not None
+    return proposal
+
+
+def added(proposal: Proposal) -> list[Skill]:
+    """Return the skills that a bundle adds."""
+    return [o.skill for o in proposal.operations if isinstance(o, Add)]

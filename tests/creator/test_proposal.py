@@ -1,0 +1,83 @@
+"""Proposals and verdicts travel as JSON; equal advice has an equal hash."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from reskill_jax.creator.proposal import (
+    Evidence,
+    PastTrial,
+    Proposal,
+    content_hash,
+    new_skills,
+)
+from reskill_jax.skills.operations import Add, Delete, Modify
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+
+SKILL = Skill("take-it", "Takes.", "You see it.", "Take it.", example="a\nb")
+PROPOSAL = Proposal(
+    operations=(
+        Add(SKILL),
+        Modify("other", {"trigger": Trigger("action_pattern", "^go"), "action": "Go."}),
+        Delete("third"),
+    ),
+    reasons=("one", "two", "three"),
+    evidence=("figures",),
+    bank="beef",
+)
+
+
+def trial(step, accepted) -> PastTrial:
+    banks = (SkillBank(), SkillBank((SKILL,)))
+    return PastTrial.judged(step, PROPOSAL, banks, accepted, effect=0.25)
+
+
+def test_proposal_round_trip():
+    assert Proposal.from_json(json.loads(json.dumps(PROPOSAL.to_json()))) == PROPOSAL
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_trial_round_trip(accepted):
+    past = trial(7, accepted)
+    assert PastTrial.from_json(json.loads(json.dumps(past.to_json()))) == past
+    assert past.candidate == SkillBank((SKILL,)).hash
+    assert past.skills == (content_hash(SKILL),)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"name": "grab-it"}, True),
+        ({"description": "Other."}, True),
+        ({"version": 4}, True),
+        ({"action": " TAKE   it. "}, True),
+        ({"action": "Take it now."}, False),
+        ({"when_to_use": "You see."}, False),
+        ({"example": ""}, False),
+        ({"trigger": Trigger("beginning")}, False),
+        ({"trigger": Trigger("action_pattern", "x")}, False),
+    ],
+)
+def test_content_hash_is_of_the_advice(change, same):
+    assert (content_hash(replace(SKILL, **change)) == content_hash(SKILL)) is same
+
+
+def test_content_hash_keeps_fields_apart():
+    one = replace(SKILL, when_to_use="a b", action="c", example="")
+    two = replace(SKILL, when_to_use="a", action="b c", example="")
+    assert content_hash(one) != content_hash(two)
+
+
+def test_new_skills_are_the_added_and_the_changed():
+    changed = replace(SKILL, action="Take it now.", version=2)
+    added = replace(SKILL, name="second", action="Other.")
+    bank = SkillBank((SKILL, replace(SKILL, name="kept")))
+    candidate = SkillBank((changed, replace(SKILL, name="kept"), added))
+    assert new_skills(bank, candidate) == (changed, added)
+
+
+def test_rejected_within_so_many_steps():
+    history = [trial(80, False), trial(81, False), trial(90, True), trial(100, False)]
+    evidence = Evidence(SkillBank(), [], history=history, step=100)
+    assert [past.step for past in evidence.rejected(20)] == [81, 100]
