@@ -1,1 +1,59 @@
 """One strategy per method: which banks are in play, and what is learnt from episodes."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from reskill_jax.creator.offline import OfflineCreator
+from reskill_jax.creator.proposal import Creator, Proposal
+from reskill_jax.creator.reservoir import Reservoir
+from reskill_jax.creator.rules import HARMFUL, HELPFUL
+from reskill_jax.creator.scripted import Injecting
+from reskill_jax.skills.operations import Add
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.skills.trial import TrialConfig
+from reskill_jax.strategies.base import Static, Strategy
+from reskill_jax.strategies.reskill import ReSkill
+
+STRATEGIES = ("grpo", "static", "reskill", "auto_accept", "uniform")
+INJECTED = {"helpful": HELPFUL, "harmful": HARMFUL}
+
+
+def make_strategy(config: ConfigDict) -> Strategy:
+    """Build the strategy that the configuration names."""
+    name = config.strategy.name
+    if name == "grpo":
+        return Static()
+    bank = SkillBank()
+    if config.strategy.bank:
+        bank = load_bank(Path(config.strategy.bank))
+    if name == "static":
+        return Static(bank)
+    trial = config.trial.to_dict()
+    if name == "uniform":
+        trial["assignment"] = "uniform"
+    return ReSkill(
+        make_creator(config),
+        TrialConfig(**trial),
+        bank=bank,
+        capacity=config.strategy.capacity,
+        reservoir=Reservoir(config.strategy.reservoir),
+        reservoir_min=config.strategy.reservoir_min,
+        seed=config.seed,
+        auto_accept=name == "auto_accept",
+    )
+
+
+def make_creator(config: ConfigDict) -> Creator:
+    """Build the creator; experiments mix bundles of known kind into its stream."""
+    creator: Creator = OfflineCreator()
+    if config.creator.inject_every:
+        rules = INJECTED[config.creator.inject]
+        proposals = [
+            Proposal((Add(rule.skill(wording)),), ("injected",), (), "")
+            for wording in range(3)
+            for rule in rules
+        ]
+        creator = Injecting(creator, config.creator.inject_every, proposals)
+    return creator

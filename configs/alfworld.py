@@ -1,0 +1,162 @@
+"""ReSkill on ALFWorld.
+
+  python -m reskill_jax.main --config=configs/alfworld.py --workdir=runs/a \
+      --config.policy.path=Qwen3-4B-Instruct-2507          # the published setting
+  python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/b
+  python -m reskill_jax.main --config=configs/alfworld.py:smoke --workdir=runs/c
+
+`paper` wants ALFWORLD_DATA and a Hugging Face directory with the model. `cpu` is the
+laboratory: it builds small houses, starts from a small warm-started policy that ships
+with the package, and ends within half an hour on two cores. `smoke` is the laboratory for
+a minute, for tests.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "paper") -> ConfigDict:
+    """Return the experiment's configuration, locked."""
+    if variant not in ("paper", "cpu", "smoke"):
+        raise ValueError(f"configs/alfworld.py:{variant}: choose paper, cpu or smoke")
+    c = ConfigDict()
+    c.seed = 42
+    c.num_steps = 150  # training steps
+
+    # Tasks and the processes that play them.
+    c.env = ConfigDict()
+    c.env.name = "alfworld"
+    c.env.root = ""  # holds json_2.1.1/; empty: $ALFWORLD_DATA, or the built houses
+    c.env.houses = ""  # build houses of this size (small, full); empty: none
+    c.env.houses_train = 0  # how many to build per split
+    c.env.houses_eval = 0
+    c.env.houses_seed = 0
+    c.env.workers = 8  # processes
+    c.env.timeout_s = 120.0  # for one reset or step, then the worker is replaced
+    c.env.attempts = 3  # workers that one request may cost before it is an error
+
+    # Prompts.
+    c.prompt = ConfigDict()
+    c.prompt.wording = "full"  # full, or brief for small policies
+    c.prompt.layout = "tree"  # tree, or paper
+    c.prompt.max_tokens = 4096
+    c.prompt.actions = True  # list the admissible actions
+    c.prompt.history = 50  # turns shown; paper layout only
+
+    # The policy, and where its weights come from.
+    c.policy = ConfigDict()
+    c.policy.path = ""  # Hugging Face directory; empty: the warm start below
+    c.policy.dtype = "bfloat16"  # compute; masters are float32
+    c.policy.remat = "full"  # none, dots, full
+    c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
+
+    # Supervised learning on demonstrations that obey skills. Off when policy.path is set.
+    c.warm_start = ConfigDict()
+    c.warm_start.recipe = ""  # a name in warm_start/recipe.py; empty: none
+    c.warm_start.retrain = False  # ignore the shipped result and cached ones
+
+    # Rollouts.
+    c.rollout = ConfigDict()
+    c.rollout.tasks = 16  # groups per step
+    c.rollout.max_turns = 50
+    c.rollout.temperature = 1.0
+    c.rollout.top_p = 1.0
+    c.rollout.max_tokens = 512  # per response
+    c.rollout.concurrency = 128  # episodes in flight
+
+    c.engine = ConfigDict()
+    c.engine.name = "jax"
+    c.engine.slots = 128  # sequences of full length that the cache has room for
+    c.engine.prefill_chunk = 128  # positions per cache block
+    c.engine.prefill_rows = 8  # blocks per prefill call
+    c.engine.decode_rows = 64  # sequences per decode call
+    c.engine.decode_steps = 4  # tokens per sequence and decode call
+
+    # GRPO.
+    c.grpo = ConfigDict()
+    c.grpo.group_size = 8  # rollouts per task
+    c.grpo.rule = "corrected"  # or reference: the official code's statistics
+    c.grpo.scale = "std"  # or none
+    c.grpo.aggregation = "episode"  # 1/G sum_i 1/|tau_i| sum_t (paper), or token
+    c.grpo.invalid_penalty = 0.1
+    c.grpo.clip_low = 0.2
+    c.grpo.clip_high = 0.2
+    c.grpo.dual_clip = 3.0
+    c.grpo.kl_coef = 0.01  # k3 to the starting policy, as a loss term
+    c.grpo.old_logprobs = "sampler"  # or recompute
+    c.grpo.minibatches = 4  # optimiser steps per training step
+    c.grpo.learning_rate = 1e-6
+    c.grpo.weight_decay = 0.01
+    c.grpo.clip_norm = 1.0
+    c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # row lengths, tokens
+    c.grpo.tokens_per_microbatch = 16384
+
+    # The method.
+    c.strategy = ConfigDict()
+    c.strategy.name = "reskill"  # grpo, static, reskill, auto_accept, uniform
+    c.strategy.bank = ""  # directory of SKILL.md directories to start from
+    c.strategy.capacity = 8  # skills in a bank, at most
+    c.strategy.reservoir = 200  # episodes that the creator sees, at most
+    c.strategy.reservoir_min = 100  # and at least
+
+    # The trial of a candidate bank; see skills/trial.py.
+    c.trial = ConfigDict()
+    c.trial.mode = "paired"  # or paper
+    c.trial.eps = 0.2  # least share of an arm
+
+    c.creator = ConfigDict()
+    c.creator.name = "offline"
+    c.creator.inject_every = 0  # experiments: every k-th proposal is a harmful one
+
+    # Greedy, with the accepted bank only.
+    c.eval = ConfigDict()
+    c.eval.every = 10  # steps; the first and the last state are always evaluated
+    c.eval.games = 140  # per split, at most
+    c.eval.splits = ("valid_seen", "valid_unseen")
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 5  # steps
+    c.checkpoint.keep = 2
+
+    if variant in ("cpu", "smoke"):
+        c.num_steps = 60
+        c.env.houses = "small"
+        c.env.houses_train = 200
+        c.env.houses_eval = 48
+        c.env.workers = 2
+        c.env.timeout_s = 60.0
+        c.prompt.wording = "brief"
+        c.prompt.max_tokens = 624
+        c.prompt.actions = False
+        c.policy.dtype = "float32"
+        c.policy.remat = "none"
+        c.warm_start.recipe = "alfworld-small"
+        c.rollout.tasks = 8
+        c.rollout.max_turns = 16
+        c.rollout.max_tokens = 16
+        c.rollout.concurrency = 64
+        c.engine.slots = 64
+        c.engine.prefill_chunk = 32
+        c.engine.prefill_rows = 16
+        c.engine.decode_rows = 16
+        c.grpo.minibatches = 2
+        c.grpo.learning_rate = 3e-4
+        c.grpo.buckets = (256, 384, 512, 768, 1024, 1536, 2048)
+        c.grpo.tokens_per_microbatch = 4096
+        c.strategy.capacity = 6
+        c.strategy.reservoir_min = 64
+        c.eval.games = 48
+        c.eval.every = 20
+    if variant == "smoke":
+        c.num_steps = 3
+        c.env.houses_train = 4
+        c.env.houses_eval = 3
+        c.rollout.tasks = 2
+        c.rollout.max_turns = 6
+        c.rollout.concurrency = 8
+        c.engine.slots = 8
+        c.grpo.group_size = 4
+        c.strategy.reservoir_min = 4
+        c.eval.games = 3
+        c.checkpoint.every = 1
+    c.lock()
+    return c

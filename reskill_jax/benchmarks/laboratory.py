@@ -1,0 +1,166 @@
+"""Is the learning real? Strategies side by side, several seeds each.
+
+    python -m reskill_jax.benchmarks.laboratory --workdir=runs/laboratory
+
+trains every (experiment, seed) with the main program, one after another, each in its own
+workdir. Runs are resumed where they were stopped and finished ones are kept, so that the
+command may be interrupted and started again; --minutes stops it in time by itself.
+Success is greedy, on houses in unseen floor plans, with the accepted bank.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from reskill_jax.benchmarks.reporting import Bar, report
+from reskill_jax.metrics import read_metrics
+
+EXPERIMENTS = {
+    "grpo": {"strategy.name": "grpo"},
+    "reskill": {"strategy.name": "reskill"},
+    "uniform": {"strategy.name": "uniform"},
+    # Half of the creator's proposals are known to harm.
+    "reskill, half harmful": {
+        "strategy.name": "reskill",
+        "creator.inject": "harmful",
+        "creator.inject_every": 2,
+    },
+    "auto_accept, half harmful": {
+        "strategy.name": "auto_accept",
+        "creator.inject": "harmful",
+        "creator.inject_every": 2,
+    },
+}
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/laboratory", "Directory of all runs.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds per experiment.")
+_STEPS = flags.DEFINE_integer("steps", 30, "Training steps per run.")
+_EXPERIMENTS = flags.DEFINE_list("experiments", [], "Which; empty: all.")
+_MINUTES = flags.DEFINE_float("minutes", 0, "Begin no run after this; 0: no limit.")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Unseen success of one finished run: before, after, and in the mean over steps."""
+
+    before: float
+    after: float
+    training: float
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run what is missing, then print what there is."""
+    del argv
+    deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
+    names = _EXPERIMENTS.value or list(EXPERIMENTS)
+    for seed in range(_SEEDS.value):
+        for name in names:
+            if outcome(name, seed) is None and time.monotonic() < deadline:
+                run(name, seed)
+    found = {
+        name: [o for seed in range(_SEEDS.value) if (o := outcome(name, seed))]
+        for name in names
+    }
+    for line in table(found):
+        print(line)
+    report("laboratory", figures(found), bars(found))
+
+
+def directory(name: str, seed: int) -> Path:
+    """Return the workdir of one run."""
+    slug = name.replace(", ", "-").replace(" ", "-")
+    return Path(_WORKDIR.value) / f"{slug}-{_STEPS.value}-{seed}"
+
+
+def run(name: str, seed: int) -> None:
+    """Train one run to its end, in a process of its own."""
+    changes = {"seed": seed, "num_steps": _STEPS.value, **EXPERIMENTS[name]}
+    command = [
+        sys.executable,
+        "-m",
+        "reskill_jax.main",
+        "--config=configs/alfworld.py:cpu",
+        f"--workdir={directory(name, seed)}",
+        *(f"--config.{key}={value}" for key, value in changes.items()),
+    ]
+    print(f"{name}, seed {seed}:", " ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def outcome(name: str, seed: int) -> Outcome | None:
+    """Read the outcome of a run; None if it is not finished."""
+    lines = read_metrics(directory(name, seed) / "metrics.jsonl")
+    evaluations = {
+        int(line["step"]): float(line["valid_unseen/success"])
+        for line in lines
+        if line["phase"] == "eval"
+    }
+    if _STEPS.value not in evaluations:
+        return None
+    training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
+    return Outcome(
+        evaluations[0], evaluations[_STEPS.value], float(np.mean(training))
+    )
+
+
+def table(found: dict[str, list[Outcome]]) -> Iterator[str]:
+    """Lay out mean and standard error per experiment."""
+    yield f"{'experiment':<28} {'seeds':>5} {'before':>8} {'after':>14} {'training':>9}"
+    for name, outcomes in found.items():
+        if outcomes:
+            mean, error = _mean([o.after for o in outcomes])
+            yield (
+                f"{name:<28} {len(outcomes):5d} "
+                f"{_mean([o.before for o in outcomes])[0]:8.1%} "
+                f"{mean:7.1%} ± {error:4.1%} "
+                f"{_mean([o.training for o in outcomes])[0]:9.1%}"
+            )
+
+
+def figures(found: dict[str, list[Outcome]]) -> dict[str, float]:
+    """Return the figures behind the table."""
+    values: dict[str, float] = {}
+    for name, outcomes in found.items():
+        if outcomes:
+            mean, error = _mean([o.after for o in outcomes])
+            values |= {
+                f"{name}/seeds": len(outcomes),
+                f"{name}/before": _mean([o.before for o in outcomes])[0],
+                f"{name}/after": mean,
+                f"{name}/after_se": error,
+                f"{name}/training": _mean([o.training for o in outcomes])[0],
+            }
+    return values
+
+
+def bars(found: dict[str, list[Outcome]]) -> dict[str, Bar]:
+    """Return the differences that the project promises."""
+    after = {name: _mean([o.after for o in os])[0] for name, os in found.items() if os}
+    checks: dict[str, Bar] = {}
+    if "grpo" in after:
+        before = _mean([o.before for o in found["grpo"]])[0]
+        checks["grpo over warm start"] = Bar(after["grpo"] - before, 0.20)
+    if {"grpo", "reskill"} <= set(after):
+        gain = after["reskill"] - after["grpo"]
+        checks["reskill over grpo"] = Bar(gain, 0.0)
+    harmed = ("reskill, half harmful", "auto_accept, half harmful")
+    if set(harmed) <= set(after):
+        gain = after[harmed[0]] - after[harmed[1]]
+        checks["reskill over auto_accept, half harmful"] = Bar(gain, 0.0)
+    return checks
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard error."""
+    spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), float(spread / np.sqrt(len(values)))
+
+
+if __name__ == "__main__":
+    app.run(main)

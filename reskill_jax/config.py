@@ -1,0 +1,169 @@
+"""Checks a configuration once, before any work is done."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reskill_jax.rollout.prompts import WORDINGS
+from reskill_jax.strategies import STRATEGIES
+
+_CHOICES: dict[str, Sequence[Any]] = {
+    "env.name": ("alfworld",),
+    "env.houses": ("", "small", "medium", "full"),
+    "prompt.wording": tuple(WORDINGS),
+    "prompt.layout": ("tree", "paper"),
+    "policy.dtype": ("float32", "bfloat16"),
+    "policy.remat": ("none", "dots", "full"),
+    "engine.name": ("jax",),
+    "grpo.rule": ("corrected", "reference"),
+    "grpo.scale": ("std", "none"),
+    "grpo.aggregation": ("episode", "token"),
+    "grpo.old_logprobs": ("sampler", "recompute"),
+    "strategy.name": tuple(STRATEGIES),
+    "creator.name": ("offline",),
+    "trial.mode": ("paired", "paper"),
+}
+
+_AT_LEAST: dict[str, float] = {
+    "num_steps": 0,
+    "env.houses_train": 0,
+    "env.houses_eval": 0,
+    "env.workers": 1,
+    "env.attempts": 1,
+    "prompt.max_tokens": 64,
+    "prompt.history": 0,
+    "policy.logprob_chunk": 1,
+    "rollout.tasks": 1,
+    "rollout.max_turns": 1,
+    "rollout.temperature": 0,
+    "rollout.max_tokens": 1,
+    "rollout.concurrency": 1,
+    "engine.slots": 1,
+    "engine.prefill_chunk": 1,
+    "engine.prefill_rows": 1,
+    "engine.decode_rows": 1,
+    "engine.decode_steps": 1,
+    "grpo.group_size": 1,
+    "grpo.minibatches": 1,
+    "grpo.learning_rate": 0,
+    "grpo.kl_coef": 0,
+    "grpo.invalid_penalty": 0,
+    "strategy.capacity": 1,
+    "strategy.reservoir": 2,
+    "strategy.reservoir_min": 1,
+    "creator.inject_every": 0,
+    "eval.every": 0,
+    "eval.games": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Check values and how they fit together.
+
+    Raises:
+        ValueError: names every key that is wrong, its value and the way out.
+    """
+    problems = [*_value_problems(config), *_fit_problems(config)]
+    if problems:
+        raise ValueError("the configuration cannot run:\n  " + "\n  ".join(problems))
+
+
+def _value_problems(config: ConfigDict) -> Iterator[str]:
+    for key, choices in _CHOICES.items():
+        if (value := _get(config, key)) not in choices:
+            shown = ", ".join(repr(choice) for choice in choices)
+            yield f"config.{key}={value!r}: choose one of {shown}"
+    for key, least in _AT_LEAST.items():
+        if not (value := _get(config, key)) >= least:
+            yield f"config.{key}={value}: must be {least:g} or more"
+
+
+def _fit_problems(config: ConfigDict) -> Iterator[str]:
+    tasks, parts = config.rollout.tasks, config.grpo.minibatches
+    if parts < 1 or tasks % parts:
+        yield (
+            f"config.rollout.tasks={tasks} cannot be divided into "
+            f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
+        )
+    if config.strategy.name in ("reskill", "uniform") and config.grpo.group_size < 2:
+        yield (
+            f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
+            "between two banks: use 2 or more, or config.strategy.name='grpo'"
+        )
+    if not 0 < config.rollout.top_p <= 1:
+        yield f"config.rollout.top_p={config.rollout.top_p}: must be in (0, 1]"
+    if not 0 <= config.trial.eps <= 0.5:
+        yield f"config.trial.eps={config.trial.eps}: must be between 0 and 0.5"
+    if config.env.timeout_s <= 0:
+        yield f"config.env.timeout_s={config.env.timeout_s}: must be above 0 seconds"
+    if config.strategy.reservoir_min > config.strategy.reservoir:
+        yield (
+            f"config.strategy.reservoir_min={config.strategy.reservoir_min} exceeds "
+            f"config.strategy.reservoir={config.strategy.reservoir}: the creator would "
+            "never be asked"
+        )
+    if max(config.grpo.buckets) > config.grpo.tokens_per_microbatch:
+        yield (
+            f"config.grpo.tokens_per_microbatch={config.grpo.tokens_per_microbatch} is "
+            f"below the longest of config.grpo.buckets={tuple(config.grpo.buckets)}"
+        )
+    yield from _source_problems(config)
+
+
+def _source_problems(config: ConfigDict) -> Iterator[str]:
+    """Check where weights, skills and games come from."""
+    path, recipe = config.policy.path, config.warm_start.recipe
+    if not path and not recipe:
+        yield (
+            "config.policy.path is empty: name a Hugging Face directory with weights, "
+            "or a recipe in config.warm_start.recipe"
+        )
+    if path and not (Path(path) / "config.json").is_file():
+        yield f"config.policy.path={path!r} holds no config.json: not a model directory"
+    if recipe and not path:
+        from reskill_jax.warm_start.recipe import RECIPES  # noqa: PLC0415
+
+        if recipe not in RECIPES:
+            yield f"config.warm_start.recipe={recipe!r}: choose one of {list(RECIPES)}"
+        else:
+            yield from _recipe_problems(config, RECIPES[recipe])
+    if config.strategy.bank and not Path(config.strategy.bank).is_dir():
+        yield f"config.strategy.bank={config.strategy.bank!r} is not a directory"
+    if config.strategy.name == "static" and not config.strategy.bank:
+        yield (
+            "config.strategy.bank is empty: strategy 'static' needs a directory of "
+            "skills; without skills it is config.strategy.name='grpo'"
+        )
+    houses = (config.env.houses_train, config.env.houses_eval)
+    if config.env.houses and not config.env.root and not all(houses):
+        yield (
+            f"config.env.houses={config.env.houses!r} builds "
+            f"houses_train={houses[0]} and houses_eval={houses[1]} games: give both"
+        )
+
+
+def _recipe_problems(config: ConfigDict, recipe: Any) -> Iterator[str]:
+    """A policy reads the prompts that it learnt to read."""
+    wanted = {
+        "prompt.wording": recipe.wording,
+        "prompt.actions": recipe.actions,
+        "prompt.layout": "tree",
+    }
+    for key, value in wanted.items():
+        if _get(config, key) != value:
+            yield (
+                f"config.{key}={_get(config, key)!r}, but the warm start "
+                f"{config.warm_start.recipe!r} was taught with {value!r}: use that, or "
+                "name weights in config.policy.path"
+            )
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value

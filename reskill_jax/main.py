@@ -1,0 +1,67 @@
+"""The command line.
+
+    python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/a
+    python -m reskill_jax.main --mode=evaluate --workdir=runs/a
+    python -m reskill_jax.main --mode=show --workdir=runs/a
+
+`train`, the default, starts a run or resumes it; any key of the configuration can be
+changed by a flag such as ``--config.seed=1``. The other modes look at a run.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from reskill_jax.workdir import Workdir, compilation_cache
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
+)
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "show"], "What to do."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Pick a mode."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    logging.set_verbosity(logging.INFO)
+    workdir = Workdir(Path(_WORKDIR.value))
+    if _MODE.value == "show":
+        from reskill_jax.show import show  # noqa: PLC0415
+
+        print(show(workdir))
+        return
+    compilation_cache(Path(".cache") / "xla")
+    try:
+        if _MODE.value == "evaluate":
+            from reskill_jax.train import evaluate_run  # noqa: PLC0415
+
+            evaluate_run(ConfigDict(workdir.read_config()), workdir)
+        else:
+            _train(workdir)
+    except (ValueError, OSError) as error:
+        logging.debug("what went wrong", exc_info=True)
+        sys.exit(f"error: {error}")
+
+
+def _train(workdir: Workdir) -> None:
+    from reskill_jax.config import validate  # noqa: PLC0415
+    from reskill_jax.train import train  # noqa: PLC0415
+
+    if _CONFIG.value is None:
+        raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
+    config = _CONFIG.value
+    validate(config)
+    with workdir.lock():
+        workdir.bind(config.to_dict())
+        train(config, workdir)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,288 @@
+"""Prompts as a trunk with branches.
+
+Text that stays true for the rest of an episode (role, instructions, goal, then action and
+observation of every turn) is the *trunk* and only grows. What matters for one turn only
+(admissible actions, fired skills, the request to act) is that turn's *branch*. Segments
+are tokenised separately and once; the flat prompt of turn t is ``trunk[:n_t] + branch_t``.
+
+``layout="paper"`` renders the published order instead (counters before the history), in
+which nothing is shared between turns: the trunk is empty and the branch is everything.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.skills.skill import Skill
+
+_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
+_UNTAGGED_TAIL = 30  # characters sent when a response has no tags (published rule)
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The fixed text around what the environment says.
+
+    Attributes:
+        role: opening of the trunk, with everything that never changes.
+        start: goal and first observation.
+        turn: one action and the observation that followed.
+        actions: the admissible actions.
+        skill: one fired skill.
+        skills: the section around the fired skills; "" for nothing.
+        no_skill: stands in the section when none fired.
+        request: the last line, asking for a response.
+    """
+
+    role: str
+    start: str
+    turn: str
+    actions: str
+    skill: str
+    skills: str
+    no_skill: str
+    request: str
+
+
+FULL = Wording(
+    role=(
+        "You act in a text world and must reach a goal, one command at a time. At each "
+        "turn you get the commands that are possible now, and skills that may help: "
+        "read when each one applies and follow those that do. Think in one sentence, "
+        "name the skill that you apply if there is one, and end with your command "
+        "between <action> and </action>.\n\n"
+    ),
+    start="Goal: {goal}\n\nWhat you see: {observation}\n",
+    turn="\nCommand {turn}: {action}\nWhat you see: {observation}\n",
+    actions="\nPossible commands: {actions}\n",
+    skill="- {name}. When: {when_to_use} Then: {action}{example}\n",
+    skills="\nSkills:\n{skills}",
+    no_skill="(no skill applies to this turn)\n",
+    request="\nYour turn {turn} of at most {max_turns}.",
+)
+
+BRIEF = Wording(
+    role="",
+    start="{goal}\n{observation}\n",
+    turn="> {action}\n{observation}\n",
+    actions="[{actions}]\n",
+    skill="* {when_to_use} {action}\n",
+    skills="{skills}",
+    no_skill="",
+    request="",
+)
+
+WORDINGS = {"full": FULL, "brief": BRIEF}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One turn's prompt.
+
+    Attributes:
+        window: index of the trunk it begins with.
+        trunk_length: how many of that trunk's tokens it holds.
+        branch: token ids after the trunk.
+    """
+
+    window: int
+    trunk_length: int
+    branch: list[int]
+
+
+class PromptBuilder:
+    """Renders and tokenises prompts; one per run, shared by all episodes.
+
+    Args:
+        tokenizer: segments are encoded with it, special tokens only from templates.
+        wording: a key of `WORDINGS`.
+        layout: ``tree`` or ``paper``.
+        max_tokens: budget of a flat prompt, in tokens.
+        max_turns: shown to the agent.
+        history: newest turns that the paper layout shows.
+        show_actions: whether the admissible actions are listed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        wording: str,
+        layout: str,
+        max_tokens: int,
+        max_turns: int,
+        history: int = 50,
+        show_actions: bool = True,
+    ):
+        self.tokenizer = tokenizer
+        self.wording = WORDINGS[wording]
+        self.layout = layout
+        self.max_tokens = max_tokens
+        self.max_turns = max_turns
+        self.history = history
+        self.show_actions = show_actions
+
+    def head(self, goal: str, observation: str) -> list[int]:
+        """Encode what every window of an episode begins with."""
+        text = self.wording.start.format(
+            goal=self._cut(goal, 8), observation=self._cut(observation, 4)
+        )
+        prefix = list(self.tokenizer.user_prefix)
+        return prefix + self.tokenizer.encode(self.wording.role + text)
+
+    def turn(self, turn: int, action: str, observation: str) -> list[int]:
+        """Encode one past turn, numbered from 1."""
+        text = self.wording.turn.format(
+            turn=turn,
+            action=self._cut(action, 16),
+            observation=self._cut(observation, 4),
+        )
+        return self.tokenizer.encode(text)
+
+    def branch(
+        self, turn: int, admissible: Sequence[str], skills: Sequence[Skill]
+    ) -> list[int]:
+        """Encode what is said at one turn only, up to the start of the response."""
+        wording = self.wording
+        text = ""
+        if self.show_actions:
+            listed = self._cut(", ".join(admissible), 4)
+            text += wording.actions.format(actions=listed)
+        shown = "".join(render_skill(wording, s) for s in skills) or wording.no_skill
+        text += wording.skills.format(skills=shown)
+        text += wording.request.format(turn=turn, max_turns=self.max_turns)
+        return self.tokenizer.encode(text) + list(self.tokenizer.assistant_prefix)
+
+    def paper(
+        self,
+        goal: str,
+        observations: Sequence[str],
+        actions: Sequence[str],
+        admissible: Sequence[str],
+        skills: Sequence[Skill],
+    ) -> list[int]:
+        """Encode the published order: counters, history, current state, request.
+
+        Oldest turns go first when the prompt would pass its budget.
+        """
+        branch = self.branch(len(actions) + 1, admissible, skills)
+        now = self.tokenizer.encode(f"\nNow: {self._cut(observations[-1], 4)}\n")
+        for shown in range(min(len(actions), self.history), -1, -1):
+            past = list(zip(observations, actions, strict=False))
+            past = past[len(past) - shown :]
+            first = len(actions) - shown + 1
+            text = f"{self.wording.role}Goal: {self._cut(goal, 8)}\n"
+            if actions:
+                text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
+            text += "".join(
+                f"[Observation {i}: {self._cut(o, 4)} Action {i}: {a}]\n"
+                for i, (o, a) in enumerate(past, first)
+            )
+            prompt = [
+                *self.tokenizer.user_prefix,
+                *self.tokenizer.encode(text),
+                *now,
+                *branch,
+            ]
+            if len(prompt) <= self.max_tokens:
+                return prompt
+        raise self._over_budget(len(prompt))
+
+    def _cut(self, text: str, parts: int) -> str:
+        """Bound untrusted text to a share of the budget, in tokens at worst."""
+        # A token is at least one byte, so this many bytes can never pass the share;
+        # the real count is taken only for text that is long enough to matter.
+        limit = self.max_tokens // parts
+        if len(text.encode()) <= limit:
+            return text
+        ids = self.tokenizer.encode(text)
+        if len(ids) <= limit:
+            return text
+        return self.tokenizer.decode(ids[: limit - 2]) + " ..."
+
+    def _over_budget(self, length: int) -> ValueError:
+        return ValueError(
+            f"prompt.max_tokens={self.max_tokens} is too small: the goal, the current "
+            f"observation, its actions and skills alone take {length} tokens; raise it"
+        )
+
+
+def render_skill(wording: Wording, skill: Skill) -> str:
+    """Render one fired skill."""
+    return wording.skill.format(
+        name=skill.name,
+        when_to_use=skill.when_to_use,
+        action=skill.action,
+        example=f" Example: {skill.example}" if skill.example else "",
+    )
+
+
+class Conversation:
+    """The prompt of one episode as it grows."""
+
+    def __init__(self, builder: PromptBuilder, goal: str, observation: str):
+        self._builder = builder
+        self._goal = goal
+        self._head = builder.head(goal, observation)
+        self._turns: list[list[int]] = []  # encoded past turns
+        self.observations = [observation]
+        self.actions: list[str] = []
+        self.trunks: list[list[int]] = [list(self._head)]
+
+    def prompt(self, admissible: Sequence[str], skills: Sequence[Skill]) -> Prompt:
+        """Render the prompt of the current turn, opening a new window if it must."""
+        builder = self._builder
+        if builder.layout == "paper":
+            self.trunks[-1] = []
+            whole = builder.paper(
+                self._goal, self.observations, self.actions, admissible, skills
+            )
+            return Prompt(0, 0, whole)
+        branch = builder.branch(len(self.actions) + 1, admissible, skills)
+        if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
+            self._reopen(len(branch))
+        return Prompt(len(self.trunks) - 1, len(self.trunks[-1]), branch)
+
+    def advance(self, action: str, observation: str) -> None:
+        """Append what was done and what came of it."""
+        self.actions.append(action)
+        self.observations.append(observation)
+        if self._builder.layout == "paper":
+            return
+        encoded = self._builder.turn(len(self.actions), action, observation)
+        self._turns.append(encoded)
+        self.trunks[-1].extend(encoded)
+
+    def _reopen(self, branch: int) -> None:
+        """Begin a window with the head and the newest turns, half of the room filled.
+
+        Half, so that a window lasts for several turns and its prefix is worth keeping.
+        """
+        room = self._builder.max_tokens - branch - len(self._head)
+        newest: list[list[int]] = []
+        for turn in reversed(self._turns):
+            room_left = room - sum(map(len, newest)) - len(turn)
+            if room_left < (room // 2 if newest else 0):
+                break
+            newest.insert(0, turn)
+        if room < 0 or (self._turns and not newest):
+            turns = len(self._turns[-1]) if self._turns else 0
+            raise self._builder._over_budget(len(self._head) + turns + branch)
+        self.trunks.append(self._head + [t for turn in newest for t in turn])
+
+
+def project(response: str, admissible: Sequence[str]) -> tuple[str, bool]:
+    """Extract the command from a response; tell whether the turn is valid.
+
+    The command is the text of the first ``<action>..</action>`` of the lower-cased
+    response; without tags its last 30 characters are sent. A turn is valid if it has
+    tags and the command is admissible. (The official code asks only for the tags and for
+    the absence of CJK characters, which an admissible command rules out.)
+    """
+    lowered = response.lower()
+    found = _ACTION.search(lowered)
+    if found is None:
+        return lowered[-_UNTAGGED_TAIL:].strip(), False
+    action = " ".join(found[1].split())
+    return action, action in admissible

@@ -1,0 +1,246 @@
+"""Builds the parts of a run from its configuration.
+
+This is the only place, with `main`, that reads the configuration; everything built here
+takes explicit arguments.
+"""
+
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from reskill_jax import cache
+from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
+from reskill_jax.environments.base import Task
+from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.grpo.batch import PackedBatch
+from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
+from reskill_jax.grpo.update import Update, make_update
+from reskill_jax.policy.config import DecoderConfig, load_config
+from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.policy.weights import load
+from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.rollout.types import Sampling
+
+
+@dataclass(frozen=True)
+class TaskSets:
+    """The tasks of a run.
+
+    Attributes:
+        train: sampled from in training.
+        held_out: by split, for evaluation.
+    """
+
+    train: list[Task]
+    held_out: dict[str, list[Task]]
+
+
+def load_tasks(config: ConfigDict) -> TaskSets:
+    """Find the games, building houses first where the configuration asks for them."""
+    root = config.env.root or None
+    if config.env.houses and root is None:
+        root = str(
+            cache.houses(
+                config.env.houses,
+                train=config.env.houses_train,
+                valid_seen=config.env.houses_eval,
+                valid_unseen=config.env.houses_eval,
+                seed=config.env.houses_seed,
+                workers=config.env.workers,
+            )
+        )
+    return TaskSets(
+        train=find_games(root, "train"),
+        held_out={
+            split: find_games(root, split, limit=config.eval.games)
+            for split in config.eval.splits
+        },
+    )
+
+
+def sample_tasks(tasks: list[Task], count: int, seed: int, step: int) -> list[Task]:
+    """Return the tasks of a step: a function of (seed, step), epoch by epoch.
+
+    Every epoch is a permutation of its own; a batch may span two.
+    """
+    chosen = []
+    for place in range(step * count, (step + 1) * count):
+        epoch, index = divmod(place, len(tasks))
+        order = np.random.default_rng((seed, epoch)).permutation(len(tasks))
+        chosen.append(tasks[order[index]])
+    return chosen
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The decoder that a run starts from.
+
+    Attributes:
+        directory: the Hugging Face directory that it came from.
+        config: its shape.
+        params: its weights, float32.
+        tokenizer: its tokenizer.
+    """
+
+    directory: Path
+    config: DecoderConfig
+    params: Params
+    tokenizer: Tokenizer
+
+
+def load_policy(config: ConfigDict) -> Policy:
+    """Load the weights to start from, making the warm start first if there is none."""
+    if config.policy.path:
+        directory = Path(config.policy.path)
+    else:
+        from reskill_jax.warm_start import recipe as warm_start  # noqa: PLC0415
+
+        directory = warm_start.obtain(
+            warm_start.RECIPES[config.warm_start.recipe],
+            workers=config.env.workers,
+            retrain=config.warm_start.retrain,
+        )
+    decoder = replace(load_config(directory), dtype=config.policy.dtype)
+    params = load(directory, decoder)
+    return Policy(directory, decoder, params, Tokenizer.load(directory))
+
+
+def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
+    """Build the prompts of a run."""
+    return PromptBuilder(
+        tokenizer,
+        wording=config.prompt.wording,
+        layout=config.prompt.layout,
+        max_tokens=config.prompt.max_tokens,
+        max_turns=config.rollout.max_turns,
+        history=config.prompt.history,
+        show_actions=config.prompt.actions,
+    )
+
+
+def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine:
+    """Build the engine that serves `params`."""
+    chunk = config.engine.prefill_chunk
+    longest = config.prompt.max_tokens + config.rollout.max_tokens
+    return JaxEngine(
+        policy.config,
+        params,
+        eos_id=policy.tokenizer.eos_id,
+        slots=config.engine.slots,
+        context=-(-longest // chunk) * chunk,
+        prefill_chunk=chunk,
+        prefill_rows=config.engine.prefill_rows,
+        decode_rows=config.engine.decode_rows,
+        decode_steps=config.engine.decode_steps,
+    )
+
+
+def make_pool(config: ConfigDict) -> EnvironmentPool:
+    """Start the processes that play."""
+    return EnvironmentPool(
+        AlfworldEnvironment,
+        workers=config.env.workers,
+        limit=config.env.timeout_s,
+        max_attempts=config.env.attempts,
+    )
+
+
+def make_collector(
+    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+) -> Collector:
+    """Build what plays episodes; `resources` closes engine and processes."""
+    pool = resources.enter_context(make_pool(config))
+    engine = make_engine(config, policy, params)
+    resources.callback(engine.close)
+    return Collector(
+        engine=engine,
+        pool=pool,
+        prompts=make_prompts(config, policy.tokenizer),
+        max_turns=config.rollout.max_turns,
+        concurrency=config.rollout.concurrency,
+    )
+
+
+def sampling(config: ConfigDict) -> Sampling:
+    """Return how training rollouts are sampled."""
+    return Sampling(
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        max_tokens=config.rollout.max_tokens,
+    )
+
+
+def make_logprobs(config: ConfigDict, decoder: DecoderConfig) -> LogprobFn:
+    """Build the trainer's view of the policy: log-probs of packed targets [R, T]."""
+
+    def logprobs(params: Params, packed: PackedBatch) -> jax.Array:
+        logprobs, _ = token_logprobs(
+            decoder,
+            params,
+            packed.tokens,
+            packed.positions,
+            packed.tree,
+            packed.branch,
+            packed.targets,
+            temperature=config.rollout.temperature,
+            chunk=config.policy.logprob_chunk,
+            remat=config.policy.remat,
+        )
+        return logprobs
+
+    return logprobs
+
+
+def make_grpo(
+    config: ConfigDict, decoder: DecoderConfig
+) -> tuple[optax.GradientTransformation, Update]:
+    """Build the optimiser and the GRPO update."""
+    grpo = config.grpo
+    tx = make_optimizer(
+        grpo.learning_rate, clip_norm=grpo.clip_norm, weight_decay=grpo.weight_decay
+    )
+    update = make_update(
+        make_logprobs(config, decoder),
+        tx,
+        buckets=grpo.buckets,
+        tokens_per_microbatch=grpo.tokens_per_microbatch,
+        rule=grpo.rule,
+        scale=grpo.scale,
+        invalid_penalty=grpo.invalid_penalty,
+        aggregation=grpo.aggregation,
+        old_logprobs=grpo.old_logprobs,
+        minibatches=grpo.minibatches,
+        clip_low=grpo.clip_low,
+        clip_high=grpo.clip_high,
+        dual_clip=grpo.dual_clip,
+        kl_coef=grpo.kl_coef,
+    )
+    return tx, update
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Tell whether something that happens every so many steps happens at `step`."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def derive(seed: int, *path: int | str) -> int:
+    """Derive an independent seed, 31 bits, for one use at one place of a run."""
+    words = [seed, *(_number(part) for part in path)]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+def _number(part: int | str) -> int:
+    return part if isinstance(part, int) else int.from_bytes(part.encode(), "little")
+
+

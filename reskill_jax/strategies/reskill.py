@@ -1,0 +1,224 @@
+"""ReSkill: the library evolves inside the loop, and every change must pass a trial.
+
+Episodes fill the reservoir; when no trial is running, the creator is asked for a proposal;
+a proposal that passes verification becomes the candidate arm of a trial; the trial's
+decision makes the candidate the accepted bank or drops it (paper, Algorithm 1).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from reskill_jax.creator.proposal import Creator, Evidence, PastTrial, Proposal
+from reskill_jax.creator.reservoir import Record, Reservoir
+from reskill_jax.creator.verify import Limits, Rejected, verify
+from reskill_jax.rollout.types import Episode
+from reskill_jax.skills.operations import bank_from_json, bank_to_json
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.trial import Trial, TrialConfig
+
+
+class ReSkill:
+    """The paper's method and, by switches, its ablations."""
+
+    def __init__(
+        self,
+        creator: Creator,
+        trial_config: TrialConfig,
+        *,
+        bank: SkillBank,
+        capacity: int,
+        reservoir: Reservoir,
+        reservoir_min: int,
+        seed: int,
+        auto_accept: bool = False,
+    ):
+        """Start with a bank and no trial.
+
+        Args:
+            creator: makes proposals.
+            trial_config: how they are tried.
+            bank: the bank to start from.
+            capacity: most skills in a bank.
+            reservoir: where episodes are kept for the creator.
+            reservoir_min: episodes in it before the creator is asked at all.
+            seed: for creators that sample.
+            auto_accept: take every proposal untested (ablation).
+        """
+        self._creator = creator
+        self._trial_config = trial_config
+        self._bank = bank
+        self._capacity = capacity
+        self._reservoir = reservoir
+        self._reservoir_min = reservoir_min
+        self._seed = seed
+        self._auto_accept = auto_accept
+        self._trial: Trial | None = None
+        self._candidate: tuple[Proposal, SkillBank] | None = None
+        self._history: list[PastTrial] = []
+        self._events: list[str] = []
+        self._wait_until = 0  # step before which the creator is not asked again
+        self._idle = 0  # times in a row that it had nothing to propose
+
+    @property
+    def banks(self) -> tuple[SkillBank, ...]:
+        """The accepted bank and, during a trial, the candidate."""
+        return (self._bank, self._candidate[1]) if self._candidate else (self._bank,)
+
+    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
+        """Split every group between the arms; see `skills.trial`."""
+        if self._trial is None:
+            return np.zeros((tasks, group_size), np.int32)
+        return self._trial.assign(jax.random.key(seed), tasks, group_size)
+
+    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
+        """Remember the episodes, judge the candidate, ask for the next one."""
+        self._reservoir.add(Record.from_episode(e, step) for e in episodes)
+        metrics = self._arm_metrics(episodes)
+        if self._trial is not None:
+            self._trial = self._trial.observe(
+                np.array([e.arm for e in episodes]),
+                np.array([e.success for e in episodes]),
+                np.array([e.group for e in episodes]),
+            )
+            if decision := self._trial.decide():
+                metrics |= {
+                    "trial/effect": decision.effect,
+                    "trial/standard_error": decision.standard_error,
+                    "trial/accepted": float(decision.accepted),
+                    "trial/steps": float(decision.steps),
+                }
+                self._settle(step, decision.accepted, decision.effect)
+        if self._trial is None:
+            metrics |= self._next_trial(step)
+        return metrics | {
+            "skills/bank": float(len(self._bank.skills)),
+            "trial/decided": float(len(self._history)),
+        }
+
+    def _settle(self, step: int, accepted: bool, effect: float | None) -> None:
+        """End the trial: the candidate becomes the bank, or is forgotten."""
+        assert self._candidate is not None
+        proposal, candidate = self._candidate
+        past = PastTrial.judged(
+            step, proposal, (self._bank, candidate), accepted, effect
+        )
+        self._history.append(past)
+        shown = "untested" if effect is None else f"effect {effect:+.1%}"
+        verdict = "accepted" if accepted else "rejected"
+        self._events.append(f"step {step}: {verdict} ({shown}) {_summary(proposal)}")
+        if accepted:
+            self._bank = candidate
+        self._trial = self._candidate = None
+
+    def _next_trial(self, step: int) -> dict[str, float]:
+        """Ask the creator and, if what it proposes may be tried, begin a trial."""
+        records = self._reservoir.records(step)
+        if len(records) < self._reservoir_min or step < self._wait_until:
+            return {}
+        evidence = Evidence(
+            bank=self._bank,
+            records=records,
+            tallies=self._reservoir.tallies(step),
+            history=tuple(self._history),
+            capacity=self._capacity,
+            step=step,
+            seed=self._seed,
+        )
+        proposal = self._creator.propose(evidence)
+        if proposal is None:
+            return self._back_off(step, {"creator/nothing": 1.0})
+        verdict = verify(proposal, evidence, Limits())
+        if isinstance(verdict, Rejected):
+            reasons = Counter(str(problem.rejection) for problem in verdict.problems)
+            return self._back_off(
+                step, {f"creator/rejected/{k}": float(n) for k, n in reasons.items()}
+            )
+        self._idle = 0
+        self._candidate = (proposal, verdict.candidate)
+        self._events.append(f"step {step}: on trial {_summary(proposal)}")
+        if self._auto_accept:
+            self._settle(step, accepted=True, effect=None)
+            # At the pace of trials, so that strategies see as many proposals.
+            self._wait_until = step + self._trial_config.min_steps
+        else:
+            self._trial = Trial.start(self._trial_config)
+        return {"creator/proposals": 1.0}
+
+    def _back_off(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Ask again later, and later still if it goes on: evidence changes slowly."""
+        self._wait_until = step + min(2**self._idle, 8)
+        self._idle += 1
+        return metrics
+
+    def _arm_metrics(self, episodes: Sequence[Episode]) -> dict[str, float]:
+        metrics = {}
+        for arm, name in ((0, "old"), (1, "new")):
+            won = [e.success for e in episodes if e.arm == arm]
+            metrics[f"trial/{name}_episodes"] = float(len(won))
+            if won:
+                metrics[f"trial/{name}_success"] = float(np.mean(won))
+        turns = [turn for episode in episodes for turn in episode.turns]
+        metrics["skills/fired"] = float(np.mean([len(turn.fired) for turn in turns]))
+        return metrics
+
+    def status(self) -> str:
+        """Tell the bank's size and the state of the trial."""
+        skills = f"{len(self._bank.skills)} skills"
+        if self._trial is None or self._candidate is None:
+            return skills
+        return f"{skills}, trial of {_summary(self._candidate[0])}"
+
+    def take_events(self) -> list[str]:
+        """Return, once, the trials begun and decided since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return all decided trials, oldest first."""
+        return [trial.to_json() for trial in self._history]
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs to go on as if never stopped."""
+        return {
+            "bank": bank_to_json(self._bank),
+            "candidate": self._candidate
+            and {
+                "proposal": self._candidate[0].to_json(),
+                "bank": bank_to_json(self._candidate[1]),
+            },
+            "trial": self._trial and self._trial.to_json(),
+            "history": self.history(),
+            "reservoir": self._reservoir.state(),
+            "creator": self._creator.state(),
+            "wait_until": self._wait_until,
+            "idle": self._idle,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self._bank = bank_from_json(state["bank"])
+        self._candidate = None
+        if state["candidate"] is not None:
+            proposal = Proposal.from_json(state["candidate"]["proposal"])
+            self._candidate = (proposal, bank_from_json(state["candidate"]["bank"]))
+        self._trial = None
+        if state["trial"] is not None:
+            self._trial = Trial.from_json(state["trial"], self._trial_config)
+        self._history = [PastTrial.from_json(trial) for trial in state["history"]]
+        self._reservoir.restore(state["reservoir"])
+        self._creator.restore(state["creator"])
+        self._wait_until = state["wait_until"]
+        self._idle = state["idle"]
+
+
+def _summary(proposal: Proposal) -> str:
+    """Name the operations of a proposal in a few words."""
+    return ", ".join(
+        f"{type(operation).__name__.lower()} "
+        f"{operation.skill.name if hasattr(operation, 'skill') else operation.name}"
+        for operation in proposal.operations
+    )

@@ -1,0 +1,1 @@
+"""Supervised warm start: demonstrations that obey skills, and the training on them."""

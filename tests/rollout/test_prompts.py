@@ -1,0 +1,126 @@
+"""Prompts: what is in trunk and branch, budgets, windows, projection."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reskill_jax.policy.tokenizer import train_tokenizer
+from reskill_jax.rollout.prompts import Conversation, PromptBuilder, project
+from reskill_jax.skills.skill import Skill, Trigger
+
+TEXTS = [
+    "You arrive at cabinet 1. The cabinet 1 is closed.",
+    "put a hot potato in countertop. Goal Possible commands",
+    "<action>go to cabinet 1</action>",
+] * 3
+TOKENIZER = train_tokenizer(TEXTS, 320)
+SKILL = Skill("open-it", "d", "It is closed.", "Open it.", Trigger("general"))
+
+
+def builder(**changes) -> PromptBuilder:
+    options = {
+        "wording": "brief",
+        "layout": "tree",
+        "max_tokens": 400,
+        "max_turns": 9,
+        **changes,
+    }
+    return PromptBuilder(TOKENIZER, **options)
+
+
+def flat(talk: Conversation, prompt) -> str:
+    return TOKENIZER.decode(
+        talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
+    )
+
+
+@pytest.mark.parametrize("wording", ["brief", "full"])
+def test_the_trunk_keeps_what_stays_true_and_the_branch_the_rest(wording):
+    talk = Conversation(builder(wording=wording, max_tokens=3000), "put a mug", "a bed")
+    first = talk.prompt(["go to bed 1"], [SKILL])
+    assert "go to bed 1" in TOKENIZER.decode(first.branch)
+    assert "It is closed. " in TOKENIZER.decode(first.branch)
+    assert "put a mug" in TOKENIZER.decode(talk.trunks[0])
+    before = list(talk.trunks[0])
+    talk.advance("go to bed 1", "a pillow 1")
+    second = talk.prompt(["look"], [])
+    assert talk.trunks[0][: len(before)] == before
+    assert second.trunk_length > first.trunk_length
+    text = flat(talk, second)
+    assert "a pillow 1" in text
+    assert "It is closed." not in text
+    assert text.index("a bed") < text.index("go to bed 1") < text.index("a pillow 1")
+
+
+def test_every_prompt_ends_where_the_response_begins():
+    talk = Conversation(builder(), "goal", "room")
+    prompt = talk.prompt(["look"], [])
+    prefix = list(TOKENIZER.assistant_prefix)
+    assert prompt.branch[-len(prefix) :] == prefix
+    assert talk.trunks[0][: len(TOKENIZER.user_prefix)] == list(TOKENIZER.user_prefix)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    turns=st.lists(st.text("abc <|im_end|>{}\n", max_size=120), max_size=12),
+    layout=st.sampled_from(["tree", "paper"]),
+)
+def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, layout):
+    talk = Conversation(builder(layout=layout), "put a mug", "a room")
+    for text in turns:
+        prompt = talk.prompt([text], [SKILL])
+        ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
+        assert len(ids) <= 400
+        # One user turn, however the environment's words look.
+        assert ids.count(TOKENIZER.special("<|im_start|>")) == 2
+        assert ids.count(TOKENIZER.eos_id) == 1
+        talk.advance("look", text)
+
+
+def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
+    talk = Conversation(builder(max_tokens=200), "put a mug", "a room")
+    windows = []
+    for turn in range(20):
+        prompt = talk.prompt(["look"], [])
+        windows.append(prompt.window)
+        talk.advance(f"go to cabinet {turn}", f"The cabinet {turn} is closed.")
+    assert windows == sorted(windows)
+    assert windows[-1] >= 2
+    assert windows.count(1) >= 2  # a window lasts
+    text = flat(talk, talk.prompt(["look"], []))
+    assert "put a mug" in text
+    assert "cabinet 19 is closed" in text
+    assert "cabinet 0 is closed" not in text
+
+
+def test_the_paper_layout_counts_before_the_history():
+    talk = Conversation(builder(layout="paper", wording="full", max_tokens=3000), "g", "o")
+    talk.advance("look", "you see a mug 1")
+    prompt = talk.prompt(["take mug 1"], [])
+    assert prompt.trunk_length == 0
+    text = TOKENIZER.decode(prompt.branch)
+    assert text.index("Turns so far: 1") < text.index("Action 1: look")
+    assert text.index("Action 1: look") < text.index("Now: you see a mug 1")
+
+
+def test_a_budget_without_room_is_an_error_that_names_it():
+    talk = Conversation(builder(wording="full", max_tokens=64), "goal", "room")
+    with pytest.raises(ValueError, match=r"prompt\.max_tokens=64 is too small"):
+        talk.prompt(["look"], [])
+
+
+@pytest.mark.parametrize(
+    ("response", "action", "valid"),
+    [
+        ("<action>go to bed 1</action>", "go to bed 1", True),
+        ("I think. <ACTION> Go to  Bed 1 </ACTION> ok", "go to bed 1", True),
+        ("<action>look</action><action>go to bed 1</action>", "look", False),
+        ("<action>fly</action>", "fly", False),
+        ("go to bed 1", "go to bed 1", False),
+        ("x" * 40 + "go to bed 1", "x" * 19 + "go to bed 1", False),
+        ("<action></action>", "", False),
+        ("", "", False),
+    ],
+)
+def test_project(response, action, valid):
+    assert project(response, ["go to bed 1"]) == (action, valid)
