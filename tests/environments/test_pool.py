@@ -2,8 +2,10 @@
 
 import asyncio
 import ctypes
+import dataclasses
 import faulthandler
 import functools
+import json
 import os
 import random
 import signal
@@ -73,7 +75,7 @@ class ChainWorld:
         time.sleep(10_000)
 
     def segfault(self):
-        faulthandler._sigsegv()
+        faulthandler._sigsegv()  # type: ignore[attr-defined]
 
     def exit(self):
         sys.exit("broken domain")
@@ -198,11 +200,12 @@ def test_environments_are_reused(single):
     assert asyncio.run(main()) == [["1", "2", "3", "4"]] * 3
 
 
-def test_workers_do_not_import_jax_and_their_output_goes_nowhere(pool, capfd):
+def test_workers_do_not_import_jax_and_their_output_goes_nowhere(capfd):
     import jax  # the parent has it
 
     assert jax.__name__ in sys.modules
-    seen = asyncio.run(play(pool, TASK, ["modules", "shout", "look"]))
+    with EnvironmentPool(ChainWorld, workers=1) as pool:
+        seen = asyncio.run(play(pool, TASK, ["modules", "shout", "look"]))
     assert seen[1].text == "no jax"
     assert capfd.readouterr() == ("", "")
 
@@ -350,7 +353,7 @@ def test_kills_at_random_moments_change_no_result(seed):
     ("factory", "words"),
     [
         (missing_package, "ModuleNotFoundError: No module named 'alfworld'"),
-        (functools.partial(ChainWorld, 1), "TypeError"),
+        (functools.partial(ChainWorld, "a word"), "TypeError"),  # type: ignore[call-arg]
         (deadly_factory, "signal 9"),
     ],
 )
@@ -396,17 +399,25 @@ async def begin(pool, *actions):
 
 async def main(pool):
     idle = await begin(pool, "look")
+    hanging = asyncio.create_task(begin(pool, "once hang {flag}"))
+    while not os.path.exists({flag!r}):
+        await asyncio.sleep(0.02)
     print(*pool.pids, flush=True)
-    await asyncio.wait_for(begin(pool, "hang"), {seconds})
+    await asyncio.wait_for(hanging, {seconds})
 
 pool = EnvironmentPool(ChainWorld, workers=2, limit=1000.0)
 {body}
 """
 
 
-def start_script(body, seconds=1000):
+def start_script(tmp_path, body, seconds=1000):
     """A program with two workers, one idle and one that hangs; its workers' pids."""
-    script = SCRIPT.format(body=body, seconds=seconds, tests=str(Path(__file__).parent))
+    script = SCRIPT.format(
+        body=body,
+        seconds=seconds,
+        flag=str(tmp_path / "hangs"),
+        tests=str(Path(__file__).parent),
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
@@ -420,8 +431,8 @@ def start_script(body, seconds=1000):
     return process, [int(word) for word in process.stdout.readline().split()]
 
 
-def test_workers_end_when_their_parent_is_killed():
-    process, pids = start_script("asyncio.run(main(pool))")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    process, pids = start_script(tmp_path, "asyncio.run(main(pool))")
     with process:
         assert len(pids) == 2
         assert all(map(running, pids))
@@ -429,15 +440,15 @@ def test_workers_end_when_their_parent_is_killed():
         wait_until_gone(pids)
 
 
-def test_an_exit_without_close_does_not_wait_for_a_hanging_worker():
+def test_an_exit_without_close_does_not_wait_for_a_hanging_worker(tmp_path):
     body = "try:\n    asyncio.run(main(pool))\nexcept TimeoutError:\n    pass"
-    process, pids = start_script(body, seconds=0.5)
+    process, pids = start_script(tmp_path, body, seconds=0.5)
     with process:
         assert process.wait(PATIENCE) == 0
     wait_until_gone(pids)
 
 
-def test_ctrl_c_reaches_the_parent_only():
+def test_ctrl_c_reaches_the_parent_only(tmp_path):
     body = """
 pids = pool.pids
 try:
@@ -448,7 +459,7 @@ except KeyboardInterrupt:
     print("interrupted", asyncio.run(begin(pool, "look")) is not None, flush=True)
     print(pool.counters.restarts, flush=True)
 """
-    process, pids = start_script(body)
+    process, pids = start_script(tmp_path, body)
     with process:
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout is not None
@@ -474,3 +485,42 @@ class Spawner(ChainWorld):
     def reset(self, task):
         process = subprocess.Popen(["sleep", "1000"])
         return str(process.pid), Observation("", ())
+
+
+def test_alfworld_houses_survive_kills(tmp_path):
+    pytest.importorskip("alfworld")
+    from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
+    from reskill_jax.environments.alfworld_games import generate
+    from reskill_jax.environments.alfworld_recipe import PRESETS
+
+    recipe = dataclasses.replace(PRESETS["small"], train=2, valid_seen=0)
+    generate(tmp_path, dataclasses.replace(recipe, valid_unseen=0))
+    games = [
+        (task, json.loads(Path(task.source).read_text())["walkthrough"])
+        for task in find_games(str(tmp_path), "train")
+    ]
+    world = AlfworldEnvironment()
+    expected = []
+    for task, walk in games:
+        start = world.reset(task)
+        steps = [world.step(action) for action in ["dance", *walk]]
+        assert steps[-1].success
+        expected.append([start, *steps])
+    world.close()
+
+    async def episode(pool, task, walk):
+        with pool.open(task.id) as environment:
+            seen = [await environment.reset(task)]
+            for i, action in enumerate(["dance", *walk]):
+                seen.append(await environment.step(action))
+                if i == 1 and task is games[0][0]:
+                    os.kill(pool.pids[0], signal.SIGKILL)
+        return seen
+
+    async def main(pool):
+        return await asyncio.gather(*(episode(pool, *game) for game in games * 2))
+
+    with EnvironmentPool(AlfworldEnvironment, workers=2, max_attempts=4) as pool:
+        assert asyncio.run(main(pool)) == expected * 2
+        assert pool.counters.restarts >= 1
+        assert pool.counters.replayed_episodes >= 1
