@@ -83,7 +83,7 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
         params = optax.apply_updates(state.params, updates)
         return TrainState(params, opt_state, state.step + 1)
 
-    norm_of = jax.jit(optax.global_norm)
+    norm_of = jax.jit(optax.tree.norm)
 
     def step(
         state: TrainState, microbatches: Sequence[Any]

@@ -71,21 +71,27 @@ def flatten(episode):
     return Episode(**(vars(episode) | {"turns": turns, "trunks": []}))
 
 
-def init_params(seed=0, width=16, layers=2):
-    keys = iter(jax.random.split(jax.random.key(seed), 3 + 4 * layers))
+def init_params(seed=0, width=16):
+    rng = np.random.default_rng(seed)
 
     def normal(*shape):
-        return jax.random.normal(next(keys), shape) * shape[-1] ** -0.5
+        return jnp.asarray(rng.normal(0, shape[-1] ** -0.5, shape), jnp.float32)
 
-    return {
+    params = {name: normal(width, width) for name in ("q", "k", "v", "o")}
+    return params | {
         "embed": normal(VOCAB, width),
         "position": normal(MAX_POSITIONS, width),
         "out": normal(width, VOCAB),
-        "layers": [
-            {name: normal(width, width) for name in ("q", "k", "v", "o")}
-            for _ in range(layers)
-        ],
     }
+
+
+def next_logprobs(params, tokens, positions, mask):
+    """One layer of attention: float32 [R, T, V] from ids, positions and a mask."""
+    x = params["embed"][tokens] + params["position"][positions]
+    q, k, v = (x @ params[name] for name in ("q", "k", "v"))
+    scores = jnp.where(mask, jnp.einsum("rtd,rsd->rts", q, k) / 4, -1e9)
+    x = x + jnp.tanh(jax.nn.softmax(scores) @ v @ params["o"])
+    return jax.nn.log_softmax(x @ params["out"])
 
 
 def visible(packed):
@@ -98,12 +104,7 @@ def visible(packed):
 
 
 def logprob_fn(params, packed):
-    """float32 [R, T]; depends on tokens, positions and mask as a real policy does."""
-    x = params["embed"][packed.tokens] + params["position"][packed.positions]
+    """float32 [R, T], log-probs of the targets."""
     mask = visible(packed)
-    for layer in params["layers"]:
-        q, k, v = (x @ layer[name] for name in ("q", "k", "v"))
-        scores = jnp.where(mask, jnp.einsum("rtd,rsd->rts", q, k) / 4, -1e9)
-        x = x + jnp.tanh(jax.nn.softmax(scores) @ v @ layer["o"])
-    logprobs = jax.nn.log_softmax(x @ params["out"])
+    logprobs = next_logprobs(params, packed.tokens, packed.positions, mask)
     return jnp.take_along_axis(logprobs, packed.targets[..., None], -1)[..., 0]

@@ -1,0 +1,343 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from grpo_cases import (
+    TASK,
+    flatten,
+    init_params,
+    logprob_fn,
+    make_batch,
+    make_turn,
+    next_logprobs,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reskill_jax.grpo.optimization import init_state, make_optimizer, make_step
+from reskill_jax.grpo.update import make_update, split_groups
+from reskill_jax.policy import decoder
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.rollout.types import Episode
+
+SGD = optax.sgd(1.0)  # new weights = old weights - gradient
+DEFAULTS = {"buckets": (32, 64), "tokens_per_microbatch": 512, "kl_coef": 0.05}
+CONFIG = DecoderConfig(
+    vocab_size=16,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+)
+
+
+def decoder_logprobs(params, packed):
+    fields = ("tokens", "positions", "tree", "branch", "targets")
+    arrays = [getattr(packed, name) for name in fields]
+    return token_logprobs(CONFIG, params, *arrays, chunk=32)[0]
+
+
+@functools.cache
+def compiled_update(model, tx, options):
+    """One update per set of options, so that its compiled steps are shared."""
+    return make_update(model, tx, **(DEFAULTS | dict(options)))
+
+
+def train(episodes, *, tx=SGD, model=logprob_fn, params=None, seed=0, **options):
+    """One update from given weights; return (new weights, metrics)."""
+    params = init_params() if params is None else params
+    update = compiled_update(model, tx, frozenset(options.items()))
+    state = init_state(jax.tree.map(jnp.copy, params), tx)
+    reference = jax.tree.map(lambda x: 0.9 * x, params)
+    state, metrics = update(state, reference, episodes, seed=seed)
+    return state.params, metrics
+
+
+def assert_same(first, second):
+    """Equal weights and metrics, but for rounding."""
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        first[0],
+        second[0],
+    )
+    for name, value in first[1].items():
+        if name.startswith(("grpo/", "adv/", "agreement/")):
+            assert second[1][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_microbatches_padding_and_order_do_not_matter(seed):
+    episodes = make_batch(seed)
+    order = np.random.default_rng(seed).permutation(len(episodes))
+    whole = train(episodes)
+    cut = train(episodes, tokens_per_microbatch=128)
+    padded = train(episodes, buckets=(96,))
+    shuffled = train([episodes[i] for i in order])
+    assert cut[1]["batch/microbatches"] > whole[1]["batch/microbatches"]
+    assert padded[1]["batch/fill"] != whole[1]["batch/fill"]
+    for other in (cut, padded, shuffled):
+        assert_same(whole, other)
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_trees_equal_one_row_per_turn(seed):
+    episodes = make_batch(seed)
+    trees = train(episodes)
+    flat = train([flatten(episode) for episode in episodes])
+    assert trees[1]["batch/tokens"] < flat[1]["batch/tokens"]
+    assert_same(trees, flat)
+
+
+def test_trees_equal_one_row_per_turn_in_the_decoder():
+    episodes = make_batch(0)
+    params = decoder.init(CONFIG, jax.random.key(0))
+    trees = train(episodes, model=decoder_logprobs, params=params)
+    flat = train(
+        [flatten(episode) for episode in episodes],
+        model=decoder_logprobs,
+        params=params,
+    )
+    assert_same(trees, flat)
+
+
+def test_gradient_equals_that_of_the_formula():
+    """The paper's objective on padded flat prompts, differentiated by JAX."""
+    episodes = make_batch(11, groups=2, size=3)
+    rewards = np.array([e.reward for e in episodes]).reshape(2, 3)
+    centred = rewards - rewards.mean(1, keepdims=True)
+    adv = (centred / (rewards.std(1, ddof=1, keepdims=True) + 1e-6)).ravel()
+
+    length = 32
+    rows = []  # ids, targets, old log-probs, advantages, weights: [length] each
+    for episode, a in zip(episodes, adv, strict=True):
+        total = sum(len(turn.response) for turn in episode.turns)
+        for turn in flatten(episode).turns:
+            row = np.zeros((5, length))
+            n, m = len(turn.branch), len(turn.response)
+            row[0, : n + m] = np.concatenate([turn.branch, turn.response])
+            row[1, n - 1 : n + m - 1] = turn.response
+            row[2, n - 1 : n + m - 1] = turn.logprobs
+            row[3] = a - 0.1 * (not turn.valid)
+            row[4, n - 1 : n + m - 1] = 1 / total / len(episodes)
+            rows.append(row)
+    ids, targets, old, a, weight = np.stack(rows, 1)
+
+    @jax.jit
+    def objective(params):
+        logprobs = next_logprobs(
+            params, ids.astype(int), np.arange(length), np.tri(length)
+        )
+        at = targets.astype(int)[..., None]
+        ratio = jnp.exp(jnp.take_along_axis(logprobs, at, -1)[..., 0] - old)
+        gain = jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.2) * a)
+        return -jnp.sum(weight * jnp.where(a < 0, jnp.maximum(gain, 3.0 * a), gain))
+
+    params = init_params()
+    loss, grads = jax.value_and_grad(objective)(params)
+    new, metrics = train(episodes, kl_coef=0.0)
+    assert metrics["grpo/loss"] == pytest.approx(float(loss), rel=1e-4)
+    jax.tree.map(
+        lambda n, p, g: np.testing.assert_allclose(n, p - g, rtol=1e-4, atol=1e-6),
+        new,
+        params,
+        grads,
+    )
+
+
+def test_tied_groups_without_penalty_leave_the_weights_alone():
+    episodes = make_batch(5, reward=1.0)
+    new, metrics = train(episodes, kl_coef=0.0, invalid_penalty=0.0)
+    jax.tree.map(np.testing.assert_array_equal, new, init_params())
+    assert metrics["adv/tied_groups"] == 3
+    assert metrics["update/grad_norm"] == 0
+
+
+def test_same_inputs_same_bits():
+    options = {"tx": make_optimizer(1e-2), "minibatches": 2, "seed": 3}
+    first = train(make_batch(7), **options)
+    second = train(make_batch(7), **options)
+    jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
+    assert first[1] == second[1]
+
+
+def test_recomputed_old_logprobs_ignore_the_engine():
+    episodes = make_batch(8)
+    new, metrics = train(episodes, old_logprobs="recompute")
+    assert metrics["grpo/ratio"] == pytest.approx(1, abs=1e-5)
+    assert metrics["grpo/clip_fraction"] == 0
+    for episode in episodes:
+        for turn in episode.turns:
+            turn.logprobs = turn.logprobs - 1
+    again, _ = train(episodes, old_logprobs="recompute")
+    jax.tree.map(np.testing.assert_array_equal, new, again)
+    sampler, _ = train(episodes, old_logprobs="sampler")
+    assert not np.allclose(sampler["out"], new["out"])
+
+
+def test_old_logprobs_are_those_before_the_first_minibatch():
+    """With a step in between, ratios leave 1."""
+    _, metrics = train(make_batch(8), old_logprobs="recompute", minibatches=3)
+    assert metrics["grpo/ratio"] != pytest.approx(1, abs=1e-4)
+
+
+def test_minibatches_are_steps_on_whole_groups():
+    tx = make_optimizer(1e-2)
+    update = make_update(logprob_fn, tx, **(DEFAULTS | {"minibatches": 3}))
+    state = init_state(init_params(), tx)
+    state, _ = update(state, init_params(1), make_batch(9), seed=0)
+    assert int(state.step) == 3
+
+
+def test_agreement_is_measured_on_the_first_step_only():
+    episodes, options = make_batch(10), {"minibatches": 3, "seed": 4}
+    _, metrics = train(episodes, **options)
+    chosen = split_groups([e.group for e in episodes], 3, 4)[0]
+    _, first = train([episodes[i] for i in chosen])
+    names = [name for name in metrics if name.startswith("agreement/")]
+    assert len(names) == 3
+    for name in names:
+        assert metrics[name] == pytest.approx(first[name], rel=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    groups=st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_split_keeps_groups_whole(groups, seed, data):
+    names = set(groups)
+    count = data.draw(st.integers(1, len(names)))
+    parts = split_groups(groups, count, seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(groups)))
+    owners = [{groups[i] for i in part} for part in parts]
+    assert sum(map(len, owners)) == len(names)
+    assert max(map(len, owners)) - min(map(len, owners)) <= 1
+    again = split_groups(groups, count, seed)
+    assert all((a == b).all() for a, b in zip(parts, again, strict=True))
+
+
+def test_split_depends_on_the_seed_and_refuses_too_many():
+    groups = np.repeat(np.arange(8), 2)
+    splits = {tuple(split_groups(groups, 2, seed)[0]) for seed in range(5)}
+    assert len(splits) > 1
+    with pytest.raises(ValueError, match=r"grpo\.minibatches=9 but .* 8 groups"):
+        split_groups(groups, 9, 0)
+
+
+def test_non_finite_gradients_stop_and_spare_the_weights():
+    episodes = make_batch(12)
+    episodes[0].turns[0].logprobs[0] = np.nan
+    tx = make_optimizer(1e-2)
+    update = make_update(logprob_fn, tx, **DEFAULTS)
+    state = init_state(init_params(), tx)
+    with pytest.raises(FloatingPointError, match=r"optimiser step 0: .*nan"):
+        update(state, init_params(1), episodes, seed=0)
+    jax.tree.map(np.testing.assert_array_equal, state.params, init_params())
+
+
+def test_the_state_is_donated_and_the_reference_is_not():
+    tx = make_optimizer(1e-2)
+    update = make_update(logprob_fn, tx, **DEFAULTS)
+    state, reference = init_state(init_params(), tx), init_params(1)
+    new, _ = update(state, reference, make_batch(0), seed=0)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    assert not any(x.is_deleted() for x in jax.tree.leaves((reference, new)))
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    tx = optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
+    new, metrics = train(make_batch(0), tx=tx)
+    moved = optax.global_norm(jax.tree.map(jnp.subtract, new, init_params()))
+    assert metrics["update/grad_norm"] > 0.01
+    assert float(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_optimizer_is_adamw_on_a_schedule():
+    schedule = optax.linear_schedule(0.0, 0.1, 2)
+    tx = make_optimizer(schedule, clip_norm=1e9, weight_decay=0.5)
+    params, grads = {"w": jnp.float32(2.0)}, {"w": jnp.float32(0.3)}
+    state, w, m, v = tx.init(params), 2.0, 0.0, 0.0
+    for step in range(4):
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        m, v = 0.9 * m + 0.1 * 0.3, 0.999 * v + 0.001 * 0.3**2
+        t, rate = step + 1, min(0.05 * step, 0.1)
+        adam = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        w -= rate * (adam + 0.5 * w)
+        assert float(params["w"]) == pytest.approx(w, rel=1e-5)
+
+
+def test_a_step_needs_microbatches():
+    step = make_step(lambda params, batch: (params, {}), SGD)
+    with pytest.raises(ValueError, match="without micro-batches"):
+        step(init_state(jnp.ones(()), SGD), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"old_logprobs": "engine"}, r"grpo\.old_logprobs='engine'"),
+        ({"dual_clip": 1.0}, r"grpo\.dual_clip=1\.0"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(options, words):
+    with pytest.raises(ValueError, match=words):
+        make_update(logprob_fn, SGD, **(DEFAULTS | options))
+
+
+def test_a_policy_learns_what_is_rewarded():
+    """A two-armed bandit: the answer 3 is right, 4 is wrong; sampled on policy."""
+    tx = make_optimizer(0.02, weight_decay=0.0)
+    update = make_update(
+        logprob_fn, tx, buckets=(16,), tokens_per_microbatch=128, kl_coef=0.0
+    )
+    state, rng = init_state(init_params(), tx), np.random.default_rng(0)
+    prompt = make_turn(rng, 0, 0, branch=6)
+
+    def probabilities(params):
+        turns = [
+            dataclasses.replace(
+                prompt,
+                response=np.array([answer], np.int32),
+                logprobs=np.zeros(1, np.float32),
+            )
+            for answer in range(11)
+        ]
+        return turns, _answers(params, turns)
+
+    chances = []
+    for step in range(30):
+        turns, p = probabilities(state.params)
+        chances.append(p[3])
+        episodes = []
+        for i, answer in enumerate(rng.choice(11, 16, p=p / p.sum())):
+            logprobs = np.log(p[[answer]]).astype(np.float32)
+            turn = dataclasses.replace(turns[answer], logprobs=logprobs, valid=True)
+            reward = float(answer == 3)
+            episodes.append(Episode(TASK, 0, i, 0, "", "", [], [turn], "", reward))
+        # One rewarded demonstration keeps the group from being tied at the start.
+        turn = dataclasses.replace(turns[3], logprobs=np.log(p[[3]]), valid=True)
+        episodes.append(Episode(TASK, 0, 16, 0, "", "", [], [turn], "", 1.0))
+        state, _ = update(state, None, episodes, seed=step)
+    assert chances[0] < 0.3
+    assert chances[-1] > 0.8
+
+
+def _answers(params, turns):
+    from reskill_jax.grpo.batch import pack
+
+    episodes = [Episode(TASK, 0, 0, 0, "", "", [], [turn]) for turn in turns]
+    (packed,) = pack(episodes, buckets=[128], tokens_per_microbatch=128)
+    p = np.exp(np.asarray(logprob_fn(params, packed), np.float64))
+    order = packed.episode[packed.mask > 0]
+    return p[packed.mask > 0][np.argsort(order)]
