@@ -170,7 +170,7 @@ class AlfworldEnvironment:
         return self._player.facts
 
     def close(self) -> None:
-        """Unload the planner's library; the environment cannot be used again."""
+        """Release the planner's library; the environment cannot be used again."""
         self._player.close()
         self._playing = False
 

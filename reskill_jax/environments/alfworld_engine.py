@@ -173,8 +173,11 @@ class Game:
         proposition = self._propositions.get((signature, names))
         if proposition is None:
             predicate, types = signature
-            shown = [self._entities[name].name for name in names]
-            proposition = Proposition(predicate, map(Variable, shown, types))
+            arguments = [
+                Variable(self._entities[name].name, type_name)
+                for name, type_name in zip(names, types, strict=True)
+            ]
+            proposition = Proposition(predicate, arguments)
             self._propositions[signature, names] = proposition
         return proposition
 
@@ -187,10 +190,11 @@ class Game:
             if predicate != "=":
                 types = tuple(self._types[name] for name in atom.args)
                 rows.setdefault((predicate, types), set()).add(tuple(atom.args))
-        library = _scratch_library()
+        library = _take_library()
         library.load_sas(self.sas)
         atoms = (fast_downward.Atom * library.get_state_size())()
         library.get_state(atoms)
+        _free_libraries.append(library)
         for effect in (self.effect(atom._name) for atom in atoms):
             if not effect.added[0].startswith("not_"):
                 rows.setdefault(effect.added, set()).add(effect.names)
@@ -201,8 +205,8 @@ class Player:
     """Plays games one at a time; owns a copy of the planner's library."""
 
     def __init__(self) -> None:
-        self._library = fast_downward.load_lib()
-        self._unload = weakref.finalize(self, fast_downward.close_lib, self._library)
+        self._library = _take_library()
+        self._release = weakref.finalize(self, _free_libraries.append, self._library)
         self._game: Game
         self._facts: dict[Signature, Rows] = {}
         self._applicable: dict[str, tuple[int, int, Operator]] = {}
@@ -213,7 +217,7 @@ class Player:
         Raises:
             RuntimeError: if the player was closed.
         """
-        if not self._unload.alive:
+        if not self._release.alive:
             raise RuntimeError("this player was closed; make a new one")
         self._library.load_sas(game.sas)
         self._game = game
@@ -253,8 +257,8 @@ class Player:
         return self._game.narrate(operator, self._facts)
 
     def close(self) -> None:
-        """Unload the library, at once and not when the player is forgotten."""
-        self._unload()
+        """Release the library for other players; it is never in use by two."""
+        self._release()
 
     def _list_commands(self) -> None:
         count = self._library.get_applicable_operators_count()
@@ -298,10 +302,13 @@ def _parse_grammar(grammar: str) -> GameLogic:
     return GameLogic(domain="", grammar=grammar)
 
 
-@functools.cache
-def _scratch_library() -> ctypes.CDLL:
-    """Return the library in which games are looked at when they are translated."""
-    return fast_downward.load_lib()
+# Copies of the planner's library that no player holds. They are kept, since a process
+# that unloads one while others are loaded crashes later.
+_free_libraries: list[ctypes.CDLL] = []
+
+
+def _take_library() -> ctypes.CDLL:
+    return _free_libraries.pop() if _free_libraries else fast_downward.load_lib()
 
 
 def _check_commands(actions: Iterable[Any], tasks: Iterable[Any]) -> None:
