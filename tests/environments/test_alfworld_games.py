@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("alfworld")
 
+from alfworld.gen import constants
+
 from reskill_jax.environments import alfworld_games, alfworld_houses
 from reskill_jax.environments.alfworld import (
     KINDS,
@@ -21,7 +23,14 @@ from reskill_jax.environments.alfworld import (
 )
 from reskill_jax.environments.alfworld_engine import Game
 from reskill_jax.environments.alfworld_games import MANIFEST, generate
-from reskill_jax.environments.alfworld_pddl import LAMP, OPENABLE, fits, game, names
+from reskill_jax.environments.alfworld_pddl import (
+    LAMP,
+    OPENABLE,
+    House,
+    fits,
+    game,
+    names,
+)
 from reskill_jax.environments.alfworld_recipe import PRESETS, Recipe
 
 RECIPE = Recipe(train=12, valid_seen=6, valid_unseen=6, seed=5)
@@ -116,6 +125,16 @@ def test_splits_share_neither_plans_nor_goals(seed):
     assert len(unseen) == 24
 
 
+def test_every_receptacle_is_called_by_its_kind():
+    for room in constants.SCENE_TYPE.values():
+        for scene in room:
+            places = alfworld_houses.floor_plan(scene).receptacles
+            empty = House(KINDS[0], "Cup", "Shelf", scene, places, (), (0, 0, 0, 0))
+            called = names(empty)
+            for place in places:
+                assert re.fullmatch(rf"{place.kind.lower()} \d+", called[place.id])
+
+
 @settings(max_examples=150, deadline=None)
 @given(drawn=HOUSES)
 def test_drawn_houses_keep_to_recipe_and_split(drawn):
@@ -135,8 +154,6 @@ def test_drawn_houses_keep_to_recipe_and_split(drawn):
     assert max(Counter(p.kind for p in places).values()) <= recipe.same_kind
     called = names(house)
     assert len({*called.values()}) == len(places) + len(house.things)
-    for entity in (*places, *house.things):
-        assert re.fullmatch(rf"{entity.kind.lower()} \d+", called[entity.id])
     assert all(thing.place in places for thing in house.things)
     assert all(fits(thing.place.kind, thing.kind) for thing in house.things)
     assert house.start not in {place.location for place in places}
