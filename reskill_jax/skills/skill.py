@@ -6,7 +6,7 @@ all of a bundle or nothing, so that rejecting one is going back to the old objec
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
@@ -81,3 +81,28 @@ class SkillBank:
     def names(self) -> Iterable[str]:
         """Yield the skills' names, in order."""
         return (skill.name for skill in self.skills)
+
+
+def changed_triggers(banks: Sequence[SkillBank]) -> tuple[Trigger, ...]:
+    """Triggers, in any bank, of skills in which a candidate and the incumbent differ.
+
+    Args:
+        banks: incumbent, then the candidates.
+    """
+    incumbent = set(banks[0].skills)
+    changed = {s.trigger for bank in banks[1:] for s in incumbent ^ set(bank.skills)}
+    return tuple(sorted(changed, key=lambda trigger: (trigger.kind, trigger.pattern)))
+
+
+def could_fire(triggers: Sequence[Trigger], actions: Sequence[str]) -> bool:
+    """Tell whether any trigger fires in an episode with these projected actions.
+
+    Nothing can follow the last action, so that it does not count. Up to the first
+    firing all arms have seen the same prompts; selecting such episodes of every arm,
+    the incumbent's too, therefore does not bias the comparison.
+    """
+    return any(
+        trigger.fires(previous)
+        for trigger in triggers
+        for previous in (None, *actions[:-1])
+    )

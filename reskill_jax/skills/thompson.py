@@ -1,0 +1,362 @@
+"""Thompson sampling over skill-bank versions: pure functions over arrays of arms.
+
+Letters: K arms (0 is the incumbent), T steps of a trial, B groups (tasks) of a step, G
+rollouts of a group, S candidate memories. All functions are jit-able and follow the
+precision of their inputs; `on_host` runs one in double precision, which counts beyond
+some thousands need.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import gammaln
+from jax.typing import ArrayLike
+
+Discount = Literal["adaptive", "constant", "last_step", "none"]
+
+MEMORY_GRID = np.arange(1, 2001)  # candidate memories M (paper, appendix)
+_TINY = 1e-6  # least pseudo-count: a discount may shrink a prior to nothing
+_CELLS, _NODES = 64, 4  # per arm and per cell, of the quadrature in `probability_best`
+
+
+@cache
+def on_host(function: Callable, **static: Any) -> Callable:
+    """Wrap a function of this module for plain Python: double precision, on the CPU.
+
+    Args:
+        function: a function of arrays.
+        **static: keyword arguments to fix.
+
+    Returns:
+        A function of array-likes that returns numpy arrays.
+    """
+    compiled = jax.jit(partial(function, **static))
+
+    def call(*arrays: ArrayLike) -> Any:
+        cpu = jax.local_devices(backend="cpu")[0]
+        with jax.enable_x64(True), jax.default_device(cpu):
+            return jax.tree.map(np.asarray, compiled(*jax.device_put(arrays, cpu)))
+
+    return call
+
+
+# Assignment.
+
+
+def probability_best(alpha: ArrayLike, beta: ArrayLike) -> Array:
+    """Probability that each arm has the greatest success rate, by quadrature.
+
+    P(arm k best) = integral of f_k(x) prod_{j != k} F_j(x) dx for independent
+    Beta(alpha_k, beta_k) rates. The integral runs over log-odds, where every density
+    is smooth and falls off exponentially; the cells of all arms are merged so that
+    narrow and wide posteriors are both resolved. Absolute error below 1e-8 in double
+    precision.
+
+    Args:
+        alpha: [K], positive, any size.
+        beta: [K].
+
+    Returns:
+        [K], sums to 1 up to rounding.
+    """
+    a = jnp.maximum(jnp.asarray(alpha, float), _TINY)[:, None]  # [K, 1]
+    b = jnp.maximum(jnp.asarray(beta, float), _TINY)[:, None]
+    mode, spread = jnp.log(a) - jnp.log(b), jnp.sqrt(1 / a + 1 / b)
+    # Beyond, the normal body (8.5 sd) and the tails e^(a t), e^(-b t) are under 1e-15.
+    u = np.linspace(-1, 1, _CELLS + 1)
+    reach = 8.5 * spread + 36 / jnp.where(u < 0, a, b)
+    edges = jnp.sort((mode + reach * np.sinh(3 * u) / np.sinh(3)).ravel())
+    width = jnp.diff(edges)  # [E]
+    points, node_weights, running = _gauss_legendre(_NODES)
+    nodes = edges[:-1, None] + width[:, None] * points  # [E, Q]
+
+    def log_density(t):  # of the log-odds, up to a constant
+        return -a * jax.nn.softplus(-t) - b * jax.nn.softplus(t)
+
+    peak = log_density(mode)  # [K, 1]
+    density = jnp.exp(log_density(nodes.reshape(1, -1)) - peak)
+    density = density.reshape(-1, *nodes.shape) * width[:, None]  # [K, E, Q]
+    mass = density @ node_weights  # [K, E]
+    total = mass.sum(1, keepdims=True)
+    before = jnp.cumsum(mass, 1) - mass
+    cdf = (before[..., None] + density @ running.T) / total[..., None]  # [K, E, Q]
+    own = jnp.eye(len(a), dtype=bool)[:, :, None, None]
+    others = jnp.prod(jnp.where(own, 1, cdf), axis=1)  # [K, E, Q]
+    best = ((density * others) @ node_weights).sum(1) / total[:, 0]
+    return best / best.sum()
+
+
+def clip_probabilities(best: ArrayLike, epsilon: ArrayLike) -> Array:
+    """Give every arm at least `epsilon` (paper, section 3.3).
+
+    What exceeds epsilon is scaled to sum to one; for two arms that is
+    clip(p, eps, 1 - eps).
+
+    Args:
+        best: [K], sums to 1.
+        epsilon: at most 1/K.
+    """
+    best = jnp.asarray(best, float)
+    epsilon = jnp.asarray(epsilon, best.dtype)
+    excess = jnp.maximum(best - epsilon, 0)
+    total = excess.sum()
+    scale = (1 - best.size * epsilon) / jnp.where(total > 0, total, 1)
+    return epsilon + scale * excess
+
+
+def assign_independent(
+    key: Array, probabilities: ArrayLike, *, tasks: int, group_size: int
+) -> Array:
+    """Draw the arm of every rollout by itself (paper, section 3.3): int32 [B, G]."""
+    logits = jnp.log(jnp.asarray(probabilities, float))
+    draws = jax.random.categorical(key, logits, shape=(tasks, group_size))
+    return draws.astype(jnp.int32)
+
+
+def assign_stratified(
+    key: Array, probabilities: ArrayLike, *, tasks: int, group_size: int
+) -> Array:
+    """Split every group over the arms as closely as integers allow.
+
+    Within a group the count of arm k is floor or ceil of G p_k, and G p_k on average
+    (systematic rounding with a uniform offset); over the whole batch the counts are
+    within one of B G p_k, because the groups' offsets are spread evenly.
+
+    Returns:
+        int32 [B, G], the order within a group is random.
+    """
+    p = jnp.asarray(probabilities, float)
+    order_key, offset_key, shuffle_key = jax.random.split(key, 3)
+    strata = jax.random.permutation(order_key, tasks)
+    offsets = (strata + jax.random.uniform(offset_key, dtype=p.dtype)) / tasks  # [B]
+    bounds = jnp.cumsum(p) / p.sum() * group_size  # [K]
+    # Rollout g lies at g + offset on a line of length G that the arms share out.
+    places = jnp.arange(group_size) + offsets[:, None]
+    arms = jnp.searchsorted(bounds[:-1], places, side="right").astype(jnp.int32)
+    return jax.random.permutation(shuffle_key, arms, axis=1, independent=True)
+
+
+# Posterior.
+
+
+def step_weights(
+    trials: ArrayLike,
+    memory: ArrayLike,
+    *,
+    discount: Discount,
+    constant: float = 0.9,
+) -> Array:
+    """Weight that a step leaves to what came before it (paper, appendix).
+
+    Adaptive: w = M / (M + n), 1 for M = infinity. A step without episodes of an arm
+    leaves that arm alone.
+
+    Args:
+        trials: [..., K] episodes of each step and arm.
+        memory: M, in episodes; may be infinite.
+        discount: constant uses `constant`, last_step forgets all, none nothing.
+        constant: weight of the constant rule.
+    """
+    n = jnp.asarray(trials, float)
+    weight = {
+        "adaptive": 1 / (1 + n / jnp.asarray(memory, float)),
+        "constant": jnp.full_like(n, constant),
+        "last_step": jnp.zeros_like(n),
+        "none": jnp.ones_like(n),
+    }[discount]
+    return jnp.where(n > 0, weight, 1)
+
+
+def update(
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    successes: ArrayLike,
+    trials: ArrayLike,
+    weight: ArrayLike,
+) -> tuple[Array, Array]:
+    """One discounted Beta update, elementwise: alpha <- w alpha + m (paper)."""
+    alpha, beta, weight = jnp.asarray(alpha), jnp.asarray(beta), jnp.asarray(weight)
+    successes, trials = jnp.asarray(successes), jnp.asarray(trials)
+    return weight * alpha + successes, weight * beta + trials - successes
+
+
+def posterior(
+    prior: tuple[ArrayLike, ArrayLike],
+    successes: ArrayLike,
+    trials: ArrayLike,
+    weights: ArrayLike,
+    *,
+    keep_prior: bool,
+) -> tuple[Array, Array]:
+    """Beta posterior after the steps of a trial.
+
+    Args:
+        prior: (alpha, beta), each [K].
+        successes: [T, K].
+        trials: [T, K].
+        weights: [T, K], from `step_weights`.
+        keep_prior: discount evidence only; the paper discounts the prior too.
+
+    Returns:
+        (alpha, beta), each [K].
+    """
+    # arrays of one float type, as a scan's carry must keep its type
+    alpha, beta = (jnp.asarray(p, float) for p in prior)
+    start = (jnp.zeros_like(alpha),) * 2 if keep_prior else (alpha, beta)
+
+    def step(counts, inputs):
+        return update(*counts, *inputs), None
+
+    inputs = tuple(jnp.asarray(x, alpha.dtype) for x in (successes, trials, weights))
+    (m, rest), _ = jax.lax.scan(step, start, inputs)
+    return (m + alpha, rest + beta) if keep_prior else (m, rest)
+
+
+# Memory.
+
+
+def log_likelihood(
+    successes: ArrayLike,
+    trials: ArrayLike,
+    memory: ArrayLike,
+    design_effect: ArrayLike = 1.0,
+    *,
+    score_first: bool = True,
+) -> Array:
+    """Beta-binomial log-likelihood of one trial for every memory at once.
+
+    Each arm starts from Beta(1, 1); a step is predicted by the discounted posterior of
+    the steps before it (paper, appendix). Log-likelihoods of several trials add up.
+
+    Args:
+        successes: [T, K].
+        trials: [T, K]; steps of zeros add nothing.
+        memory: [S] candidate memories, may hold infinity.
+        design_effect: [K] or scalar, divides the evidence; see `design_effect`.
+        score_first: whether the first step is scored against the discounted prior, as
+            in the paper. That punishes small memories for a reason unrelated to drift;
+            without it the first step only sets the posterior.
+
+    Returns:
+        [S].
+    """
+    memory = jnp.asarray(memory, float)[:, None]  # [S, 1]
+    n = jnp.asarray(trials, memory.dtype)
+    m = jnp.asarray(successes, memory.dtype)
+    scored = jnp.ones(len(n)).at[0].set(score_first)
+
+    def step(state, inputs):
+        alpha, beta = state  # [S, K]
+        m, n, scored = inputs  # [K], [K], []
+        weight = 1 / (1 + scored * n / memory)
+        alpha = jnp.maximum(weight * alpha, _TINY)
+        beta = jnp.maximum(weight * beta, _TINY)
+        m, n = m / design_effect, n / design_effect
+        score = _log_beta_binomial(m, n, alpha, beta).sum(-1)
+        return (alpha + m, beta + n - m), scored * score
+
+    start = jnp.ones((len(memory), n.shape[1]), memory.dtype)
+    _, scores = jax.lax.scan(step, (start, start), (m, n, scored))
+    return scores.sum(0)
+
+
+def design_effect(successes: ArrayLike, trials: ArrayLike) -> Array:
+    """How much more a step's success rate varies than independent episodes would.
+
+    Rollouts of one task are alike, so the mix of tasks alone makes rates differ between
+    steps; counted as binomial noise that looks like drift. This is the variance of the
+    rate with tasks as clusters over the binomial one, pooled over steps, at least 1.
+
+    Args:
+        successes: [T, B, K] per group.
+        trials: [T, B, K].
+
+    Returns:
+        [K].
+    """
+    m, n = jnp.asarray(successes, float), jnp.asarray(trials, float)
+    rate = m.sum(1) / jnp.maximum(n.sum(1), 1)  # [T, K]
+    groups = (n > 0).sum(1)
+    clustered = ((m - n * rate[:, None]) ** 2).sum(1) * groups
+    clustered = jnp.where(groups > 1, clustered / jnp.maximum(groups - 1, 1), 0)
+    binomial = jnp.where(groups > 1, n.sum(1) * rate * (1 - rate), 0)
+    clustered, binomial = clustered.sum(0), binomial.sum(0)
+    ratio = clustered / jnp.where(binomial > 0, binomial, 1)
+    return jnp.maximum(jnp.where(binomial > 0, ratio, 1), 1)
+
+
+# Paired comparison.
+
+
+def paired_sums(successes: ArrayLike, trials: ArrayLike) -> Array:
+    """Sums over groups that the within-group comparison with arm 0 needs.
+
+    With n_1 and n_0 episodes of a candidate and the incumbent in a group, y_1 and y_0
+    successes: weights n_1 n_0 / N, weighted differences, and the two parts P and Q of
+    Sato's variance (Biometrics 45, 1989), which holds for many small groups.
+
+    Args:
+        successes: [..., B, K].
+        trials: [..., B, K]; groups without both arms count nothing.
+
+    Returns:
+        [..., K-1, 4]: weight, difference, P, Q.
+    """
+    y, n = jnp.asarray(successes, float), jnp.asarray(trials, float)
+    y0, n0, y1, n1 = y[..., :1], n[..., :1], y[..., 1:], n[..., 1:]
+    both = (n0 > 0) & (n1 > 0)
+    size = jnp.maximum(n0 + n1, 1)
+    weight = n1 * n0 / size
+    difference = (y1 * n0 - y0 * n1) / size
+    p = (n1**2 * y0 - n0**2 * y1 + n1 * n0 * (n0 - n1) / 2) / size**2
+    q = (y1 * (n0 - y0) + y0 * (n1 - y1)) / (2 * size)
+    terms = jnp.stack([weight, difference, p, q], axis=-1)  # [..., B, K-1, 4]
+    return jnp.where(both[..., None], terms, 0).sum(-3)
+
+
+def paired_effect(sums: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
+    """Mantel-Haenszel difference of success rates to arm 0, and its standard error.
+
+    A quarter, what one discordant pair contributes, is added to the variance's
+    numerator, so that a batch where all groups are tied does not claim certainty.
+
+    Args:
+        sums: [T, K-1, 4] from `paired_sums`.
+        weights: [T, K-1], weight that a step leaves to what came before it.
+
+    Returns:
+        (effect, standard error), each [K-1]; (0, infinity) without any contrast.
+    """
+    sums = jnp.asarray(sums, float)
+    left = jnp.cumprod(jnp.asarray(weights, float)[::-1], axis=0)[::-1]
+    now = jnp.concatenate([left[1:], jnp.ones_like(left[:1])])  # [T, K-1]
+    weight, difference = (now[..., None] * sums[..., :2]).sum(0).T  # [K-1] each
+    p, q = (now[..., None] ** 2 * sums[..., 2:]).sum(0).T
+    some = weight > 0
+    weight = jnp.where(some, weight, 1)
+    effect = difference / weight
+    variance = (jnp.maximum(effect * p + q, 0) + 0.25) / weight**2
+    return jnp.where(some, effect, 0), jnp.where(some, jnp.sqrt(variance), jnp.inf)
+
+
+def _gauss_legendre(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes [Q] and weights [Q] on [0, 1], and [Q, Q] integrals from 0 to each node."""
+    x, w = np.polynomial.legendre.leggauss(count)
+    x, powers = (x + 1) / 2, np.arange(1, count + 1)
+    running = (x[:, None] ** powers / powers) @ np.linalg.inv(
+        np.vander(x, increasing=True)
+    )
+    return x, w / 2, running
+
+
+def _log_beta_binomial(m: Array, n: Array, alpha: Array, beta: Array) -> Array:
+    def log_beta(x, y):
+        return gammaln(x) + gammaln(y) - gammaln(x + y)
+
+    choose = gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+    return choose + log_beta(m + alpha, n - m + beta) - log_beta(alpha, beta)

@@ -1,0 +1,138 @@
+"""Settings of a trial, and the decision that it ends with."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reskill_jax.skills.thompson import Discount
+
+Reason = Literal["clear", "limit", "mean"]
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """How a trial runs; `TrialConfig.paper()` has the published settings.
+
+    The paired defaults were chosen by simulating 16 tasks x 8 rollouts, tasks differing
+    with a standard deviation of .25 around .2 or .4: bundles without effect are
+    accepted in 26% of trials, bundles worth +5 points in 81% and -5 points in 2%, after
+    3.6 steps on average. (The paper's rule: about 51%, 87% and 13%, 5 steps.)
+
+    Attributes:
+        mode: ``paired`` or ``paper``.
+        assignment: ``stratified`` splits every group, ``per_rollout`` draws each
+            rollout by itself.
+        uniform: ablation, equal probabilities whatever was seen.
+        epsilon: least probability of an arm, at most 1/K.
+        discount: what the posterior and the effect forget.
+        constant_weight: weight of the ``constant`` discount.
+        frozen_policy: the policy does not learn, so nothing drifts and nothing is
+            discounted.
+        min_steps: no decision before.
+        max_steps: K_e in paper mode; in paired mode the trial is decided here at last.
+        min_episodes: no decision before, counted over all arms.
+        early_accept: end with acceptance when P(effect > cost) reaches this.
+        early_reject: end with rejection when it falls to this.
+        accept_probability: accept at `max_steps` if it is at least this.
+        effect_sd: standard deviation of effects that is expected beforehand; shrinks
+            early estimates.
+        cost_per_skill: gain in success rate that each skill more than the incumbent
+            has must bring.
+        carry_over: at most so many episodes of the incumbent's evidence go over into
+            the next trial.
+    """
+
+    mode: Literal["paired", "paper"] = "paired"
+    assignment: Literal["stratified", "per_rollout"] = "stratified"
+    uniform: bool = False
+    epsilon: float = 0.3
+    discount: Discount = "adaptive"
+    constant_weight: float = 0.9
+    frozen_policy: bool = False
+    min_steps: int = 2
+    max_steps: int = 8
+    min_episodes: int = 50
+    early_accept: float = 0.9
+    early_reject: float = 0.4
+    accept_probability: float = 0.7
+    effect_sd: float = 0.1
+    cost_per_skill: float = 0.0
+    carry_over: float = 32.0
+
+    def __post_init__(self):
+        """Refuse values that no trial can run with."""
+        choices = {
+            "mode": ("paired", "paper"),
+            "assignment": ("stratified", "per_rollout"),
+            "discount": ("adaptive", "constant", "last_step", "none"),
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(
+                    f"trial.{key} is {getattr(self, key)!r}: use {allowed}"
+                )
+        ranges = {
+            "epsilon": (0, 0.5),
+            "constant_weight": (0, 1),
+            "early_reject": (0, self.accept_probability),
+            "accept_probability": (0, self.early_accept),
+            "early_accept": (0, 1),
+            "min_steps": (1, self.max_steps),
+            "effect_sd": (1e-6, math.inf),
+            "carry_over": (0, math.inf),
+        }
+        for key, (low, high) in ranges.items():
+            if not low <= getattr(self, key) <= high:
+                raise ValueError(
+                    f"trial.{key} is {getattr(self, key)}: set it within"
+                    f" [{low}, {high}]"
+                )
+
+    @classmethod
+    def paper(cls, **changes: Any) -> "TrialConfig":
+        """Return the published settings (arXiv 2606.01619), with `changes`."""
+        published: dict[str, Any] = {
+            "mode": "paper",
+            "assignment": "per_rollout",
+            "epsilon": 0.2,
+            "min_steps": 5,
+            "max_steps": 5,
+            "carry_over": 0.0,
+        }
+        return cls(**(published | changes))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The end of a trial, for the record and for the creator's history.
+
+    Attributes:
+        accepted: whether a candidate becomes the incumbent.
+        arm: the arm that goes on: 0, or the accepted candidate.
+        candidate: the best candidate, whose figures follow.
+        effect: its success rate minus the incumbent's.
+        standard_error: of the effect; None without any contrast.
+        probability: that the effect exceeds the cost.
+        reason: ``clear`` (ended early), ``limit`` (at `max_steps`) or ``mean`` (paper).
+        rates: raw success rate per arm; None for an arm without episodes.
+        episodes: per arm.
+        steps: how many the trial took.
+        memory: M that discounted it; None is infinite.
+        exposed_effect: the effect among episodes where a changed skill could have
+            fired; None when that was not recorded or never happened.
+        exposed_standard_error: of it.
+    """
+
+    accepted: bool
+    arm: int
+    candidate: int
+    effect: float
+    standard_error: float | None
+    probability: float
+    reason: Reason
+    rates: tuple[float | None, ...]
+    episodes: tuple[int, ...]
+    steps: int
+    memory: float | None
+    exposed_effect: float | None = None
+    exposed_standard_error: float | None = None
