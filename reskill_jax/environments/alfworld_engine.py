@@ -10,7 +10,7 @@ and when the goal is reached, exactly as in the stock engine. Texts and command 
 are the same.
 
 This module needs the extra `alfworld`. It is the one place that imports the engine's
-packages, because importing and using them disturbs the process (see `_undisturbed`).
+packages, because importing and using them disturbs the process (see `undisturbed`).
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Undo what the engine's packages do to the process.
 
     `alfworld` creates the folder that the variable ALFWORLD_DATA names when it is
@@ -48,7 +48,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 try:
-    with _undisturbed():
+    with undisturbed():
         import fast_downward
         from alfworld.agents.utils.misc import Demangler
         from textworld.envs.pddl.logic import GameLogic
@@ -115,7 +115,7 @@ class Game:
         self.goal = goal[0].strip()
         logic = _parse_grammar(_GOAL.sub("UNKNOWN GOAL", data["grammar"]))
         self._actions = logic.actions
-        with _undisturbed():
+        with undisturbed():
             task, sas = fast_downward.pddl2sas(
                 data["pddl_domain"], data["pddl_problem"]
             )

@@ -20,7 +20,7 @@ from typing import Any
 from reskill_jax.environments import alfworld_engine
 from reskill_jax.environments.base import Observation, Task
 
-with alfworld_engine._undisturbed():
+with alfworld_engine.undisturbed():
     from alfworld.agents.expert import HandCodedTWAgent
 
 _ITEM = r"(\w+ \d+)"

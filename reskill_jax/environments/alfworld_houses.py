@@ -28,7 +28,7 @@ from reskill_jax.environments.alfworld_pddl import (
 )
 from reskill_jax.environments.alfworld_recipe import Recipe
 
-with alfworld_engine._undisturbed():
+with alfworld_engine.undisturbed():
     import alfworld.gen
     from alfworld.gen import constants
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from reskill_jax.environments import alfworld_engine
 
-with alfworld_engine._undisturbed():
+with alfworld_engine.undisturbed():
     from alfworld import info
     from alfworld.gen import constants
     from alfworld.gen.goal_library import gdict

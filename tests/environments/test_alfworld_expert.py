@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-pytest.importorskip("alfworld")
+pytest.importorskip("textworld")
 
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.alfworld_expert import Expert, Memory

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("alfworld")
-
-from alfworld.gen import constants
+pytest.importorskip("textworld")
 
 from reskill_jax.environments import alfworld_games, alfworld_houses
 from reskill_jax.environments.alfworld import (
@@ -115,6 +113,7 @@ def test_a_game_depends_on_seed_and_number_only():
     assert draw(RECIPE, "valid_seen", 7) != draw(RECIPE, "train", 7)
 
 
+@settings(deadline=None, derandomize=True)
 @given(seed=st.integers())
 def test_splits_share_neither_plans_nor_goals(seed):
     train, seen, unseen = (set(alfworld_houses.scenes(seed, s)) for s in SPLITS)
@@ -126,7 +125,7 @@ def test_splits_share_neither_plans_nor_goals(seed):
 
 
 def test_every_receptacle_is_called_by_its_kind():
-    for room in constants.SCENE_TYPE.values():
+    for room in alfworld_houses.constants.SCENE_TYPE.values():
         for scene in room:
             places = alfworld_houses.floor_plan(scene).receptacles
             empty = House(KINDS[0], "Cup", "Shelf", scene, places, (), (0, 0, 0, 0))
@@ -135,7 +134,7 @@ def test_every_receptacle_is_called_by_its_kind():
                 assert re.fullmatch(rf"{place.kind.lower()} \d+", called[place.id])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(drawn=HOUSES)
 def test_drawn_houses_keep_to_recipe_and_split(drawn):
     recipe, split, index = drawn
