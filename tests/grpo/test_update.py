@@ -26,7 +26,7 @@ from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.rollout.types import Episode
 
 SGD = optax.sgd(1.0)  # new weights = old weights - gradient
-DEFAULTS = {"buckets": (32, 64), "tokens_per_microbatch": 512, "kl_coef": 0.05}
+DEFAULTS = {"buckets": (64,), "tokens_per_microbatch": 512, "kl_coef": 0.05}
 CONFIG = DecoderConfig(
     vocab_size=16,
     hidden_size=16,
@@ -78,8 +78,8 @@ def test_microbatches_padding_and_order_do_not_matter(seed):
     episodes = make_batch(seed)
     order = np.random.default_rng(seed).permutation(len(episodes))
     whole = train(episodes)
-    cut = train(episodes, tokens_per_microbatch=128)
-    padded = train(episodes, buckets=(96,))
+    cut = train(episodes, buckets=(32, 64), tokens_per_microbatch=128)
+    padded = train(episodes, buckets=(96,), tokens_per_microbatch=400)
     shuffled = train([episodes[i] for i in order])
     assert cut[1]["batch/microbatches"] > whole[1]["batch/microbatches"]
     assert padded[1]["batch/fill"] != whole[1]["batch/fill"]
@@ -190,9 +190,8 @@ def test_old_logprobs_are_those_before_the_first_minibatch():
 
 
 def test_minibatches_are_steps_on_whole_groups():
-    tx = make_optimizer(1e-2)
-    update = make_update(logprob_fn, tx, **(DEFAULTS | {"minibatches": 3}))
-    state = init_state(init_params(), tx)
+    update = compiled_update(logprob_fn, SGD, frozenset({("minibatches", 3)}))
+    state = init_state(init_params(), SGD)
     state, _ = update(state, init_params(1), make_batch(9), seed=0)
     assert int(state.step) == 3
 
@@ -237,18 +236,16 @@ def test_split_depends_on_the_seed_and_refuses_too_many():
 def test_non_finite_gradients_stop_and_spare_the_weights():
     episodes = make_batch(12)
     episodes[0].turns[0].logprobs[0] = np.nan
-    tx = make_optimizer(1e-2)
-    update = make_update(logprob_fn, tx, **DEFAULTS)
-    state = init_state(init_params(), tx)
+    update = compiled_update(logprob_fn, SGD, frozenset())
+    state = init_state(init_params(), SGD)
     with pytest.raises(FloatingPointError, match=r"optimiser step 0: .*nan"):
         update(state, init_params(1), episodes, seed=0)
     jax.tree.map(np.testing.assert_array_equal, state.params, init_params())
 
 
 def test_the_state_is_donated_and_the_reference_is_not():
-    tx = make_optimizer(1e-2)
-    update = make_update(logprob_fn, tx, **DEFAULTS)
-    state, reference = init_state(init_params(), tx), init_params(1)
+    update = compiled_update(logprob_fn, SGD, frozenset())
+    state, reference = init_state(init_params(), SGD), init_params(1)
     new, _ = update(state, reference, make_batch(0), seed=0)
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves((reference, new)))
@@ -257,7 +254,7 @@ def test_the_state_is_donated_and_the_reference_is_not():
 def test_gradients_are_clipped_by_their_global_norm():
     tx = optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0))
     new, metrics = train(make_batch(0), tx=tx)
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, new, init_params()))
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, new, init_params()))
     assert metrics["update/grad_norm"] > 0.01
     assert float(moved) == pytest.approx(0.01, rel=1e-3)
 
