@@ -100,12 +100,19 @@ def get_config(variant: str = "paper") -> ConfigDict:
 
     # The trial of a candidate bank; see skills/trial.py.
     c.trial = ConfigDict()
-    c.trial.mode = "paired"  # or paper
-    c.trial.eps = 0.2  # least share of an arm
+    c.trial.mode = "paired"  # or paper: independent arms, K_e = max_steps, strict mean
+    c.trial.assignment = "stratified"  # or per_rollout (paper)
+    c.trial.epsilon = 0.3  # least probability of an arm; 0.2 in the paper
+    c.trial.discount = "adaptive"  # constant, last_step, none
+    c.trial.min_steps = 2  # 5 in the paper
+    c.trial.max_steps = 8  # 5 in the paper
+    c.trial.min_episodes = 50
 
     c.creator = ConfigDict()
     c.creator.name = "offline"
-    c.creator.inject_every = 0  # experiments: every k-th proposal is a harmful one
+    # Experiments: every k-th proposal is one of a known kind, helpful or harmful.
+    c.creator.inject = "harmful"
+    c.creator.inject_every = 0
 
     # Greedy, with the accepted bank only.
     c.eval = ConfigDict()

@@ -7,7 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax.rollout.prompts import WORDINGS
-from reskill_jax.strategies import STRATEGIES
+from reskill_jax.skills.trial import TrialConfig
+from reskill_jax.strategies import INJECTED, STRATEGIES
 
 _CHOICES: dict[str, Sequence[Any]] = {
     "env.name": ("alfworld",),
@@ -23,7 +24,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "grpo.old_logprobs": ("sampler", "recompute"),
     "strategy.name": tuple(STRATEGIES),
     "creator.name": ("offline",),
-    "trial.mode": ("paired", "paper"),
+    "creator.inject": tuple(INJECTED),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -96,8 +97,10 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
         )
     if not 0 < config.rollout.top_p <= 1:
         yield f"config.rollout.top_p={config.rollout.top_p}: must be in (0, 1]"
-    if not 0 <= config.trial.eps <= 0.5:
-        yield f"config.trial.eps={config.trial.eps}: must be between 0 and 0.5"
+    try:
+        TrialConfig(**config.trial.to_dict())
+    except ValueError as error:
+        yield f"config.{error}"
     if config.env.timeout_s <= 0:
         yield f"config.env.timeout_s={config.env.timeout_s}: must be above 0 seconds"
     if config.strategy.reservoir_min > config.strategy.reservoir:

@@ -5,11 +5,10 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from reskill_jax.creator.offline import OfflineCreator
-from reskill_jax.creator.proposal import Creator, Proposal
+from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.rules import HARMFUL, HELPFUL
-from reskill_jax.creator.scripted import Injecting
-from reskill_jax.skills.operations import Add
+from reskill_jax.creator.scripted import Injecting, addition
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.skills.trial import TrialConfig
@@ -32,7 +31,7 @@ def make_strategy(config: ConfigDict) -> Strategy:
         return Static(bank)
     trial = config.trial.to_dict()
     if name == "uniform":
-        trial["assignment"] = "uniform"
+        trial["uniform"] = True
     return ReSkill(
         make_creator(config),
         TrialConfig(**trial),
@@ -50,10 +49,6 @@ def make_creator(config: ConfigDict) -> Creator:
     creator: Creator = OfflineCreator()
     if config.creator.inject_every:
         rules = INJECTED[config.creator.inject]
-        proposals = [
-            Proposal((Add(rule.skill(wording)),), ("injected",), (), "")
-            for wording in range(3)
-            for rule in rules
-        ]
+        proposals = [addition(rule) for rule in rules]
         creator = Injecting(creator, config.creator.inject_every, proposals)
     return creator

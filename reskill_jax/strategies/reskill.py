@@ -18,7 +18,13 @@ from reskill_jax.creator.verify import Limits, Rejected, verify
 from reskill_jax.rollout.types import Episode
 from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import Trial, TrialConfig
+from reskill_jax.skills.trial import (
+    Memory,
+    Trial,
+    TrialConfig,
+    changed_triggers,
+    could_fire,
+)
 
 
 class ReSkill:
@@ -58,6 +64,8 @@ class ReSkill:
         self._auto_accept = auto_accept
         self._trial: Trial | None = None
         self._candidate: tuple[Proposal, SkillBank] | None = None
+        self._memory = Memory()
+        self._evidence: tuple[float, float] | None = None  # of the accepted bank
         self._history: list[PastTrial] = []
         self._events: list[str] = []
         self._wait_until = 0  # step before which the creator is not asked again
@@ -77,27 +85,38 @@ class ReSkill:
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Remember the episodes, judge the candidate, ask for the next one."""
         self._reservoir.add(Record.from_episode(e, step) for e in episodes)
-        metrics = self._arm_metrics(episodes)
+        turns = [turn for episode in episodes for turn in episode.turns]
+        metrics = {"skills/fired": float(np.mean([len(turn.fired) for turn in turns]))}
         if self._trial is not None:
-            self._trial = self._trial.observe(
-                np.array([e.arm for e in episodes]),
-                np.array([e.success for e in episodes]),
-                np.array([e.group for e in episodes]),
-            )
-            if decision := self._trial.decide():
-                metrics |= {
-                    "trial/effect": decision.effect,
-                    "trial/standard_error": decision.standard_error,
-                    "trial/accepted": float(decision.accepted),
-                    "trial/steps": float(decision.steps),
-                }
-                self._settle(step, decision.accepted, decision.effect)
+            metrics |= self._judge(step, self._trial, episodes)
         if self._trial is None:
             metrics |= self._next_trial(step)
         return metrics | {
             "skills/bank": float(len(self._bank.skills)),
-            "trial/decided": float(len(self._history)),
+            "trials/decided": float(len(self._history)),
         }
+
+    def _judge(
+        self, step: int, trial: Trial, episodes: Sequence[Episode]
+    ) -> dict[str, float]:
+        """Give a step's episodes to the trial and carry out its decision, if any."""
+        triggers = changed_triggers(self.banks)
+        trial.observe(
+            [episode.arm for episode in episodes],
+            [episode.success for episode in episodes],
+            [episode.group for episode in episodes],
+            [could_fire(triggers, episode.actions) for episode in episodes],
+        )
+        metrics = trial.metrics()
+        if decision := trial.decide():
+            metrics |= {
+                "trial/effect": decision.effect,
+                "trial/accepted": float(decision.accepted),
+            }
+            self._memory.add(trial)
+            self._evidence = trial.evidence(decision.arm)
+            self._settle(step, decision.accepted, decision.effect)
+        return metrics
 
     def _settle(self, step: int, accepted: bool, effect: float | None) -> None:
         """End the trial: the candidate becomes the bank, or is forgotten."""
@@ -133,7 +152,7 @@ class ReSkill:
             return self._back_off(step, {"creator/nothing": 1.0})
         verdict = verify(proposal, evidence, Limits())
         if isinstance(verdict, Rejected):
-            reasons = Counter(str(problem.rejection) for problem in verdict.problems)
+            reasons = Counter(str(problem.reason) for problem in verdict.problems)
             return self._back_off(
                 step, {f"creator/rejected/{k}": float(n) for k, n in reasons.items()}
             )
@@ -145,24 +164,18 @@ class ReSkill:
             # At the pace of trials, so that strategies see as many proposals.
             self._wait_until = step + self._trial_config.min_steps
         else:
-            self._trial = Trial.start(self._trial_config)
+            self._trial = Trial.start(
+                self._trial_config,
+                self.banks,
+                memory=self._memory.value(self._trial_config),
+                evidence=self._evidence,
+            )
         return {"creator/proposals": 1.0}
 
     def _back_off(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         """Ask again later, and later still if it goes on: evidence changes slowly."""
         self._wait_until = step + min(2**self._idle, 8)
         self._idle += 1
-        return metrics
-
-    def _arm_metrics(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        metrics = {}
-        for arm, name in ((0, "old"), (1, "new")):
-            won = [e.success for e in episodes if e.arm == arm]
-            metrics[f"trial/{name}_episodes"] = float(len(won))
-            if won:
-                metrics[f"trial/{name}_success"] = float(np.mean(won))
-        turns = [turn for episode in episodes for turn in episode.turns]
-        metrics["skills/fired"] = float(np.mean([len(turn.fired) for turn in turns]))
         return metrics
 
     def status(self) -> str:
@@ -191,6 +204,8 @@ class ReSkill:
                 "bank": bank_to_json(self._candidate[1]),
             },
             "trial": self._trial and self._trial.to_json(),
+            "memory": self._memory.to_json(),
+            "evidence": self._evidence,
             "history": self.history(),
             "reservoir": self._reservoir.state(),
             "creator": self._creator.state(),
@@ -205,9 +220,9 @@ class ReSkill:
         if state["candidate"] is not None:
             proposal = Proposal.from_json(state["candidate"]["proposal"])
             self._candidate = (proposal, bank_from_json(state["candidate"]["bank"]))
-        self._trial = None
-        if state["trial"] is not None:
-            self._trial = Trial.from_json(state["trial"], self._trial_config)
+        self._trial = state["trial"] and Trial.from_json(state["trial"])
+        self._memory = Memory(**state["memory"])
+        self._evidence = state["evidence"] and tuple(state["evidence"])
         self._history = [PastTrial.from_json(trial) for trial in state["history"]]
         self._reservoir.restore(state["reservoir"])
         self._creator.restore(state["creator"])

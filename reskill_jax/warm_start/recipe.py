@@ -52,8 +52,8 @@ class Shape:
 
     vocab_size: int = 1024
     hidden_size: int = 128
-    intermediate_size: int = 384
-    layers: int = 4
+    intermediate_size: int = 256
+    layers: int = 3
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
@@ -102,7 +102,7 @@ class Recipe:
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
-    steps: int = 500
+    steps: int = 400
     batch: int = 16
     learning_rate: float = 3e-3
     seed: int = 0
