@@ -1,0 +1,131 @@
+"""Whole episodes: a real engine, real worker processes, a small world."""
+
+import corridor
+import jax
+import numpy as np
+import pytest
+
+from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.tokenizer import train_tokenizer
+from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
+from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.prompts import PromptBuilder, project
+from reskill_jax.rollout.types import Sampling
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+
+SAMPLING = Sampling(max_tokens=6)
+GENERAL = Skill("go-right", "d", "Always.", "Go right.")
+AFTER_LEFT = Skill("turn", "d", "You went left.", "Turn.", Trigger("beginning"))
+BANKS = (SkillBank(), SkillBank((GENERAL, AFTER_LEFT)))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    texts = ["door 3 after 1", "<action>right</action>", "reach left look"] * 2
+    tokenizer = train_tokenizer(texts, 300)
+    config = DecoderConfig(tokenizer.vocab_size, 32, 64, 2, 2, 1, 16)
+    engine = JaxEngine(
+        config,
+        init(config, jax.random.key(1)),
+        eos_id=tokenizer.eos_id,
+        slots=4,
+        context=256,
+        prefill_chunk=32,
+        prefill_rows=4,
+        decode_rows=4,
+    )
+    prompts = PromptBuilder(
+        tokenizer, wording="brief", layout="tree", max_tokens=240, max_turns=5
+    )
+    with EnvironmentPool(corridor.Corridor, workers=1) as pool:
+        yield engine, pool, prompts
+    engine.close()
+
+
+def play(parts, concurrency, sampling=SAMPLING, seed=7):
+    engine, pool, prompts = parts
+    collector = Collector(engine, pool, prompts, max_turns=5, concurrency=concurrency)
+    arms = np.array([[0, 1, 0], [1, 1, 0]])
+    return collector.collect(
+        corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed
+    )
+
+
+@pytest.fixture(scope="module")
+def episodes(parts):
+    return play(parts, concurrency=6)
+
+
+def test_episodes_come_in_order_and_tell_what_they_ran_on(episodes):
+    assert [(e.group, e.index) for e in episodes] == [
+        (group, index) for group in range(2) for index in range(3)
+    ]
+    assert [e.arm for e in episodes] == [0, 1, 0, 1, 1, 0]
+    assert all(e.bank == BANKS[e.arm].hash for e in episodes)
+    assert all(e.goal == "reach door 3" for e in episodes)
+    for episode in episodes:
+        for number, turn in enumerate(episode.turns):
+            first = ("go-right", "turn") if number == 0 else ("go-right",)
+            assert turn.fired == (first if episode.arm else ())
+
+
+def test_turns_hold_what_the_engine_saw_and_said(parts, episodes):
+    tokenizer = parts[2].tokenizer
+    for episode in episodes:
+        assert 1 <= len(episode.turns) <= 5
+        for turn in episode.turns:
+            trunk = episode.trunks[turn.window][: turn.trunk_length]
+            prompt = tokenizer.decode([*trunk, *turn.branch])
+            assert turn.observation in prompt
+            assert ("Go right." in prompt) == ("go-right" in turn.fired)
+            assert len(turn.response) == len(turn.logprobs) <= 6
+            assert turn.text == tokenizer.decode(turn.response)
+            assert project(turn.text, corridor.ACTIONS) == (turn.action, turn.valid)
+
+
+def same(one, two):
+    for a, b in zip(one, two, strict=True):
+        assert a.actions == b.actions
+        assert a.observations == b.observations
+        for s, t in zip(a.turns, b.turns, strict=True):
+            np.testing.assert_array_equal(s.response, t.response)
+            np.testing.assert_array_equal(s.logprobs, t.logprobs)
+
+
+def test_an_episode_does_not_depend_on_what_runs_beside_it(parts, episodes):
+    same(episodes, play(parts, concurrency=1))
+
+
+def test_the_seed_decides_samples_and_nothing_decides_greedy_ones(parts, episodes):
+    other = play(parts, concurrency=6, seed=8)
+    assert [e.actions for e in other] != [e.actions for e in episodes]
+    still = [play(parts, 6, sampling=greedy(SAMPLING), seed=s) for s in (1, 2)]
+    same(*still)
+
+
+def test_success_ends_an_episode_and_is_counted(parts):
+    engine, pool, prompts = parts
+
+    class Right:
+        """Answers `right`, as an engine would."""
+
+        async def generate(self, request):
+            completion = await engine.generate(request)
+            tokens = np.array(prompts.tokenizer.encode("<action>right</action>"))
+            return type(completion)(tokens, np.zeros(len(tokens)), 0, True)
+
+        def release(self, session):
+            engine.release(session)
+
+    collector = Collector(Right(), pool, prompts, max_turns=5, concurrency=2)
+    played = collector.collect(
+        corridor.tasks(2), np.zeros((2, 1), int), BANKS, sampling=SAMPLING, seed=0
+    )
+    assert [len(e.turns) for e in played] == [3, 2]
+    assert all(e.success and e.reward == 1 for e in played)
+    metrics = rollout_metrics(played, 0.0)
+    assert metrics["rollout/success"] == 1
+    assert metrics["rollout/turns"] == 2.5
+    assert metrics["rollout/valid"] == 1
