@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """Pick a mode."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     workdir = Workdir(Path(_WORKDIR.value))
     if _MODE.value == "show":
         from reskill_jax.show import show  # noqa: PLC0415

@@ -22,7 +22,7 @@ from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.grpo.batch import PackedBatch
 from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
 from reskill_jax.grpo.update import Update, make_update
-from reskill_jax.policy.config import DecoderConfig, load_config
+from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.tokenizer import Tokenizer
@@ -111,8 +111,8 @@ def load_policy(config: ConfigDict) -> Policy:
             workers=config.env.workers,
             retrain=config.warm_start.retrain,
         )
-    decoder = replace(load_config(directory), dtype=config.policy.dtype)
-    params = load(directory, decoder)
+    decoder, params = load(directory)
+    decoder = replace(decoder, dtype=config.policy.dtype)
     return Policy(directory, decoder, params, Tokenizer.load(directory))
 
 

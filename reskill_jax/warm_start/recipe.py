@@ -297,7 +297,7 @@ def _batches(recipe: Recipe, episodes: Sequence[Episode]) -> Iterator[list[Episo
 
 
 def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    buckets = (256, 384, 512, 768, 1024, 1536, 2048)
+    buckets = (512, 1024, 2048)  # few, since each is compiled
     return pack(episodes, buckets=buckets, tokens_per_microbatch=4096)
 
 
