@@ -187,7 +187,11 @@ class Reservoir:
         """Return everything held, as JSON types for the checkpoint."""
         return {
             "records": [record.to_json() for record in self._records.values()],
-            "tallies": [asdict(tally) for tally in self._tallies.values()],
+            # Not asdict: it breaks counters.
+            "tallies": [
+                {**vars(tally), "fired": dict(tally.fired)}
+                for tally in self._tallies.values()
+            ],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
