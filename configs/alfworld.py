@@ -7,14 +7,14 @@
 
 `paper` wants ALFWORLD_DATA and a Hugging Face directory with the model. `cpu` is the
 laboratory: it builds small houses, starts from a small warm-started policy that ships
-with the package, and ends within half an hour on two cores. `smoke` is the laboratory for
-a minute, for tests.
+with the package, and ends within half an hour on two cores. `smoke` is the laboratory
+for a minute, for tests.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config(variant: str = "paper") -> ConfigDict:
+def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     """Return the experiment's configuration, locked."""
     if variant not in ("paper", "cpu", "smoke"):
         raise ValueError(f"configs/alfworld.py:{variant}: choose paper, cpu or smoke")
@@ -49,7 +49,7 @@ def get_config(variant: str = "paper") -> ConfigDict:
     c.policy.remat = "full"  # none, dots, full
     c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
 
-    # Supervised learning on demonstrations that obey skills. Off when policy.path is set.
+    # Supervised learning on demonstrations that obey skills, unless policy.path is set.
     c.warm_start = ConfigDict()
     c.warm_start.recipe = ""  # a name in warm_start/recipe.py; empty: none
     c.warm_start.retrain = False  # ignore the shipped result and cached ones

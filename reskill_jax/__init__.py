@@ -1,3 +1,3 @@
-"""ReSkill in JAX: GRPO for language-model agents that keep what they learn as skills."""
+"""ReSkill in JAX: language-model agents that keep what they learn as skills."""
 
 __version__ = "0.1.0"

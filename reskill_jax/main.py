@@ -9,20 +9,19 @@ changed by a flag such as ``--config.seed=1``. The other modes look at a run.
 """
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from reskill_jax.workdir import Workdir, compilation_cache
+from reskill_jax.workdir import Workdir, compilation_cache, write_text
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
 )
-_MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "show"], "What to do."
-)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "show"], "What to do.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 
 
@@ -45,9 +44,17 @@ def main(argv: Sequence[str]) -> None:
             evaluate_run(ConfigDict(workdir.read_config()), workdir)
         else:
             _train(workdir)
-    except (ValueError, OSError) as error:
-        logging.debug("what went wrong", exc_info=True)
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}{_keep_traceback(workdir)}")
+
+
+def _keep_traceback(workdir: Workdir) -> str:
+    """Write the traceback into the run, if there is one; say where."""
+    if not workdir.root.is_dir():
+        return ""
+    path = workdir.root / "traceback.txt"
+    write_text(path, traceback.format_exc())
+    return f"\n(the traceback is in {path})"
 
 
 def _train(workdir: Workdir) -> None:

@@ -4,13 +4,10 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
-
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-
-import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -19,12 +16,11 @@ from reskill_jax import cache
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.grpo.batch import PackedBatch
-from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
+from reskill_jax.grpo.optimization import make_optimizer
+from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load
 from reskill_jax.rollout.collector import Collector
@@ -54,8 +50,7 @@ def load_tasks(config: ConfigDict) -> TaskSets:
             cache.houses(
                 config.env.houses,
                 train=config.env.houses_train,
-                valid_seen=config.env.houses_eval,
-                valid_unseen=config.env.houses_eval,
+                held_out=config.env.houses_eval,
                 seed=config.env.houses_seed,
                 workers=config.env.workers,
             )
@@ -181,27 +176,6 @@ def sampling(config: ConfigDict) -> Sampling:
     )
 
 
-def make_logprobs(config: ConfigDict, decoder: DecoderConfig) -> LogprobFn:
-    """Build the trainer's view of the policy: log-probs of packed targets [R, T]."""
-
-    def logprobs(params: Params, packed: PackedBatch) -> jax.Array:
-        logprobs, _ = token_logprobs(
-            decoder,
-            params,
-            packed.tokens,
-            packed.positions,
-            packed.tree,
-            packed.branch,
-            packed.targets,
-            temperature=config.rollout.temperature,
-            chunk=config.policy.logprob_chunk,
-            remat=config.policy.remat,
-        )
-        return logprobs
-
-    return logprobs
-
-
 def make_grpo(
     config: ConfigDict, decoder: DecoderConfig
 ) -> tuple[optax.GradientTransformation, Update]:
@@ -211,7 +185,12 @@ def make_grpo(
         grpo.learning_rate, clip_norm=grpo.clip_norm, weight_decay=grpo.weight_decay
     )
     update = make_update(
-        make_logprobs(config, decoder),
+        make_logprobs(
+            decoder,
+            temperature=config.rollout.temperature,
+            chunk=config.policy.logprob_chunk,
+            remat=config.policy.remat,
+        ),
         tx,
         buckets=grpo.buckets,
         tokens_per_microbatch=grpo.tokens_per_microbatch,
@@ -242,5 +221,3 @@ def derive(seed: int, *path: int | str) -> int:
 
 def _number(part: int | str) -> int:
     return part if isinstance(part, int) else int.from_bytes(part.encode(), "little")
-
-

@@ -42,9 +42,11 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
 
 def _trials(workdir: Workdir) -> Iterator[str]:
     path = workdir.root / "trials.jsonl"
-    trials = [json.loads(x) for x in path.read_text().splitlines()] if (
-        path.exists()
-    ) else []
+    trials = (
+        [json.loads(x) for x in path.read_text().splitlines()]
+        if (path.exists())
+        else []
+    )
     accepted = sum(trial["accepted"] for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:

@@ -4,12 +4,10 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from reskill_jax import run
@@ -121,8 +119,7 @@ def _publish(workdir: Workdir, strategy: Strategy, progress: Progress) -> None:
         for event in events:
             progress.note(event)
         save_bank(strategy.banks[0], workdir.skills)
-        history: list[Mapping[str, Any]] = strategy.history()
-        text = "".join(json.dumps(trial) + "\n" for trial in history)
+        text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
         write_text(workdir.root / "trials.jsonl", text)
 
 
@@ -143,3 +140,27 @@ def _show(
         new=float(np.mean(new)) if new else None,
         trial=strategy.status(),
     )
+
+
+def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
+    """Evaluate the newest checkpoint of a run and print success by split."""
+    with ExitStack() as resources:
+        tasks = run.load_tasks(config)
+        policy = run.load_policy(config)
+        tx, _ = run.make_grpo(config, policy.config)
+        strategy = make_strategy(config)
+        checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
+        resources.callback(checkpointer.close)
+        restored = checkpointer.restore(init_state(policy.params, tx))
+        if restored is None:
+            raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
+        strategy.restore(restored.host["strategy"])
+        collector = run.make_collector(
+            config, policy, restored.arrays.params, resources
+        )
+        metrics, _ = evaluate(
+            collector, tasks.held_out, strategy.banks[0], run.sampling(config)
+        )
+    splits = [f"{s} {metrics[f'{s}/success']:.1%}" for s in tasks.held_out]
+    print(f"evaluation after {restored.step} steps: {', '.join(splits)}")
+    return metrics

@@ -2,10 +2,10 @@
 
     python -m reskill_jax.benchmarks.laboratory --workdir=runs/laboratory
 
-trains every (experiment, seed) with the main program, one after another, each in its own
-workdir. Runs are resumed where they were stopped and finished ones are kept, so that the
-command may be interrupted and started again; --minutes stops it in time by itself.
-Success is greedy, on houses in unseen floor plans, with the accepted bank.
+trains every (experiment, seed) with the main program, one after another, each in its
+own workdir. Runs are resumed where they were stopped and finished ones are kept, so
+that the command may be interrupted and started again; --minutes stops it in time by
+itself. Success is greedy, on houses in unseen floor plans, with the accepted bank.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ from absl import app, flags
 from reskill_jax.benchmarks.reporting import Bar, report
 from reskill_jax.metrics import read_metrics
 
-EXPERIMENTS = {
+EXPERIMENTS: dict[str, dict[str, str | int]] = {
     "grpo": {"strategy.name": "grpo"},
     "reskill": {"strategy.name": "reskill"},
     "uniform": {"strategy.name": "uniform"},
@@ -104,9 +104,7 @@ def outcome(name: str, seed: int) -> Outcome | None:
     if _STEPS.value not in evaluations:
         return None
     training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
-    return Outcome(
-        evaluations[0], evaluations[_STEPS.value], float(np.mean(training))
-    )
+    return Outcome(evaluations[0], evaluations[_STEPS.value], float(np.mean(training)))
 
 
 def table(found: dict[str, list[Outcome]]) -> Iterator[str]:

@@ -348,6 +348,4 @@ def _add(facts: dict[Signature, Rows], key: Signature, names: tuple[str, ...]) -
 def _discard(
     facts: dict[Signature, Rows], key: Signature, names: tuple[str, ...]
 ) -> None:
-    rows = facts.get(key, ())
-    if names in rows:
-        facts[key] = tuple(row for row in rows if row != names)
+    facts[key] = tuple(row for row in facts.get(key, ()) if row != names)

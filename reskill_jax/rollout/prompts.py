@@ -1,9 +1,10 @@
 """Prompts as a trunk with branches.
 
-Text that stays true for the rest of an episode (role, instructions, goal, then action and
-observation of every turn) is the *trunk* and only grows. What matters for one turn only
-(admissible actions, fired skills, the request to act) is that turn's *branch*. Segments
-are tokenised separately and once; the flat prompt of turn t is ``trunk[:n_t] + branch_t``.
+Text that stays true for the rest of an episode (role, instructions, goal, then action
+and observation of every turn) is the *trunk* and only grows. What matters for one turn
+only (admissible actions, fired skills, the request to act) is that turn's *branch*.
+Segments are tokenised separately and once; the flat prompt of turn t is ``trunk[:n_t] +
+branch_t``.
 
 ``layout="paper"`` renders the published order instead (counters before the history), in
 which nothing is shared between turns: the trunk is empty and the branch is everything.
@@ -277,8 +278,8 @@ def project(response: str, admissible: Sequence[str]) -> tuple[str, bool]:
 
     The command is the text of the first ``<action>..</action>`` of the lower-cased
     response; without tags its last 30 characters are sent. A turn is valid if it has
-    tags and the command is admissible. (The official code asks only for the tags and for
-    the absence of CJK characters, which an admissible command rules out.)
+    tags and the command is admissible. (The official code asks only for the tags and
+    for the absence of CJK characters, which an admissible command rules out.)
     """
     lowered = response.lower()
     found = _ACTION.search(lowered)

@@ -1,9 +1,9 @@
 """What travels between prompts, engines, the collector and the trainer.
 
 Token ids travel, never text: the trainer sees exactly the ids that the engine saw and
-sampled. A prompt is a prefix of the episode's *trunk* (text that stays true: role, goal,
-observations and actions) followed by the turn's *branch* (what matters for this turn
-only: admissible actions, fired skills, the instruction).
+sampled. A prompt is a prefix of the episode's *trunk* (text that stays true: role,
+goal, observations and actions) followed by the turn's *branch* (what matters for this
+turn only: admissible actions, fired skills, the instruction).
 """
 
 from collections.abc import Sequence
@@ -86,16 +86,13 @@ class Turn:
 
     Attributes:
         window: index into `Episode.trunks` of the trunk that the prompt began with.
-        trunk_length: how many of that trunk's tokens the prompt held.
-        branch: int32 [n], the prompt after the trunk.
-        response: int32 [m], the sampled tokens.
-        logprobs: float32 [m], the engine's log-probs of them.
-        version: weight version that sampled them.
-        observation: text that the agent saw before acting.
-        text: the response as text.
-        action: the projected action, as sent to the environment.
-        valid: whether the response had the requested form and the action was admissible.
-        fired: names of the skills shown at this turn, in bank order.
+        trunk_length: how many of that trunk's tokens the prompt held. branch: int32
+        [n], the prompt after the trunk. response: int32 [m], the sampled tokens.
+        logprobs: float32 [m], the engine's log-probs of them. version: weight version
+        that sampled them. observation: text that the agent saw before acting. text: the
+        response as text. action: the projected action, as sent to the environment.
+        valid: whether the response had the requested form and the action was
+        admissible. fired: names of the skills shown at this turn, in bank order.
     """
 
     window: int

@@ -84,7 +84,8 @@ def probability_best(alpha: ArrayLike, beta: ArrayLike) -> Array:
     mass = density @ node_weights  # [K, E]
     total = mass.sum(1, keepdims=True)
     before = jnp.cumsum(mass, 1) - mass
-    cdf = (before[..., None] + density @ running.T) / total[..., None]  # [K, E, Q]
+    cdf = before[..., None] + density @ running.T  # [K, E, Q]
+    cdf = jnp.clip(cdf / total[..., None], 0, 1)  # rounding reaches past the ends
     own = jnp.eye(len(a), dtype=bool)[:, :, None, None]
     others = jnp.prod(jnp.where(own, 1, cdf), axis=1)  # [K, E, Q]
     best = ((density * others) @ node_weights).sum(1) / total[:, 0]

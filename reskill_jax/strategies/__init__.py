@@ -1,4 +1,4 @@
-"""One strategy per method: which banks are in play, and what is learnt from episodes."""
+"""One strategy per method: which banks are in play, what is learnt from episodes."""
 
 from pathlib import Path
 

@@ -1,10 +1,11 @@
-"""The one seam for every method: what banks are in play, who gets which, what is learnt.
+"""The one seam for every method: which banks are in play, what is learnt of them.
 
-GRPO is the strategy with one empty bank; a static library is one bank that never changes.
+GRPO is the strategy with one empty bank; a static library is one bank that never
+changes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +55,7 @@ class Strategy(Protocol):
 class Static:
     """One bank for everyone, for ever; with an empty bank, plain GRPO."""
 
-    bank: SkillBank = SkillBank()
+    bank: SkillBank = field(default_factory=SkillBank)
 
     @property
     def banks(self) -> tuple[SkillBank, ...]:

@@ -1,8 +1,8 @@
 """ReSkill: the library evolves inside the loop, and every change must pass a trial.
 
-Episodes fill the reservoir; when no trial is running, the creator is asked for a proposal;
-a proposal that passes verification becomes the candidate arm of a trial; the trial's
-decision makes the candidate the accepted bank or drops it (paper, Algorithm 1).
+Episodes fill the reservoir; when no trial is running, the creator is asked for a
+proposal; a proposal that passes verification becomes the candidate arm of a trial; the
+trial's decision makes the candidate the accepted bank or drops it (paper, Algorithm 1).
 """
 
 from collections import Counter

@@ -14,28 +14,34 @@ import os
 import random
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
-from absl import app, flags, logging
+import tqdm
+from absl import app, flags
 
 from reskill_jax import cache
+from reskill_jax.creator.rules import RULES
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.grpo.batch import PackedBatch, pack
-from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.grpo.optimization import LogprobFn, init_state, make_optimizer
+from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.supervised import make_supervised_update
 from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.decoder import init
-from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import save
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder, render_skill
+from reskill_jax.rollout.prompts import (
+    WORDINGS,
+    Conversation,
+    PromptBuilder,
+    render_skill,
+)
 from reskill_jax.rollout.types import Episode, Turn
 from reskill_jax.warm_start.demonstrator import (
     Demonstration,
@@ -97,8 +103,8 @@ class Recipe:
     num_houses: int = 400
     episodes: int = 8
     held_out: int = 64
-    teaching: Teaching = Teaching()
-    shape: Shape = Shape()
+    teaching: Teaching = field(default_factory=Teaching)
+    shape: Shape = field(default_factory=Shape)
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
@@ -135,7 +141,7 @@ def obtain(recipe: Recipe, *, workers: int, retrain: bool = False) -> Path:
         for directory in (SHIPPED / recipe.hash, made):
             if (directory / "recipe.json").is_file():
                 return directory
-    logging.info("Warm start %s is made once, into %s", recipe.hash, made)
+    print(f"making the warm start {recipe.hash} once, into {made}", flush=True)
     make(recipe, made, workers=workers)
     return made
 
@@ -175,8 +181,7 @@ def collect(recipe: Recipe, *, workers: int) -> list[Demonstration]:
     houses = cache.houses(
         recipe.houses,
         train=recipe.num_houses + extra,
-        valid_seen=0,
-        valid_unseen=0,
+        held_out=0,
         seed=recipe.seed,
         workers=workers,
     )
@@ -243,40 +248,29 @@ def fit(
     episodes: Sequence[Episode],
     held_out: Sequence[Demonstration],
     prompts: PromptBuilder,
-) -> tuple[dict, dict[str, float]]:
+) -> tuple[Params, dict[str, float]]:
     """Train a decoder from scratch; return its parameters and its losses."""
-
-    def logprobs(params: dict, packed: PackedBatch) -> jax.Array:
-        logprobs, _ = token_logprobs(
-            decoder,
-            params,
-            packed.tokens,
-            packed.positions,
-            packed.tree,
-            packed.branch,
-            packed.targets,
-        )
-        return logprobs
-
+    logprobs = make_logprobs(decoder)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.steps // 20, recipe.steps
     )
     tx = make_optimizer(schedule, weight_decay=0.01)
     update = make_supervised_update(logprobs, tx)
     state = init_state(init(decoder, jax.random.key(recipe.seed)), tx)
-    started, metrics = time.perf_counter(), {}
-    for step, batch in enumerate(_batches(recipe, episodes)):
+    metrics: dict[str, float] = {}
+    batches = tqdm.tqdm(_batches(recipe, episodes), "warm start", recipe.steps)
+    for batch in batches:
         state, metrics = update(state, _pack(batch))
-        if step % 20 == 0:
-            seconds = time.perf_counter() - started
-            logging.info("warm start step %d, %.0f s: %s", step, seconds, metrics)
+        batches.set_postfix(loss=metrics["supervised/loss"])
     loss = held_out_loss(
         jax.jit(logprobs), state.params, [as_episode(prompts, d) for d in held_out]
     )
     return state.params, {"loss": metrics["supervised/loss"], "held_out_loss": loss}
 
 
-def held_out_loss(logprobs, params: dict, episodes: Sequence[Episode]) -> float:
+def held_out_loss(
+    logprobs: LogprobFn, params: Params, episodes: Sequence[Episode]
+) -> float:
     """Return the mean negative log-likelihood per demonstrated token, in nats."""
     total = count = 0.0
     for packed in _pack(episodes):
@@ -303,9 +297,6 @@ def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
 
 def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
     """Yield what the tokenizer must spell well."""
-    from reskill_jax.creator.rules import RULES  # noqa: PLC0415
-    from reskill_jax.rollout.prompts import BRIEF  # noqa: PLC0415
-
     for demonstration in demonstrations:
         yield demonstration.goal
         for moment in demonstration.moments:
@@ -313,7 +304,7 @@ def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
             yield f"<action>{moment.action}</action>"
     for rule in RULES:
         for wording in range(len(rule.wordings)):
-            yield render_skill(BRIEF, rule.skill(wording)) * 50
+            yield render_skill(WORDINGS["brief"], rule.skill(wording)) * 50
 
 
 def main(argv: Sequence[str]) -> None:

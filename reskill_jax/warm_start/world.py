@@ -1,7 +1,7 @@
 """What a player of ALFWorld can know from the text alone.
 
-The demonstrator decides with it whether a rule applies. It never looks behind doors: all
-of it follows from the task, the observations and the commands played.
+The demonstrator decides with it whether a rule applies. It never looks behind doors:
+all of it follows from the task, the observations and the commands played.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""A small deterministic world: walk to the right door. Importable, for worker processes."""
+"""A small deterministic world: walk to the right door. Importable by workers."""
 
 from reskill_jax.environments.base import Observation, Task
 
@@ -28,4 +28,6 @@ class Corridor:
 
 
 def tasks(count: int) -> list[Task]:
-    return [Task(f"train/walk-{k}/t", "walk", "train", str(k % 3)) for k in range(count)]
+    return [
+        Task(f"train/walk-{k}/t", "walk", "train", str(k % 3)) for k in range(count)
+    ]

@@ -94,7 +94,9 @@ def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
 
 
 def test_the_paper_layout_counts_before_the_history():
-    talk = Conversation(builder(layout="paper", wording="full", max_tokens=3000), "g", "o")
+    talk = Conversation(
+        builder(layout="paper", wording="full", max_tokens=3000), "g", "o"
+    )
     talk.advance("look", "you see a mug 1")
     prompt = talk.prompt(["take mug 1"], [])
     assert prompt.trunk_length == 0

@@ -1,4 +1,4 @@
-"""The strategy: proposals become trials, trials become banks, state survives a restart."""
+"""The strategy: proposals become trials, trials banks; state survives a restart."""
 
 import json
 
@@ -70,8 +70,8 @@ def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
     decided = [m for m in metrics if "trial/accepted" in m]
     assert decided[0]["trial/accepted"] == 1
     assert decided[0]["trial/effect"] > 0.2
-    assert [trial["accepted"] for trial in strategy.history()][0] is True
-    assert [s.name for s in strategy.banks[0].skills][0] == HELPFUL[0].name
+    assert strategy.history()[0]["accepted"]
+    assert strategy.banks[0].skills[0].name == HELPFUL[0].name
     assert len(strategy.history()) >= 2
 
 

@@ -139,7 +139,9 @@ def test_drawn_banks_have_skills_of_both_kinds_and_only_as_often_as_asked():
     rng = random.Random(0)
     teaching = Teaching(skilled=0.5, max_skills=3, helpful=0.5)
     banks = [draw_bank(rng, teaching) for _ in range(600)]
-    assert sum(bool(bank.skills) for bank in banks) / 600 == pytest.approx(0.5, abs=0.08)
+    assert sum(bool(bank.skills) for bank in banks) / 600 == pytest.approx(
+        0.5, abs=0.08
+    )
     assert max(len(bank.skills) for bank in banks) == 3
     harmful = {rule.name for rule in HARMFUL}
     drawn = [skill.name in harmful for bank in banks for skill in bank.skills]

@@ -1,0 +1,38 @@
+"""The decoder as the trainer uses it: log-probs of the targets of packed rows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reskill_jax.grpo.batch import PackedBatch
+from reskill_jax.grpo.optimization import LogprobFn
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.logprobs import token_logprobs
+
+
+def make_logprobs(
+    config: DecoderConfig,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 128,
+    remat: str = "none",
+) -> LogprobFn:
+    """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
+
+    def logprobs(params: Any, packed: PackedBatch) -> jax.Array:
+        scores, _ = token_logprobs(
+            config,
+            params,
+            jnp.asarray(packed.tokens),
+            jnp.asarray(packed.positions),
+            jnp.asarray(packed.tree),
+            jnp.asarray(packed.branch),
+            jnp.asarray(packed.targets),
+            temperature=temperature,
+            chunk=chunk,
+            remat=remat,
+        )
+        return scores
+
+    return logprobs

@@ -1,0 +1,248 @@
+"""The whole program on the shipped smoke configuration: runs, resumes, refuses."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from reskill_jax import run
+from reskill_jax.config import validate
+from reskill_jax.metrics import read_metrics
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.tokenizer import train_tokenizer
+from reskill_jax.policy.weights import load, save
+from reskill_jax.show import show
+from reskill_jax.warm_start.recipe import Shape
+from reskill_jax.workdir import Workdir
+
+pytest.importorskip("alfworld", reason="needs the extra: pip install '.[alfworld]'")
+ROOT = Path(__file__).parent.parent
+
+
+def get_config(variant="smoke"):
+    path = ROOT / "configs" / "alfworld.py"
+    spec = importlib.util.spec_from_file_location("alfworld_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(variant)
+    config.unlock()
+    return config
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """A random policy: it plays nonsense, which is all that these tests need."""
+    directory = tmp_path_factory.mktemp("policy")
+    texts = ["You arrive at cabinet 1. <action>go to cabinet 1</action>"] * 3
+    tokenizer = train_tokenizer(texts, 300)
+    shape = Shape(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=1)
+    decoder = shape.decoder(tokenizer.vocab_size)
+    save(directory, decoder, init(decoder, jax.random.key(0)))
+    tokenizer.save(directory)
+    return directory
+
+
+def command(workdir, policy, *changes, mode="train"):
+    return [
+        sys.executable,
+        "-m",
+        "reskill_jax.main",
+        f"--mode={mode}",
+        "--config=configs/alfworld.py:smoke",
+        f"--workdir={workdir}",
+        f"--config.policy.path={policy}",
+        # So that trials begin and are decided within the smoke run.
+        "--config.num_steps=6",
+        "--config.creator.inject_every=1",
+        "--config.strategy.reservoir_min=1",
+        "--config.trial.min_episodes=1",
+        "--config.trial.max_steps=3",
+        *changes,
+    ]
+
+
+def start(*arguments, **options):
+    return subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(policy, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "straight"
+    done = start(*command(workdir, policy))
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
+
+
+def deterministic(workdir):
+    """Everything that a run measured, without times."""
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "speed/"))}
+        for line in read_metrics(Workdir(workdir).metrics)
+    ]
+
+
+def outcome(workdir):
+    """What must not depend on interruptions."""
+    place = Workdir(workdir)
+    skills = {
+        str(path.relative_to(place.skills)): path.read_text()
+        for path in sorted(place.skills.rglob("*.md"))
+    }
+    episodes = {p.name: p.read_text() for p in sorted(place.episodes.glob("*"))}
+    trials = (workdir / "trials.jsonl").read_text()
+    return deterministic(workdir), skills, episodes, trials
+
+
+def parameters(workdir):
+    """The bytes of the last checkpoint's arrays, read by the run's own reader."""
+    from reskill_jax.checkpoint import Checkpointer
+    from reskill_jax.grpo.optimization import init_state
+
+    config = get_config().copy_and_resolve_references()
+    config.update(Workdir(workdir).read_config())
+    decoder, params = load(config.policy.path)
+    tx, _ = run.make_grpo(config, decoder)
+    checkpointer = Checkpointer(Workdir(workdir).checkpoints, read_only=True)
+    restored = checkpointer.restore(init_state(params, tx))
+    checkpointer.close()
+    return restored.step, [np.asarray(x) for x in jax.tree.leaves(restored.arrays)]
+
+
+def test_a_run_trains_evaluates_tries_skills_and_can_be_shown(finished):
+    workdir, output = finished
+    lines = read_metrics(Workdir(workdir).metrics)
+    assert [x["step"] for x in lines if x["phase"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [x["step"] for x in lines if x["phase"] == "eval"] == [0, 6]
+    assert (
+        max(x["agreement/logprob_diff_max"] for x in lines if "train" in x["phase"])
+        < 1e-4
+    )
+    assert "on trial" in output
+    trials = [
+        json.loads(x) for x in (workdir / "trials.jsonl").read_text().splitlines()
+    ]
+    assert trials
+    text = show(Workdir(workdir))
+    assert "step 6 of 6" in text
+    assert f"Trials decided: {len(trials)}" in text
+    assert "An episode of step 6" in text
+
+
+def test_the_same_command_again_changes_nothing(finished, policy):
+    workdir, _ = finished
+    before = outcome(workdir)
+    again = start(*command(workdir, policy))
+    assert again.returncode == 0, again.stderr
+    assert outcome(workdir) == before
+
+
+@pytest.mark.parametrize("kill_after", [1, 3, 5])
+def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
+    finished, policy, tmp_path, kill_after
+):
+    """Killed as soon as a step is logged: within its checkpoint write or just after."""
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(workdir, policy),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wanted = f"train-{kill_after:05d}.jsonl"
+    deadline = time.monotonic() + 300
+    while not (Workdir(workdir).episodes / wanted).exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.05 * kill_after)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    resumed = start(*command(workdir, policy))
+    assert resumed.returncode == 0, resumed.stderr
+    assert outcome(workdir) == outcome(finished[0])
+    step, arrays = parameters(workdir)
+    wanted_step, wanted_arrays = parameters(finished[0])
+    assert step == wanted_step == 6
+    for one, other in zip(arrays, wanted_arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
+    workdir, _ = finished
+    done = start(
+        sys.executable, "-m", "reskill_jax.main", "--mode=evaluate",
+        f"--workdir={workdir}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    last = read_metrics(Workdir(workdir).metrics)[-1]
+    assert f"valid_unseen {last['valid_unseen/success']:.1%}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.grpo.group_sise=3", "group_sise"),
+        ("--config.grpo.minibatches=3", "config.rollout.tasks=2 cannot be divided"),
+        ("--config.strategy.name=magic", "config.strategy.name='magic': choose one of"),
+        ("--config.policy.path=/nowhere", "holds no config.json"),
+        ("--config.env.root=/nowhere", "/nowhere/json_2.1.1/train"),
+        ("--config.trial.epsilon=0.9", "config.trial.epsilon"),
+        ("--config.seed=7", "config.seed: 42 there, 7 now"),
+    ],
+)
+def test_bad_input_is_refused_by_name_before_any_work(
+    finished, policy, change, message, tmp_path
+):
+    own = tmp_path / "new"
+    workdir = finished[0] if "seed" in change else own
+    done = start(*command(workdir, policy, change))
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (own / "metrics.jsonl").exists()
+
+
+def test_games_without_a_folder_are_asked_for(policy, tmp_path):
+    done = start(
+        *command(tmp_path / "w", policy, "--config.env.houses="),
+        env={k: v for k, v in os.environ.items() if k != "ALFWORLD_DATA"},
+    )
+    assert done.returncode != 0
+    assert "ALFWORLD_DATA" in done.stderr
+
+
+@pytest.mark.parametrize("variant", ["cpu", "smoke"])
+def test_shipped_variants_are_valid(variant):
+    validate(get_config(variant))
+
+
+def test_the_paper_variant_asks_for_weights_alone(policy):
+    config = get_config("paper")
+    with pytest.raises(ValueError, match=r"config\.policy\.path is empty") as error:
+        validate(config)
+    assert len(str(error.value).splitlines()) == 2
+    config.policy.path = str(policy)
+    validate(config)
+
+
+def test_task_sampling_is_a_function_of_seed_and_step_and_covers_epochs():
+    from reskill_jax.environments.base import Task
+
+    tasks = [Task(str(k), "kind", "train", "") for k in range(10)]
+    steps = [run.sample_tasks(tasks, 4, seed=3, step=s) for s in range(10)]
+    assert steps[7] == run.sample_tasks(tasks, 4, seed=3, step=7)
+    flat = [task.id for step in steps for task in step]
+    for epoch in range(4):
+        assert sorted(flat[10 * epoch : 10 * epoch + 10]) == sorted(t.id for t in tasks)
+    assert flat[:10] != flat[10:20]
+    other = [run.sample_tasks(tasks, 4, seed=4, step=s) for s in range(10)]
+    assert other != steps
