@@ -8,8 +8,6 @@ that the command may be interrupted and started again; --minutes stops it in tim
 itself. Success is greedy, on houses in unseen floor plans, with the accepted bank.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,9 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, report
+from reskill_jax.benchmarks.runs import finish, is_finished
 from reskill_jax.metrics import read_metrics
+from reskill_jax.workdir import Workdir
 
 EXPERIMENTS: dict[str, dict[str, str | int]] = {
     "grpo": {"strategy.name": "grpo"},
@@ -61,8 +61,9 @@ def main(argv: Sequence[str]) -> None:
     names = _EXPERIMENTS.value or list(EXPERIMENTS)
     for seed in range(_SEEDS.value):
         for name in names:
-            if outcome(name, seed) is None and time.monotonic() < deadline:
-                run(name, seed)
+            if time.monotonic() < deadline:
+                changes = {"seed": seed, "num_steps": _STEPS.value}
+                finish(directory(name, seed), changes | EXPERIMENTS[name])
     found = {
         name: [o for seed in range(_SEEDS.value) if (o := outcome(name, seed))]
         for name in names
@@ -78,31 +79,16 @@ def directory(name: str, seed: int) -> Path:
     return Path(_WORKDIR.value) / f"{slug}-{_STEPS.value}-{seed}"
 
 
-def run(name: str, seed: int) -> None:
-    """Train one run to its end, in a process of its own."""
-    changes = {"seed": seed, "num_steps": _STEPS.value, **EXPERIMENTS[name]}
-    command = [
-        sys.executable,
-        "-m",
-        "reskill_jax.main",
-        "--config=configs/alfworld.py:cpu",
-        f"--workdir={directory(name, seed)}",
-        *(f"--config.{key}={value}" for key, value in changes.items()),
-    ]
-    print(f"{name}, seed {seed}:", " ".join(command), flush=True)
-    subprocess.run(command, check=True)
-
-
 def outcome(name: str, seed: int) -> Outcome | None:
     """Read the outcome of a run; None if it is not finished."""
-    lines = read_metrics(directory(name, seed) / "metrics.jsonl")
+    if not is_finished(directory(name, seed), _STEPS.value):
+        return None
+    lines = read_metrics(Workdir(directory(name, seed)).metrics)
     evaluations = {
         int(line["step"]): float(line["valid_unseen/success"])
         for line in lines
         if line["phase"] == "eval"
     }
-    if _STEPS.value not in evaluations:
-        return None
     training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
     return Outcome(evaluations[0], evaluations[_STEPS.value], float(np.mean(training)))
 

@@ -16,7 +16,12 @@ from reskill_jax.strategies.base import Static, Strategy
 from reskill_jax.strategies.reskill import ReSkill
 
 STRATEGIES = ("grpo", "static", "reskill", "auto_accept", "uniform")
-INJECTED = {"helpful": HELPFUL, "harmful": HARMFUL}
+# Bundles of known kind for experiments: the most helpful one first; which of the
+# harmful ones comes first, the seed says.
+INJECTED = {
+    "helpful": (HELPFUL[3:6], HELPFUL[:3], HELPFUL[6:]),
+    "harmful": tuple((rule,) for rule in HARMFUL),
+}
 
 
 def make_strategy(config: ConfigDict) -> Strategy:
@@ -48,7 +53,10 @@ def make_creator(config: ConfigDict) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator()
     if config.creator.inject_every:
-        rules = INJECTED[config.creator.inject]
-        proposals = [addition(rule) for rule in rules]
+        bundles = INJECTED[config.creator.inject]
+        if config.creator.inject == "harmful":
+            first = config.seed % len(bundles)
+            bundles = bundles[first:] + bundles[:first]
+        proposals = [addition(*bundle) for bundle in bundles]
         creator = Injecting(creator, config.creator.inject_every, proposals)
     return creator
