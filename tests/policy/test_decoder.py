@@ -1,0 +1,254 @@
+"""The decoder against numpy from the equations, and packed against flat rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reskill_jax.policy.attention import attention, tree_mask
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import REMAT, hidden_states, init, logits
+from reskill_jax.policy.logprobs import token_logprobs
+
+CONFIG = DecoderConfig(
+    vocab_size=50,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    rope_theta=1000.0,
+)
+
+
+score = jax.jit(token_logprobs, static_argnums=0, static_argnames=("chunk", "remat"))
+
+
+def noisy(config: DecoderConfig, seed: int = 0):
+    """Random parameters whose scales and biases are not at their initial values."""
+    params = init(config, jax.random.key(seed))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    leaves = [
+        x + 0.1 * jax.random.normal(k, x.shape)
+        for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def oracle(config: DecoderConfig, params, tokens: np.ndarray) -> np.ndarray:
+    """Logits [T, V] of one row, in float64, token by token and head by head."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def norm(x, scale):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + config.rms_norm_eps) * scale
+
+    def rotate(x, position):
+        half = config.head_dim // 2
+        angle = position * config.rope_theta ** (-2 * np.arange(half) / config.head_dim)
+        z = (x[:half] + 1j * x[half:]) * np.exp(1j * angle)
+        return np.concatenate([z.real, z.imag])
+
+    x = p["embed"]["embedding"][tokens]
+    for i in range(config.num_hidden_layers):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], p["layers"])
+        a, h = layer["attention"], norm(x, layer["attention_norm"]["scale"])
+        q, k, v = (
+            np.einsum("td,dnh->tnh", h, a[name]["kernel"]) + a[name].get("bias", 0)
+            for name in ("query", "key", "value")
+        )
+        if config.qk_norm:
+            q, k = norm(q, a["query_norm"]["scale"]), norm(k, a["key_norm"]["scale"])
+        mixed = np.zeros_like(q)
+        group = config.num_attention_heads // config.num_key_value_heads
+        for n in range(config.num_attention_heads):
+            for t in range(len(tokens)):
+                query = rotate(q[t, n], t)
+                scores = np.array(
+                    [query @ rotate(k[s, n // group], s) for s in range(t + 1)]
+                )
+                weights = np.exp(scores / np.sqrt(config.head_dim))
+                mixed[t, n] = weights / weights.sum() @ v[: t + 1, n // group]
+        x = x + np.einsum("tnh,nhd->td", mixed, a["out"]["kernel"])
+        x = x + a["out"].get("bias", 0)
+        h, mlp = norm(x, layer["mlp_norm"]["scale"]), layer["mlp"]
+        gate = h @ mlp["gate"]["kernel"]
+        gate = gate / (1 + np.exp(-gate))
+        x = x + (gate * (h @ mlp["up"]["kernel"])) @ mlp["down"]["kernel"]
+    x = norm(x, p["norm"]["scale"])
+    if config.tie_word_embeddings:
+        return x @ p["embed"]["embedding"].T
+    return x @ p["lm_head"]["kernel"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"tie_word_embeddings": False, "attention_bias": True, "qk_norm": False}],
+)
+def test_matches_numpy(change):
+    config = dataclasses.replace(CONFIG, **change)
+    params = noisy(config)
+    tokens = np.random.default_rng(0).integers(0, 50, 13)
+
+    @jax.jit
+    def run(params):
+        mask = jnp.tril(jnp.ones((1, 13, 13), bool))
+        rows = jnp.asarray(tokens)[None]
+        states = hidden_states(config, params, rows, jnp.arange(13)[None], mask)
+        return logits(config, params, states)[0]
+
+    ours = run(params)
+    np.testing.assert_allclose(ours, oracle(config, params, tokens), atol=2e-4)
+
+
+@given(
+    tree=st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=30)
+def test_tree_mask_is_its_definition(tree, data):
+    size = len(tree)
+    branch = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
+    mask = np.asarray(tree_mask(jnp.array([tree]), jnp.array([branch])))[0]
+    for i in range(size):
+        for j in range(size):
+            sees = j <= i and tree[i] == tree[j] != 0 and branch[j] in (0, branch[i])
+            assert mask[i, j] == sees
+
+
+def test_blocks_of_queries_change_nothing():
+    keys = jax.random.split(jax.random.key(0), 4)
+    length = 300  # two blocks and a part of one
+    q = jax.random.normal(keys[0], (2, length, 4, 8))
+    k = jax.random.normal(keys[1], (2, length, 2, 8))
+    v = jax.random.normal(keys[2], (2, length, 2, 8))
+    tree = jnp.sort(jax.random.randint(keys[3], (2, length), 1, 4), axis=1)
+    branch = (jnp.arange(length) // 7 % 4 * jnp.ones((2, 1))).astype(int)
+    mask = tree_mask(tree, branch)
+    expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    sees = np.asarray(mask.any(-1))
+    np.testing.assert_allclose(
+        attention(q, k, v, mask)[sees], expected[sees], atol=1e-5
+    )
+
+
+Token = tuple[int, int, int]  # token, position, branch
+
+
+def pack(trunk: list[int], turns: list[tuple[int, list[int]]]) -> list[Token]:
+    """Lay out one tree: each turn's branch comes right after the trunk that it sees."""
+    rows: list[Token] = []
+    at = 0
+    for n, (start, ids) in enumerate(turns):
+        rows += [(trunk[p], p, 0) for p in range(at, start)]
+        rows += [(token, start + i, n + 1) for i, token in enumerate(ids)]
+        at = start
+    return rows + [(trunk[p], p, 0) for p in range(at, len(trunk))]
+
+
+def test_packed_trees_score_and_learn_as_flat_rows():
+    rng = np.random.default_rng(3)
+    params, width = noisy(CONFIG), 80
+    packed = np.zeros((4, 1, width), int)  # tokens, positions, branch, tree
+    flat = np.zeros((6, 20), int)  # one row per turn: prompt, branch, padding
+    where: list[int] = []
+    flat_where: list[tuple[int, int]] = []
+    used = 0
+    for tree in (1, 2):
+        trunk = rng.integers(0, 50, 14).tolist()
+        turns = [(start, rng.integers(0, 50, 6).tolist()) for start in (3, 8, 14)]
+        rows = pack(trunk, turns)
+        packed[:3, 0, used : used + len(rows)] = np.transpose(rows)
+        packed[3, 0, used : used + len(rows)] = tree
+        for n, (start, ids) in enumerate(turns):
+            first = used + [branch for *_, branch in rows].index(n + 1)
+            where += range(first, first + 5)  # predict all of a branch but its start
+            line = 3 * (tree - 1) + n
+            flat[line, : start + 6] = [*trunk[:start], *ids]
+            flat_where += [(line, start + i) for i in range(5)]
+        used += len(rows)
+    tokens, positions, branch, tree = jnp.asarray(packed)
+    at, flat_at = np.array(where), tuple(np.transpose(flat_where))
+
+    def packed_logprobs(params):
+        targets = jnp.roll(tokens, -1, axis=1)
+        logprobs, _ = token_logprobs(
+            CONFIG, params, tokens, positions, tree, branch, targets, chunk=32
+        )
+        return logprobs[0, at]
+
+    def flat_logprobs(params):
+        rows = jnp.asarray(flat)
+        ones = jnp.ones_like(rows)
+        positions = jnp.arange(20) * ones
+        logprobs, _ = token_logprobs(
+            CONFIG, params, rows, positions, ones, 0 * ones, jnp.roll(rows, -1, axis=1)
+        )
+        return logprobs[flat_at]
+
+    ours, expected = jax.jit(packed_logprobs)(params), jax.jit(flat_logprobs)(params)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    grad = jax.jit(jax.grad(lambda p: packed_logprobs(p).sum()))(params)
+    flat_grad = jax.jit(jax.grad(lambda p: flat_logprobs(p).sum()))(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grad, flat_grad
+    )
+
+
+@pytest.fixture(scope="module")
+def row():
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, 50, (2, 20)))
+    ones = jnp.ones((2, 20), int)
+    positions = jnp.arange(20) * ones
+    return tokens, positions, ones, 0 * ones, jnp.roll(tokens, -1, 1)
+
+
+def test_logprobs_and_entropy_are_those_of_the_softmax(row):
+    params = noisy(CONFIG)
+    ours, entropy = score(CONFIG, params, *row, temperature=0.7, chunk=6)
+    for b in range(2):
+        scores = oracle(CONFIG, params, row[0][b]) / 0.7
+        table = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        expected = table[np.arange(20), row[4][b]]
+        np.testing.assert_allclose(ours[b], expected, atol=2e-4)
+        uncertainty = -(np.exp(table) * table).sum(-1)
+        np.testing.assert_allclose(entropy[b], uncertainty, atol=5e-4)
+
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_remat_keeps_gradients(row, remat):
+    params = noisy(CONFIG)
+
+    def loss(params, remat, chunk):
+        return token_logprobs(CONFIG, params, *row, remat=remat, chunk=chunk)[0].sum()
+
+    grad = jax.jit(jax.grad(loss), static_argnums=(1, 2))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        grad(params, remat, 7),
+        grad(params, "none", 20),
+    )
+
+
+def test_program_size_does_not_grow_with_layers(row):
+    def lines(layers):
+        config = dataclasses.replace(CONFIG, num_hidden_layers=layers)
+        params = init(config, jax.random.key(0))
+        lowered = score.lower(config, params, *row)
+        return lowered.as_text().count("\n")
+
+    assert lines(2) == lines(4)
+
+
+def test_bfloat16_computes_near_float32(row):
+    params = noisy(CONFIG)
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    low, _ = score(half, params, *row)
+    high, _ = score(CONFIG, params, *row)
+    assert low.dtype == jnp.float32
+    assert 0 < np.abs(low - high).mean() < 0.05
