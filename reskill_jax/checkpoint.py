@@ -94,8 +94,9 @@ class Checkpointer:
             raise ValueError(f"the checkpoints in {self._directory} are open read-only")
         self.wait()
         document = plain(host, "host")
-        text = json.dumps(document)
-        manifest = {"arrays": _manifest(arrays), "host": zlib.crc32(text.encode())}
+        entries = _manifest(arrays)
+        text = json.dumps([document, entries])
+        manifest = {"arrays": entries, "checksum": zlib.crc32(text.encode())}
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         self._needed = size + len(text) + _SLACK
         if self._free() < self._needed:
@@ -130,13 +131,14 @@ class Checkpointer:
                 host=ocp.args.JsonRestore(), manifest=ocp.args.JsonRestore()
             )
             documents = self._manager.restore(step, args=json_args)
-            host, manifest = documents.host, documents.manifest
-            intact = zlib.crc32(json.dumps(host).encode()) == manifest["host"]
+            host, entries = documents.host, documents.manifest["arrays"]
+            checksum = zlib.crc32(json.dumps([host, entries]).encode())
+            intact = checksum == documents.manifest["checksum"]
         except Exception as error:  # Orbax raises many kinds, even bare Exception
             raise CheckpointError(_damaged(path, str(error))) from error
         if not intact:
-            raise CheckpointError(_damaged(path, "the host document has changed"))
-        _check_fit(path, manifest["arrays"], template)
+            raise CheckpointError(_damaged(path, "its documents have changed"))
+        _check_fit(path, entries, template)
         try:
             array_args = ocp.args.StandardRestore(jax.tree.map(_abstract, template))
             restored = self._manager.restore(
@@ -144,7 +146,7 @@ class Checkpointer:
             )
         except Exception as error:
             raise CheckpointError(_damaged(path, str(error))) from error
-        if differing := _differences(manifest["arrays"], _manifest(restored.arrays)):
+        if differing := _differences(entries, _manifest(restored.arrays)):
             raise CheckpointError(_damaged(path, f"changed on disk: {differing}"))
         return Restored(step, restored.arrays, host)
 

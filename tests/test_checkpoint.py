@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -19,6 +20,22 @@ from reskill_jax import checkpoint
 from reskill_jax.checkpoint import Checkpointer, CheckpointError
 
 HOST = {"bank": [], "reward": 0.1 + 0.2, "tiny": 5e-324, "rng": 2**127 + 1, "é": None}
+
+RESTORE = """
+import json, pathlib, sys
+import jax, numpy as np
+from reskill_jax.checkpoint import Checkpointer, CheckpointError
+for name in sys.argv[1:]:
+    checkpointer = Checkpointer(pathlib.Path(name), read_only=True)
+    try:
+        template = {"large": jax.ShapeDtypeStruct((20000,), "float32")}
+        restored = checkpointer.restore(template)
+        large = np.asarray(restored.arrays["large"]).tobytes().hex()
+        print(json.dumps({"large": large, "host": restored.host}))
+    except CheckpointError as error:
+        print(json.dumps({"error": str(error)}))
+    checkpointer.close()
+"""
 
 
 def arrays(step: int = 0) -> dict[str, object]:
@@ -148,56 +165,54 @@ def test_another_shape_type_or_name_is_refused_with_both(tmp_path):
     assert "extra: absent -> uint8[9]" in message
 
 
-# Orbax leaves coroutines of failed reads behind.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_every_damaged_file_is_noticed_or_harmless(tmp_path):
     """Cut, flip a bit in, or remove each file: never a wrong state, a named error."""
-    state = {"x": arrays()["large"]}
+    large = arrays()["large"]
     checkpointer = Checkpointer(tmp_path / "whole")
-    checkpointer.save(2, state, HOST)
+    checkpointer.save(2, {"large": large}, HOST)
     checkpointer.close()
-    largest, size = Path(), 0
-    noticed = set()
-    for file in sorted((tmp_path / "whole").rglob("*")):
-        if not file.is_file():
-            continue
-        name, data = file.relative_to(tmp_path / "whole"), file.read_bytes()
-        if len(data) > size:
-            largest, size = name, len(data)
+    files = [p for p in (tmp_path / "whole").rglob("*") if p.is_file()]
+    cases = []
+    for file in files:
+        data = file.read_bytes()
         flipped = bytearray(data)
         if data:
             flipped[len(data) // 2] ^= 0x10
-        for how, damaged in (
-            ("cut", data[: len(data) // 2]),
-            ("flipped", bytes(flipped)),
-            ("removed", None),
-        ):
-            shutil.copytree(tmp_path / "whole", tmp_path / "copy")
-            target = tmp_path / "copy" / name
+        name = file.relative_to(tmp_path / "whole")
+        for damaged in (data[: len(data) // 2], bytes(flipped), None):
+            copy = tmp_path / f"copy{len(cases)}"
+            shutil.copytree(tmp_path / "whole", copy)
+            target = copy / name
             target.unlink() if damaged is None else target.write_bytes(damaged)
-            problem = ""
-            try:
-                restored = restore(tmp_path / "copy", state)
-            except CheckpointError as error:
-                problem = str(error)
-            if problem:
-                noticed |= {name.parts[1], (name, how)}
-                assert f"{tmp_path / 'copy' / '00000002'} is damaged" in problem
-                assert "Delete that directory" in problem
-            else:
-                assert restored is not None
-                assert_same_bits(restored.arrays, state)
-                assert repr(restored.host) == repr(HOST)
-            shutil.rmtree(tmp_path / "copy")
-    assert noticed >= {"arrays", "host", "manifest"}
-    assert noticed >= {(largest, "cut"), (largest, "flipped"), (largest, "removed")}
+            cases.append((name, copy))
+    # In a process of its own: Orbax leaves unfinished reads that complain at its end.
+    done = subprocess.run(
+        [sys.executable, "-c", RESTORE, *(str(copy) for _, copy in cases)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    noticed = []
+    for (name, copy), outcome in zip(cases, outcomes, strict=True):
+        if "error" in outcome:
+            noticed.append(name)
+            assert f"{copy / '00000002'} is damaged" in outcome["error"]
+            assert "Delete that directory" in outcome["error"]
+        else:
+            assert outcome["large"] == np.asarray(large).tobytes().hex()
+            assert repr(outcome["host"]) == repr(HOST)
+    assert {name.parts[1] for name in noticed} >= {"arrays", "host", "manifest"}
+    largest = max(files, key=lambda p: p.stat().st_size)
+    assert noticed.count(largest.relative_to(tmp_path / "whole")) == 3
 
 
 def test_the_way_out_of_a_damaged_checkpoint_works(tmp_path):
     path = saved(tmp_path, 1, 2)
     host = path / "host" / "metadata"
     host.write_text(host.read_text().replace('"step": 2', '"step": 3'))
-    with pytest.raises(CheckpointError, match="host document has changed"):
+    with pytest.raises(CheckpointError, match="its documents have changed"):
         restore(tmp_path)
     shutil.rmtree(path)
     restored = restore(tmp_path)
@@ -243,7 +258,8 @@ def test_no_room_is_noticed_before_writing(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="no room for checkpoint 2") as caught:
         checkpointer.save(2, {"x": jnp.zeros(1_000_000)}, {})
     checkpointer.close()
-    assert "needs 5,048,578 bytes" in str(caught.value)
+    # 4 bytes per number, 1 MiB for metadata, and the documents.
+    assert re.search(r"needs 5,048,[5-9]\d\d bytes", str(caught.value))
     assert f"in {tmp_path}, where 1,000,000 are free" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
 
