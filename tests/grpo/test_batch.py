@@ -121,6 +121,17 @@ def test_shapes_are_static_and_order_deterministic():
     jax.tree.map(np.testing.assert_array_equal, batches, again)
 
 
+def test_turns_out_of_order_get_their_own_trunk_prefix():
+    episode = make_episode(np.random.default_rng(8), windows=1, turns=6)
+    episode.turns.reverse()
+    rows = list(rows_of(pack([episode], buckets=[128], tokens_per_microbatch=128)))
+    assert len({turn.trunk_length for turn in episode.turns}) > 2
+    for t, turn in enumerate(episode.turns):
+        prompt, response, *_ = read_turn(rows, 0, t)
+        np.testing.assert_array_equal(prompt, flat_prompt(episode, turn))
+        np.testing.assert_array_equal(response, turn.response)
+
+
 def test_small_trees_share_rows_and_fill_longer_ones():
     rng = np.random.default_rng(1)
 

@@ -189,11 +189,18 @@ def test_old_logprobs_are_those_before_the_first_minibatch():
     assert metrics["grpo/ratio"] != pytest.approx(1, abs=1e-4)
 
 
-def test_minibatches_are_steps_on_whole_groups():
+def test_minibatches_are_one_step_each_on_whole_groups():
+    episodes, reference = make_batch(9), init_params(1)
     update = compiled_update(logprob_fn, SGD, frozenset({("minibatches", 3)}))
     state = init_state(init_params(), SGD)
-    state, _ = update(state, init_params(1), make_batch(9), seed=0)
-    assert int(state.step) == 3
+    state, _ = update(state, reference, episodes, seed=0)
+
+    single = compiled_update(logprob_fn, SGD, frozenset())
+    other = init_state(init_params(), SGD)
+    for chosen in split_groups([e.group for e in episodes], 3, 0):
+        other, _ = single(other, reference, [episodes[i] for i in chosen], seed=0)
+    assert int(state.step) == int(other.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
 
 
 def test_agreement_is_measured_on_the_first_step_only():
