@@ -159,9 +159,9 @@ class Game:
             predicate, arguments = literal.removesuffix(")").split("(", 1)
             names = tuple(name for name in arguments.split(", ") if name)
             types = tuple(self._types[name] for name in names)
-            true, false = (predicate, types), (f"not_{predicate}", types)
-            literals = (false, true) if kind == "NegatedAtom" else (true, false)
-            effect = self._effects[atom] = Effect(*literals, names)
+            pair = ((predicate, types), (f"not_{predicate}", types))
+            added, removed = pair[::-1] if kind == "NegatedAtom" else pair
+            effect = self._effects[atom] = Effect(added, removed, names)
         return effect
 
     def narrate(self, operator: Operator, facts: Facts) -> str:
@@ -257,7 +257,7 @@ class Player:
         return self._game.narrate(operator, self._facts)
 
     def close(self) -> None:
-        """Release the library for other players; it is never in use by two."""
+        """Release the library for other players."""
         self._release()
 
     def _list_commands(self) -> None:
