@@ -23,7 +23,11 @@ from reskill_jax.show import show
 from reskill_jax.warm_start.recipe import Shape
 from reskill_jax.workdir import Workdir
 
-pytest.importorskip("alfworld", reason="needs the extra: pip install '.[alfworld]'")
+# Not importorskip: importing alfworld sets ALFWORLD_DATA for the whole test process.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
 ROOT = Path(__file__).parent.parent
 
 

@@ -47,7 +47,7 @@ class Teaching:
 
     max_turns: int = 16
     skilled: float = 0.7
-    max_skills: int = 3
+    max_skills: int = 4
     general: float = 0.4
     helpful: float = 0.65
     patience: int = 6

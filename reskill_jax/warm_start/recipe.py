@@ -108,7 +108,7 @@ class Recipe:
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
-    steps: int = 400
+    steps: int = 300
     batch: int = 16
     learning_rate: float = 3e-3
     seed: int = 0
@@ -291,8 +291,9 @@ def _batches(recipe: Recipe, episodes: Sequence[Episode]) -> Iterator[list[Episo
 
 
 def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    buckets = (512, 1024, 2048)  # few, since each is compiled
-    return pack(episodes, buckets=buckets, tokens_per_microbatch=4096)
+    # Few lengths, since each is compiled; small micro-batches, since the last one of
+    # each length is part padding.
+    return pack(episodes, buckets=(512, 768, 1024, 2048), tokens_per_microbatch=2048)
 
 
 def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
