@@ -1,6 +1,7 @@
 """The decoder against numpy from the equations, and packed against flat rows."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 
 from reskill_jax.policy.attention import attention, tree_mask
 from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.decoder import REMAT, hidden_states, init, logits
+from reskill_jax.policy.decoder import (
+    REMAT,
+    abstract_params,
+    hidden_states,
+    init,
+    logits,
+)
 from reskill_jax.policy.logprobs import token_logprobs
 
 CONFIG = DecoderConfig(
@@ -29,16 +36,19 @@ CONFIG = DecoderConfig(
 score = jax.jit(token_logprobs, static_argnums=0, static_argnames=("chunk", "remat"))
 
 
-def noisy(config: DecoderConfig, seed: int = 0):
+@functools.cache
+def noisy(config: DecoderConfig):
     """Random parameters whose scales and biases are not at their initial values."""
-    params = init(config, jax.random.key(seed))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    leaves = [
-        x + 0.1 * jax.random.normal(k, x.shape)
-        for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, leaves)
+
+    @jax.jit
+    def make(key):
+        leaves, structure = jax.tree.flatten(init(config, key))
+        keys = jax.random.split(key, len(leaves))
+        pairs = zip(leaves, keys, strict=True)
+        leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in pairs]
+        return jax.tree.unflatten(structure, leaves)
+
+    return make(jax.random.key(0))
 
 
 def oracle(config: DecoderConfig, params, tokens: np.ndarray) -> np.ndarray:
@@ -132,9 +142,8 @@ def test_blocks_of_queries_change_nothing():
     mask = tree_mask(tree, branch)
     expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     sees = np.asarray(mask.any(-1))
-    np.testing.assert_allclose(
-        attention(q, k, v, mask)[sees], expected[sees], atol=1e-5
-    )
+    ours = jax.jit(attention)(q, k, v, mask)
+    np.testing.assert_allclose(ours[sees], expected[sees], atol=1e-5)
 
 
 Token = tuple[int, int, int]  # token, position, branch
@@ -238,7 +247,7 @@ def test_remat_keeps_gradients(row, remat):
 def test_program_size_does_not_grow_with_layers(row):
     def lines(layers):
         config = dataclasses.replace(CONFIG, num_hidden_layers=layers)
-        params = init(config, jax.random.key(0))
+        params = abstract_params(config)
         lowered = score.lower(config, params, *row)
         return lowered.as_text().count("\n")
 
