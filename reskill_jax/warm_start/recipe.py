@@ -108,8 +108,8 @@ class Recipe:
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
-    steps: int = 300
-    batch: int = 16
+    steps: int = 220
+    batch: int = 14
     learning_rate: float = 3e-3
     seed: int = 0
 
@@ -291,9 +291,7 @@ def _batches(recipe: Recipe, episodes: Sequence[Episode]) -> Iterator[list[Episo
 
 
 def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    # Few lengths, since each is compiled; small micro-batches, since the last one of
-    # each length is part padding.
-    return pack(episodes, buckets=(512, 768, 1024, 2048), tokens_per_microbatch=2048)
+    return pack(episodes, buckets=(512, 768), tokens_per_microbatch=3072)
 
 
 def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
