@@ -51,7 +51,7 @@ setup(
     version="0.1.0",
     description="Reinforcement learning for language-model agents with evolving skills",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",  # alfworld's text generator breaks on 3.13's locals()
+    python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
     package_data={"reskill_jax": ["assets/**/*"]},
     install_requires=CORE,

@@ -236,7 +236,9 @@ class JaxEngine:
             if job is blocked:
                 break
             ready.append(job)
-        for start in range(0, len(ready), self._decode_rows):
+        # While prompts wait, only full tiles decode: a call costs the same half empty.
+        spare = len(ready) % self._decode_rows if self._chunks else 0
+        for start in range(0, len(ready) - spare, self._decode_rows):
             self._decode(ready[start : start + self._decode_rows])
 
     def _prefill(self, chunks: Sequence[tuple[_Job, int]]) -> None:

@@ -47,13 +47,14 @@ def read_turn(rows, episode, turn):
 @given(
     seed=st.integers(0, 10**6),
     tokens=st.sampled_from([128, 200, 512]),
+    longest=st.sampled_from([48, 64, 128]),  # the short ones cut trees between turns
     flat=st.booleans(),
 )
-def test_every_turn_can_be_read_back(seed, tokens, flat):
+def test_every_turn_can_be_read_back(seed, tokens, longest, flat):
     episodes = make_batch(seed, groups=2, size=3)
     if flat:
         episodes = [flatten(episode) for episode in episodes]
-    batches = pack(episodes, buckets=BUCKETS, tokens_per_microbatch=tokens)
+    batches = pack(episodes, buckets=(32, longest), tokens_per_microbatch=tokens)
     rows = list(rows_of(batches))
     responses = 0
     for e, episode in enumerate(episodes):
@@ -155,7 +156,23 @@ def test_a_prompt_is_its_own_tree_without_a_trunk():
     assert set(batch.branch[batch.tree > 0]) == {1}
 
 
-def test_too_long_tree_names_lengths_and_key():
+def test_a_tree_that_fits_no_bucket_is_cut_between_turns():
+    rng = np.random.default_rng(0)
+    turns = [make_turn(rng, 0, n) for n in (2, 3, 4)]
+    for turn in turns:
+        turn.branch, turn.response = np.array([9, 9]), np.array([7])
+        turn.logprobs = np.zeros(1, np.float32)
+    trunk = np.array([1, 2, 3, 4], np.int32)
+    episode = Episode(TASK, 0, 0, 0, "", "", [trunk], turns)
+    (batch,) = pack([episode], buckets=[8], tokens_per_microbatch=16)
+    assert batch.tokens.tolist() == [
+        [1, 2, 9, 9, 3, 9, 9, 0],  # two turns
+        [1, 2, 3, 4, 9, 9, 0, 0],  # the third, with the whole trunk before it
+    ]
+    assert batch.positions[1].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+
+
+def test_too_long_turn_names_lengths_and_key():
     episodes = make_batch(0)
     with pytest.raises(
         ValueError, match=r"grpo\.buckets=\(8,\): \[\d+, .* add a bucket"
