@@ -109,6 +109,12 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.strategy.reservoir={config.strategy.reservoir}: the creator would "
             "never be asked"
         )
+    longest = config.prompt.max_tokens + config.rollout.max_tokens
+    if max(config.grpo.buckets) < longest:
+        yield (
+            f"config.grpo.buckets={tuple(config.grpo.buckets)} holds no turn of "
+            f"prompt.max_tokens + rollout.max_tokens = {longest} tokens: add a longer one"
+        )
     if max(config.grpo.buckets) > config.grpo.tokens_per_microbatch:
         yield (
             f"config.grpo.tokens_per_microbatch={config.grpo.tokens_per_microbatch} is "

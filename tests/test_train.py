@@ -201,6 +201,7 @@ def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
         ("--config.policy.path=/nowhere", "holds no config.json"),
         ("--config.env.root=/nowhere", "/nowhere/json_2.1.1/train"),
         ("--config.trial.epsilon=0.9", "config.trial.epsilon"),
+        ("--config.rollout.max_tokens=900", "holds no turn of"),
         ("--config.seed=7", "config.seed: 42 there, 7 now"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import finish, is_finished
+from reskill_jax.benchmarks.runs import Changes, finish, is_finished
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/judgement", "Directory of all runs.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     report("judgement", figures, bars)
 
 
-def changes(kind: str, seed: int) -> dict[str, str | int | float]:
+def changes(kind: str, seed: int) -> Changes:
     """Return how a run with such a bundle differs from the laboratory's."""
     return {
         "seed": seed,

@@ -17,11 +17,11 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, report
-from reskill_jax.benchmarks.runs import finish, is_finished
+from reskill_jax.benchmarks.runs import Changes, finish, is_finished
 from reskill_jax.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
-EXPERIMENTS: dict[str, dict[str, str | int]] = {
+EXPERIMENTS: dict[str, Changes] = {
     "grpo": {"strategy.name": "grpo"},
     "reskill": {"strategy.name": "reskill"},
     "uniform": {"strategy.name": "uniform"},
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> None:
     for seed in range(_SEEDS.value):
         for name in names:
             if time.monotonic() < deadline:
-                changes = {"seed": seed, "num_steps": _STEPS.value}
-                finish(directory(name, seed), changes | EXPERIMENTS[name])
+                size: Changes = {"seed": seed, "num_steps": _STEPS.value}
+                finish(directory(name, seed), size | EXPERIMENTS[name])
     found = {
         name: [o for seed in range(_SEEDS.value) if (o := outcome(name, seed))]
         for name in names

@@ -2,14 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from reskill_jax.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
+Changes = dict[str, str | int | float]  # keys of the configuration to their values
 
-def finish(workdir: Path, changes: Mapping[str, str | int | float]) -> None:
+
+def finish(workdir: Path, changes: Changes) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
     A run that was interrupted is resumed, a finished one is left alone.

@@ -15,7 +15,7 @@ from typing import Any
 from reskill_jax.environments import alfworld_engine
 
 with alfworld_engine.undisturbed():
-    from alfworld import info
+    import alfworld.info as info  # noqa: PLR0402 (not an attribute to type checkers)
     from alfworld.gen import constants
     from alfworld.gen.goal_library import gdict
 

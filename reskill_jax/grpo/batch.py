@@ -70,7 +70,9 @@ def pack(
 
     A tree that would be longer than the longest bucket is cut between two turns; both
     parts begin with the trunk, which changes no loss. On a CPU short buckets pay: the
-    time of attention over a row grows with its square. Trees are placed first fit, longest first; a tree that fits no open row opens one of
+    time of attention over a row grows with its square.
+
+    Trees are placed first fit, longest first; a tree that fits no open row opens one of
     the smallest bucket that holds it. Rows of one bucket T make micro-batches
     [tokens_per_microbatch // T, T]; missing rows are padding, never copies.
 
