@@ -175,8 +175,13 @@ def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
     return results
 
 
-def collect(recipe: Recipe, *, workers: int) -> list[Demonstration]:
-    """Demonstrate in built houses: held-out houses first, `episodes` per house."""
+def collect(
+    recipe: Recipe, *, workers: int, limit: int | None = None
+) -> list[Demonstration]:
+    """Demonstrate in built houses: held-out houses first, `episodes` per house.
+
+    `limit` stops after so many houses.
+    """
     extra = -(-recipe.held_out // recipe.episodes)
     houses = cache.houses(
         recipe.houses,
@@ -188,7 +193,7 @@ def collect(recipe: Recipe, *, workers: int) -> list[Demonstration]:
     tasks = find_games(str(houses), "train")
     jobs = [
         (task, recipe.teaching, recipe.episodes, recipe.seed)
-        for task in random.Random(recipe.seed).sample(tasks, len(tasks))
+        for task in random.Random(recipe.seed).sample(tasks, len(tasks))[:limit]
     ]
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers) as processes:
