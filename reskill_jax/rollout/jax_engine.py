@@ -104,8 +104,8 @@ class JaxEngine:
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="jax-engine")
         self._closed = False
         self.counters: Counter[str] = Counter()
+        self._params, self._version = _serving_copy(config, params), version
         self._pushed: tuple[Params, int] | None = None
-        self.push(params, version)
 
     async def generate(self, request: Request) -> Completion:
         """Sample one response; calls run concurrently and are batched.
@@ -132,15 +132,14 @@ class JaxEngine:
         Requests that have begun end on the weights they began with; those that come
         later wait for them.
         """
-        copy = functools.partial(jnp.array, dtype=self._config.dtype, copy=True)
-        self._pushed = (jax.tree.map(copy, params), version)
+        self._pushed = (_serving_copy(self._config, params), version)
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
         self._closed = True
         self._thread.shutdown(wait=True)
         self._cache = self._pushed = None
-        self._params: Params = {}
+        self._params = {}
 
     def _check(self, request: Request) -> None:
         if self._closed:
@@ -174,6 +173,7 @@ class JaxEngine:
                 step = self._thread.submit(self._step)
                 await asyncio.wrap_future(step)
                 self._finish()
+                await asyncio.sleep(0)  # let those answered ask again, to join at once
         except BaseException as error:
             if step is not None:
                 futures.wait([step])  # cancelled here, it still runs in its thread
@@ -327,6 +327,17 @@ class JaxEngine:
                         stopped=job.tokens[-1] == self._eos_id,
                     )
                 )
+
+
+def _serving_copy(config: DecoderConfig, params: Params) -> Params:
+    """Copy parameters in the compute dtype: the trainer may donate its own."""
+
+    def copy(path: tuple, x: jax.Array) -> jax.Array:
+        # The decoder multiplies by a norm's scale in float32, whatever the dtype.
+        scale = path[-1].key == "scale"
+        return jnp.array(x, jnp.float32 if scale else config.dtype, copy=True)
+
+    return jax.tree_util.tree_map_with_path(copy, params)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)

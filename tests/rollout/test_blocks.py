@@ -3,9 +3,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from reskill_jax.rollout.blocks import BlockPool
+from reskill_jax.rollout.blocks import BlockPool, Lease
 
 SIZE, COUNT, CONTEXT = 4, 12, 24
+
+
+def lease_of(pool: BlockPool, prompt: list[int], length: int) -> Lease:
+    lease = pool.acquire(prompt, length)
+    assert lease is not None
+    return lease
 
 
 class Model:
@@ -13,8 +19,8 @@ class Model:
 
     def __init__(self):
         self.pool = BlockPool(COUNT, SIZE)
-        self.held = []  # (prompt, lease)
-        self.content = [None] * COUNT
+        self.held: list[tuple[list[int], Lease]] = []
+        self.content: dict[int, tuple[int, ...]] = {}
 
     def acquire(self, prompt, extra):
         lease = self.pool.acquire(prompt, len(prompt) + extra)
@@ -60,38 +66,38 @@ def test_leases_find_their_prompts_whatever_comes_and_goes(data):
 
 def test_a_prefix_is_shared_and_kept_until_its_room_is_needed():
     pool = BlockPool(8, 4)
-    first = pool.acquire(list(range(9)), 12)  # 8 tokens prefilled, all in full blocks
+    first = lease_of(pool, list(range(9)), 12)  # 8 tokens prefilled, all in full blocks
     assert (first.missing, first.shared, len(first.blocks)) == ((0, 1), 0, 3)
-    second = pool.acquire([*range(8), 99], 10)
+    second = lease_of(pool, [*range(8), 99], 10)
     assert (second.missing, second.shared) == ((), 2)
     assert second.blocks[:2] == first.blocks[:2]
     assert second.blocks[2] != first.blocks[2]
     pool.release(first)
     pool.release(second)
-    diverged = pool.acquire([0, 1, 2, 3, 50, 5, 6, 7, 8], 9)
+    diverged = lease_of(pool, [0, 1, 2, 3, 50, 5, 6, 7, 8], 9)
     assert (diverged.missing, diverged.shared) == ((1,), 1)
     pool.release(diverged)
-    other = pool.acquire([70] * 30, 32)  # takes every block
+    other = lease_of(pool, [70] * 30, 32)  # takes every block
     assert other.shared == 0
     assert pool.acquire([1], 1) is None
     pool.release(other)
-    assert pool.acquire(list(range(9)), 12).shared == 0
+    assert lease_of(pool, list(range(9)), 12).shared == 0
 
 
 def test_the_least_recently_used_prefix_goes_first():
     pool = BlockPool(3, 2)
     for token in (1, 2, 1):
-        lease = pool.acquire([token] * 3, 3)
+        lease = lease_of(pool, [token] * 3, 3)
         pool.release(lease)
-    pool.release(pool.acquire([3] * 3, 3))  # room for two prefixes: evicts that of 2
-    lease = pool.acquire([1] * 3, 3)
+    pool.release(lease_of(pool, [3] * 3, 3))  # room for two prefixes: evicts that of 2
+    lease = lease_of(pool, [1] * 3, 3)
     assert lease.shared == 1
     pool.release(lease)
-    assert pool.acquire([2] * 3, 3).shared == 0
+    assert lease_of(pool, [2] * 3, 3).shared == 0
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_short_prompts(length):
     pool = BlockPool(4, 4)
-    lease = pool.acquire(list(range(length)), length)
+    lease = lease_of(pool, list(range(length)), length)
     assert lease.missing == tuple(range(-(-(length - 1) // 4)))

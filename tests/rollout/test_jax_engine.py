@@ -1,4 +1,6 @@
 import asyncio
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ PARAMS["norm"]["scale"] = PARAMS["norm"]["scale"] * 8
 
 
 def make(**changes) -> JaxEngine:
-    sizes = {
+    sizes: dict[str, int] = {
         "slots": 8,
         "context": 96,
         "prefill_chunk": 8,
@@ -68,11 +70,11 @@ def same(a: Completion, b: Completion) -> bool:
     )
 
 
-@jax.jit
-def score(row, temperature):
+@functools.partial(jax.jit, static_argnums=2)
+def score(row, temperature, config=CONFIG):
     length = row.shape[1] - 1
     return token_logprobs(
-        CONFIG,
+        config,
         PARAMS,
         row[:, :-1],
         jnp.broadcast_to(jnp.arange(length), (len(row), length)),
@@ -83,11 +85,11 @@ def score(row, temperature):
     )[0]
 
 
-def trainer_logprobs(ids, response, temperature) -> np.ndarray:
+def trainer_logprobs(ids, response, temperature, config=CONFIG) -> np.ndarray:
     row = np.zeros((1, 96), np.int32)
     row[0, : len(ids) + len(response)] = [*ids, *response]
     stop = len(ids) + len(response) - 1
-    return np.asarray(score(row, temperature))[0, len(ids) - 1 : stop]
+    return np.asarray(score(row, temperature, config))[0, len(ids) - 1 : stop]
 
 
 def next_logprobs(ids, temperature) -> np.ndarray:
@@ -121,8 +123,8 @@ def crowd(count: int) -> list[Request]:
     rng = np.random.default_rng(5)
     requests = []
     for n in range(count):
-        shared = prompt(n % 3, 40)[: rng.integers(1, 40)]
-        ids = [*shared, *prompt(100 + n, rng.integers(1, 40))]
+        kept, new = rng.integers(1, 40, 2).tolist()
+        ids = [*prompt(n % 3, 40)[:kept], *prompt(100 + n, new)]
         how = {"temperature": (0.0, 0.6, 1.0)[n % 3], "top_p": (1.0, 0.8)[n % 2]}
         requests.append(ask(f"s{n}", ids, seed=n, **how))
     return requests
@@ -154,6 +156,16 @@ def test_kept_prefixes_are_not_computed_again():
     run(engine, *(ask(f"g{n}", [*ids, 5 + n, 6], seed=n) for n in range(4)))
     assert engine.counters["prefilled"] == 40 + 4  # one head, four tails of a token
     assert engine.counters["reused"] == 3 * 40
+
+
+def test_bfloat16_agrees_with_the_bfloat16_trainer():
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    engine = JaxEngine(config, PARAMS, eos_id=EOS, slots=4, context=96)
+    ids = prompt(8, 40)
+    (done,) = run(engine, ask("half", ids))
+    expected = trainer_logprobs(ids, done.tokens, 1.0, config)
+    np.testing.assert_allclose(done.logprobs, expected, atol=0.3)
+    assert np.abs(done.logprobs - expected).mean() < 0.1
 
 
 def test_seeds_decide_what_is_sampled(engine):
