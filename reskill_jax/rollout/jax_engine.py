@@ -330,14 +330,8 @@ class JaxEngine:
 
 
 def _serving_copy(config: DecoderConfig, params: Params) -> Params:
-    """Copy parameters in the compute dtype: the trainer may donate its own."""
-
-    def copy(path: tuple, x: jax.Array) -> jax.Array:
-        # The decoder multiplies by a norm's scale in float32, whatever the dtype.
-        scale = path[-1].key == "scale"
-        return jnp.array(x, jnp.float32 if scale else config.dtype, copy=True)
-
-    return jax.tree_util.tree_map_with_path(copy, params)
+    """Copy parameters, in the compute dtype: the trainer may donate its own."""
+    return jax.tree.map(lambda x: jnp.array(x, config.dtype, copy=True), params)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
