@@ -20,34 +20,32 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
-import tqdm
 from absl import app, flags
 
 from reskill_jax import cache
 from reskill_jax.creator.rules import RULES
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
-from reskill_jax.grpo.batch import PackedBatch, pack
-from reskill_jax.grpo.optimization import LogprobFn, init_state, make_optimizer
-from reskill_jax.grpo.scoring import make_logprobs
-from reskill_jax.grpo.supervised import make_supervised_update
 from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.decoder import Params, init
+from reskill_jax.policy.decoder import init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import save
-from reskill_jax.rollout.prompts import (
-    WORDINGS,
-    Conversation,
-    PromptBuilder,
-    render_skill,
-)
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.rollout.prompts import WORDINGS, PromptBuilder, render_skill
+from reskill_jax.rollout.types import Episode
 from reskill_jax.warm_start.demonstrator import (
     Demonstration,
+    Habits,
     Teaching,
     demonstrate,
 )
+from reskill_jax.warm_start.fitting import (
+    Phase,
+    as_episode,
+    as_text,
+    fit,
+    held_out_loss,
+)
+from reskill_jax.warm_start.shuffle import Names
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "warm_start"
 
@@ -84,18 +82,19 @@ class Recipe:
     """Everything that the warm-started policy depends on.
 
     Attributes:
-        houses: size of the houses, a preset of `alfworld_games`.
+        houses: size of the houses, a preset of `alfworld_recipe`.
         num_houses: houses of the train split that are demonstrated.
         episodes: demonstrations per house.
-        held_out: demonstrations, of other houses, that only measure the loss.
-        teaching: how they are made.
+        held_out: demonstrations, of the first houses, that only measure the loss.
+        fluent: how the demonstrations to read are made: nearly without errors.
+        teaching: how those to imitate are made.
         shape: the decoder.
         wording: prompt wording.
         actions: whether prompts list the admissible actions.
         max_tokens: prompt budget.
-        steps: optimiser steps.
-        batch: demonstrations per step.
-        learning_rate: peak of a warm-up and cosine decay.
+        reading: learning to predict what is read, names shuffled: how to copy.
+        acting: learning to act as demonstrated.
+        shuffled: share of demonstrations to imitate whose names are shuffled.
         seed: of everything random.
     """
 
@@ -103,14 +102,19 @@ class Recipe:
     num_houses: int = 400
     episodes: int = 8
     held_out: int = 64
+    fluent: Teaching = field(
+        default_factory=lambda: Teaching(
+            skilled=0.0, habits=Habits(0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0)
+        )
+    )
     teaching: Teaching = field(default_factory=Teaching)
     shape: Shape = field(default_factory=Shape)
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
-    steps: int = 220
-    batch: int = 14
-    learning_rate: float = 3e-3
+    reading: Phase = field(default_factory=lambda: Phase(260, 32, 4e-3))
+    acting: Phase = field(default_factory=lambda: Phase(150, 14, 2e-3))
+    shuffled: float = 0.3
     seed: int = 0
 
     @property
@@ -148,26 +152,30 @@ def obtain(recipe: Recipe, *, workers: int, retrain: bool = False) -> Path:
 
 def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
     """Demonstrate, train and write; `output` appears whole or not at all."""
-    demonstrations = collect(recipe, workers=workers)
-    train, held_out = (
-        demonstrations[recipe.held_out :],
-        demonstrations[: recipe.held_out],
-    )
-    tokenizer = train_tokenizer(_texts(train), recipe.shape.vocab_size)
+    read = collect(recipe, recipe.fluent, workers=workers)
+    acted = collect(recipe, recipe.teaching, workers=workers)
+    held_out, acted = acted[: recipe.held_out], acted[recipe.held_out :]
+    tokenizer = train_tokenizer(_texts(acted), recipe.shape.vocab_size)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     prompts = recipe.prompts(tokenizer)
-    params, losses = fit(
-        recipe, decoder, [as_episode(prompts, d) for d in train], held_out, prompts
+    names = Names.of(acted)
+    params = init(decoder, jax.random.key(recipe.seed))
+    params = fit(
+        decoder, params, recipe.reading, _reading(recipe, read, names, prompts)
     )
+    params = fit(decoder, params, recipe.acting, _acting(recipe, acted, names, prompts))
+    results = {
+        "held_out_loss": held_out_loss(
+            decoder, params, [as_episode(prompts, d) for d in held_out]
+        ),
+        "demonstrations": float(len(acted)),
+        "demonstrated_success": float(np.mean([d.success for d in acted])),
+    }
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save(partial, decoder, params)
     tokenizer.save(partial)
-    results = losses | {
-        "demonstrations": float(len(train)),
-        "demonstrated_success": float(np.mean([d.success for d in train])),
-    }
     document = {"recipe": asdict(recipe), "hash": recipe.hash, "results": results}
     (partial / "recipe.json").write_text(json.dumps(document, indent=2) + "\n")
     shutil.rmtree(output, ignore_errors=True)
@@ -175,24 +183,55 @@ def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
     return results
 
 
-def collect(
-    recipe: Recipe, *, workers: int, limit: int | None = None
-) -> list[Demonstration]:
-    """Demonstrate in built houses: held-out houses first, `episodes` per house.
+def _reading(
+    recipe: Recipe,
+    demonstrations: Sequence[Demonstration],
+    names: Names,
+    prompts: PromptBuilder,
+) -> Iterator[Episode]:
+    """Yield text to predict, endlessly: trunks in which every name is shuffled."""
+    rng = random.Random(f"reading/{recipe.seed}")
+    while True:
+        demonstration = names.shuffle(rng.choice(demonstrations), rng)
+        yield as_text(as_episode(prompts, demonstration))
 
-    `limit` stops after so many houses.
+
+def _acting(
+    recipe: Recipe,
+    demonstrations: Sequence[Demonstration],
+    names: Names,
+    prompts: PromptBuilder,
+) -> Iterator[Episode]:
+    """Yield episodes to imitate, endlessly, a share of them with shuffled names."""
+    rng = random.Random(f"acting/{recipe.seed}")
+    while True:
+        demonstration = rng.choice(demonstrations)
+        if rng.random() < recipe.shuffled:
+            demonstration = names.shuffle(demonstration, rng)
+        yield as_episode(prompts, demonstration)
+
+
+def collect(
+    recipe: Recipe, teaching: Teaching, *, workers: int, limit: int | None = None
+) -> list[Demonstration]:
+    """Demonstrate in built houses, always in the same order of houses.
+
+    Args:
+        recipe: which houses, and how often each.
+        teaching: how.
+        workers: processes that play.
+        limit: stop after so many houses.
     """
-    extra = -(-recipe.held_out // recipe.episodes)
     houses = cache.houses(
         recipe.houses,
-        train=recipe.num_houses + extra,
+        train=recipe.num_houses,
         held_out=0,
         seed=recipe.seed,
         workers=workers,
     )
     tasks = find_games(str(houses), "train")
     jobs = [
-        (task, recipe.teaching, recipe.episodes, recipe.seed)
+        (task, teaching, recipe.episodes, recipe.seed)
         for task in random.Random(recipe.seed).sample(tasks, len(tasks))[:limit]
     ]
     context = multiprocessing.get_context("spawn")
@@ -212,91 +251,6 @@ def _demonstrate_house(job: tuple[Task, Teaching, int, int]) -> list[Demonstrati
         demonstrate(_environment, task, teaching, seed * 1000 + k)
         for k in range(episodes)
     ]
-
-
-def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
-    """Render a demonstration as the collector would have recorded it."""
-    task, moments = demonstration.task, demonstration.moments
-    episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
-    talk = Conversation(prompts, demonstration.goal, moments[0].observation)
-    after = [*(moment.observation for moment in moments[1:])]
-    for moment, observation in zip(
-        moments, [*after, demonstration.final_observation], strict=True
-    ):
-        prompt = talk.prompt(moment.admissible, moment.skills)
-        text = f"<action>{moment.action}</action>"
-        response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
-        episode.turns.append(
-            Turn(
-                window=prompt.window,
-                trunk_length=prompt.trunk_length,
-                branch=np.asarray(prompt.branch, np.int32),
-                response=np.asarray(response, np.int32),
-                logprobs=np.zeros(len(response), np.float32),
-                version=0,
-                observation=moment.observation,
-                text=text,
-                action=moment.action,
-                valid=True,
-                fired=tuple(skill.name for skill in moment.skills),
-            )
-        )
-        talk.advance(moment.action, observation)
-    episode.trunks = [np.asarray(trunk, np.int32) for trunk in talk.trunks]
-    episode.success = demonstration.success
-    return episode
-
-
-def fit(
-    recipe: Recipe,
-    decoder: DecoderConfig,
-    episodes: Sequence[Episode],
-    held_out: Sequence[Demonstration],
-    prompts: PromptBuilder,
-) -> tuple[Params, dict[str, float]]:
-    """Train a decoder from scratch; return its parameters and its losses."""
-    logprobs = make_logprobs(decoder)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, recipe.learning_rate, recipe.steps // 20, recipe.steps
-    )
-    tx = make_optimizer(schedule, weight_decay=0.01)
-    update = make_supervised_update(logprobs, tx)
-    state = init_state(init(decoder, jax.random.key(recipe.seed)), tx)
-    metrics: dict[str, float] = {}
-    batches = tqdm.tqdm(_batches(recipe, episodes), "warm start", recipe.steps)
-    for batch in batches:
-        state, metrics = update(state, _pack(batch))
-        batches.set_postfix(loss=metrics["supervised/loss"])
-    loss = held_out_loss(
-        jax.jit(logprobs), state.params, [as_episode(prompts, d) for d in held_out]
-    )
-    return state.params, {"loss": metrics["supervised/loss"], "held_out_loss": loss}
-
-
-def held_out_loss(
-    logprobs: LogprobFn, params: Params, episodes: Sequence[Episode]
-) -> float:
-    """Return the mean negative log-likelihood per demonstrated token, in nats."""
-    total = count = 0.0
-    for packed in _pack(episodes):
-        total -= float(np.sum(logprobs(params, packed) * packed.mask))
-        count += float(np.sum(packed.mask))
-    return total / count
-
-
-def _batches(recipe: Recipe, episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
-    """Yield the demonstrations of each step: epochs, each in another order."""
-    order: list[int] = []
-    for step in range(recipe.steps):
-        if len(order) < recipe.batch:
-            rng = np.random.default_rng((recipe.seed, step))
-            order += rng.permutation(len(episodes)).tolist()
-        yield [episodes[i] for i in order[: recipe.batch]]
-        del order[: recipe.batch]
-
-
-def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    return pack(episodes, buckets=(512, 768), tokens_per_microbatch=3072)
 
 
 def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:

@@ -4,7 +4,6 @@ import importlib.util
 import json
 from dataclasses import asdict, replace
 
-import jax
 import numpy as np
 import pytest
 
@@ -33,8 +32,8 @@ def small(recipes):
         vocab_size=500, hidden_size=32, intermediate_size=64, layers=1, heads=2
     )
     return recipes.Recipe(
-        num_houses=4, episodes=2, held_out=2, teaching=teaching, shape=shape, steps=8,
-        batch=4,
+        num_houses=4, episodes=2, held_out=2, teaching=teaching, shape=shape,
+        reading=recipes.Phase(6, 4, 1e-2), acting=recipes.Phase(6, 4, 1e-2),
     )  # fmt: skip
 
 
@@ -62,8 +61,8 @@ def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(recipes, small, m
 def test_demonstrations_become_the_prompts_that_rollouts_have(recipes, small, made):
     tokenizer = Tokenizer.load(made[0])
     prompts = small.prompts(tokenizer)
-    demonstrations = recipes.collect(small, workers=1)
-    assert demonstrations == recipes.collect(small, workers=1)
+    demonstrations = recipes.collect(small, small.teaching, workers=1)
+    assert demonstrations == recipes.collect(small, small.teaching, workers=1)
     for demonstration in demonstrations:
         episode = recipes.as_episode(prompts, demonstration)
         for moment, turn in zip(demonstration.moments, episode.turns, strict=True):
@@ -85,12 +84,11 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(recipes, made):
     assert document["recipe"] == json.loads(json.dumps(asdict(recipe)))
     assert cache.cache_directory() == made[1]
     houses = -(-recipe.held_out // recipe.episodes)
-    held_out = recipes.collect(recipe, workers=2, limit=houses)[: recipe.held_out]
+    held_out = recipes.collect(recipe, recipe.teaching, workers=2, limit=houses)[
+        : recipe.held_out
+    ]
     decoder, params = load(directory)
     prompts = recipe.prompts(Tokenizer.load(directory))
-    loss = recipes.held_out_loss(
-        jax.jit(recipes.make_logprobs(decoder)),
-        params,
-        [recipes.as_episode(prompts, d) for d in held_out],
-    )
+    episodes = [recipes.as_episode(prompts, d) for d in held_out]
+    loss = recipes.held_out_loss(decoder, params, episodes)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)
