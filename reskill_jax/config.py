@@ -113,8 +113,7 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
     if max(config.grpo.buckets) < longest:
         yield (
             f"config.grpo.buckets={tuple(config.grpo.buckets)} holds no turn of "
-            f"prompt.max_tokens + rollout.max_tokens = {longest} tokens: add a longer
-            one"
+            f"prompt.max_tokens + rollout.max_tokens = {longest} tokens: add a longer"
         )
     if max(config.grpo.buckets) > config.grpo.tokens_per_microbatch:
         yield (
