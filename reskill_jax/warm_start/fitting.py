@@ -69,8 +69,9 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
 
 
 def as_text(episode: Episode) -> Episode:
-    """Turn an episode into one long response: its first trunk, every token to
-    predict.""" trunk = episode.trunks[0] turn = Turn(
+    """Turn an episode into one long response: its first trunk, all to be predicted."""
+    trunk = episode.trunks[0]
+    turn = Turn(
         window=0,
         trunk_length=0,
         branch=trunk[:1],
