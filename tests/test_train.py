@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,19 +194,46 @@ def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("grpo.minibatches", 3, "config.rollout.tasks=2 cannot be divided"),
+        ("grpo.group_size", 1, "config.grpo.group_size=1: a trial splits a group"),
+        ("grpo.buckets", (64,), "holds no turn of"),
+        ("strategy.name", "magic", "config.strategy.name='magic': choose one of"),
+        ("strategy.name", "static", "config.strategy.bank is empty"),
+        ("strategy.bank", "/nowhere", "config.strategy.bank='/nowhere' is not a"),
+        ("policy.path", "/nowhere", "holds no config.json"),
+        ("rollout.max_tokens", 0, "config.rollout.max_tokens=0: must be 1 or more"),
+        ("rollout.top_p", 0.0, "config.rollout.top_p=0.0: must be in"),
+        ("env.houses_train", 0, "houses_train=0"),
+        ("trial.epsilon", 0.9, "config.trial.epsilon"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(policy, key, value, message):
+    config = get_config()
+    config.policy.path = str(policy)
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        validate(config)
+
+
+def test_the_warm_start_is_refused_prompts_that_it_was_not_taught():
+    config = get_config()
+    config.prompt.actions = True
+    with pytest.raises(ValueError, match=r"config\.prompt\.actions=True, but the warm"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ("--config.grpo.group_sise=3", "group_sise"),
-        ("--config.grpo.minibatches=3", "config.rollout.tasks=2 cannot be divided"),
-        ("--config.strategy.name=magic", "config.strategy.name='magic': choose one of"),
-        ("--config.policy.path=/nowhere", "holds no config.json"),
         ("--config.env.root=/nowhere", "/nowhere/json_2.1.1/train"),
-        ("--config.trial.epsilon=0.9", "config.trial.epsilon"),
-        ("--config.rollout.max_tokens=900", "holds no turn of"),
         ("--config.seed=7", "config.seed: 42 there, 7 now"),
     ],
 )
-def test_bad_input_is_refused_by_name_before_any_work(
+def test_bad_input_ends_the_program_before_any_work(
     finished, policy, change, message, tmp_path
 ):
     own = tmp_path / "new"
