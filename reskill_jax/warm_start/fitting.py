@@ -97,7 +97,7 @@ def fit(
     tx = make_optimizer(schedule, b2=0.95)
     update = make_supervised_update(make_logprobs(decoder), tx)
     state = init_state(params, tx)
-    steps = tqdm.trange(phase.steps, desc="warm start", disable=None)
+    steps = tqdm.trange(phase.steps, desc="warm start", mininterval=10)
     for _ in steps:
         batch = _pack(list(itertools.islice(episodes, phase.batch)))
         state, metrics = update(state, batch)
