@@ -384,7 +384,7 @@ def test_close_leaves_no_process_and_refuses_further_requests():
 
 
 SCRIPT = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 print("main imported", flush=True)
 sys.path.insert(0, {tests!r})
 from test_pool import TASK, ChainWorld
@@ -405,6 +405,8 @@ async def main(pool):
     print(*pool.pids, flush=True)
     await asyncio.wait_for(hanging, {seconds})
 
+# Programs started in the background of a script inherit that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pool = EnvironmentPool(ChainWorld, workers=2, limit=1000.0)
 {body}
 """
