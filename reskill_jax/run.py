@@ -69,12 +69,13 @@ def sample_tasks(tasks: list[Task], count: int, seed: int, step: int) -> list[Ta
 
     Every epoch is a permutation of its own; a batch may span two.
     """
-    chosen = []
-    for place in range(step * count, (step + 1) * count):
-        epoch, index = divmod(place, len(tasks))
-        order = np.random.default_rng((seed, epoch)).permutation(len(tasks))
-        chosen.append(tasks[order[index]])
-    return chosen
+    first, last = step * count, (step + 1) * count - 1
+    orders = {
+        epoch: np.random.default_rng((seed, epoch)).permutation(len(tasks))
+        for epoch in range(first // len(tasks), last // len(tasks) + 1)
+    }
+    places = (divmod(place, len(tasks)) for place in range(first, last + 1))
+    return [tasks[orders[epoch][index]] for epoch, index in places]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 import jax
@@ -58,8 +58,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             )
             writer.write(step, metrics, phase="eval")
             _record(workdir, f"eval-{step:05d}", episodes, step)
-            splits = [f"{s} {metrics[f'{s}/success']:.1%}" for s in tasks.held_out]
-            progress.note(f"evaluation after {step} steps: {', '.join(splits)}")
+            progress.note(_summary(step, metrics, tasks.held_out))
             return metrics
 
         held_out = evaluation(0) if done == 0 else {}
@@ -103,6 +102,12 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                 checkpointer.save(step, state, {"strategy": strategy.state()})
         checkpointer.wait()
         return held_out
+
+
+def _summary(step: int, metrics: Mapping[str, float], splits: Iterable[str]) -> str:
+    """Say how an evaluation went, in one line."""
+    rates = [f"{split} {metrics[f'{split}/success']:.1%}" for split in splits]
+    return f"evaluation after {step} steps: {', '.join(rates)}"
 
 
 def _record(
@@ -161,6 +166,5 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)
         )
-    splits = [f"{s} {metrics[f'{s}/success']:.1%}" for s in tasks.held_out]
-    print(f"evaluation after {restored.step} steps: {', '.join(splits)}")
+    print(_summary(restored.step, metrics, tasks.held_out))
     return metrics
