@@ -7,7 +7,6 @@
     checkpoints/    all state, one directory per saved step
     skills/         the skill library as SKILL.md files
     episodes/       played episodes
-    warm_start/     the supervised policy that the run starts from
 
 A process that trains does this before any work, and later starts do the same:
 
@@ -69,11 +68,6 @@ class Workdir:
     def episodes(self) -> Path:
         """Played episodes."""
         return self.root / "episodes"
-
-    @property
-    def warm_start(self) -> Path:
-        """The supervised policy that the run starts from."""
-        return self.root / "warm_start"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -9,14 +9,14 @@ itself. Success is greedy, on houses in unseen floor plans, with the accepted ba
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
-from reskill_jax.benchmarks.reporting import Bar, report
+from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import Changes, finish, is_finished
 from reskill_jax.metrics import read_metrics
 from reskill_jax.workdir import Workdir
@@ -68,8 +68,7 @@ def main(argv: Sequence[str]) -> None:
         name: [o for seed in range(_SEEDS.value) if (o := outcome(name, seed))]
         for name in names
     }
-    for line in table(found):
-        print(line)
+    print(table(found))
     report("laboratory", figures(found), bars(found))
 
 
@@ -93,18 +92,17 @@ def outcome(name: str, seed: int) -> Outcome | None:
     return Outcome(evaluations[0], evaluations[_STEPS.value], float(np.mean(training)))
 
 
-def table(found: dict[str, list[Outcome]]) -> Iterator[str]:
+def table(found: dict[str, list[Outcome]]) -> str:
     """Lay out mean and standard error per experiment."""
-    yield f"{'experiment':<28} {'seeds':>5} {'before':>8} {'after':>14} {'training':>9}"
+    rows: list[list[str | float]] = []
     for name, outcomes in found.items():
         if outcomes:
             mean, error = _mean([o.after for o in outcomes])
-            yield (
-                f"{name:<28} {len(outcomes):5d} "
-                f"{_mean([o.before for o in outcomes])[0]:8.1%} "
-                f"{mean:7.1%} ± {error:4.1%} "
-                f"{_mean([o.training for o in outcomes])[0]:9.1%}"
-            )
+            before = _mean([o.before for o in outcomes])[0]
+            training = _mean([o.training for o in outcomes])[0]
+            rows.append([name, len(outcomes), before, mean, error, training])
+    header = ["experiment", "seeds", "before", "after", "std. error", "training"]
+    return format_table(header, rows)
 
 
 def figures(found: dict[str, list[Outcome]]) -> dict[str, float]:

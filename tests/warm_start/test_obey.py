@@ -14,6 +14,7 @@ from reskill_jax.warm_start.demonstrator import (
     err,
     obey,
     situation,
+    slip,
 )
 from reskill_jax.warm_start.obey import OBEY
 from reskill_jax.warm_start.world import World
@@ -146,3 +147,14 @@ def test_drawn_banks_have_skills_of_both_kinds_and_only_as_often_as_asked():
     harmful = {rule.name for rule in HARMFUL}
     drawn = [skill.name in harmful for bank in banks for skill in bank.skills]
     assert sum(drawn) / len(drawn) == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_slip_is_a_command_that_was_possible_and_is_not_any_more():
+    state = world(played=[CLOSED])
+    now = ["go to shelf 1", "open cabinet 1"]
+    offered = [*now, "go to cabinet 1", "go to cabinet 2"]
+    slips = {slip(random.Random(k), state, offered, now) for k in range(50)}
+    assert slips == {"go to cabinet 1", "go to cabinet 2"}
+    repeats = [slip(random.Random(k), state, offered, now) for k in range(200)]
+    assert repeats.count("go to cabinet 1") > 120  # what was just done, more often
+    assert slip(random.Random(0), state, now, now) is None

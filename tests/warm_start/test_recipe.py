@@ -33,7 +33,7 @@ def small(recipes):
     )
     return recipes.Recipe(
         num_houses=4, episodes=2, held_out=2, teaching=teaching, shape=shape,
-        reading=recipes.Phase(6, 4, 1e-2), acting=recipes.Phase(6, 4, 1e-2),
+        phases=(recipes.Phase(10, 1e-2, text=1, fluent=1, taught=2, shuffled=0.5),),
     )  # fmt: skip
 
 
@@ -65,7 +65,8 @@ def test_demonstrations_become_the_prompts_that_rollouts_have(recipes, small, ma
     assert demonstrations == recipes.collect(small, small.teaching, workers=1)
     for demonstration in demonstrations:
         episode = recipes.as_episode(prompts, demonstration)
-        for moment, turn in zip(demonstration.moments, episode.turns, strict=True):
+        imitated = [moment for moment in demonstration.moments if moment.imitated]
+        for moment, turn in zip(imitated, episode.turns, strict=True):
             trunk = episode.trunks[turn.window][: turn.trunk_length]
             prompt = tokenizer.decode([*trunk, *turn.branch])
             assert moment.observation in prompt
