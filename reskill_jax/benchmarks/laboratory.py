@@ -65,7 +65,11 @@ def main(argv: Sequence[str]) -> None:
                 size: Changes = {"seed": seed, "num_steps": _STEPS.value}
                 finish(directory(name, seed), size | EXPERIMENTS[name])
     found = {
-        name: [o for seed in range(_SEEDS.value) if (o := outcome(name, seed))]
+        name: [
+            result
+            for seed in range(_SEEDS.value)
+            if (result := outcome(name, seed, _STEPS.value))
+        ]
         for name in names
     }
     print(table(found))
@@ -78,18 +82,19 @@ def directory(name: str, seed: int) -> Path:
     return Path(_WORKDIR.value) / f"{slug}-{_STEPS.value}-{seed}"
 
 
-def outcome(name: str, seed: int) -> Outcome | None:
+def outcome(name: str, seed: int, steps: int) -> Outcome | None:
     """Read the outcome of a run; None if it is not finished."""
-    if not is_finished(directory(name, seed), _STEPS.value):
+    workdir = Workdir(directory(name, seed))
+    if not is_finished(workdir.root, steps):
         return None
-    lines = read_metrics(Workdir(directory(name, seed)).metrics)
+    lines = read_metrics(workdir.metrics)
     evaluations = {
         int(line["step"]): float(line["valid_unseen/success"])
         for line in lines
         if line["phase"] == "eval"
     }
     training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
-    return Outcome(evaluations[0], evaluations[_STEPS.value], float(np.mean(training)))
+    return Outcome(evaluations[0], evaluations[steps], float(np.mean(training)))
 
 
 def table(found: dict[str, list[Outcome]]) -> str:
