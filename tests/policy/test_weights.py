@@ -74,7 +74,7 @@ def damage(tmp_path, change) -> str:
     tensors = load_file(tmp_path / "model.safetensors")
     change(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors") as caught:
+    with pytest.raises(ValueError, match="do not fit") as caught:
         load(tmp_path)
     return str(caught.value)
 
@@ -82,7 +82,7 @@ def damage(tmp_path, change) -> str:
 def test_missing_surplus_and_misshapen_tensors_are_named(tmp_path):
     name = "model.layers.1.mlp.up_proj.weight"
     assert f"{name} is missing" in damage(tmp_path, lambda t: t.pop(name))
-    extra = {"visual.weight": np.zeros(3)}
+    extra = {"visual.weight": np.zeros(3, np.float32)}
     assert "visual.weight is surplus" in damage(tmp_path, lambda t: t.update(extra))
     wrong = {name: np.zeros((6, 10), np.float32)}
     text = damage(tmp_path, lambda t: t.update(wrong))
