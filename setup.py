@@ -14,7 +14,8 @@ CORE = [
     "absl-py>=2.1,<3",
     "numpy>=2.0,<3",
     "tokenizers>=0.22,<1",
-    "transformers>=5.5,<6",  # tokenizers and configs only: torch is never imported
+    "transformers>=5.5,<6",  # chat templates only: torch is never imported
+    "jinja2>=3.1.6,<4",  # transformers renders templates with it; older ones it refuses
     "safetensors>=0.5,<1",
     "google-re2>=1.1.20240702,<2",  # linear-time patterns: none can hang the loop
     "pyyaml>=6,<7",
@@ -34,6 +35,9 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "llm": ["openai>=2,<3", "anthropic>=0.70,<1", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
+    # Tests against the models of transformers, which wants torch>=2.6. Without it they
+    # are skipped; a build for the CPU will do.
+    "parity": ["torch>=2.6,<3"],
     "dev": [
         "hypothesis>=6.100",
         "mypy>=1.15",

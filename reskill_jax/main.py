@@ -3,6 +3,7 @@
     python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a
     python -m reskill_jax.main --mode=show --workdir=runs/a
+    python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
 
 `train`, the default, starts a run or resumes it; any key of the configuration can be
 changed by a flag such as ``--config.seed=1``. The other modes look at a run.
@@ -21,8 +22,17 @@ from reskill_jax.workdir import Workdir, compilation_cache, write_text
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "show"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "evaluate", "export", "show"], "What to do."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
+_EXPORT_DTYPE = flags.DEFINE_enum(
+    "export_dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "Type of exported weights; float32 is exactly what was trained.",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -42,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
             from reskill_jax.train import evaluate_run  # noqa: PLC0415
 
             evaluate_run(ConfigDict(workdir.read_config()), workdir)
+        elif _MODE.value == "export":
+            _export(workdir)
         else:
             _train(workdir)
     except (ValueError, OSError, RuntimeError) as error:
@@ -68,6 +80,15 @@ def _train(workdir: Workdir) -> None:
     with workdir.lock():
         workdir.bind(config.to_dict())
         train(config, workdir)
+
+
+def _export(workdir: Workdir) -> None:
+    from reskill_jax.export import export_run  # noqa: PLC0415
+
+    if not _OUTPUT.value:
+        raise app.UsageError("--mode=export needs --output, a directory to write")
+    config = ConfigDict(workdir.read_config())
+    export_run(config, workdir, Path(_OUTPUT.value), dtype=_EXPORT_DTYPE.value)
 
 
 if __name__ == "__main__":

@@ -95,21 +95,39 @@ class Policy:
     tokenizer: Tokenizer
 
 
-def load_policy(config: ConfigDict) -> Policy:
-    """Load the weights to start from, making the warm start first if there is none."""
-    if config.policy.path:
-        directory = Path(config.policy.path)
-    else:
-        from reskill_jax.warm_start import recipe as warm_start  # noqa: PLC0415
+def policy_directory(config: ConfigDict) -> Path:
+    """Return the Hugging Face directory that a run starts from.
 
-        directory = warm_start.obtain(
-            warm_start.RECIPES[config.warm_start.recipe],
-            workers=config.env.workers,
-            retrain=config.warm_start.retrain,
-        )
+    It makes the warm start first if the run needs one and there is none.
+    """
+    if config.policy.path:
+        return Path(config.policy.path)
+    from reskill_jax.warm_start import recipe as warm_start  # noqa: PLC0415
+
+    return warm_start.obtain(
+        warm_start.RECIPES[config.warm_start.recipe],
+        workers=config.env.workers,
+        retrain=config.warm_start.retrain,
+    )
+
+
+def load_policy(config: ConfigDict) -> Policy:
+    """Load the weights to start from.
+
+    Raises:
+        ValueError: the directory's parts do not fit each other.
+    """
+    directory = policy_directory(config)
     decoder, params = load(directory)
     decoder = replace(decoder, dtype=config.policy.dtype)
-    return Policy(directory, decoder, params, Tokenizer.load(directory))
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > decoder.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the "
+            f"model embeds only vocab_size={decoder.vocab_size}: they are not of the "
+            "same model"
+        )
+    return Policy(directory, decoder, params, tokenizer)
 
 
 def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:

@@ -1,4 +1,4 @@
-"""The decoder: one Flax module for every dense Qwen3-like model, small or large.
+"""The decoder: one Flax module for Qwen3, Qwen2 and Llama, small or large.
 
 Modules exist at the boundary only: `init` makes one and hands out its parameters as a
 nested dict of float32 arrays, layers stacked on a leading axis L; the functions below
@@ -22,6 +22,7 @@ from flax import nnx
 from reskill_jax.policy.attention import attention
 from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.rope import frequencies
 
 Params = dict[str, Any]
 # (query [B, T, N, H], key [B, T, K, H], value [B, T, K, H]) -> [B, T, N, H]
@@ -42,16 +43,13 @@ class Attention(nnx.Module):
         self.config = config
         width, head = config.hidden_size, config.head_dim
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        linear = functools.partial(
-            nnx.LinearGeneral,
-            use_bias=config.attention_bias,
-            dtype=config.dtype,
-            rngs=rngs,
+        linear = functools.partial(nnx.LinearGeneral, dtype=config.dtype, rngs=rngs)
+        self.query = linear(width, (heads, head), use_bias=config.qkv_bias)
+        self.key = linear(width, (kv_heads, head), use_bias=config.qkv_bias)
+        self.value = linear(width, (kv_heads, head), use_bias=config.qkv_bias)
+        self.out = linear(
+            (heads, head), width, axis=(-2, -1), use_bias=config.attention_bias
         )
-        self.query = linear(width, (heads, head))
-        self.key = linear(width, (kv_heads, head))
-        self.value = linear(width, (kv_heads, head))
-        self.out = linear((heads, head), width, axis=(-2, -1))
         if config.qk_norm:
             self.query_norm = _norm(config, head, rngs)
             self.key_norm = _norm(config, head, rngs)
@@ -247,10 +245,11 @@ def _rotation(
     config: DecoderConfig, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of RoPE in float32, [B, T, 1, H / 2] each."""
-    half = config.head_dim // 2
-    frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequency, scale = frequencies(
+        config.head_dim, config.rope_theta, config.rope_scaling
+    )
     angle = positions[..., None, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    return jnp.cos(angle) * scale, jnp.sin(angle) * scale
 
 
 def _rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:

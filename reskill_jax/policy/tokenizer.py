@@ -1,13 +1,15 @@
 """Byte-level BPE in a Hugging Face directory: ours for small runs, or any model's own.
 
 `encode` reads its argument as plain text: an environment that prints `<|im_end|>`
-cannot end a turn. Special tokens enter a prompt by id only, through `special` and the
-two ChatML prefixes.
+cannot end a turn. Special tokens enter a prompt by id only, through `special` and what
+the chat template puts around the words of the user.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -27,19 +29,28 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# What chat templates are told: no thinking aloud (Qwen3's hybrids), and the date that
+# Llama 3 falls back to, where it would else print the day on which the run is started.
+_TEMPLATE_ARGUMENTS: dict[str, Any] = {
+    "enable_thinking": False,
+    "date_string": "26 Jul 2024",
+}
+_USER, _ASSISTANT = "#user#", "#assistant#"  # stand for words, to be found again
+
 
 class Tokenizer:
     """Text to ids and back; made by `train_tokenizer` or `Tokenizer.load`.
 
     Attributes:
-        eos_id: the token that ends a turn, `<|im_end|>`.
-        pad_id: the token that fills rows, `<|endoftext|>`.
-        user_prefix: ids of `<|im_start|>user` and a line break.
-        assistant_prefix: ids of `<|im_end|>`, a line break, `<|im_start|>assistant` and
-            a line break.
+        eos_id: the token that ends the assistant's turn, `<|im_end|>` in ChatML.
+        pad_id: the token that fills rows.
+        user_prefix: ids of what the chat template puts before the words of the user;
+            `<|im_start|>user` and a line break in ChatML.
+        assistant_prefix: ids of what it puts after them, up to the response.
+        trims: whether it strips blanks around the words of the user.
     """
 
-    def __init__(self, backend: Backend, settings: dict[str, object]):
+    def __init__(self, backend: Backend, settings: dict[str, Any]):
         """Wrap a backend.
 
         Args:
@@ -48,21 +59,26 @@ class Tokenizer:
             settings: contents of tokenizer_config.json, written back by `save`.
 
         Raises:
-            ValueError: if a ChatML token is missing, by name.
+            ValueError: there is no chat template, or it is of no use for prompts of a
+                user and responses of an assistant.
         """
         self._backend = backend
-        self._backend.encode_special_tokens = True
         self._settings = settings
-        self.eos_id = self.special("<|im_end|>")
-        self.pad_id = self.special("<|endoftext|>")
-        start = self.special("<|im_start|>")
-        self.user_prefix = (start, *self.encode("user\n"))
-        self.assistant_prefix = (
-            self.eos_id,
-            *self.encode("\n"),
-            start,
-            *self.encode("assistant\n"),
-        )
+        before, after = self._around(_USER)
+        spaced = self._around(f" {_USER} ")
+        self.trims = spaced == (before, after)
+        if spaced not in ((before, after), (f"{before} ", f" {after}")):
+            raise ValueError("the chat template changes the words of the user")
+        turns = [("user", _USER), ("assistant", _ASSISTANT)]
+        end = self._encode_template(self._render(turns, False).split(_ASSISTANT)[-1])
+        if not end or self._backend.id_to_token(end[0]) not in self._special_names():
+            raise ValueError("the chat template ends no turn with a special token")
+        self.eos_id = end[0]
+        padding = self._named("pad_token")
+        self.pad_id = self.eos_id if padding is None else self.special(padding)
+        self.user_prefix = tuple(self._encode_template(before))
+        self.assistant_prefix = tuple(self._encode_template(after))
+        self._backend.encode_special_tokens = True
 
     @classmethod
     def load(cls, directory: Path | str) -> "Tokenizer":
@@ -70,7 +86,7 @@ class Tokenizer:
 
         Raises:
             FileNotFoundError: if there is no tokenizer.json.
-            ValueError: if it cannot be read, or knows no ChatML.
+            ValueError: if it cannot be read, or has no chat template that fits.
         """
         path = Path(directory) / "tokenizer.json"
         if not path.is_file():
@@ -83,7 +99,13 @@ class Tokenizer:
         settings = {}
         if settings_path.is_file():
             settings = json.loads(settings_path.read_text())
-        return cls(backend, settings)
+        template_path = path.with_name("chat_template.jinja")
+        if template_path.is_file():  # it takes precedence in transformers too
+            settings["chat_template"] = template_path.read_text()
+        try:
+            return cls(backend, settings)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from error
 
     def save(self, directory: Path | str) -> None:
         """Write tokenizer.json and tokenizer_config.json for transformers."""
@@ -116,6 +138,61 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without special tokens."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+
+    def _around(self, words: str) -> tuple[str, str]:
+        """Return what the template puts before and after the words of the user."""
+        parts = self._render([("user", words)], True).split(_USER)
+        if len(parts) != 2:
+            raise ValueError(
+                f"the chat template repeats the words of the user {len(parts) - 1} "
+                "times, not once"
+            )
+        return parts[0], parts[1]
+
+    def _render(self, turns: list[tuple[str, str]], respond: bool) -> str:
+        """Render turns, (role, words) each, as transformers does."""
+        # Its import says at length that torch is not there, which is as it should be.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        from jinja2 import TemplateError  # noqa: PLC0415 (slow, and only at the start)
+        from transformers.utils.chat_template_utils import (  # noqa: PLC0415
+            render_jinja_template,
+        )
+
+        template = self._settings.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = {t["name"]: t["template"] for t in template}.get("default")
+        if not template:
+            raise ValueError(
+                "there is no chat template: use the tokenizer files of the model's "
+                "instruct version, or add chat_template.jinja"
+            )
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        named = {name: self._named(name) for name in names}
+        try:
+            rendered, _ = render_jinja_template(
+                [[{"role": role, "content": words} for role, words in turns]],
+                chat_template=template,
+                add_generation_prompt=respond,
+                **{name: token for name, token in named.items() if token is not None},
+                **_TEMPLATE_ARGUMENTS,
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template fails: {error}") from error
+        return rendered[0]
+
+    def _named(self, name: str) -> str | None:
+        """Return a token of the settings, which may be wrapped in its options."""
+        token = self._settings.get(name)
+        return token["content"] if isinstance(token, dict) else token
+
+    def _special_names(self) -> set[str]:
+        added = self._backend.get_added_tokens_decoder().values()
+        return {token.content for token in added if token.special}
+
+    def _encode_template(self, text: str) -> list[int]:
+        """Return the ids of text that the template made: special tokens are meant."""
+        self._backend.encode_special_tokens = False
+        return self._backend.encode(text, add_special_tokens=False).ids
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

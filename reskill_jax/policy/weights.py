@@ -1,25 +1,31 @@
-"""Parameters to and from a Hugging Face directory, under Qwen3's names.
+"""Parameters to and from a Hugging Face directory, tensor by tensor.
 
-`save` writes `config.json` and `model.safetensors` as transformers reads them, in
-float32: what `load` returns is bitwise what was saved.
+`save` writes what transformers reads, by default in float32: what `load` returns is
+bitwise what was saved. `load` hands the tensors to a placement function, by default
+`on_host`; at no time are there more of them in memory than one and the target.
 """
 
+import functools
 import json
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from reskill_jax.policy.config import DecoderConfig, load_config, to_hf
 from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.tensor_files import Stored, Tensor, open_tensors, write_tensors
 
-_FILE = "model.safetensors"
+# Pieces of a parameter as they are read: the index on its leading axis L (None for the
+# whole of a parameter without that axis) and the array, in our layout and their dtype.
+Pieces = Iterator[tuple[int | None, np.ndarray]]
+# (keys into the parameters, its shape and dtype, pieces) -> the parameter
+Place = Callable[[tuple[str, ...], jax.ShapeDtypeStruct, Pieces], Any]
+
+_SHARD_BYTES = 5 * 10**9
 
 # Our path -> their name; under `layers`, relative to `model.layers.{i}.`.
 _MODEL = {
@@ -46,113 +52,192 @@ _LAYER = {
 }
 
 
-class _Tensor(NamedTuple):
+class _Entry(NamedTuple):
     """One tensor of theirs.
 
     Attributes:
         name: in the file.
         shape: in the file.
-        path: keys into our parameters.
         layer: index on the leading axis of our array, None if it has no such axis.
         transposed: whether ours is [in, out] and theirs [out, in].
     """
 
     name: str
     shape: tuple[int, ...]
-    path: tuple[str, ...]
     layer: int | None
     transposed: bool
 
 
-def save(directory: Path | str, config: DecoderConfig, params: Params) -> None:
-    """Write `config.json` and `model.safetensors`; the latter appears whole or not."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    arrays = jax.device_get(params)
-    tensors = {}
-    for tensor in _tensors(config):
-        x = _leaf(arrays, tensor.path)
-        x = x if tensor.layer is None else x[tensor.layer]
-        shape = tensor.shape[::-1] if tensor.transposed else tensor.shape
-        x = x.reshape(shape)
-        tensors[tensor.name] = np.ascontiguousarray(x.T if tensor.transposed else x)
-    text = json.dumps(to_hf(config), indent=2) + "\n"
-    (directory / "config.json").write_text(text)
-    partial = directory / f"{_FILE}.partial"
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, directory / _FILE)
+def save(
+    directory: Path | str,
+    config: DecoderConfig,
+    params: Params,
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write `config.json` and the weights, one tensor in host memory at a time.
 
-
-def load(directory: Path | str) -> tuple[DecoderConfig, Params]:
-    """Read what `save` or transformers wrote; parameters are float32 numpy arrays.
+    Args:
+        directory: made if missing.
+        config: the decoder's shape.
+        params: its parameters, jax or numpy arrays.
+        dtype: type in the files; bfloat16 rounds to the nearest.
+        shard_bytes: size above which there are several files and an index.
 
     Raises:
-        FileNotFoundError: if `config.json` or `model.safetensors` is not there.
-        ValueError: if the file is corrupt, or names of tensors are missing or surplus,
-            or a shape is not the config's; the message names them.
+        ValueError: `directory` holds files of other weights.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    last = config.num_hidden_layers
+    tensors: list[tuple[int, Tensor]] = []
+    for path, leaf in _leaves(config):
+        for entry in _entries(config, path, leaf):
+            make = functools.partial(_fetch, _leaf(params, path), entry)
+            outside = -1 if path[0] == "embed" else last
+            order = outside if entry.layer is None else entry.layer
+            tensors.append((order, Tensor(entry.name, entry.shape, make)))
+    # A layer's tensors side by side, since readers build one layer after the other.
+    ordered = [tensor for _, tensor in sorted(tensors, key=lambda pair: pair[0])]
+    text = json.dumps(to_hf(config), indent=2) + "\n"
+    (directory / "config.json").write_text(text)
+    write_tensors(directory, ordered, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def on_host(
+    path: tuple[str, ...], abstract: jax.ShapeDtypeStruct, pieces: Pieces
+) -> np.ndarray:
+    """Collect a parameter in host memory."""
+    del path
+    whole = np.empty(abstract.shape, abstract.dtype)
+    for layer, piece in pieces:
+        whole[... if layer is None else layer] = piece
+    return whole
+
+
+def load(directory: Path | str, place: Place = on_host) -> tuple[DecoderConfig, Params]:
+    """Read what `save` or transformers wrote.
+
+    Args:
+        directory: holds config.json and one or several safetensors files.
+        place: makes each parameter from its pieces; float32 numpy arrays by default.
+
+    Raises:
+        FileNotFoundError: config.json or a file with weights is not there.
+        ValueError: the config is of a decoder that is not computed here; or a file is
+            corrupt; or tensors are missing or surplus, or of a wrong shape or type. The
+            message names them all, and nothing has been placed then.
     """
     config = load_config(directory)
-    path = Path(directory) / _FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return config, _read(path, file, config)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is corrupt: {error}") from error
+    with open_tensors(directory) as stored:
+        _check(directory, config, stored)
+        params: Params = {}
+        for path, leaf in _leaves(config):
+            entries = _entries(config, path, leaf)
+            pieces = (_piece(stored[e.name], e, leaf) for e in entries)
+            *parents, last = path
+            node = functools.reduce(
+                lambda x, key: x.setdefault(key, {}), parents, params
+            )
+            node[last] = place(path, leaf, pieces)
+    return config, params
 
 
-def _read(path: Path, file: safe_open, config: DecoderConfig) -> Params:
-    tensors = list(_tensors(config))
-    expected, found = {tensor.name for tensor in tensors}, set(file.keys())
-    if config.tie_word_embeddings:
-        found -= {"lm_head.weight"}  # some files repeat the tied embedding
-    problems = [f"{name} is missing" for name in sorted(expected - found)]
-    problems += [f"{name} is surplus" for name in sorted(found - expected)]
-    for tensor in tensors:
-        if tensor.name in found:
-            shape = tuple(file.get_slice(tensor.name).get_shape())
-            if shape != tensor.shape:
-                problems.append(f"{tensor.name} is {shape}, not {tensor.shape}")
+def _check(
+    directory: Path | str, config: DecoderConfig, stored: dict[str, Stored]
+) -> None:
+    """Raise unless the tensors are those of the config."""
+    entries = [
+        e for path, leaf in _leaves(config) for e in _entries(config, path, leaf)
+    ]
+    expected = {entry.name: entry.shape for entry in entries}
+    surplus = stored.keys() - expected.keys()
+    output, embedding = _MODEL["lm_head.kernel"], _MODEL["embed.embedding"]
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - stored)]
+    if config.tie_word_embeddings and output in surplus and embedding in stored:
+        surplus.remove(output)  # some files repeat the tied embedding
+        if not _equal(stored[output], stored[embedding]):
+            problems.append(
+                f"{output} is not {embedding}, though tie_word_embeddings is true"
+            )
+    problems += [f"{name} is surplus" for name in sorted(surplus)]
+    problems += [
+        f"{name} is {stored[name].shape}, not {shape}"
+        for name, shape in expected.items()
+        if name in stored and stored[name].shape != shape
+    ]
     if problems:
-        raise ValueError(f"{path} does not fit its config.json: {'; '.join(problems)}")
-    params = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), abstract_params(config))
-    for tensor in tensors:
-        x = file.get_tensor(tensor.name).astype(np.float32)
-        target = _leaf(params, tensor.path)
-        target = target if tensor.layer is None else target[tensor.layer]
-        target[...] = (x.T if tensor.transposed else x).reshape(target.shape)
-    return params
+        raise ValueError(
+            f"the tensors of {directory} do not fit its config.json: "
+            f"{'; '.join(problems)}"
+        )
 
 
-def _tensors(config: DecoderConfig) -> Iterator[_Tensor]:
-    """Yield every tensor that the file of a decoder holds."""
+def _equal(a: Stored, b: Stored) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
+def _piece(
+    stored: Stored, entry: _Entry, leaf: jax.ShapeDtypeStruct
+) -> tuple[int | None, np.ndarray]:
+    """Read a tensor; our layout is a view of theirs."""
+    x = stored.read()
+    x = x.T if entry.transposed else x
+    return entry.layer, x.reshape(leaf.shape[0 if entry.layer is None else 1 :])
+
+
+def _fetch(leaf: Any, entry: _Entry) -> np.ndarray:
+    """Bring one tensor to the host, in their layout."""
+    if entry.layer is None:
+        x = np.asarray(leaf)
+    elif isinstance(leaf, np.ndarray):
+        x = leaf[entry.layer]
+    else:
+        x = np.asarray(_layer(leaf, entry.layer))
+    x = x.reshape(entry.shape[::-1] if entry.transposed else entry.shape)
+    return x.T if entry.transposed else x
+
+
+@jax.jit
+def _layer(leaf: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+
+
+@functools.cache
+def _leaves(
+    config: DecoderConfig,
+) -> list[tuple[tuple[str, ...], jax.ShapeDtypeStruct]]:
+    """List every parameter."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(abstract_params(config))
-    for keys, leaf in leaves:
-        path = tuple(key.key for key in keys)
-        if path[0] != "layers":
-            name = _MODEL[".".join(path)]
-            yield _Tensor(name, *_flat(path, leaf.shape, None))
-            continue
-        for layer in range(config.num_hidden_layers):
-            name = f"model.layers.{layer}.{_LAYER['.'.join(path[1:])]}"
-            yield _Tensor(name, *_flat(path, leaf.shape[1:], layer))
+    return [(tuple(key.key for key in keys), leaf) for keys, leaf in leaves]
+
+
+def _entries(
+    config: DecoderConfig, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct
+) -> Iterator[_Entry]:
+    """Yield the tensors that a parameter is in the file of a decoder."""
+    if path[0] != "layers":
+        yield _Entry(_MODEL[".".join(path)], *_flat(path, leaf.shape, None))
+        return
+    for layer in range(config.num_hidden_layers):
+        name = f"model.layers.{layer}.{_LAYER['.'.join(path[1:])]}"
+        yield _Entry(name, *_flat(path, leaf.shape[1:], layer))
 
 
 def _flat(
     path: tuple[str, ...], shape: tuple[int, ...], layer: int | None
-) -> tuple[tuple[int, ...], tuple[str, ...], int | None, bool]:
-    """Return their shape, our path, the layer, and whether theirs is transposed."""
+) -> tuple[tuple[int, ...], int | None, bool]:
+    """Return their shape, the layer, and whether theirs is transposed."""
     if path[-1] == "bias":
-        return (math.prod(shape),), path, layer, False
+        return (math.prod(shape),), layer, False
     if path[-1] != "kernel":
-        return shape, path, layer, False
+        return shape, layer, False
     inputs = 2 if path[-2] == "out" else 1  # [N, H, D] against [D, N, H] and [D, F]
-    flat = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
-    return flat, path, layer, True
+    return (math.prod(shape[inputs:]), math.prod(shape[:inputs])), layer, True
 
 
-def _leaf(params: Params, path: tuple[str, ...]) -> np.ndarray:
+def _leaf(params: Params, path: tuple[str, ...]) -> Any:
     for key in path:
         params = params[key]
-    return params  # type: ignore[return-value]
+    return params

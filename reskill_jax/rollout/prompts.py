@@ -129,8 +129,9 @@ class PromptBuilder:
         text = self.wording.start.format(
             goal=self._cut(goal, 8), observation=self._cut(observation, 4)
         )
-        prefix = list(self.tokenizer.user_prefix)
-        return prefix + self.tokenizer.encode(self.wording.role + text)
+        text = self.wording.role + text
+        text = text.lstrip() if self.tokenizer.trims else text
+        return list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
 
     def turn(self, turn: int, action: str, observation: str) -> list[int]:
         """Encode one past turn, numbered from 1."""
@@ -155,6 +156,7 @@ class PromptBuilder:
         text += wording.request.format(
             turn=turn, max_turns=self.max_turns, goal=self._cut(goal, 8)
         )
+        text = text.rstrip() if self.tokenizer.trims else text
         return self.tokenizer.encode(text) + list(self.tokenizer.assistant_prefix)
 
     def paper(

@@ -98,7 +98,11 @@ def oracle(config: DecoderConfig, params, tokens: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"tie_word_embeddings": False, "attention_bias": True, "qk_norm": False}],
+    [
+        {},
+        {"tie_word_embeddings": False, "attention_bias": True, "model_type": "llama"},
+        {"model_type": "qwen2"},
+    ],
 )
 def test_matches_numpy(change):
     config = dataclasses.replace(CONFIG, **change)

@@ -1,13 +1,17 @@
 import dataclasses
 import json
+import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from reskill_jax.policy import decoder
 from reskill_jax.policy.config import DecoderConfig, from_hf, load_config, to_hf
 from reskill_jax.policy.decoder import init
+from reskill_jax.policy.rope import Llama3Scaling, YarnScaling
 from reskill_jax.policy.weights import load, save
 
 CONFIG = DecoderConfig(
@@ -69,42 +73,200 @@ def test_transformers_reads_the_config_and_names_the_same_tensors(tmp_path):
     assert from_hf(json.loads(theirs.to_json_string(use_diff=False))) == CONFIG
 
 
-def damage(tmp_path, change) -> str:
-    save(tmp_path, CONFIG, init(CONFIG, jax.random.key(1)))
-    tensors = load_file(tmp_path / "model.safetensors")
-    change(tensors)
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model\.safetensors") as caught:
-        load(tmp_path)
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.tree.map(np.asarray, init(CONFIG, jax.random.key(1)))
+
+
+def refusal(directory, error=ValueError) -> str:
+    """The message of `load`, which must not have placed anything."""
+    placed = []
+    with pytest.raises(error) as caught:
+        load(directory, lambda *arguments: placed.append(arguments))
+    assert not placed
     return str(caught.value)
 
 
-def test_missing_surplus_and_misshapen_tensors_are_named(tmp_path):
-    name = "model.layers.1.mlp.up_proj.weight"
-    assert f"{name} is missing" in damage(tmp_path, lambda t: t.pop(name))
-    extra = {"visual.weight": np.zeros(3)}
+def damage(directory, change) -> str:
+    save(directory, CONFIG, init(CONFIG, jax.random.key(1)))
+    tensors = load_file(directory / SINGLE)
+    change(tensors)
+    save_file(tensors, directory / SINGLE)
+    return refusal(directory)
+
+
+def test_missing_surplus_misshapen_and_mistyped_tensors_are_named(tmp_path):
+    assert f"{UP} is missing" in damage(tmp_path, lambda t: t.pop(UP))
+    extra = {"visual.weight": np.zeros(3, np.float32)}
     assert "visual.weight is surplus" in damage(tmp_path, lambda t: t.update(extra))
-    wrong = {name: np.zeros((6, 10), np.float32)}
+    wrong = {UP: np.zeros((6, 10), np.float32)}
     text = damage(tmp_path, lambda t: t.update(wrong))
-    assert f"{name} is (6, 10), not (10, 6)" in text
+    assert f"{UP} is (6, 10), not (10, 6)" in text
+    wrong = {UP: np.zeros((10, 6), np.int8)}
+    assert f"{UP} is I8, not" in damage(tmp_path, lambda t: t.update(wrong))
 
 
 @pytest.mark.parametrize("cut", [4, 100, -40])
-def test_a_truncated_file_is_refused(tmp_path, cut):
-    save(tmp_path, CONFIG, init(CONFIG, jax.random.key(1)))
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"model\.safetensors is corrupt"):
+def test_a_truncated_file_is_refused(tmp_path, params, cut):
+    for name, shard_bytes in ((SINGLE, 10**9), ("model-00002-of", 2200)):
+        directory = tmp_path / name
+        save(directory, CONFIG, params, shard_bytes=shard_bytes)
+        (path,) = directory.glob(f"{name}*")
+        path.write_bytes(path.read_bytes()[:cut])
+        assert f"{path} is corrupt" in refusal(directory)
+
+
+def test_several_files_hold_what_one_holds_in_layer_order(tmp_path, params):
+    save(tmp_path / "one", CONFIG, params)
+    save(tmp_path / "several", CONFIG, params, shard_bytes=2200)
+    one = load_file(tmp_path / "one" / SINGLE)
+    files = sorted((tmp_path / "several").glob("*.safetensors"))
+    assert [f.name for f in files] == [
+        f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i in range(len(files))
+    ]
+    several = {}
+    for file in files:
+        tensors = load_file(file)
+        assert sum(x.nbytes for x in tensors.values()) <= 2200 or len(tensors) == 1
+        several |= tensors
+    assert several.keys() == one.keys()
+    for name, x in one.items():
+        np.testing.assert_array_equal(several[name], x)
+    index = json.loads((tmp_path / "several" / INDEX).read_text())
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in one.values())
+    names = list(index["weight_map"])
+    assert names[0] == "model.embed_tokens.weight"
+    assert names[-2:] == ["lm_head.weight", "model.norm.weight"]
+    layers = [name.split(".")[2] for name in names[1:-2]]
+    assert layers == sorted(layers)
+    _, loaded = load(tmp_path / "several")
+    jax.tree.map(np.testing.assert_array_equal, params, loaded)
+
+
+def test_an_index_that_lies_is_refused(tmp_path, params):
+    save(tmp_path, CONFIG, params, shard_bytes=2200)
+    path = tmp_path / INDEX
+    index = json.loads(path.read_text())
+    where = index["weight_map"]
+
+    def refused(changes, error=ValueError) -> str:
+        entries = {**where, **changes}
+        entries = {name: file for name, file in entries.items() if file is not None}
+        path.write_text(json.dumps({"weight_map": entries}))
+        return refusal(tmp_path, error)
+
+    text = refused({UP: "model-00009-of-00009.safetensors"}, FileNotFoundError)
+    assert f"model-00009-of-00009.safetensors (of {UP})" in text
+    text = refused({UP: where["lm_head.weight"]})
+    assert f"{UP} is missing in {where['lm_head.weight']}" in text
+    assert f"{UP} in {where[UP]} is not in the index" in refused({UP: None})
+    path.write_text("{}")
+    assert f"{path} is corrupt" in refusal(tmp_path)
+    path.unlink()
+    assert INDEX in refusal(tmp_path, FileNotFoundError)
+
+
+def test_two_sets_of_weights_in_a_directory_are_refused(tmp_path, params):
+    save(tmp_path, CONFIG, params, shard_bytes=2200)
+    with pytest.raises(ValueError, match="holds other weights"):
+        save(tmp_path, CONFIG, params)
+    save_file({"a": np.zeros(1)}, tmp_path / SINGLE)
+    assert "has both" in refusal(tmp_path)
+
+
+def test_a_repeated_tied_embedding_must_be_the_embedding(tmp_path):
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=True)
+    save(tmp_path, config, init(config, jax.random.key(1)))
+    tensors = load_file(tmp_path / SINGLE)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    save_file(tensors, tmp_path / SINGLE)
+    load(tmp_path)
+    tensors["lm_head.weight"][3, 2] += 1
+    save_file(tensors, tmp_path / SINGLE)
+    assert "though tie_word_embeddings" in refusal(tmp_path)
+
+
+def test_bfloat16_survives_bitwise_and_is_exact_in_float32(tmp_path, params):
+    save(tmp_path / "a", CONFIG, params, dtype="bfloat16")
+    config, loaded = load(tmp_path / "a")
+    save(tmp_path / "b", config, loaded, dtype="bfloat16")
+    a, b = tmp_path / "a" / SINGLE, tmp_path / "b" / SINGLE
+    assert a.read_bytes() == b.read_bytes()
+    kernel = loaded["layers"]["mlp"]["up"]["kernel"]
+    assert kernel.dtype == np.float32
+    rounded = params["layers"]["mlp"]["up"]["kernel"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(kernel, rounded.astype(np.float32))
+
+
+def test_memory_stays_within_a_few_tensors_of_the_target(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        vocab_size=1024,
+        attention_bias=False,
+    )
+    params = jax.tree.map(
+        lambda x: np.ones(x.shape, x.dtype), decoder.abstract_params(config)
+    )
+    target = sum(x.nbytes for x in jax.tree.leaves(params))
+    largest = 4 * 256 * 1024
+    tracemalloc.start()
+    try:
+        save(tmp_path, config, params, shard_bytes=target // 3)
+        _, writing = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
         load(tmp_path)
+        _, reading = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert writing < 3 * largest < target // 8
+    assert target <= reading - before < target + 3 * largest
+
+
+def test_parameters_are_placed_one_by_one_from_their_pieces(tmp_path, params):
+    save(tmp_path, CONFIG, params, dtype="bfloat16")
+
+    def on_device(path, leaf, pieces):
+        whole = jnp.zeros(leaf.shape, leaf.dtype)
+        for layer, piece in pieces:
+            assert piece.dtype == jnp.bfloat16
+            assert (layer is None) == (path[0] != "layers")
+            whole = whole.at[... if layer is None else layer].set(piece)
+        return whole
+
+    _, placed = load(tmp_path, on_device)
+    _, loaded = load(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, placed, loaded)
+
+
+def rope(**values):
+    return {"rope_theta": 1e4, **values}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model_type": "mamba"}, "model_type='mamba'"),
+        ({"model_type": "qwen3_moe"}, "use one of qwen3, qwen2, llama"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"use_sliding_window": True}, "use_sliding_window=True"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"attention_dropout": 0.1}, r"attention_dropout=0\.1"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"rope_parameters": rope(rope_type="dynamic")}, "rope_type='dynamic'"),
+        ({"rope_parameters": rope(mrope_section=[1])}, r"mrope_section=\[1\]"),
+        ({"rope_parameters": rope(partial_rotary_factor=0.5)}, "partial_rotary"),
+        ({"rope_parameters": rope(rope_type="yarn", factor=4)}, "original_max_posi"),
+        ({"rope_parameters": rope(rope_type="llama3", mscale=1)}, "mscale=1"),
+        ({"head_dim": None}, "lacks head_dim"),
         ({"rope_parameters": {"rope_type": "default"}}, "lacks rope_theta"),
         ({"head_dim": 7}, "head_dim=7"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
@@ -124,3 +286,50 @@ def test_the_config_of_transformers_4_is_read():
     del values["dtype"]
     read = from_hf(values)
     assert (read.rope_theta, read.dtype) == (5e5, "bfloat16")
+
+
+LLAMA = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "scaling", "expected"),
+    [
+        (
+            "llama",
+            {**LLAMA, "rope_type": "llama3", "original_max_position_embeddings": 8192},
+            Llama3Scaling(8, 1, 4, 8192),
+        ),
+        ("qwen2", {**YARN, "type": "yarn"}, YarnScaling(4.0, 32768)),
+        ("qwen3", {**YARN, "rope_type": "yarn"}, YarnScaling(4.0, 32768)),
+    ],
+)
+def test_published_configs_are_read(model_type, scaling, expected):
+    values = {
+        "model_type": model_type,
+        "vocab_size": 11,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000,
+        "rope_scaling": scaling,
+        "torch_dtype": "bfloat16",
+        "hidden_act": "silu",
+        "sliding_window": 131072,
+        "use_sliding_window": False,
+        "max_window_layers": 28,
+        "attention_dropout": 0.0,
+    }
+    if model_type == "qwen3":
+        values["head_dim"] = 16
+    read = from_hf(values)
+    assert read.rope_scaling == expected
+    assert read.head_dim == (16 if model_type == "qwen3" else 8)
+    assert (read.tie_word_embeddings, read.rms_norm_eps) == (False, 1e-5)
+    assert read.qk_norm == (model_type == "qwen3")
+    assert read.qkv_bias == (model_type == "qwen2")
+    assert from_hf(to_hf(read)) == read

@@ -1,0 +1,119 @@
+"""Writes the policy of a run as a Hugging Face directory.
+
+The directory holds what transformers and vLLM load: weights (several files and an
+index when they are large), config.json, generation_config.json and the files of the
+tokenizer. All but the weights are those of the model that the run started from.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from reskill_jax import run
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.grpo.optimization import init_state
+from reskill_jax.policy.config import load_config
+from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.policy.weights import save
+from reskill_jax.workdir import Workdir
+
+# Whichever of them the model has.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def export_run(
+    config: ConfigDict, workdir: Workdir, output: Path, *, dtype: str = "float32"
+) -> None:
+    """Export the newest checkpoint of a run, and say so.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        ValueError: the run has no checkpoint yet.
+    """
+    _refuse_existing(output)
+    source = run.policy_directory(config)
+    decoder = load_config(source)
+    tx, _ = run.make_grpo(config, decoder)
+    template = jax.eval_shape(
+        lambda params: init_state(params, tx), abstract_params(decoder)
+    )
+    checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
+    try:
+        restored = checkpointer.restore(template)
+    finally:
+        checkpointer.close()
+    if restored is None:
+        raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
+    export(output, source, restored.arrays.params, dtype=dtype)
+    print(f"the policy after {restored.step} steps is in {output} ({dtype})")
+
+
+def export(
+    output: Path, source: Path, params: Params, *, dtype: str = "float32"
+) -> None:
+    """Write new weights of a model; `output` appears whole or not at all.
+
+    Args:
+        output: the new directory.
+        source: Hugging Face directory of the model that the weights are for.
+        params: the weights.
+        dtype: their type in the files, float32 or bfloat16.
+
+    Raises:
+        FileExistsError: `output` is there already.
+    """
+    _refuse_existing(output)
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed export
+    save(partial, load_config(source), params, dtype=dtype)
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, partial / name)
+    # The model's own words for its shape are what all versions of readers know.
+    values = _read(source / "config.json")
+    values["torch_dtype" if "torch_dtype" in values else "dtype"] = dtype
+    _write(partial / "config.json", values)
+    _write(partial / "generation_config.json", _generation_config(source))
+    partial.rename(output)
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise FileExistsError(
+            f"{output} is there already: remove it or choose another --output"
+        )
+
+
+def _generation_config(source: Path) -> dict[str, Any]:
+    """Return the model's own, which must stop where our responses end."""
+    path = source / "generation_config.json"
+    values = _read(path) if path.is_file() else {}
+    tokenizer = Tokenizer.load(source)
+    stops = values.get("eos_token_id")
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if tokenizer.eos_id not in stops:
+        stops = [tokenizer.eos_id, *stops]
+    values["eos_token_id"] = stops
+    values.setdefault("pad_token_id", tokenizer.pad_id)
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,105 @@
+"""Prompts are, token for token, what the model's own template makes of their words."""
+
+import json
+
+import pytest
+import transformers
+from chat_templates import FAMILIES, LLAMA3, QWEN3, write_tokenizer
+
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.rollout.prompts import WORDINGS, Conversation, PromptBuilder
+from reskill_jax.skills.skill import Skill, Trigger
+
+SKILL = Skill("look-first", "d", "You know nothing.", "Look.", Trigger("general"))
+ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, tmp_path):
+    write_tokenizer(tmp_path, request.param)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    return request.param, Tokenizer.load(tmp_path), theirs
+
+
+def render(theirs, content: str, **options):
+    return theirs.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        return_dict=False,
+        **ARGUMENTS,
+        **options,
+    )
+
+
+def test_around_the_words_of_the_user_is_the_template(family):
+    name, ours, theirs = family
+    words = "You see a mug 1 on a shelf 2."
+    ids = [*ours.user_prefix, *ours.encode(words), *ours.assistant_prefix]
+    assert ids == render(theirs, words, tokenize=True)
+    assert ours.eos_id == theirs.eos_token_id
+    assert ours.trims == (name == "Llama 3")
+    assert ours.pad_id == (
+        ours.eos_id if name == "Llama 3" else ours.special("<|endoftext|>")
+    )
+
+
+@pytest.mark.parametrize("layout", ["tree", "paper"])
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_trunk_and_branch_are_the_rendering_of_their_words(family, wording, layout):
+    _, ours, theirs = family
+    builder = PromptBuilder(
+        ours, wording=wording, layout=layout, max_tokens=3000, max_turns=9
+    )
+    talk = Conversation(builder, "put a mug <|im_end|>", "a shelf 2<|eot_id|>")
+    for turn in range(3):
+        prompt = talk.prompt(["look", "go to shelf 2"], [SKILL] if turn else [])
+        ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
+        before, after = len(ours.user_prefix), len(ours.assistant_prefix)
+        assert tuple(ids[:before]) == ours.user_prefix
+        assert tuple(ids[-after:]) == ours.assistant_prefix
+        words = theirs.decode(ids[before:-after], skip_special_tokens=False)
+        assert "<|eot_id|>" in words  # as plain text
+        whole = theirs.decode(ids, skip_special_tokens=False)
+        assert whole == render(theirs, words, tokenize=False)
+        talk.advance("look", "a mug 1")
+
+
+def test_a_hybrid_does_not_think_and_llama_has_no_clock(tmp_path):
+    write_tokenizer(tmp_path, "Qwen3")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.special("</think>") in tokenizer.assistant_prefix
+    write_tokenizer(tmp_path, "Llama 3")
+    tokenizer = Tokenizer.load(tmp_path)
+    assert "26 Jul 2024" in tokenizer.decode(tokenizer.user_prefix)
+
+
+def test_a_template_file_takes_precedence_and_is_kept(tmp_path):
+    write_tokenizer(tmp_path / "a", "Llama 3", template_file=True)
+    tokenizer = Tokenizer.load(tmp_path / "a")
+    tokenizer.save(tmp_path / "b")
+    saved = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
+    assert saved["chat_template"] == LLAMA3
+    assert Tokenizer.load(tmp_path / "b").user_prefix == tokenizer.user_prefix
+    assert tokenizer.encode("<|eot_id|>") != [tokenizer.eos_id]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "no chat template"),
+        (QWEN3.replace("message.content", "message.content | upper"), "repeats"),
+        (QWEN3.replace("message.content", "message.content * 2"), "repeats"),
+        (QWEN3.replace("message.content", "message.content.lstrip()"), "changes"),
+        (QWEN3.replace("<|im_end|>", "##"), "ends no turn"),
+        (QWEN3 + "{{ raise_exception('only tools') }}", "only tools"),
+    ],
+)
+def test_templates_that_do_not_fit_are_refused(tmp_path, template, message):
+    write_tokenizer(tmp_path, "Qwen3")
+    path = tmp_path / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    values["chat_template"] = template
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,145 @@
+"""From a checkpoint to a directory that other programs load."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import transformers
+from ml_collections import ConfigDict
+
+from reskill_jax import run
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.export import export, export_run
+from reskill_jax.grpo.optimization import init_state
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
+from reskill_jax.policy.weights import load, save
+from reskill_jax.workdir import Workdir
+
+ROOT = Path(__file__).parent.parent
+DECODER = DecoderConfig(
+    vocab_size=300,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    model_type="qwen2",
+)
+
+
+def random(seed: int):
+    return init(DECODER, jax.random.key(seed))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A model as it is published: bfloat16, settings of its own, old spellings."""
+    directory = tmp_path_factory.mktemp("source")
+    save(directory, DECODER, random(0), dtype="bfloat16")
+    train_tokenizer(["go to shelf 1"] * 3, 280).save(directory)
+    path = directory / "config.json"
+    values = json.loads(path.read_text()) | {"bos_token_id": 7, "rope_theta": 1e6}
+    del values["rope_parameters"], values["dtype"]
+    path.write_text(json.dumps({**values, "torch_dtype": "bfloat16"}))
+    generation = {"top_k": 20, "eos_token_id": 3}
+    (directory / "generation_config.json").write_text(json.dumps(generation))
+    (directory / "merges.txt").write_text("a b")
+    return directory
+
+
+def smoke(policy: Path) -> ConfigDict:
+    path = ROOT / "configs" / "alfworld.py"
+    spec = importlib.util.spec_from_file_location("alfworld_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("smoke")
+    config.policy.path = str(policy)
+    return config
+
+
+@pytest.fixture(scope="module")
+def workdir(source, tmp_path_factory) -> Workdir:
+    """A run that has just saved other weights than it started from."""
+    config = smoke(source)
+    workdir = Workdir(tmp_path_factory.mktemp("run"))
+    workdir.bind(config.to_dict())
+    tx, _ = run.make_grpo(config, DECODER)
+    checkpointer = Checkpointer(workdir.checkpoints)
+    checkpointer.save(2, init_state(random(1), tx), {})
+    checkpointer.save(3, init_state(random(2), tx), {})
+    checkpointer.close()
+    return workdir
+
+
+def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
+    output = tmp_path / "policies" / "a"
+    command = [sys.executable, "-m", "reskill_jax.main", "--mode=export"]
+    command += [f"--workdir={workdir.root}", f"--output={output}"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"the policy after 3 steps is in {output} (float32)\n"
+    config, params = load(output)
+    assert config == dataclasses.replace(DECODER, dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, params, random(2))
+    assert sorted(p.name for p in output.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    tokenizer = Tokenizer.load(output)
+    assert tokenizer.user_prefix == Tokenizer.load(source).user_prefix
+    values = json.loads((output / "config.json").read_text())
+    assert (values["bos_token_id"], values["torch_dtype"]) == (7, "float32")
+    assert json.loads((output / "generation_config.json").read_text()) == {
+        "top_k": 20,
+        "eos_token_id": [tokenizer.eos_id, 3],
+        "pad_token_id": tokenizer.pad_id,
+    }
+    theirs = transformers.AutoConfig.from_pretrained(output)
+    assert isinstance(theirs, transformers.Qwen2Config)
+    generation = transformers.GenerationConfig.from_pretrained(output)
+    assert generation.eos_token_id == [tokenizer.eos_id, 3]
+    assert transformers.AutoTokenizer.from_pretrained(output).chat_template
+
+
+def test_what_was_loaded_goes_back_bitwise(source, tmp_path):
+    _, params = load(source)
+    export(tmp_path / "a", source, params, dtype="bfloat16")
+    theirs = (source / "model.safetensors").read_bytes()
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == theirs
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(source, workdir, tmp_path):
+    config = ConfigDict(workdir.read_config())
+    with pytest.raises(FileExistsError, match="choose another --output"):
+        export_run(config, workdir, tmp_path)
+    broken = random(0)
+    del broken["norm"]
+    with pytest.raises(KeyError):
+        export(tmp_path / "a", source, broken)
+    assert not (tmp_path / "a").exists()
+    export(tmp_path / "a", source, random(0))  # what the killed one left is no obstacle
+    assert not (tmp_path / "a.partial").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(source, tmp_path):
+    small = dataclasses.replace(DECODER, vocab_size=100)
+    save(tmp_path, small, init(small, jax.random.key(0)))
+    Tokenizer.load(source).save(tmp_path)
+    config = smoke(tmp_path)
+    with pytest.raises(ValueError, match="embeds only vocab_size=100"):
+        run.load_policy(config)
