@@ -36,6 +36,7 @@ EXTRAS = {
     "llm": ["openai>=2,<3", "anthropic>=0.70,<1", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
     "dev": [
         "hypothesis>=6.100",
+        "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
