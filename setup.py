@@ -40,6 +40,7 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "dev": [
         "hypothesis>=6.100",
+        "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
         "pytest>=8.3",
         "pytest-timeout>=2.3",

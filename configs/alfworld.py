@@ -92,7 +92,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     # The method.
     c.strategy = ConfigDict()
-    c.strategy.name = "reskill"  # grpo, static, reskill, auto_accept, uniform
+    # reskill; grpo, static; its ablations auto_accept, uniform, no_discount,
+    # no_analyzer, skill_first, policy_first
+    c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of SKILL.md directories to start from
     c.strategy.capacity = 8  # skills in a bank, at most
     c.strategy.reservoir = 200  # episodes that the creator sees, at most
@@ -102,11 +104,18 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.trial = ConfigDict()
     c.trial.mode = "paired"  # or paper: independent arms, K_e = max_steps, strict mean
     c.trial.assignment = "stratified"  # or per_rollout (paper)
-    c.trial.epsilon = 0.3  # least probability of an arm; 0.2 in the paper
+    c.trial.epsilon = 0.45  # least probability of an arm; 0.2 in the paper
     c.trial.discount = "adaptive"  # constant, last_step, none
-    c.trial.min_steps = 2  # 5 in the paper
-    c.trial.max_steps = 8  # 5 in the paper
+    c.trial.constant_weight = 0.9
+    c.trial.min_steps = 1  # 5 in the paper
+    c.trial.max_steps = 16  # 5 in the paper
     c.trial.min_episodes = 50
+    c.trial.early_accept = 0.94  # bounds of P(effect > cost); paired mode only
+    c.trial.early_reject = 0.2
+    c.trial.accept_probability = 0.71
+    c.trial.effect_sd = 0.045  # of effects, expected beforehand
+    c.trial.cost_per_skill = 0.0  # what each added skill must bring, in success rate
+    c.trial.carry_over = 32.0  # episodes of the incumbent's evidence; 0 in the paper
 
     c.creator = ConfigDict()
     c.creator.name = "offline"

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax.rollout.prompts import WORDINGS
 from reskill_jax.skills.trial import TrialConfig
-from reskill_jax.strategies import INJECTED, STRATEGIES
+from reskill_jax.strategies import INJECTED, STRATEGIES, TRIALS
 
 _CHOICES: dict[str, Sequence[Any]] = {
     "env.name": ("alfworld",),
@@ -90,7 +90,7 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.rollout.tasks={tasks} cannot be divided into "
             f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
         )
-    if config.strategy.name in ("reskill", "uniform") and config.grpo.group_size < 2:
+    if config.strategy.name in TRIALS and config.grpo.group_size < 2:
         yield (
             f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
             "between two banks: use 2 or more, or config.strategy.name='grpo'"

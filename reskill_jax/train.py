@@ -81,14 +81,16 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             )
             metrics = rollout_metrics(episodes, started)
             updating = time.perf_counter()
-            state, learning = update(
-                state,
-                policy.params,
-                episodes,
-                seed=run.derive(config.seed, "minibatches", step),
-            )
+            if strategy.trains_policy(step):
+                state, learning = update(
+                    state,
+                    policy.params,
+                    episodes,
+                    seed=run.derive(config.seed, "minibatches", step),
+                )
+                metrics |= learning
             collector.engine.push(state.params, step)
-            metrics |= learning | {"time/update": time.perf_counter() - updating}
+            metrics["time/update"] = time.perf_counter() - updating
             metrics |= strategy.observe(step, episodes)
             metrics["time/step"] = time.perf_counter() - started
 
@@ -140,7 +142,7 @@ def _show(
     new = [e.success for e in episodes if e.arm != 0]
     progress.update(
         step,
-        int(metrics["batch/tokens"]),
+        int(metrics.get("batch/tokens", 0)),
         old=float(np.mean(old)) if old else None,
         new=float(np.mean(new)) if new else None,
         trial=strategy.status(),

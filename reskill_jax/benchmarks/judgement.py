@@ -16,13 +16,14 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import Changes, finish, is_finished
+from reskill_jax.skills.trial import TrialConfig
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/judgement", "Directory of all runs.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.")
 _MINUTES = flags.DEFINE_float("minutes", 0, "Begin no run after this; 0: no limit.")
 
 KINDS = {"helpful": True, "harmful": False}  # whether it should be accepted
-_STEPS = 9  # the trial begins after the first step and takes 8 at most
+_STEPS = 1 + TrialConfig().max_steps  # the trial begins after the first step
 
 
 def main(argv: Sequence[str]) -> None:

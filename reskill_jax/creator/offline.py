@@ -18,7 +18,7 @@ from math import sqrt
 from typing import Any
 
 from reskill_jax.creator.assertions import Assertion
-from reskill_jax.creator.diagnosis import Finding, diagnose
+from reskill_jax.creator.diagnosis import diagnose
 from reskill_jax.creator.mining import mine
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
@@ -49,6 +49,8 @@ class OfflineCreator:
         max_operations: most rules added in one bundle.
         min_support: least share of failed episodes that make a failure mode.
         min_lift: how much more often failures must show it than successes.
+        analyse: whether rules are chosen by what failed; otherwise (ablation) they
+            come in the order of the table.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -58,6 +60,7 @@ class OfflineCreator:
     max_operations: int = 2
     min_support: float = 0.05
     min_lift: float = 1.3
+    analyse: bool = True
 
     def propose(self, evidence: Evidence) -> Proposal | None:
         """Return the first change worth a trial; None when there is none."""
@@ -113,10 +116,10 @@ class OfflineCreator:
         known = set(evidence.bank.names())
         wanted = [rule for rule in rules if rule.name not in known]
         adds = []
-        for finding, rule in self._answers(evidence, family, wanted):
+        for figures, rule in self._answers(evidence, family, wanted):
             add = Add(self._write(rule, evidence))
             if not self._waits(evidence, add):
-                adds.append(Change(add, rule.description, str(finding)))
+                adds.append(Change(add, rule.description, figures))
         room = evidence.capacity - len(known)
         if room < 1:
             drop = [_least_used(evidence)]
@@ -131,7 +134,7 @@ class OfflineCreator:
     def _rewordings(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         skills = {skill.name: skill for skill in evidence.bank.skills}
         known = [rule for rule in self.rules if rule.name in skills]
-        for finding, rule in self._answers(evidence, self.family, known):
+        for figures, rule in self._answers(evidence, self.family, known):
             skill = skills[rule.name]
             texts = (skill.when_to_use, skill.action)
             now = rule.wordings.index(texts) if texts in rule.wordings else -1
@@ -142,17 +145,20 @@ class OfflineCreator:
             modify = Modify(rule.name, {"when_to_use": when_to_use, "action": action})
             if not self._waits(evidence, modify):
                 reason = f"{rule.name} is not followed as it is worded"
-                yield [Change(modify, reason, str(finding))]
+                yield [Change(modify, reason, figures)]
 
     def _answers(
         self, evidence: Evidence, family: Sequence[Assertion], rules: Sequence[Rule]
-    ) -> Iterator[tuple[Finding, Rule]]:
-        """Pair failure modes with the rules that answer them, each rule once.
+    ) -> Iterator[tuple[str, Rule]]:
+        """Pair figures of failure modes with the rules that answer them, each once.
 
         The likeliest answers to all modes come before the second thoughts. Only
         assertions that one of `rules` answers are graded, so that episodes are blamed
         on something that can be changed.
         """
+        if not self.analyse:
+            yield from (("not analysed", rule) for rule in rules)
+            return
         findings = diagnose(
             [a for a in family if any(a.id in rule.assertions for rule in rules)],
             evidence.records,
@@ -169,7 +175,7 @@ class OfflineCreator:
         for _, finding, rule in sorted(pairs, key=lambda pair: pair[0]):
             if rule.name not in done:
                 done.add(rule.name)
-                yield finding, rule
+                yield str(finding), rule
 
     def _write(self, rule: Rule, evidence: Evidence) -> Skill:
         """Word a rule anew after each rejection; general where its pattern is rare."""

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from reskill_jax.skills.trial import Trial
 
 _GRID = np.append(thompson.MEMORY_GRID, np.inf)
-_PLAUSIBLE = 1.92  # log-likelihood below the maximum, half of chi-squared's 95% point
 _MIN_TRIALS = 2  # completed trials before M is estimated
 
 _design_effect = thompson.on_host(thompson.design_effect)
+_largest_plausible = thompson.on_host(thompson.largest_plausible)
 
 
 @dataclass
@@ -55,16 +55,14 @@ class Memory:
         """Return M for the next trial; infinite until two trials are complete.
 
         Paper mode takes the most likely M up to 2000, the smallest of equals. Paired
-        mode takes the largest that the evidence does not contradict: forgetting costs
-        precision, so that drift must be shown before evidence is discounted.
+        mode takes the `thompson.largest_plausible`.
         """
         if self.trials < _MIN_TRIALS or config.frozen_policy:
             return math.inf
         scores = np.array(self.scores)
         if config.mode == "paper":
             return float(_GRID[np.argmax(scores[:-1])])
-        last = np.flatnonzero(scores >= scores.max() - _PLAUSIBLE)[-1]
-        return float(_GRID[last])
+        return float(_largest_plausible(scores, _GRID))
 
     def to_json(self) -> dict[str, Any]:
         """Turn the state into JSON types; `Memory(**data)` is the inverse."""

@@ -14,13 +14,12 @@ A trial is plain data (`to_json`): counts per step, group and arm; all else foll
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reskill_jax.skills import thompson
+from reskill_jax.skills import paired, thompson
 from reskill_jax.skills.memory import Memory
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.skills.trial_config import Decision, Reason, TrialConfig
@@ -36,8 +35,10 @@ __all__ = [
 
 _best = thompson.on_host(thompson.probability_best)
 _clip = thompson.on_host(thompson.clip_probabilities)
-_sums = thompson.on_host(thompson.paired_sums)
-_effect = thompson.on_host(thompson.paired_effect)
+_sums = thompson.on_host(paired.paired_sums)
+_effect = thompson.on_host(paired.paired_effect)
+_probability_above = thompson.on_host(paired.probability_above)
+_verdict = thompson.on_host(paired.verdict)
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Trial:
             evidence: Beta (alpha, beta) of the incumbent from `Trial.evidence`.
 
         Raises:
-            ValueError: too many arms for the mode or for epsilon, or equal banks.
+            ValueError: too many arms for the mode, or equal banks.
         """
         arms = len(banks)
         if arms < 2 or (config.mode == "paper" and arms != 2):
@@ -90,22 +91,14 @@ class Trial:
                 f"{arms} banks in a trial of mode {config.mode!r}: give the incumbent"
                 " and one candidate (mode 'paired' takes more)"
             )
-        if config.epsilon * arms > 1:
-            raise ValueError(
-                f"trial.epsilon is {config.epsilon} with {arms} arms: set it to at most"
-                f" {1 / arms:.3g}"
-            )
         hashes = tuple(bank.hash for bank in banks)
         if len(set(hashes)) != arms:
             raise ValueError(f"banks of a trial must differ, their hashes are {hashes}")
         prior = [(1.0, 1.0)] * arms
         if evidence is not None and config.carry_over > 0:
-            alpha, beta = evidence
-            mean = alpha / (alpha + beta)
-            mass = max(2.0, min(alpha + beta, config.carry_over))
-            # Candidates start at the incumbent's rate, with the weight of two episodes.
-            prior = [(2 * mean, 2 - 2 * mean)] * arms
-            prior[0] = (mass * mean, mass * (1 - mean))
+            carry_over = thompson.on_host(thompson.carry_over, arms=arms)
+            shapes = np.transpose(carry_over(*evidence, config.carry_over))
+            prior = [(float(alpha), float(beta)) for alpha, beta in shapes]
         return cls(
             config=config,
             banks=hashes,
@@ -122,7 +115,8 @@ class Trial:
             result[live] = 1 / len(live)
         else:
             alpha, beta = self._posterior()
-            result[live] = _clip(_best(alpha[live], beta[live]), self.config.epsilon)
+            epsilon = 2 * self.config.epsilon / len(live)
+            result[live] = _clip(_best(alpha[live], beta[live]), epsilon)
         return result
 
     def assign(self, key: Any, tasks: int, group_size: int) -> np.ndarray:
@@ -169,30 +163,26 @@ class Trial:
         """Return the decision, or None while the trial goes on; drops clear losers."""
         config, steps = self.config, len(self.counts)
         episodes = sum(int(step[..., 1].sum()) for step in self.counts)
-        if steps < config.min_steps or episodes < config.min_episodes:
-            return None
         if config.mode == "paper":
-            return self._decide_by_mean() if steps >= config.max_steps else None
+            over = steps >= config.max_steps and episodes >= config.min_episodes
+            return self._decide_by_mean() if over else None
         effect, error = self._paired(self.counts)
-        chance = [
-            _probability_above(e, se, config.effect_sd, config.cost_per_skill * added)
-            for e, se, added in zip(effect, error, self.added_skills[1:], strict=True)
-        ]
+        costs = config.cost_per_skill * np.array(self.added_skills[1:])
+        chance = _probability_above(effect, error, config.effect_sd, costs)
+        verdict = _verdict(chance, steps, episodes, config.bounds())
         live = [k for k in range(1, len(self.banks)) if k not in self.dropped]
         best = max(live, key=lambda k: chance[k - 1])
-        losers = [k for k in live if chance[k - 1] <= config.early_reject]
-        lead = chance[best - 1]
-        verdict: tuple[bool, Reason]
-        if lead >= config.early_accept:
-            verdict = True, "clear"
-        elif best in losers:
-            verdict = False, "clear"
-        elif steps >= config.max_steps:
-            verdict = bool(lead >= config.accept_probability), "limit"
-        else:
-            self.dropped.extend(losers)
+        if verdict[best - 1] == 0:
+            self.dropped.extend(k for k in live if verdict[k - 1] < 0)
             return None
-        return self._decision(best, effect[best - 1], error[best - 1], lead, *verdict)
+        return self._decision(
+            best,
+            effect[best - 1],
+            error[best - 1],
+            chance[best - 1],
+            bool(verdict[best - 1] > 0),
+            "limit" if steps >= config.max_steps else "clear",
+        )
 
     def evidence(self, arm: int) -> tuple[float, float]:
         """Beta (alpha, beta) of an arm, to carry over when it is the next incumbent."""
@@ -347,16 +337,6 @@ def _padded(steps: list[np.ndarray], length: int, num_arms: int) -> np.ndarray:
     for t, step in enumerate(steps):
         result[t, : len(step)] = step
     return result
-
-
-def _probability_above(
-    effect: float, error: float, prior_sd: float, threshold: float
-) -> float:
-    """P(true effect > threshold) under a normal prior around zero."""
-    if math.isinf(error):
-        return NormalDist(0, prior_sd).cdf(-threshold)
-    share = prior_sd**2 / (prior_sd**2 + error**2)
-    return 1 - NormalDist(effect * share, error * math.sqrt(share)).cdf(threshold)
 
 
 def _finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reskill_jax.skills.paired import Bounds
 from reskill_jax.skills.thompson import Discount
 
 Reason = Literal["clear", "limit", "mean"]
@@ -23,7 +24,7 @@ class TrialConfig:
         assignment: ``stratified`` splits every group, ``per_rollout`` draws each
             rollout by itself.
         uniform: ablation, equal probabilities whatever was seen.
-        epsilon: least probability of an arm, at most 1/K.
+        epsilon: least probability of each of two arms; of K arms it is 2 epsilon / K.
         discount: what the posterior and the effect forget.
         constant_weight: weight of the ``constant`` discount.
         frozen_policy: the policy does not learn, so nothing drifts and nothing is
@@ -31,9 +32,11 @@ class TrialConfig:
         min_steps: no decision before.
         max_steps: K_e in paper mode; in paired mode the trial is decided here at last.
         min_episodes: no decision before, counted over all arms.
-        early_accept: end with acceptance when P(effect > cost) reaches this.
-        early_reject: end with rejection when it falls to this.
-        accept_probability: accept at `max_steps` if it is at least this.
+        early_accept: end with acceptance when P(effect > cost) reaches a bound that
+            begins here.
+        early_reject: end with rejection when it falls to a bound that begins here.
+        accept_probability: accept at `max_steps` if it is at least this; both bounds
+            move here evenly.
         effect_sd: standard deviation of effects that is expected beforehand; shrinks
             early estimates.
         cost_per_skill: gain in success rate that each skill more than the incumbent
@@ -45,17 +48,17 @@ class TrialConfig:
     mode: Literal["paired", "paper"] = "paired"
     assignment: Literal["stratified", "per_rollout"] = "stratified"
     uniform: bool = False
-    epsilon: float = 0.3
+    epsilon: float = 0.45
     discount: Discount = "adaptive"
     constant_weight: float = 0.9
     frozen_policy: bool = False
-    min_steps: int = 2
-    max_steps: int = 8
+    min_steps: int = 1
+    max_steps: int = 16
     min_episodes: int = 50
-    early_accept: float = 0.9
-    early_reject: float = 0.4
-    accept_probability: float = 0.7
-    effect_sd: float = 0.1
+    early_accept: float = 0.94
+    early_reject: float = 0.2
+    accept_probability: float = 0.71
+    effect_sd: float = 0.045
     cost_per_skill: float = 0.0
     carry_over: float = 32.0
 
@@ -87,6 +90,10 @@ class TrialConfig:
                     f"trial.{key} is {getattr(self, key)}: set it within"
                     f" [{low}, {high}]"
                 )
+
+    def bounds(self) -> Bounds:
+        """Return when a trial ends, for `paired.verdict`."""
+        return Bounds(*(getattr(self, name) for name in Bounds._fields))
 
     @classmethod
     def paper(cls, **changes: Any) -> "TrialConfig":

@@ -1,6 +1,7 @@
 """One strategy per method: which banks are in play, what is learnt from episodes."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -14,8 +15,18 @@ from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.base import Static, Strategy
 from reskill_jax.strategies.reskill import ReSkill
+from reskill_jax.strategies.staged import Staged
 
-STRATEGIES = ("grpo", "static", "reskill", "auto_accept", "uniform")
+STAGED = ("skill_first", "policy_first")
+# Ablations of ReSkill that hold trials, and what is different in those.
+TRIALS: dict[str, dict[str, Any]] = {
+    "reskill": {},
+    "uniform": {"uniform": True},
+    "no_discount": {"discount": "none"},
+    "no_analyzer": {},
+    **{name: {"frozen_policy": True} for name in STAGED},
+}
+STRATEGIES = ("grpo", "static", "auto_accept", *TRIALS)
 # Bundles of known kind for experiments: the most helpful one first; which of the
 # harmful ones comes first, the seed says.
 INJECTED = {
@@ -34,10 +45,8 @@ def make_strategy(config: ConfigDict) -> Strategy:
         bank = load_bank(Path(config.strategy.bank))
     if name == "static":
         return Static(bank)
-    trial = config.trial.to_dict()
-    if name == "uniform":
-        trial["uniform"] = True
-    return ReSkill(
+    trial = config.trial.to_dict() | TRIALS.get(name, {})
+    strategy = ReSkill(
         make_creator(config),
         TrialConfig(**trial),
         bank=bank,
@@ -47,11 +56,15 @@ def make_strategy(config: ConfigDict) -> Strategy:
         seed=config.seed,
         auto_accept=name == "auto_accept",
     )
+    if name in STAGED:
+        half = config.num_steps // 2
+        return Staged(strategy, half, skills_first=name == "skill_first")
+    return strategy
 
 
 def make_creator(config: ConfigDict) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator()
+    creator: Creator = OfflineCreator(analyse=config.strategy.name != "no_analyzer")
     if config.creator.inject_every:
         bundles = INJECTED[config.creator.inject]
         if config.creator.inject == "harmful":

@@ -26,6 +26,10 @@ class Strategy(Protocol):
         """Return the arm of every rollout: int [tasks, group_size]."""
         ...
 
+    def trains_policy(self, step: int) -> bool:
+        """Tell whether the policy learns from a step's episodes."""
+        ...
+
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn from a step's episodes; return metrics."""
         ...
@@ -65,6 +69,10 @@ class Static:
     def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
         """Give everyone the one bank."""
         return np.zeros((tasks, group_size), np.int32)
+
+    def trains_policy(self, step: int) -> bool:
+        """Train at every step."""
+        return True
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Learn nothing."""

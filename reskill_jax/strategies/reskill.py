@@ -26,6 +26,8 @@ from reskill_jax.skills.trial import (
     could_fire,
 )
 
+_PACE = 4  # steps that a trial takes on average
+
 
 class ReSkill:
     """The paper's method and, by switches, its ablations."""
@@ -81,6 +83,10 @@ class ReSkill:
         if self._trial is None:
             return np.zeros((tasks, group_size), np.int32)
         return self._trial.assign(jax.random.key(seed), tasks, group_size)
+
+    def trains_policy(self, step: int) -> bool:
+        """Train at every step: policy and library evolve together."""
+        return True
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Remember the episodes, judge the candidate, ask for the next one."""
@@ -162,7 +168,7 @@ class ReSkill:
         if self._auto_accept:
             self._settle(step, accepted=True, effect=None)
             # At the pace of trials, so that strategies see as many proposals.
-            self._wait_until = step + self._trial_config.min_steps
+            self._wait_until = step + _PACE
         else:
             self._trial = Trial.start(
                 self._trial_config,

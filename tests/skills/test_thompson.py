@@ -13,12 +13,13 @@ from reskill_jax.skills.thompson import on_host
 
 probability_best = on_host(thompson.probability_best)
 clip_probabilities = on_host(thompson.clip_probabilities)
-paired_sums = on_host(thompson.paired_sums)
-paired_effect = on_host(thompson.paired_effect)
 design_effect = on_host(thompson.design_effect)
 log_likelihood = on_host(thompson.log_likelihood)
 quick = settings(max_examples=40, deadline=None)
 pseudo_counts = st.floats(1e-3, 1e6)
+counts_of_steps = st.lists(
+    st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=12, max_size=12
+).map(lambda c: tuple(np.sort(np.array(c), 1).T.reshape(2, 4, 3)))
 
 
 def closed_form(a0: int, b0: float, a1: int, b1: float) -> float:
@@ -266,98 +267,66 @@ def test_design_effect_is_one_for_like_tasks_and_large_for_unlike_ones():
     assert design_effect(np.zeros((2, 3, 1)), np.ones((2, 3, 1))) == pytest.approx([1])
 
 
-# Paired comparison.
-
-pairs = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=2
-)
-groups = st.lists(pairs, min_size=6, max_size=6).map(
-    lambda g: (np.array(g).min(-1), np.array(g).max(-1))
-)
-
-
-def no_discount(sums):
-    return paired_effect(sums, np.ones(sums.shape[:2]))
-
-
-def test_effect_agrees_with_mantel_haenszel_by_hand():
-    successes, trials = (
-        np.array([[1, 3], [0, 1], [2, 0]]),
-        np.array([[4, 4], [6, 2], [2, 0]]),
-    )
-    effect, error = no_discount(paired_sums(successes, trials)[None])
-    w = np.array([4 * 4 / 8, 6 * 2 / 8])  # the third group has one arm only
-    d = np.array([3 / 4 - 1 / 4, 1 / 2 - 0])
-    assert effect == pytest.approx([(w * d).sum() / w.sum()])
-    p = (16 * 1 - 16 * 3) / 64 + (4 * 0 - 36 * 1 + 6 * 2 * 4 / 2) / 64
-    q = (3 * 3 + 1 * 1) / 16 + (1 * 6 + 0) / 16
-    assert error == pytest.approx([np.sqrt(effect[0] * p + q + 0.25) / w.sum()])
-
-
-def test_standard_error_covers_when_tasks_differ():
-    rng = np.random.default_rng(4)
-    errors, effects = [], []
-    trials = np.tile([6, 2], (16, 1))
-    for _ in range(600):
-        rate = np.clip(0.4 + 0.3 * rng.normal(size=(16, 1)), 0, 0.95)
-        rate = rate + np.array([0, 0.05])
-        effect, error = no_discount(
-            paired_sums(rng.binomial(trials, rate), trials)[None]
-        )
-        effects.append(effect[0])
-        errors.append(error[0])
-    assert np.mean(effects) == pytest.approx(0.05, abs=0.015)
-    assert np.mean(errors) == pytest.approx(np.std(effects), rel=0.1)
-
-
-def test_no_contrast_is_no_evidence():
-    effect, error = no_discount(paired_sums([[3, 0], [0, 2]], [[4, 0], [0, 4]])[None])
-    assert effect == pytest.approx([0])
-    assert np.isinf(error).all()
-    tied = no_discount(paired_sums([[4, 4]] * 3, [[4, 4]] * 3)[None])
-    assert tied[0] == pytest.approx([0])
-    assert 0 < tied[1][0] < 1
+def test_log_gamma_agrees_with_scipy():
+    x = np.concatenate([np.geomspace(1e-6, 1e7, 500), [1, 2, 7.999, 8, 8.001]])
+    result = on_host(thompson._log_gamma)(x)
+    np.testing.assert_allclose(result, special.gammaln(x), rtol=1e-13, atol=1e-13)
 
 
 @quick
-@given(groups, st.randoms())
-def test_order_of_groups_does_not_matter(counts, random):
+@given(counts_of_steps, st.permutations(range(3)))
+def test_likelihood_and_posterior_know_no_order_of_arms(counts, order):
     successes, trials = counts
-    order = random.sample(range(len(trials)), len(trials))
-    again = paired_sums(successes[order], trials[order])
-    np.testing.assert_allclose(again, paired_sums(successes, trials), atol=1e-12)
-
-
-@quick
-@given(groups)
-def test_swapping_the_arms_flips_the_effect(counts):
-    successes, trials = counts
-    effect, error = no_discount(paired_sums(successes, trials)[None])
-    swapped = no_discount(paired_sums(successes[:, ::-1], trials[:, ::-1])[None])
-    np.testing.assert_allclose(swapped[0], -effect, atol=1e-12)
-    np.testing.assert_allclose(swapped[1], error)
-
-
-@quick
-@given(groups, st.integers(0, 6))
-def test_splitting_a_step_changes_nothing_without_discount(counts, cut):
-    successes, trials = counts
-    whole = no_discount(paired_sums(successes, trials)[None])
-    first = np.arange(6)[:, None] < cut
-    parts = [paired_sums(successes * w, trials * w) for w in (first, ~first)]
-    np.testing.assert_allclose(no_discount(np.stack(parts)), whole)
+    grid = [1, 76, np.inf]
+    again = log_likelihood(successes[:, order], trials[:, order], grid)
+    np.testing.assert_allclose(again, log_likelihood(successes, trials, grid))
     posterior = on_host(thompson.posterior, keep_prior=False)
-    split = np.array([successes[:cut].sum(0), successes[cut:].sum(0)])
-    n = np.array([trials[:cut].sum(0), trials[cut:].sum(0)])
-    prior = (np.ones(2), np.ones(2))
-    one = posterior(prior, split.sum(0)[None], n.sum(0)[None], np.ones((1, 2)))
-    np.testing.assert_allclose(posterior(prior, split, n, np.ones((2, 2))), one)
+    weights = np.asarray(thompson.step_weights(trials, 20.0, discount="adaptive"))
+    prior = (np.arange(1, 4), np.ones(3))
+    whole = posterior(prior, successes, trials, weights)
+    moved = posterior(
+        [p[order] for p in prior],
+        *(x[:, order] for x in (successes, trials, weights)),
+    )
+    np.testing.assert_allclose(moved, np.array(whole)[:, order])
 
 
-def test_discount_forgets_old_steps():
-    old, new = paired_sums([[0, 4]], [[4, 4]]), paired_sums([[3, 1]], [[4, 4]])
-    sums = np.stack([old, new])
-    only_new = no_discount(new[None])
-    np.testing.assert_allclose(paired_effect(sums, [[1.0], [0.0]]), only_new)
-    half = paired_effect(sums, [[1.0], [0.5]])[0]
-    assert half == pytest.approx([(0.5 * 1 - 0.5) / 1.5])
+@quick
+@given(counts_of_steps)
+def test_steps_without_episodes_and_lone_arms_are_defined(counts):
+    successes, trials = counts
+    one = log_likelihood(successes[:, :1], trials[:, :1], [3, np.inf])
+    assert np.isfinite(one).all()
+    none = np.zeros_like(trials)
+    assert log_likelihood(none, none, [3, np.inf]) == pytest.approx([0, 0])
+    assert (thompson.step_weights(none, 3.0, discount="adaptive") == 1).all()
+
+
+@quick
+@given(st.integers(1, 60), st.integers(0, 60), st.sampled_from([5.0, 76.0, np.inf]))
+def test_more_successes_raise_the_posterior_mean(n, m, memory):
+    m = min(m, n - 1)
+    trials = np.array([[30], [n]])
+    weights = np.asarray(thompson.step_weights(trials, memory, discount="adaptive"))
+    posterior = on_host(thompson.posterior, keep_prior=False)
+
+    def mean(last):
+        prior = (np.ones(1), np.ones(1))
+        alpha, beta = posterior(prior, [[10], [last]], trials, weights)
+        return alpha[0] / (alpha[0] + beta[0])
+
+    assert mean(m + 1) > mean(m)
+
+
+def test_the_largest_memory_that_is_not_contradicted():
+    memories = [1, 10, 100, np.inf]
+    pick = on_host(thompson.largest_plausible)
+    assert pick([0.0, 0.0, 0.0, 0.0], memories) == np.inf
+    assert pick([-9.0, 0.0, -1.9, -2.0], memories) == 100
+    assert pick([0.0, -5.0, -5.0, -5.0], memories) == 1
+
+
+def test_carry_over_keeps_the_rate_and_caps_the_mass():
+    alpha, beta = on_host(thompson.carry_over, arms=3)(300.0, 100.0, 20.0)
+    np.testing.assert_allclose(alpha, [15, 1.5, 1.5])
+    np.testing.assert_allclose(beta, [5, 0.5, 0.5])

@@ -130,15 +130,15 @@ def test_paper_memory_is_infinite_until_two_trials_then_the_smallest_maximum():
 def test_a_clear_effect_ends_early_either_way():
     helpful = run(Trial.start(TrialConfig(), (OLD, NEW)), 1, effects=(0, 0.3))
     assert (helpful.accepted, helpful.arm, helpful.reason) == (True, 1, "clear")
-    assert helpful.steps == 2
+    assert helpful.steps <= 2
     harmful = run(Trial.start(TrialConfig(), (OLD, NEW)), 2, effects=(0, -0.3))
     assert (harmful.accepted, harmful.arm, harmful.reason) == (False, 0, "clear")
-    assert harmful.steps == 2
-    assert sum(harmful.episodes) == 256
+    assert harmful.steps <= 2
+    assert sum(harmful.episodes) == 128 * harmful.steps
 
 
 def test_an_unclear_trial_goes_on_to_the_limit():
-    config = TrialConfig(early_accept=1.0, early_reject=0.0, max_steps=4)
+    config = TrialConfig(min_steps=4, max_steps=4)
     for effects, accepted in (((0, 0.3), True), ((0, -0.3), False)):
         decision = run(Trial.start(config, (OLD, NEW)), 3, effects=effects)
         assert decision.steps == 4
@@ -169,7 +169,7 @@ def test_the_mix_of_tasks_does_not_enter_the_paired_effect():
 
 
 def test_losers_are_dropped_and_the_best_candidate_wins():
-    trial = Trial.start(TrialConfig(min_episodes=200), (OLD, NEW, OTHER))
+    trial = Trial.start(TrialConfig(min_episodes=200, epsilon=0.3), (OLD, NEW, OTHER))
     for seed in range(10):
         play(trial, seed, effects=(0.0, 0.14, -0.35))
         decision = trial.decide()
@@ -178,6 +178,7 @@ def test_losers_are_dropped_and_the_best_candidate_wins():
     assert trial.dropped == [2]
     assert decision is None
     assert trial.probabilities()[2] == 0
+    assert trial.probabilities().min(where=[1, 1, 0], initial=1) >= 0.3
     decision = run(trial, 9, effects=(0.0, 0.14, -0.35))
     assert decision.arm == decision.candidate == 1
     assert trial.counts[-1][:, 2].sum() == 0
@@ -210,7 +211,7 @@ def test_evidence_carries_over_but_never_outweighs_the_cap():
 
 def test_switches_change_the_assignment():
     for config, expected in (
-        (TrialConfig(), 0.7),
+        (TrialConfig(epsilon=0.3), 0.7),
         (TrialConfig(epsilon=0.1), 0.9),
         (TrialConfig(uniform=True), 0.5),
     ):
@@ -292,7 +293,7 @@ def test_episodes_may_come_in_any_order():
         ({"assignment": "x"}, "trial.assignment is 'x'"),
         ({"discount": "x"}, "trial.discount is 'x'"),
         ({"epsilon": 0.6}, r"trial.epsilon is 0.6: set it within \[0, 0.5\]"),
-        ({"min_steps": 9}, r"trial.min_steps is 9: set it within \[1, 8\]"),
+        ({"min_steps": 99}, r"trial.min_steps is 99: set it within \[1, 16\]"),
         ({"early_reject": 0.8}, "trial.early_reject is 0.8"),
         ({"early_accept": 1.2}, "trial.early_accept is 1.2"),
     ],
@@ -307,8 +308,6 @@ def test_impossible_trials_are_refused():
         Trial.start(TrialConfig(), (OLD,))
     with pytest.raises(ValueError, match="mode 'paired' takes more"):
         Trial.start(TrialConfig.paper(), (OLD, NEW, OTHER))
-    with pytest.raises(ValueError, match=r"at most 0\.333"):
-        Trial.start(TrialConfig(epsilon=0.4), (OLD, NEW, OTHER))
     with pytest.raises(ValueError, match="must differ"):
         Trial.start(TrialConfig(), (OLD, OLD))
 

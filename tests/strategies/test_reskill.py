@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from configs.alfworld import get_config
+from reskill_jax.config import validate
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.rules import HARMFUL, HELPFUL
 from reskill_jax.creator.scripted import ScriptedCreator, addition
@@ -12,8 +14,10 @@ from reskill_jax.environments.base import Task
 from reskill_jax.rollout.types import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.trial import TrialConfig
+from reskill_jax.strategies import STRATEGIES, make_strategy
 from reskill_jax.strategies.base import Static
 from reskill_jax.strategies.reskill import ReSkill
+from reskill_jax.strategies.staged import Staged
 
 EMPTY = np.zeros(1, np.int32)
 TASKS, GROUP = 16, 8
@@ -95,7 +99,7 @@ def test_every_group_contrasts_both_arms_during_a_trial_and_none_outside():
 
 def test_auto_accept_takes_everything_untested():
     strategy = make(HARMFUL[:2], auto_accept=True)
-    run(strategy, 4, (0.5, 0.1))
+    run(strategy, 8, (0.5, 0.1))
     assert all(trial["accepted"] for trial in strategy.history())
     assert [trial["effect"] for trial in strategy.history()] == [None, None]
     assert len(strategy.banks) == 1
@@ -130,3 +134,38 @@ def test_a_static_bank_never_changes():
     assert metrics == {}
     assert strategy.banks == (bank,)
     assert {episode.arm for episode in episodes} == {0}
+
+
+def test_skills_evolve_in_their_stage_only():
+    for skills_first in (True, False):
+        staged = Staged(make(), 6, skills_first=skills_first)
+        decided = []
+        for step in range(1, 13):
+            assert len(staged.banks) == 1 or not staged.trains_policy(step)
+            metrics, _ = play(staged, step, (0.2, 0.6))
+            decided.append("trial/accepted" in metrics)
+            assert staged.trains_policy(step) == ((step > 6) == skills_first)
+        assert any(decided[:6]) == skills_first
+        assert any(decided[6:]) != skills_first
+        again = Staged(make(), 6, skills_first=skills_first)
+        again.restore(json.loads(json.dumps(staged.state())))
+        assert again.banks == staged.banks
+        assert again.state() == staged.state()
+
+
+def test_every_strategy_can_be_named_and_differs_where_it_should():
+    config = get_config("smoke")
+    made = {}
+    for name in STRATEGIES:
+        if name != "static":
+            config.strategy.name = name
+            validate(config)
+            made[name] = make_strategy(config)
+    assert made["no_discount"]._trial_config.discount == "none"
+    assert made["uniform"]._trial_config.uniform
+    assert not made["no_analyzer"]._creator.analyse
+    assert made["reskill"]._creator.analyse
+    assert made["reskill"]._trial_config == TrialConfig()
+    for name in ("skill_first", "policy_first"):
+        assert made[name].strategy._trial_config.frozen_policy
+        assert made[name].skills_first == (name == "skill_first")
