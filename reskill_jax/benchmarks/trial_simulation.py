@@ -217,8 +217,8 @@ def next_trial(state, *, accepted, candidate, rule, paper):
     """Carry out a decision, learn what is carried over, clear the buffers."""
     alpha, beta = _posterior(state, paper)
     arm = accepted.astype(int)
-    prior = thompson.carry_over(alpha[arm], beta[arm], rule.carry_over, arms=2)
-    prior = tuple(jnp.where(rule.carry_over > 0, shape, 1.0) for shape in prior)
+    shapes = thompson.carry_over(alpha[arm], beta[arm], rule.carry_over, arms=2)
+    prior = tuple(jnp.where(rule.carry_over > 0, shape, 1.0) for shape in shapes)
     # At the end of the buffers stand steps without episodes, which count nothing.
     effect = 1.0 if paper else thompson.design_effect(state.wins, state.episodes)
     scores = thompson.log_likelihood(

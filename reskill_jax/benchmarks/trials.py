@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from absl import app, flags
+from numpy.typing import ArrayLike
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
@@ -84,8 +85,9 @@ def measure(steps: Steps) -> Outcome:
     )
 
 
-def _ratio(values: np.ndarray, where: np.ndarray) -> Estimate:
+def _ratio(values: ArrayLike, where: ArrayLike) -> Estimate:
     """Mean of `values` at `where`, both [runs, steps], runs being independent."""
+    values, where = np.asarray(values), np.asarray(where)
     counts = where.sum(1)
     if not counts.any():
         return Estimate(float("nan"), float("nan"))
@@ -112,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
         }
         for name, outcome in found[scenario].items():
             rows.append(_row(str(scenario), name, outcome))
-        print(f"simulated {scenario}", flush=True)
+            print("simulated", *rows[-1], flush=True)
     header = ["scenario", "rule", *(f"{point:+d}" for point in POINTS)]
     print("accepted by true effect, success and regret in percent")
     print(format_table([*header, "steps", "success", "regret"], rows))
@@ -244,12 +246,12 @@ def strictness() -> list[TrialConfig]:
     return [shifted(shift) for shift in (-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2)]
 
 
-def _summary(scenario: Scenario, config: TrialConfig) -> tuple[float, float, float]:
+def _summary(scenario: Scenario, config: TrialConfig) -> list[float]:
     """Accepted without effect and of +5 points, and success, in percent."""
     outcome = measure(simulate(scenario, config, _RUNS.value, _SEED.value))
     accepted = outcome.accepted
     values = (accepted[0].value, accepted[5].value, outcome.success.value)
-    return tuple(100 * value for value in values)
+    return [100 * value for value in values]
 
 
 if __name__ == "__main__":

@@ -107,10 +107,11 @@ def verdict(
         int32, shape of `chance`: 1 accept, -1 reject, 0 go on.
     """
     chance, steps = jnp.asarray(chance), jnp.asarray(steps)
-    progress = jnp.minimum(steps / bounds.max_steps, 1)
+    progress = jnp.minimum(steps / jnp.asarray(bounds.max_steps), 1)
+    final = jnp.asarray(bounds.accept_probability)
 
     def bound(early: ArrayLike) -> Array:
-        return early + (bounds.accept_probability - early) * progress
+        return (1 - progress) * jnp.asarray(early) + progress * final
 
     accepted = chance >= bound(bounds.early_accept)
     rejected = (chance <= bound(bounds.early_reject)) & ~accepted

@@ -128,6 +128,15 @@ def test_modes_reach_all_rules_and_assertions():
     assert all(assertion.grade(WIN) is not False for assertion in FAMILY)
 
 
+def test_without_the_analyser_rules_come_in_the_order_of_the_table():
+    table = [rule.name for rule in HELPFUL]
+    for _, failure, expected in MODES[:3]:
+        seen = evidence(failure)
+        proposal = ask(OfflineCreator(analyse=False), seen)
+        assert names(proposal) == table[:2] != expected
+        assert set(proposal.evidence) == {"not analysed"}
+
+
 def test_most_prevalent_mode_comes_first():
     lit = acts(SHELF, TAKE, *WANDER, goal=LIGHT)
     closed = MODES[5][1]
