@@ -1,9 +1,12 @@
 """One strategy per method: which banks are in play, what is learnt from episodes."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.creator.backends import NAMES
+from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.reservoir import Reservoir
@@ -15,6 +18,7 @@ from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.base import Static, Strategy
 from reskill_jax.strategies.reskill import ReSkill
 
+CREATORS = ("offline", *NAMES, "replay")
 STRATEGIES = ("grpo", "static", "reskill", "auto_accept", "uniform")
 # Bundles of known kind for experiments: the most helpful one first; which of the
 # harmful ones comes first, the seed says.
@@ -24,8 +28,13 @@ INJECTED = {
 }
 
 
-def make_strategy(config: ConfigDict) -> Strategy:
-    """Build the strategy that the configuration names."""
+def make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
+    """Build the strategy that the configuration names.
+
+    Args:
+        config: of the run.
+        creator_calls: file for the calls of a creator that asks a language model.
+    """
     name = config.strategy.name
     if name == "grpo":
         return Static()
@@ -38,7 +47,7 @@ def make_strategy(config: ConfigDict) -> Strategy:
     if name == "uniform":
         trial["uniform"] = True
     return ReSkill(
-        make_creator(config),
+        make_creator(config, creator_calls),
         TrialConfig(**trial),
         bank=bank,
         capacity=config.strategy.capacity,
@@ -49,9 +58,24 @@ def make_strategy(config: ConfigDict) -> Strategy:
     )
 
 
-def make_creator(config: ConfigDict) -> Creator:
+def llm_settings(config: ConfigDict) -> dict[str, Any]:
+    """Return what `creator.making` takes, out of the configuration."""
+    own = {"after", "inject", "inject_every"}
+    settings = config.creator.to_dict()
+    return {key: value for key, value in settings.items() if key not in own}
+
+
+def make_creator(config: ConfigDict, calls: Path) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator()
+    if config.creator.name != "offline":
+        # Not imported above: pydantic comes with an extra.
+        from reskill_jax.creator.making import make_llm_creator  # noqa: PLC0415
+
+        settings = llm_settings(config)
+        creator = Background(
+            make_llm_creator(calls=calls, **settings), config.creator.after
+        )
     if config.creator.inject_every:
         bundles = INJECTED[config.creator.inject]
         if config.creator.inject == "harmful":
