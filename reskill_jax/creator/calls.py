@@ -123,18 +123,20 @@ class Caller:
                 Failure.NOT_RECORDED,
                 f"the log has no answer to {request.name} of cycle {self._cycle}",
             )
+        failed: list[CallError] = []
         for attempt in range(1, self._patience.attempts + 1):
             try:
                 return self._attempt(self._backend, request)
             except CallError as error:
-                last = attempt == self._patience.attempts
-                if last or error.failure not in PASSING:
-                    raise
-            pause = min(
-                self._patience.pause * 2 ** (attempt - 1), self._patience.longest
+                failed.append(error)
+            if failed[-1].failure not in PASSING or attempt == self._patience.attempts:
+                break
+            self._sleep(
+                self._patience.seconds(attempt) * self._random.uniform(0.5, 1.5)
             )
-            self._sleep(pause * self._random.uniform(0.5, 1.5))
-        raise AssertionError("unreachable")
+        raise failed[
+            0
+        ]  # the cause; later ones may only tell that patience is at an end
 
     def _attempt(self, backend: Backend, request: Request) -> str:
         if left := self._breaker.seconds_left():

@@ -17,6 +17,7 @@ from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 _Name = Annotated[str, AfterValidator(lambda text: clean(text, 80))]
 _Line = Annotated[str, AfterValidator(lambda text: clean(text, 400))]
 _Raw = Annotated[str, Field(max_length=4000)]
+_Pattern = Annotated[str, Field(max_length=400)]  # every blank of it counts
 _Kind = Literal["add", "modify", "delete"]
 
 
@@ -47,11 +48,11 @@ class AssertionChange(_Answer):
     op: _Kind
     id: _Name
     check: _Name | None = None
-    goal: _Line | None = None
-    pattern: _Line | None = None
-    first: _Line | None = None
-    second: _Line | None = None
-    after_action: _Line | None = None
+    goal: _Pattern | None = None
+    pattern: _Pattern | None = None
+    first: _Pattern | None = None
+    second: _Pattern | None = None
+    after_action: _Pattern | None = None
     n: int | None = None
     window: int | None = None
     min: int | None = None
