@@ -4,7 +4,8 @@
 
 trains `grpo` and `reskill` on the same tasks, in turn, each run a fresh process. The
 creator of `reskill` asks a scripted server that takes 20 seconds per call. The first
-step, which compiles, does not count; of the repeats, the median does.
+step, which compiles, does not count; of the repeats, the median does. Further
+arguments are keys of the configuration, e.g. ``--config.policy.path=DIR``.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--latency", type=float, default=20.0, help="seconds per call")
-    flags = parser.parse_args()
+    flags, further = parser.parse_known_args()
     os.environ[_KEY] = "none"  # the server asks for none, the SDK insists
     seconds: dict[str, list[list[float]]] = {"grpo": [], "reskill": []}
     calls: list[float] = []
@@ -46,7 +47,8 @@ def main() -> None:
             for name, runs in seconds.items():
                 workdir = Path(folder, f"{name}-{repeat}")
                 size = {"num_steps": flags.steps, "strategy.name": name}
-                finish(workdir, size | changes(server.url), flags.variant)
+                same = changes(server.url) | parse_changes(further)
+                finish(workdir, size | same, flags.variant)
                 steps = measured(workdir)
                 runs.append([step["time/step"] for step in steps[1:]])
                 if name == "reskill":
@@ -65,6 +67,21 @@ def changes(url: str) -> Changes:
         "eval.games": 1,
         "eval.every": 0,
     }
+
+
+def parse_changes(arguments: Sequence[str]) -> Changes:
+    """Read ``--config.key=value``.
+
+    Raises:
+        ValueError: an argument is of another form.
+    """
+    found: Changes = {}
+    for argument in arguments:
+        key, equals, value = argument.removeprefix("--config.").partition("=")
+        if key == argument.partition("=")[0] or not equals:
+            raise ValueError(f"{argument!r} is unknown: use --config.key=value")
+        found[key] = value
+    return found
 
 
 def make_script() -> Callable[[str, str], str]:

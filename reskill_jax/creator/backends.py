@@ -186,7 +186,8 @@ class Anthropic(_Backend):
     def complete(self, request: Request) -> Response:
         """See `Backend`."""
         model = self._model
-        options: dict[str, Any] = self._temperature()
+        # In the body: newer versions of the SDK have no such argument.
+        options: dict[str, Any] = {"extra_body": self._temperature()}
         if model.structured:
             tool = {
                 "name": request.name,
