@@ -19,6 +19,7 @@ from reskill_jax.creator.backends import NAMES
 from reskill_jax.creator.episodes import as_evidence, read_episodes
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.report import Cycle, markdown
 from reskill_jax.creator.rules import FAMILY
 from reskill_jax.creator.verify import Verified, verify
 from reskill_jax.skills.skill import SkillBank
@@ -31,7 +32,9 @@ def main() -> None:
     flags = _parser().parse_args()
     try:
         sys.exit(_run(flags))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}: pip install '.[llm]'")
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -82,11 +85,6 @@ def _propose(
     flags: argparse.Namespace, evidence: Evidence
 ) -> tuple[Proposal | None, str, str]:
     """Return the proposal, the report, and what kept a model from answering."""
-    # pydantic comes with an extra.
-    from reskill_jax.creator.llm import Cycle  # noqa: PLC0415
-    from reskill_jax.creator.making import make_llm_creator, problem  # noqa: PLC0415
-    from reskill_jax.creator.report import markdown  # noqa: PLC0415
-
     name, _, rest = flags.llm.partition(":")
     if name == "offline":
         offline = OfflineCreator()
@@ -95,6 +93,9 @@ def _propose(
         return found, markdown(evidence, found, cycle, {}), ""
     if name not in (*NAMES, "replay"):
         raise ValueError(f"--llm={flags.llm!r}: use offline, replay or one of {NAMES}")
+    # pydantic comes with an extra.
+    from reskill_jax.creator.making import make_llm_creator, problem  # noqa: PLC0415
+
     settings = {
         "llm": {
             "name": "" if name == "replay" else rest,

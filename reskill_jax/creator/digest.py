@@ -15,6 +15,7 @@ from reskill_jax.skills.skill import Skill
 _NONE = "(none)"
 _TURNS = 40  # shown of an episode, half of them its last
 _EPISODES = 6  # of one group
+_BANKS = 10  # whose successes are told, the newest
 
 
 def groups(records: Sequence[Record], count: int) -> list[list[Record]]:
@@ -87,8 +88,9 @@ def outcomes(evidence: Evidence) -> str:
         total = totals.setdefault(tally.bank, [0, 0])
         total[0] += tally.successes
         total[1] += tally.episodes
-    for bank, (successes, played) in totals.items():
-        which = "the present library" if bank == evidence.bank.hash else bank
+    for bank, (successes, played) in [*totals.items()][-_BANKS:]:
+        here = bank == evidence.bank.hash
+        which = "the present library" if here else f"library {clean(bank, 40)}"
         lines.append(f"all recent episodes on {which}: {successes} of {played} won")
     return "\n".join(lines)
 

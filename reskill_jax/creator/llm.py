@@ -13,7 +13,6 @@ the training loop's way.
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from absl import logging
@@ -23,6 +22,7 @@ from reskill_jax.creator.assertions import Assertion, AssertionSet
 from reskill_jax.creator.calls import Caller, CallError
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.report import Cycle
 from reskill_jax.creator.reservoir import Record
 from reskill_jax.creator.schemas import (
     Analysis,
@@ -37,27 +37,6 @@ from reskill_jax.creator.verify import Limits, Problem, Verified, verify
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-@dataclass
-class Cycle:
-    """What one proposal came from, for reports.
-
-    Attributes:
-        insights: one line per analysed group.
-        diagnosis: of the batch; None where there was no answer.
-        assertions: their pass rates, one line each, as edited.
-        plan: what was to be changed.
-        rejections: problems of each refused bundle, in order.
-        error: why the cycle ended early; empty if it did not.
-    """
-
-    insights: list[str] = field(default_factory=list)
-    diagnosis: Diagnosis | None = None
-    assertions: str = ""
-    plan: list[Recommendation] = field(default_factory=list)
-    rejections: list[tuple[Problem, ...]] = field(default_factory=list)
-    error: str = ""
 
 
 class LlmCreator:

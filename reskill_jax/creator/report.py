@@ -1,11 +1,37 @@
-"""A proposal with its diagnosis, as Markdown for people."""
+"""What a proposal came from, and all of it as Markdown for people."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from reskill_jax.creator import digest
-from reskill_jax.creator.llm import Cycle
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.untrusted import clean
+from reskill_jax.creator.verify import Problem
+
+if TYPE_CHECKING:  # pydantic comes with an extra, and no model needs no extra
+    from reskill_jax.creator.schemas import Diagnosis, Recommendation
+
+
+@dataclass
+class Cycle:
+    """What one proposal came from, for reports.
+
+    Attributes:
+        insights: one line per analysed group.
+        diagnosis: of the batch; None where there was no answer.
+        assertions: their pass rates, one line each, as edited.
+        plan: what was to be changed.
+        rejections: problems of each refused bundle, in order.
+        error: why the cycle ended early; empty if it did not.
+    """
+
+    insights: list[str] = field(default_factory=list)
+    diagnosis: "Diagnosis | None" = None
+    assertions: str = ""
+    plan: "list[Recommendation]" = field(default_factory=list)
+    rejections: list[tuple[Problem, ...]] = field(default_factory=list)
+    error: str = ""
 
 
 def markdown(
