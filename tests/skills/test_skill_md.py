@@ -27,6 +27,8 @@ TRAPS = [
     "\r\n tab\t\u2028\ufeff\x85\x00 end ",
     "\n\n leading and trailing \n\n",
     "日本語 🙂",
+    "\x85",
+    "a\x85b\u2028c\u2029 d\n\u2028",
 ]
 texts = st.one_of(
     st.sampled_from(TRAPS), st.text(st.characters(exclude_categories=["Cs"]))
