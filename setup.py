@@ -34,7 +34,7 @@ EXTRAS = {
     "vllm": ["vllm>=0.32,<0.34"],
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    "llm": ["openai>=2,<3", "anthropic>=0.70,<1", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
+    "llm": ["openai>=2,<4", "anthropic>=0.70,<3", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
     # Tests against the models of transformers, which wants torch>=2.6. Without it they
     # are skipped; a build for the CPU will do.
     "parity": ["torch>=2.6,<3"],
@@ -58,7 +58,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
-    package_data={"reskill_jax": ["assets/**/*"]},
+    package_data={"reskill_jax": ["assets/**/*", "creator/prompts/*.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

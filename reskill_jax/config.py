@@ -1,6 +1,7 @@
 """Checks a configuration once, before any work is done."""
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,13 @@ from ml_collections import ConfigDict
 
 from reskill_jax.rollout.prompts import WORDINGS
 from reskill_jax.skills.trial import TrialConfig
-from reskill_jax.strategies import INJECTED, STRATEGIES, TRIALS
+from reskill_jax.strategies import (
+    CREATORS,
+    INJECTED,
+    STRATEGIES,
+    TRIALS,
+    llm_settings,
+)
 
 _CHOICES: dict[str, Sequence[Any]] = {
     "env.name": ("alfworld",),
@@ -23,7 +30,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "grpo.aggregation": ("episode", "token"),
     "grpo.old_logprobs": ("sampler", "recompute"),
     "strategy.name": tuple(STRATEGIES),
-    "creator.name": ("offline",),
+    "creator.name": CREATORS,
     "creator.inject": tuple(INJECTED),
 }
 
@@ -54,6 +61,11 @@ _AT_LEAST: dict[str, float] = {
     "strategy.capacity": 1,
     "strategy.reservoir": 2,
     "strategy.reservoir_min": 1,
+    "creator.after": 0,
+    "creator.groups": 0,
+    "creator.workers": 1,
+    "creator.attempts": 1,
+    "creator.llm.max_tokens": 1,
     "creator.inject_every": 0,
     "eval.every": 0,
     "eval.games": 1,
@@ -95,6 +107,11 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
             "between two banks: use 2 or more, or config.strategy.name='grpo'"
         )
+    if config.strategy.name == "no_analyzer" and config.creator.name != "offline":
+        yield (
+            f"config.creator.name={config.creator.name!r} has no version without its "
+            "analyser: use 'offline', or another config.strategy.name"
+        )
     if not 0 < config.rollout.top_p <= 1:
         yield f"config.rollout.top_p={config.rollout.top_p}: must be in (0, 1]"
     try:
@@ -120,7 +137,22 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.grpo.tokens_per_microbatch={config.grpo.tokens_per_microbatch} is "
             f"below the longest of config.grpo.buckets={tuple(config.grpo.buckets)}"
         )
+    if config.creator.name in CREATORS[1:]:
+        yield from _creator_problems(config)
     yield from _source_problems(config)
+
+
+def _creator_problems(config: ConfigDict) -> Iterator[str]:
+    """Check all that a creator with a language model needs, but for the network."""
+    if find_spec("pydantic") is None:
+        yield f"config.creator.name={config.creator.name!r}: pip install '.[llm]'"
+        return
+    from reskill_jax.creator.making import problem  # noqa: PLC0415
+
+    if (timeout := config.creator.llm.timeout) <= 0:
+        yield f"config.creator.llm.timeout={timeout}: must be above 0 seconds"
+    if found := problem(**llm_settings(config)):
+        yield f"config.creator: {found}"
 
 
 def _source_problems(config: ConfigDict) -> Iterator[str]:

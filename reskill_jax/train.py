@@ -34,7 +34,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
         tx, update = run.make_grpo(config, policy.config)
-        strategy = make_strategy(config)
+        strategy = make_strategy(config, workdir.creator_calls)
         state = init_state(jax.tree.map(jnp.copy, policy.params), tx)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
@@ -155,7 +155,7 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
         tx, _ = run.make_grpo(config, policy.config)
-        strategy = make_strategy(config)
+        strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
         restored = checkpointer.restore(init_state(policy.params, tx))

@@ -7,6 +7,7 @@
     checkpoints/    all state, one directory per saved step
     skills/         the skill library as SKILL.md files
     episodes/       played episodes
+    creator/        every call to a language model, if the creator is one
 
 A process that trains does this before any work, and later starts do the same:
 
@@ -68,6 +69,11 @@ class Workdir:
     def episodes(self) -> Path:
         """Played episodes."""
         return self.root / "episodes"
+
+    @property
+    def creator_calls(self) -> Path:
+        """Every call to a language model, one JSON line each."""
+        return self.root / "creator" / "calls.jsonl"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

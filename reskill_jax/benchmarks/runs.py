@@ -10,7 +10,7 @@ from reskill_jax.workdir import Workdir
 Changes = dict[str, str | int | float]  # keys of the configuration to their values
 
 
-def finish(workdir: Path, changes: Changes) -> None:
+def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
     A run that was interrupted is resumed, a finished one is left alone.
@@ -18,6 +18,7 @@ def finish(workdir: Path, changes: Changes) -> None:
     Args:
         workdir: the run's directory.
         changes: keys of the configuration with their values; `num_steps` is one.
+        variant: of the configuration.
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
@@ -28,7 +29,7 @@ def finish(workdir: Path, changes: Changes) -> None:
         sys.executable,
         "-m",
         "reskill_jax.main",
-        "--config=configs/alfworld.py:cpu",
+        f"--config=configs/alfworld.py:{variant}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

@@ -77,6 +77,10 @@ class OfflineCreator:
                 return proposal
         return None
 
+    def take_metrics(self) -> dict[str, float]:
+        """Return nothing: it spends nothing that counts."""
+        return {}
+
     def state(self) -> dict[str, Any]:
         """Return nothing: what it proposes depends on the evidence alone."""
         return {}

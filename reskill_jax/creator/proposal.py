@@ -8,10 +8,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from reskill_jax.creator.reservoir import Record, Tally
-from reskill_jax.skills.operations import Operation, from_json, to_json
+from reskill_jax.skills.operations import (
+    Operation,
+    bank_from_json,
+    bank_to_json,
+    from_json,
+    to_json,
+)
 from reskill_jax.skills.skill import Skill, SkillBank
 
 
@@ -156,12 +163,51 @@ class Evidence:
             if not trial.accepted and trial.step > self.step - within
         ]
 
+    def to_json(self) -> dict[str, Any]:
+        """Turn the evidence into JSON types; `from_json` is the inverse."""
+        return {
+            "bank": bank_to_json(self.bank),
+            "records": [record.to_json() for record in self.records],
+            "tallies": [tally.to_json() for tally in self.tallies],
+            "history": [trial.to_json() for trial in self.history],
+            "capacity": self.capacity,
+            "step": self.step,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Evidence":
+        """Read what `to_json` wrote."""
+        parts = {
+            "bank": bank_from_json(data["bank"]),
+            "records": tuple(Record.from_json(record) for record in data["records"]),
+            "tallies": tuple(Tally.from_json(tally) for tally in data["tallies"]),
+            "history": tuple(PastTrial.from_json(trial) for trial in data["history"]),
+        }
+        return cls(**{**data, **parts})
+
+
+class Pending(Enum):
+    """The answer of a creator that is still at work."""
+
+    PENDING = "pending"
+
+
+PENDING = Pending.PENDING
+
 
 class Creator(Protocol):
     """A source of proposals."""
 
-    def propose(self, evidence: Evidence) -> Proposal | None:
-        """Return a proposal for `evidence.bank`, None if there is nothing to try."""
+    def propose(self, evidence: Evidence) -> Proposal | Pending | None:
+        """Return a proposal for `evidence.bank`, None if there is nothing to try.
+
+        `PENDING` asks to be asked again at the next step.
+        """
+        ...
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return, once, what was counted since the last call, by metric."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -101,6 +101,15 @@ class Tally:
         self.successes += record.success
         self.fired.update(record.skills())
 
+    def to_json(self) -> dict[str, Any]:
+        """Turn the tally into JSON types; `from_json` is the inverse."""
+        return {**vars(self), "fired": dict(self.fired)}  # not asdict: breaks counters
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Tally":
+        """Read what `to_json` wrote."""
+        return cls(**{**data, "fired": Counter(data["fired"])})
+
 
 class Reservoir:
     """Bounded memory of episodes.
@@ -187,20 +196,14 @@ class Reservoir:
         """Return everything held, as JSON types for the checkpoint."""
         return {
             "records": [record.to_json() for record in self._records.values()],
-            # Not asdict: it breaks counters.
-            "tallies": [
-                {**vars(tally), "fired": dict(tally.fired)}
-                for tally in self._tallies.values()
-            ],
+            "tallies": [tally.to_json() for tally in self._tallies.values()],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Hold exactly what `state` says; the inverse of `state`."""
         records: Sequence[Record] = [Record.from_json(r) for r in state["records"]]
         self._records = {(r.task, r.bank, r.success): r for r in records}
-        tallies = [
-            Tally(**{**t, "fired": Counter(t["fired"])}) for t in state["tallies"]
-        ]
+        tallies = [Tally.from_json(tally) for tally in state["tallies"]]
         self._tallies = {(tally.bank, tally.step): tally for tally in tallies}
 
     def _evict(self) -> None:

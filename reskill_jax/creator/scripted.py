@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reskill_jax.creator.proposal import Creator, Evidence, Proposal
+from reskill_jax.creator.proposal import Creator, Evidence, Pending, Proposal
 from reskill_jax.creator.rules import Rule
 from reskill_jax.skills.operations import Add
 
@@ -41,6 +41,10 @@ class ScriptedCreator:
         proposal = self._proposals[self._next]
         self._next += 1
         return replace(proposal, bank=evidence.bank.hash)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """Return how far the list is used up."""
@@ -80,14 +84,21 @@ class Injecting:
         self._injected = ScriptedCreator(proposals)
         self._calls = 0
 
-    def propose(self, evidence: Evidence) -> Proposal | None:
+    def propose(self, evidence: Evidence) -> Proposal | Pending | None:
         """Return an injected proposal when it is due, else ask the creator."""
         self._calls += 1
         if self._calls % self._every == 0:
-            proposal = self._injected.propose(evidence)
-            if proposal is not None:
-                return proposal
-        return self._creator.propose(evidence)
+            injected = self._injected.propose(evidence)
+            if injected is not None:
+                return injected
+        proposal = self._creator.propose(evidence)
+        if isinstance(proposal, Pending):
+            self._calls -= 1  # the same call, asked again at the next step
+        return proposal
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return the creator's."""
+        return self._creator.take_metrics()
 
     def state(self) -> dict[str, Any]:
         """Return the counters and the creator's own state."""

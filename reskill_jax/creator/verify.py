@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from reskill_jax.creator.proposal import Evidence, Proposal, content_hash, new_skills
 from reskill_jax.creator.reservoir import Record
+from reskill_jax.creator.untrusted import markup
 from reskill_jax.skills.operations import OperationError, Rejection, apply
 from reskill_jax.skills.skill import Skill, SkillBank, matches
 
 _FIELDS = ("description", "when_to_use", "action", "example")
-# Angle brackets carry chat-template tokens and action tags; [INST] needs none.
-_MARKUP = ("<", ">", "[INST]", "[/INST]")
 # Control, format (bidirectional, zero width), private use, line and page separators.
 _INVISIBLE = {"Cc", "Cf", "Co", "Zl", "Zp"}
 
@@ -153,12 +152,12 @@ def _text_problems(skill: Skill) -> Iterator[Problem]:
                 f" {', '.join(sorted(ascii(c) for c in invisible))}",
             )
         # A pattern is never shown to the agent and may need angle brackets.
-        markup = [m for m in _MARKUP if m in text.upper()]
-        if markup and field != "trigger.pattern":
+        found = markup(text) if field != "trigger.pattern" else []
+        if found:
             yield Problem(
                 Rejection.UNSAFE_TEXT,
                 f"{skill.name}.{field} has markup that could break a prompt:"
-                f" {' '.join(markup)}",
+                f" {' '.join(found)}",
             )
 
 

@@ -168,17 +168,19 @@ class Tokenizer:
             )
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         named = {name: self._named(name) for name in names}
+        arguments: dict[str, Any] = _TEMPLATE_ARGUMENTS | {
+            name: token for name, token in named.items() if token is not None
+        }
         try:
-            rendered, _ = render_jinja_template(
+            result: Any = render_jinja_template(
                 [[{"role": role, "content": words} for role, words in turns]],
                 chat_template=template,
                 add_generation_prompt=respond,
-                **{name: token for name, token in named.items() if token is not None},
-                **_TEMPLATE_ARGUMENTS,
+                **arguments,
             )
         except TemplateError as error:
             raise ValueError(f"the chat template fails: {error}") from error
-        return rendered[0]
+        return result[0][0]  # the texts, then their generation indices
 
     def _named(self, name: str) -> str | None:
         """Return a token of the settings, which may be wrapped in its options."""

@@ -24,7 +24,20 @@ _MAX_BYTES = 1 << 16  # a skill is a few hundred characters; YAML parsing is slo
 _FRONTMATTER = re.compile(
     r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$(.*)", re.DOTALL | re.MULTILINE
 )
+_BREAKS = set("\x85\u2028\u2029")
 _LAST = 1 << 30  # position of skills that state none: after the others, by name
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes rare line breaks: within single quotes YAML reads them back as others."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, '"' if set(text) & _BREAKS else None
+    ),
+)
 
 
 class SkillFileError(ValueError):
@@ -104,12 +117,13 @@ def to_markdown(skill: Skill, position: int) -> str:
         "version": str(skill.version),
         "position": str(position),
     }
-    frontmatter = yaml.safe_dump(
+    frontmatter = yaml.dump(
         {
             "name": skill.name,
             "description": skill.description,
             "metadata": {_PREFIX + key: value for key, value in fields.items()},
         },
+        Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
         width=1000,

@@ -5,6 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.creator.backends import NAMES
+from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.reservoir import Reservoir
@@ -17,6 +19,7 @@ from reskill_jax.strategies.base import Static, Strategy
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
 
+CREATORS = ("offline", *NAMES, "replay")
 STAGED = ("skill_first", "policy_first")
 # Ablations of ReSkill that hold trials, and what is different in those.
 TRIALS: dict[str, dict[str, Any]] = {
@@ -35,8 +38,13 @@ INJECTED = {
 }
 
 
-def make_strategy(config: ConfigDict) -> Strategy:
-    """Build the strategy that the configuration names."""
+def make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
+    """Build the strategy that the configuration names.
+
+    Args:
+        config: of the run.
+        creator_calls: file for the calls of a creator that asks a language model.
+    """
     name = config.strategy.name
     if name == "grpo":
         return Static()
@@ -47,7 +55,7 @@ def make_strategy(config: ConfigDict) -> Strategy:
         return Static(bank)
     trial = config.trial.to_dict() | TRIALS.get(name, {})
     strategy = ReSkill(
-        make_creator(config),
+        make_creator(config, creator_calls),
         TrialConfig(**trial),
         bank=bank,
         capacity=config.strategy.capacity,
@@ -62,9 +70,24 @@ def make_strategy(config: ConfigDict) -> Strategy:
     return strategy
 
 
-def make_creator(config: ConfigDict) -> Creator:
+def llm_settings(config: ConfigDict) -> dict[str, Any]:
+    """Return what `creator.making` takes, out of the configuration."""
+    own = {"after", "inject", "inject_every"}
+    settings = config.creator.to_dict()
+    return {key: value for key, value in settings.items() if key not in own}
+
+
+def make_creator(config: ConfigDict, calls: Path) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator(analyse=config.strategy.name != "no_analyzer")
+    if config.creator.name != "offline":
+        # Not imported above: pydantic comes with an extra.
+        from reskill_jax.creator.making import make_llm_creator  # noqa: PLC0415
+
+        settings = llm_settings(config)
+        creator = Background(
+            make_llm_creator(calls=calls, **settings), config.creator.after
+        )
     if config.creator.inject_every:
         bundles = INJECTED[config.creator.inject]
         if config.creator.inject == "harmful":

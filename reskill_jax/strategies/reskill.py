@@ -12,7 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from reskill_jax.creator.proposal import Creator, Evidence, PastTrial, Proposal
+from reskill_jax.creator.proposal import (
+    Creator,
+    Evidence,
+    PastTrial,
+    Pending,
+    Proposal,
+)
 from reskill_jax.creator.reservoir import Record, Reservoir
 from reskill_jax.creator.verify import Limits, Rejected, verify
 from reskill_jax.rollout.types import Episode
@@ -97,6 +103,8 @@ class ReSkill:
             metrics |= self._judge(step, self._trial, episodes)
         if self._trial is None:
             metrics |= self._next_trial(step)
+        for key, value in self._creator.take_metrics().items():
+            metrics[key] = metrics.get(key, 0.0) + value
         return metrics | {
             "skills/bank": float(len(self._bank.skills)),
             "trials/decided": float(len(self._history)),
@@ -154,6 +162,8 @@ class ReSkill:
             seed=self._seed,
         )
         proposal = self._creator.propose(evidence)
+        if isinstance(proposal, Pending):
+            return {}
         if proposal is None:
             return self._back_off(step, {"creator/nothing": 1.0})
         verdict = verify(proposal, evidence, Limits())

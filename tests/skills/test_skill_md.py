@@ -1,7 +1,9 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +27,8 @@ TRAPS = [
     "\r\n tab\t\u2028\ufeff\x85\x00 end ",
     "\n\n leading and trailing \n\n",
     "日本語 🙂",
+    "\x85",
+    "a\x85b\u2028c\u2029 d\n\u2028",
 ]
 texts = st.one_of(
     st.sampled_from(TRAPS), st.text(st.characters(exclude_categories=["Cs"]))
@@ -83,6 +87,29 @@ def test_loading_what_was_saved_gives_the_same_bank(tmp_path_factory, bank):
     loaded = load_bank(directory)
     assert loaded == bank
     assert loaded.hash == bank.hash
+
+
+@settings(max_examples=60, deadline=None)
+@given(banks)
+def test_every_file_follows_the_agent_skills_rules(tmp_path_factory, bank):
+    """As another agent reads it: with a YAML parser of its own, knowing no field."""
+    directory = tmp_path_factory.mktemp("bank") / "skills"
+    save_bank(bank, directory)
+    assert sorted(path.name for path in directory.iterdir()) == sorted(bank.names())
+    for skill in bank.skills:
+        text = (directory / skill.name / "SKILL.md").read_bytes().decode()
+        start, head, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
+        assert start == ""
+        assert body.strip()
+        front = yaml.safe_load(head)
+        assert set(front) == {"name", "description", "metadata"}
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", front["name"])
+        assert front["name"] == skill.name
+        assert len(front["name"]) <= 64
+        assert 1 <= len(front["description"]) <= 1024
+        assert not set("<>") & set(front["description"])
+        assert front["description"] == skill.description
+        assert all(isinstance(x, str) for x in front["metadata"].values())
 
 
 def test_saving_replaces_the_whole_directory(tmp_path):

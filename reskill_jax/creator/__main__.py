@@ -1,0 +1,121 @@
+"""Improves a skill directory from recorded episodes, without any training.
+
+    python -m reskill_jax.creator --episodes=runs/a/episodes --bank=skills/ \
+        --llm=openai:gpt-5 --output=proposal/
+
+writes ``proposal/skills/`` (the bank as proposed, one SKILL.md directory per skill),
+``proposal/report.md`` (what was found and why), ``proposal/proposal.json`` and
+``proposal/calls.jsonl`` (every call to the model). What episodes may look like is told
+in `reskill_jax.creator.episodes`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from reskill_jax.creator import digest
+from reskill_jax.creator.backends import NAMES
+from reskill_jax.creator.episodes import as_evidence, read_episodes
+from reskill_jax.creator.offline import OfflineCreator
+from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.report import Cycle, markdown
+from reskill_jax.creator.rules import FAMILY
+from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank, save_bank
+from reskill_jax.workdir import write_text
+
+
+def main() -> None:
+    """Read, propose, write."""
+    flags = _parser().parse_args()
+    try:
+        sys.exit(_run(flags))
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}: pip install '.[llm]'")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reskill_jax.creator", description=__doc__.split("\n")[0]
+    )
+    add = parser.add_argument
+    add("--episodes", type=Path, required=True, help="a .jsonl file or a directory")
+    add("--bank", type=Path, help="directory of SKILL.md directories; default: none")
+    add("--output", type=Path, default=Path("proposal"), help="directory to write")
+    add(
+        "--llm",
+        default="offline",
+        help=f"offline, replay:calls.jsonl, or one of {', '.join(NAMES)} with a model,"
+        " e.g. openai:gpt-5",
+    )
+    add("--url", default="", help="address of the service; default: the maker's")
+    add("--key_variable", default="", help="environment variable with the key")
+    add("--unstructured", action="store_true", help="the service takes no schemas")
+    add("--prompts", default="", help="directory of prompts that replace ours")
+    add("--groups", type=int, default=30, help="tasks analysed, at most")
+    add("--calls", type=int, default=60, help="calls made, at most")
+    add("--capacity", type=int, default=8, help="skills in a bank, at most")
+    return parser
+
+
+def _run(flags: argparse.Namespace) -> str | None:
+    bank = load_bank(flags.bank) if flags.bank else SkillBank()
+    records = read_episodes(flags.episodes)
+    evidence = as_evidence(records, bank, capacity=flags.capacity)
+    proposal, report, error = _propose(flags, evidence)
+    flags.output.mkdir(parents=True, exist_ok=True)
+    write_text(flags.output / "report.md", report)
+    print(report)
+    if proposal is None:
+        return error or None
+    verdict = verify(proposal, evidence)
+    assert isinstance(verdict, Verified), "creators hand over what passes"
+    save_bank(verdict.candidate, flags.output / "skills")
+    text = json.dumps(proposal.to_json(), indent=2) + "\n"
+    write_text(flags.output / "proposal.json", text)
+    print(f"The proposed skills are in {flags.output / 'skills'}.")
+    return None
+
+
+def _propose(
+    flags: argparse.Namespace, evidence: Evidence
+) -> tuple[Proposal | None, str, str]:
+    """Return the proposal, the report, and what kept a model from answering."""
+    name, _, rest = flags.llm.partition(":")
+    if name == "offline":
+        offline = OfflineCreator()
+        cycle = Cycle(assertions=digest.assertions(FAMILY, evidence))
+        found = offline.propose(evidence)
+        return found, markdown(evidence, found, cycle, {}), ""
+    if name not in (*NAMES, "replay"):
+        raise ValueError(f"--llm={flags.llm!r}: use offline, replay or one of {NAMES}")
+    # pydantic comes with an extra.
+    from reskill_jax.creator.making import make_llm_creator, problem  # noqa: PLC0415
+
+    settings = {
+        "llm": {
+            "name": "" if name == "replay" else rest,
+            "url": flags.url,
+            "key_variable": flags.key_variable,
+            "structured": not flags.unstructured,
+        },
+        "budget": {"cycle_calls": flags.calls},
+        "patience": {},
+        "prompts": flags.prompts,
+        "replay": rest if name == "replay" else "",
+        "groups": flags.groups,
+    }
+    if trouble := problem(name, **settings):
+        raise ValueError(f"--llm={flags.llm}: {trouble}")
+    creator = make_llm_creator(name, flags.output / "calls.jsonl", **settings)
+    proposal = creator.propose(evidence)
+    report = markdown(evidence, proposal, creator.last, creator.take_metrics())
+    return proposal, report, creator.last.error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Language models behind one protocol, through their makers' SDKs.
+
+The SDKs come with the extra ``llm``. They are imported with the first call, so that
+looking at a run needs neither them nor a key. A backend makes one attempt,
+within a time and a size, and raises whatever goes wrong: `calls.Caller` decides what to
+do about it. Keys come from environment variables and are kept nowhere.
+"""
+
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
+_PACKAGES = {"openai": "openai", "anthropic": "anthropic", "bedrock": "boto3"}
+NAMES = tuple(_PACKAGES)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question.
+
+    Attributes:
+        system: the standing instructions.
+        prompt: the question itself.
+        schema: JSON schema that the answer has to follow.
+        name: of the schema, an identifier.
+    """
+
+    system: str
+    prompt: str
+    schema: dict[str, Any]
+    name: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer: its text, and what it cost in tokens."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model to ask, and how.
+
+    Attributes:
+        backend: openai (any compatible server, a local vLLM too), anthropic, bedrock.
+        name: the model's name at that service.
+        url: the service's address; empty: the maker's.
+        key_variable: environment variable that holds the key; empty: the maker's. The
+            credentials of bedrock are those that boto3 finds.
+        structured: let the service enforce the schema; not every server can.
+        temperature: of sampling; negative: leave it to the service.
+        max_tokens: of an answer.
+        timeout: seconds for one attempt, all in all.
+    """
+
+    backend: str
+    name: str
+    url: str = ""
+    key_variable: str = ""
+    structured: bool = True
+    temperature: float = 0.2
+    max_tokens: int = 4096
+    timeout: float = 120.0
+
+    def problem(self) -> str:
+        """Say why this model cannot be asked; nothing where it can."""
+        package = _PACKAGES[self.backend]
+        if importlib.util.find_spec(package) is None:
+            return f"{self.backend!r} needs {package}: pip install '.[llm]'"
+        if not self.name:
+            return f"{self.backend!r} needs the name of a model"
+        if urlsplit(self.url).username or urlsplit(self.url).password:
+            return "the address holds credentials, which would be recorded: use a key"
+        if self.backend != "bedrock" and not self.key:
+            return (
+                f"the environment variable {self._variable} holds no key: export it"
+                " (any word for a server that asks for none)"
+            )
+        return ""
+
+    @property
+    def key(self) -> str:
+        """The key; empty where there is none."""
+        return os.environ.get(self._variable, "")
+
+    @property
+    def _variable(self) -> str:
+        return self.key_variable or f"{self.backend.upper()}_API_KEY"
+
+
+class Backend(Protocol):
+    """A language model."""
+
+    def complete(self, request: Request) -> Response:
+        """Answer once; raises anything."""
+        ...
+
+
+def make_backend(model: Model) -> Backend:
+    """Make the backend of a model; whether it can be asked, `Model.problem` says."""
+    return _MAKERS[model.backend](model)
+
+
+class _Backend:
+    def __init__(self, model: Model):
+        self._model = model
+
+    def _temperature(self) -> dict[str, float]:
+        temperature = self._model.temperature
+        return {} if temperature < 0 else {"temperature": temperature}
+
+
+class OpenAI(_Backend):
+    """Any server that speaks OpenAI's chat completions."""
+
+    @cached_property
+    def _client(self) -> Any:
+        import openai  # noqa: PLC0415
+
+        model = self._model
+        return openai.OpenAI(
+            api_key=model.key,
+            base_url=model.url or None,
+            timeout=model.timeout,
+            max_retries=0,
+        )
+
+    def complete(self, request: Request) -> Response:
+        """See `Backend`."""
+        model = self._model
+        options: dict[str, Any] = self._temperature()
+        if model.structured:
+            options["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": request.name,
+                    "schema": request.schema,
+                    "strict": True,
+                },
+            }
+        create = self._client.chat.completions.with_streaming_response.create
+        deadline = time.monotonic() + model.timeout
+        with create(
+            model=model.name,
+            messages=[
+                {"role": "system", "content": request.system},
+                {"role": "user", "content": request.prompt},
+            ],
+            max_completion_tokens=model.max_tokens,
+            **options,
+        ) as response:
+            answer = read(response.iter_bytes(), deadline)
+        usage = answer.get("usage") or {}
+        return Response(
+            answer["choices"][0]["message"]["content"] or "",
+            int(usage.get("prompt_tokens", 0)),
+            int(usage.get("completion_tokens", 0)),
+        )
+
+
+class Anthropic(_Backend):
+    """Claude from its maker; the schema is that of a tool which it has to use."""
+
+    @cached_property
+    def _client(self) -> Any:
+        import anthropic  # noqa: PLC0415
+
+        model = self._model
+        return anthropic.Anthropic(
+            api_key=model.key,
+            base_url=model.url or None,
+            timeout=model.timeout,
+            max_retries=0,
+        )
+
+    def complete(self, request: Request) -> Response:
+        """See `Backend`."""
+        model = self._model
+        # In the body: newer versions of the SDK have no such argument.
+        options: dict[str, Any] = {"extra_body": self._temperature()}
+        if model.structured:
+            tool = {
+                "name": request.name,
+                "description": "Hand over the answer.",
+                "input_schema": request.schema,
+            }
+            options["tools"] = [tool]
+            options["tool_choice"] = {"type": "tool", "name": request.name}
+        create = self._client.messages.with_streaming_response.create
+        deadline = time.monotonic() + model.timeout
+        with create(
+            model=model.name,
+            system=request.system,
+            messages=[{"role": "user", "content": request.prompt}],
+            max_tokens=model.max_tokens,
+            **options,
+        ) as response:
+            answer = read(response.iter_bytes(), deadline)
+        usage = answer.get("usage") or {}
+        return Response(
+            _text(answer["content"], lambda block: block.get("input")),
+            int(usage.get("input_tokens", 0)),
+            int(usage.get("output_tokens", 0)),
+        )
+
+
+class Bedrock(_Backend):
+    """Models on Amazon Bedrock, with the credentials that boto3 finds."""
+
+    @cached_property
+    def _client(self) -> Any:
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        limit = self._model.timeout
+        return boto3.client(
+            "bedrock-runtime",
+            endpoint_url=self._model.url or None,
+            config=Config(
+                connect_timeout=limit,
+                read_timeout=limit,
+                retries={"total_max_attempts": 1},
+                max_pool_connections=64,
+            ),
+        )
+
+    def complete(self, request: Request) -> Response:
+        """See `Backend`."""
+        model = self._model
+        options: dict[str, Any] = {}
+        if model.structured:
+            tool = {
+                "name": request.name,
+                "description": "Hand over the answer.",
+                "inputSchema": {"json": request.schema},
+            }
+            options["toolConfig"] = {
+                "tools": [{"toolSpec": tool}],
+                "toolChoice": {"tool": {"name": request.name}},
+            }
+        answer = self._client.converse(
+            modelId=model.name,
+            system=[{"text": request.system}],
+            messages=[{"role": "user", "content": [{"text": request.prompt}]}],
+            inferenceConfig={"maxTokens": model.max_tokens} | self._temperature(),
+            **options,
+        )
+        usage = answer.get("usage") or {}
+        return Response(
+            _text(
+                answer["output"]["message"]["content"],
+                lambda block: block.get("toolUse", {}).get("input"),
+            ),
+            int(usage.get("inputTokens", 0)),
+            int(usage.get("outputTokens", 0)),
+        )
+
+
+def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
+    """Read a JSON answer as it arrives.
+
+    A read has a time-out of its own; this also stops a server that drips for ever.
+
+    Args:
+        chunks: of the body.
+        deadline: on the clock `time.monotonic`.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+        ValueError: it is longer than `MAX_BYTES`, or no JSON object.
+    """
+    body = b""
+    for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ValueError(f"the service sent more than {MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError("the service was still sending at the deadline")
+    answer = json.loads(body)
+    if not isinstance(answer, dict):
+        raise ValueError("the service sent JSON that is no object")
+    return answer
+
+
+_MAKERS: dict[str, Callable[[Model], Backend]] = {
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "bedrock": Bedrock,
+}
+
+
+def _text(blocks: Iterable[dict[str, Any]], tool_input: Any) -> str:
+    """Join the blocks of an answer; the input of a tool is the answer, if there is."""
+    texts = []
+    for block in blocks:
+        if (given := tool_input(block)) is not None:
+            return json.dumps(given)
+        texts.append(str(block.get("text", "")))
+    return "".join(texts)

@@ -1,0 +1,83 @@
+"""Finds the JSON object in what a language model answered.
+
+Models wrap it in fences, think aloud before it and chat after it. The search is bounded
+in time and memory whatever the text is, and only what the schema accepts is found.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+MAX_CHARACTERS = 64_000  # of an answer; a real one has a few thousand
+_STARTS = 32  # places where an object is looked for
+_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```[a-zA-Z]{0,8}\s*\n(.*?)```", re.DOTALL)
+_DECODER = json.JSONDecoder()
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class AnswerError(ValueError):
+    """An answer that cannot be used; the message tells the model what is wrong."""
+
+
+def parse(text: str, schema: type[Answer]) -> Answer:
+    """Return the first object in `text` that `schema` accepts.
+
+    Raises:
+        AnswerError: too long, no JSON object, or none of the right shape.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise AnswerError(
+            f"the answer is too long, at most {MAX_CHARACTERS} characters are read"
+        )
+    problem = ""
+    for candidate in _objects(text):
+        try:
+            return schema.model_validate(candidate)
+        except ValidationError as error:
+            # The first object is the likeliest to be meant.
+            problem = problem or _describe(error)
+        except RecursionError:
+            problem = problem or "the JSON object is nested too deeply"
+    raise AnswerError(problem or "the answer holds no JSON object")
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a text: all of it, in fences, anywhere."""
+    spoken = _THINKING.sub("", text)
+    for part in (spoken, *_FENCE.findall(spoken)[:_STARTS]):
+        found = _decode(part.strip(), 0)
+        if found is not None:
+            yield found[0]
+    # Past the end of what was found, so that parts of an object are not found again.
+    end = 0
+    for _ in range(_STARTS):
+        start = spoken.find("{", end)
+        if start < 0:
+            return
+        found = _decode(spoken, start)
+        end = start + 1 if found is None else found[1]
+        if found is not None:
+            yield found[0]
+
+
+def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """Return the object that begins at `start` and where it ends."""
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None
+    return (value, end) if isinstance(value, dict) else None
+
+
+def _describe(error: ValidationError) -> str:
+    """Name the first few fields that are wrong, without what was in them."""
+    problems = [
+        f"{'.'.join(str(part)[:40] for part in e['loc'][:6]) or 'answer'}: {e['msg']}"
+        for e in error.errors(include_input=False, include_url=False)[:5]
+    ]
+    return "the JSON object has the wrong shape: " + "; ".join(problems)[:600]

@@ -1,0 +1,146 @@
+"""Services fail: in which ways, for how long to go on, and when to leave them alone."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Failure(StrEnum):
+    """Why a call gave no answer; closed, so that metrics can count on it."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    RATE_LIMIT = "rate_limit"
+    SERVER = "server"
+    REFUSED = "refused"
+    BAD_RESPONSE = "bad_response"
+    BAD_ANSWER = "bad_answer"
+    BUDGET = "budget"
+    CIRCUIT_OPEN = "circuit_open"
+    NOT_RECORDED = "not_recorded"
+
+
+# What may be gone at the next attempt.
+PASSING = {
+    Failure.UNREACHABLE,
+    Failure.TIMEOUT,
+    Failure.RATE_LIMIT,
+    Failure.SERVER,
+    Failure.BAD_RESPONSE,
+}
+
+
+class CallError(Exception):
+    """A call without an answer: `failure` for programs, the message for people."""
+
+    def __init__(self, failure: Failure, detail: str):
+        super().__init__(f"{failure}: {detail}")
+        self.failure = failure
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on with a service that fails.
+
+    Attributes:
+        attempts: for one call, the first included.
+        pause: seconds before the second attempt, doubled before each further one and
+            multiplied by a random number between 0.5 and 1.5.
+        longest: most seconds of a pause.
+        threshold: failed attempts in a row that open the circuit; being told to slow
+            down is no failure in this sense.
+        cooldown: seconds for which an open circuit refuses calls; then one call may
+            try, and if it fails the circuit is open for twice as long, an hour at most.
+    """
+
+    attempts: int = 4
+    pause: float = 1.0
+    longest: float = 30.0
+    threshold: int = 20
+    cooldown: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.attempts < 1 or self.threshold < 1:
+            raise ValueError(
+                f"patience: attempts={self.attempts} and threshold={self.threshold}"
+                " must be 1 or more"
+            )
+        for name in ("pause", "longest", "cooldown"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"patience.{name} must be 0 seconds or more")
+
+    def seconds(self, attempt: int) -> float:
+        """Return the pause after a failed attempt, counted from 1, without chance."""
+        return min(self.pause * 2 ** min(attempt - 1, 30), self.longest)
+
+
+class Breaker:
+    """Stops calls to a service that keeps failing; for many threads."""
+
+    def __init__(self, patience: Patience, clock: Callable[[], float]):
+        self._patience = patience
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failed = 0
+        self._opened = 0  # times in a row
+        self._until = 0.0
+        self._probing = False
+
+    def seconds_left(self) -> float:
+        """Return for how long calls are refused; 0 lets the caller through.
+
+        Of the callers that find a cooldown over, one is let through as a probe.
+        """
+        with self._lock:
+            if not self._opened:
+                return 0.0
+            left = self._until - self._clock()
+            if left <= 0:
+                self._probing = True
+                self._until = self._clock() + self._cooldown()
+            return max(left, 0.0)
+
+    def succeeded(self) -> None:
+        """Note an answer: the service is well."""
+        with self._lock:
+            self._failed = self._opened = 0
+            self._probing = False
+
+    def failed(self) -> None:
+        """Note a failed attempt.
+
+        Those that were under way when the circuit opened do not count again.
+        """
+        with self._lock:
+            self._failed += 1
+            if self._probing or self._failed == self._patience.threshold:
+                self._opened += 1
+                self._until = self._clock() + self._cooldown()
+            self._probing = False
+
+    def _cooldown(self) -> float:
+        return min(self._patience.cooldown * 2 ** min(self._opened - 1, 12), 3600.0)
+
+
+def classify(error: Exception) -> Failure:
+    """Tell what kind of failure an SDK's exception is.
+
+    All SDKs put the HTTP status on the exception, botocore into its `response`, and
+    all call a time-out so.
+    """
+    status = getattr(error, "status_code", None)
+    if status is None and isinstance(getattr(error, "response", None), dict):
+        metadata = error.response.get("ResponseMetadata", {})  # type: ignore[attr-defined]
+        status = metadata.get("HTTPStatusCode")
+    if isinstance(status, int) and status >= 400:
+        known = {429: Failure.RATE_LIMIT, 408: Failure.TIMEOUT, 504: Failure.TIMEOUT}
+        other = Failure.SERVER if status >= 500 else Failure.REFUSED
+        return known.get(status, other)
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return Failure.TIMEOUT
+    # JSON of a wrong shape, no JSON at all, or too much of it.
+    if isinstance(error, ValueError | LookupError | TypeError | AttributeError):
+        return Failure.BAD_RESPONSE
+    return Failure.UNREACHABLE

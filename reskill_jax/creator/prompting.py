@@ -1,0 +1,61 @@
+"""The prompts: Markdown files with ``{{names}}``, which a directory can replace."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_VALUES = {
+    "system": "",
+    "analyse": "task episodes schema",
+    "diagnose": "outcomes assertions skills insights assertion_cap schema",
+    "recommend": (
+        "diagnosis assertions skills trials actions count capacity rate schema"
+    ),
+    "author": (
+        "plan insights skills actions rejections rate schema when_to_use_words"
+        " action_words example_lines characters"
+    ),
+}
+STAGES = {stage: frozenset(values.split()) for stage, values in _VALUES.items()}
+_NAME = re.compile(r"\{\{(\w+)\}\}")
+_OURS = Path(__file__).parent / "prompts"
+
+
+class Prompts:
+    """The text of every stage.
+
+    Args:
+        directory: holds replacements, e.g. ``author.md``; stages without one keep ours.
+
+    Raises:
+        ValueError: the directory is missing, or a file in it belongs to no stage or has
+            a placeholder that its stage does not fill.
+    """
+
+    def __init__(self, directory: Path | str = ""):
+        self._texts = {
+            stage: (_OURS / f"{stage}.md").read_text(encoding="utf-8")
+            for stage in STAGES
+        }
+        if directory:
+            self._replace(Path(directory))
+
+    def _replace(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise ValueError(f"{str(directory)!r} is not a directory of prompts")
+        for path in sorted(directory.glob("*.md")):
+            if path.stem not in STAGES:
+                raise ValueError(
+                    f"{path}: there is no such stage: use {', '.join(STAGES)}"
+                )
+            text = path.read_text(encoding="utf-8")
+            if unknown := set(_NAME.findall(text)) - STAGES[path.stem]:
+                raise ValueError(
+                    f"{path}: {sorted(unknown)} is filled by nothing: use"
+                    f" {sorted(STAGES[path.stem])}"
+                )
+            self._texts[path.stem] = text
+
+    def fill(self, stage: str, values: Mapping[str, object]) -> str:
+        """Fill a stage's prompt; what is filled in is never filled again."""
+        return _NAME.sub(lambda name: str(values[name[1]]), self._texts[stage])

@@ -1,0 +1,185 @@
+"""What each stage has to answer, as pydantic models.
+
+Free text that goes into later prompts is cleaned and cut as it is read, lists are cut:
+long-windedness alone makes no answer useless. A skill's own words are kept as they are,
+so that verification can tell their author by how much they are over budget.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from reskill_jax.creator.assertions import Assertion
+from reskill_jax.creator.untrusted import clean
+from reskill_jax.skills.operations import Add, Delete, Modify, Operation
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+
+_Name = Annotated[str, AfterValidator(lambda text: clean(text, 80))]
+_Line = Annotated[str, AfterValidator(lambda text: clean(text, 400))]
+_Raw = Annotated[str, Field(max_length=4000)]
+_Pattern = Annotated[str, Field(max_length=400)]  # every blank of it counts
+_Kind = Literal["add", "modify", "delete"]
+
+
+def _at_most(count: int) -> AfterValidator:
+    return AfterValidator(lambda items: items[:count])
+
+
+class _Answer(BaseModel):
+    # Servers that enforce a schema want it closed; models add keys all the same.
+    model_config = ConfigDict(extra="ignore")
+
+
+class Analysis(_Answer):
+    """One group of episodes of one task, compared."""
+
+    insight: _Line
+    failure_mode: _Name
+    failure_point: _Line = ""
+    success_pattern: _Line = ""
+    skill_impact: _Line = ""
+    patterns: Annotated[list[_Line], _at_most(4)] = []
+    confidence: Literal["high", "medium", "low"] = "medium"
+
+
+class AssertionChange(_Answer):
+    """One edit of the assertion set; the parameters are those of `creator.checks`."""
+
+    op: _Kind
+    id: _Name
+    check: _Name | None = None
+    goal: _Pattern | None = None
+    pattern: _Pattern | None = None
+    first: _Pattern | None = None
+    second: _Pattern | None = None
+    after_action: _Pattern | None = None
+    n: int | None = None
+    window: int | None = None
+    min: int | None = None
+    max: int | None = None
+
+    def assertion(self) -> Assertion:
+        """Build what an add or modify asks for.
+
+        Raises:
+            ValueError: the check or one of its parameters cannot be used.
+        """
+        given = self.model_dump(exclude={"op", "id", "check", "goal"})
+        params = {k: v for k, v in given.items() if v is not None and v != ""}
+        return Assertion.from_json(
+            {
+                "id": self.id,
+                "check": self.check,
+                "params": params,
+                "goal": self.goal or "",
+            }
+        )
+
+
+class Cluster(_Answer):
+    """Insights that are about the same thing."""
+
+    label: _Name
+    insight: _Line
+    groups: Annotated[list[int], _at_most(60)] = []
+
+
+class Diagnosis(_Answer):
+    """What goes wrong in the batch, and what should be measured from now on."""
+
+    summary: Annotated[str, AfterValidator(lambda text: clean(text, 1200))]
+    clusters: Annotated[list[Cluster], _at_most(8)] = []
+    assertions: Annotated[list[AssertionChange], _at_most(10)] = []
+
+
+class Recommendation(_Answer):
+    """One operation, before it is worded."""
+
+    op: _Kind
+    target: _Name
+    intent: _Line
+    evidence: _Line = ""
+    clusters: Annotated[list[int], _at_most(8)] = []
+    trigger: _Line = ""
+
+
+class Plan(_Answer):
+    """What to change; nothing, where nothing is worth a trial."""
+
+    operations: Annotated[list[Recommendation], _at_most(3)]
+
+
+class Draft(_Answer):
+    """One operation in its final words; null keeps what a modified skill has."""
+
+    op: _Kind
+    name: _Raw
+    description: _Raw | None = None
+    when_to_use: _Raw | None = None
+    action: _Raw | None = None
+    example: _Raw | None = None
+    trigger: Literal["general", "beginning", "action_pattern"] | None = None
+    pattern: _Raw | None = None
+    reason: _Line = ""
+
+    def operation(self, bank: SkillBank) -> Operation:
+        """Turn the draft into an operation on `bank`; whether it is good, verify says.
+
+        A pattern without a kind makes the trigger one of that pattern, so that no
+        pattern is ever without effect; a kind without a pattern keeps the old one.
+        """
+        if self.op == "delete":
+            return Delete(self.name)
+        texts = {
+            field: value.strip()
+            for field in ("description", "when_to_use", "action", "example")
+            if (value := getattr(self, field)) is not None
+        }
+        old = next((s.trigger for s in bank.skills if s.name == self.name), Trigger())
+        if self.op == "modify":
+            trigger = self._trigger(old)
+            changes = texts if trigger == old else {**texts, "trigger": trigger}
+            return Modify(self.name, changes)
+        empty = {"description": "", "when_to_use": "", "action": "", "example": ""}
+        return Add(
+            Skill(name=self.name, **(empty | texts), trigger=self._trigger(Trigger()))
+        )
+
+    def _trigger(self, old: Trigger) -> Trigger:
+        kind = self.trigger or ("action_pattern" if self.pattern else old.kind)
+        if kind != "action_pattern":
+            return Trigger(kind)
+        return Trigger(kind, self.pattern or old.pattern)
+
+
+class Drafts(_Answer):
+    """The bundle."""
+
+    operations: Annotated[list[Draft], Field(min_length=1, max_length=8)]
+
+
+def strict_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a model's JSON schema in the form that structured output asks for.
+
+    Every object is closed and every property required (a null stands for "none");
+    defaults, titles and limits, which servers refuse, are left out.
+    """
+    return _strict(model.model_json_schema())
+
+
+def _strict(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_strict(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    dropped = {"default", "title", "description", "maxLength", "minItems", "maxItems"}
+    result: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("properties", "$defs"):  # their keys are names, not keywords
+            result[key] = {name: _strict(item) for name, item in value.items()}
+        elif key not in dropped:
+            result[key] = _strict(value)
+    if "properties" in result:
+        result["required"] = [*result["properties"]]
+        result["additionalProperties"] = False
+    return result

@@ -1,0 +1,132 @@
+"""The creator as a tool of its own: recorded episodes in, a skill directory out."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("pydantic", reason="needs the extra llm: pip install '.[llm]'")
+
+from llm_cases import evidence, script
+from text_episodes import acts, many
+
+from reskill_jax.benchmarks.llm_server import LlmServer
+from reskill_jax.creator.episodes import as_evidence, read_episodes
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank, save_bank
+
+
+def tool(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "reskill_jax.creator", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def write(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def run_records():
+    return [record.to_json() for record in evidence(tasks=4).records]
+
+
+def test_a_model_improves_a_bank_and_its_log_replays(tmp_path):
+    pytest.importorskip("openai", reason="needs the extra llm")
+    write(tmp_path / "episodes" / "train-00001.jsonl", run_records())
+    write(tmp_path / "episodes" / "eval-00001.jsonl", [{"held": "out"}])
+    save_bank(SkillBank(), tmp_path / "bank")
+    arguments = [f"--episodes={tmp_path / 'episodes'}", f"--bank={tmp_path / 'bank'}"]
+    with LlmServer(script) as server:
+        done = tool(
+            *arguments, f"--output={tmp_path / 'a'}", "--llm=openai:m",
+            f"--url={server.url}", "--key_variable=KEY", KEY="hush-hush",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert len(server.requests) == 4 + 3
+    (skill,) = load_bank(tmp_path / "a" / "skills").skills
+    assert skill.name == "open-containers"
+    report = (tmp_path / "a" / "report.md").read_text()
+    for words in (
+        "Most failures never open anything.",
+        "opens: action_exists",
+        "add open-containers",
+        "calls: 7",
+    ):
+        assert words in report
+    calls = tmp_path / "a" / "calls.jsonl"
+    assert len(calls.read_text().splitlines()) == 7
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert "hush" not in path.read_text()
+    again = tool(*arguments, f"--output={tmp_path / 'b'}", f"--llm=replay:{calls}")
+    assert again.returncode == 0, again.stderr
+    for name in ("proposal.json", "skills/open-containers/SKILL.md"):
+        assert (tmp_path / "a" / name).read_text() == (
+            tmp_path / "b" / name
+        ).read_text()
+
+
+def test_other_systems_episodes_and_no_model(tmp_path):
+    """A plain format with nothing but what is needed; the rules make the proposal."""
+    lost = ["go to drawer 1", "go to shelf 1", "go to drawer 1"]
+    won = ["go to drawer 1", "open drawer 1", "take pen 1 from drawer 1", "look"]
+    lines = [
+        {"task": f"t{i}", "success": s, "actions": won if s else lost}
+        | {"observations": ["", "The drawer 1 is closed.", "x", "x"]}
+        for i in range(15)
+        for s in (True, False)
+    ]
+    path = write(tmp_path / "e.jsonl", lines)
+    done = tool(f"--episodes={path}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "opens: action_exists" in done.stdout
+    assert load_bank(tmp_path / "out" / "skills").skills
+
+
+def test_a_service_that_is_down_is_an_error_with_a_report(tmp_path):
+    pytest.importorskip("openai", reason="needs the extra llm")
+    path = write(tmp_path / "e.jsonl", run_records())
+    done = tool(
+        f"--episodes={path}", f"--output={tmp_path / 'o'}", "--llm=openai:m",
+        "--url=http://127.0.0.1:9", "--key_variable=PATH", "--calls=4",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "APIConnectionError" in (tmp_path / "o" / "report.md").read_text()
+    assert not (tmp_path / "o" / "skills").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "e.jsonl, line 2: "),
+        ("[]", "line 2: an episode must be a JSON object"),
+        ('{"success": true, "actions": []}', "'task' is missing"),
+        ('{"task": "t", "success": 1, "actions": []}', "'success' is '1'"),
+        ('{"task": "t", "success": true, "actions": "go"}', "'actions' "),
+        ('{"task": "t", "success": true, "actions": [1]}', "'actions' must be a list"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
+    good = '{"task": "t", "success": true, "actions": []}'
+    path = tmp_path / "e.jsonl"
+    path.write_text(f"{good}\n{line}\n")
+    with pytest.raises(ValueError, match=r"line 2") as error:
+        read_episodes(path)
+    assert message in str(error.value)
+
+
+def test_recorded_episodes_become_evidence_as_in_a_run(tmp_path):
+    records = [*many(acts("look", step=3), 2, "t"), acts("look", step=7, task="t-0")]
+    path = write(tmp_path / "e.jsonl", [r.to_json() for r in reversed(records)])
+    found = as_evidence(read_episodes(path), SkillBank(), capacity=4)
+    assert [(r.task, r.step) for r in found.records] == [("t-1", 3), ("t-0", 7)]
+    assert sum(tally.episodes for tally in found.tallies) == 3
+    with pytest.raises(ValueError, match="holds no episodes"):
+        read_episodes(write(tmp_path / "none.jsonl", []))
