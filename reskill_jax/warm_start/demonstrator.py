@@ -48,10 +48,10 @@ class Teaching:
     """
 
     max_turns: int = 16
-    skilled: float = 0.7
-    max_skills: int = 4
+    skilled: float = 0.6
+    max_skills: int = 2
     general: float = 0.4
-    helpful: float = 0.65
+    helpful: float = 0.7
     patience: int = 6
     slips: float = 0.1
     habits: Habits = Habits()

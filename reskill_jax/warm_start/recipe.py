@@ -134,8 +134,8 @@ class Recipe:
     actions: bool = False
     max_tokens: int = 624
     phases: tuple[Phase, ...] = (
-        Phase(360, 5e-3, text=6, fluent=10, taught=0, shuffled=1.0),
-        Phase(260, 5e-3, text=0, fluent=4, taught=10, shuffled=0.3),
+        Phase(240, 5e-3, text=6, fluent=10, taught=0, shuffled=1.0),
+        Phase(480, 5e-3, text=0, fluent=3, taught=10, shuffled=0.2),
     )
     seed: int = 0
 
