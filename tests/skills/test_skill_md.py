@@ -27,7 +27,7 @@ TRAPS = [
     "\r\n tab\t\u2028\ufeff\x85\x00 end ",
     "\n\n leading and trailing \n\n",
     "日本語 🙂",
-    "\x85",
+    "\x85.",
     "a\x85b\u2028c\u2029 d\n\u2028",
 ]
 texts = st.one_of(

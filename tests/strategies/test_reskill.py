@@ -153,19 +153,20 @@ def test_skills_evolve_in_their_stage_only():
         assert again.state() == staged.state()
 
 
-def test_every_strategy_can_be_named_and_differs_where_it_should():
+def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     config = get_config("smoke")
     made = {}
     for name in STRATEGIES:
         if name != "static":
             config.strategy.name = name
             validate(config)
-            made[name] = make_strategy(config)
+            made[name] = make_strategy(config, tmp_path / "calls.jsonl")
     assert made["no_discount"]._trial_config.discount == "none"
     assert made["uniform"]._trial_config.uniform
     assert not made["no_analyzer"]._creator.analyse
     assert made["reskill"]._creator.analyse
-    assert made["reskill"]._trial_config == TrialConfig()
+    assert made["reskill"]._trial_config == TrialConfig(**config.trial.to_dict())
+    assert TrialConfig(**get_config("paper").trial.to_dict()) == TrialConfig()
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].skills_first == (name == "skill_first")
