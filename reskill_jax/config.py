@@ -59,6 +59,7 @@ _AT_LEAST: dict[str, float] = {
     "grpo.kl_coef": 0,
     "grpo.invalid_penalty": 0,
     "strategy.capacity": 1,
+    "strategy.candidates": 1,
     "strategy.reservoir": 2,
     "strategy.reservoir_min": 1,
     "creator.after": 0,
@@ -102,10 +103,17 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.rollout.tasks={tasks} cannot be divided into "
             f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
         )
-    if config.strategy.name in TRIALS and config.grpo.group_size < 2:
+    arms = 1 + config.strategy.candidates
+    if config.strategy.name in TRIALS and config.grpo.group_size < arms:
         yield (
             f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
-            "between two banks: use 2 or more, or config.strategy.name='grpo'"
+            f"between {arms} banks: use {arms} or more, fewer "
+            "config.strategy.candidates, or config.strategy.name='grpo'"
+        )
+    if config.trial.mode == "paper" and config.strategy.candidates > 1:
+        yield (
+            f"config.strategy.candidates={config.strategy.candidates}: trials of "
+            "config.trial.mode='paper' have one candidate, those of 'paired' take more"
         )
     if config.strategy.name == "no_analyzer" and config.creator.name != "offline":
         yield (

@@ -51,10 +51,23 @@ def _trials(workdir: Workdir) -> Iterator[str]:
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
         verdict = "accepted" if trial["accepted"] else "rejected"
-        effect = trial.get("effect")
-        shown = "     -" if effect is None else f"{effect:+6.1%}"
+        shown = _contrast(trial["contrast"])
         operations = ", ".join(map(describe, trial["proposal"]["operations"]))
         yield f"  step {trial['step']:4d}  {verdict}  {shown}  {operations}"
+
+
+def _contrast(found: dict[str, float | None] | None) -> str:
+    """Show the effect, and that where a changed skill could have fired."""
+    if found is None:
+        return f"{'untested':33}"
+    texts = [
+        "-" if found[effect] is None else f"{found[effect]:+.1%} ±{found[error]:.1%}"
+        for effect, error in (
+            ("effect", "standard_error"),
+            ("exposed_effect", "exposed_standard_error"),
+        )
+    ]
+    return f"{texts[0]:14} exposed {texts[1]:14}"
 
 
 def describe(operation: dict[str, Any]) -> str:

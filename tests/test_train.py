@@ -140,6 +140,7 @@ def test_a_run_trains_evaluates_tries_skills_and_can_be_shown(finished):
     text = show(Workdir(workdir))
     assert "step 6 of 6" in text
     assert f"Trials decided: {len(trials)}" in text
+    assert f"{trials[0]['contrast']['effect']:+.1%} ±" in text
     assert "An episode of step 6" in text
 
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         if not found:
             continue
         right = sum(trial["accepted"] == KINDS[kind] for trial in found)
-        effects = [trial["effect"] for trial in found]
+        effects = [trial["contrast"]["effect"] for trial in found]
         mean = sum(effects) / len(effects)
         rows.append([kind, len(found), right, mean, min(effects), max(effects)])
         figures |= {f"{kind}/trials": len(found), f"{kind}/effect": mean}

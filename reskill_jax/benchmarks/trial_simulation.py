@@ -63,12 +63,19 @@ class Rule(NamedTuple):
     bounds: paired.Bounds
     epsilon: Any
     effect_sd: Any
+    cost_per_skill: Any
     carry_over: Any
 
     @classmethod
     def of(cls, config: TrialConfig) -> "Rule":
         """Take them from a trial's configuration."""
-        return cls(config.bounds(), config.epsilon, config.effect_sd, config.carry_over)
+        return cls(
+            config.bounds(),
+            config.epsilon,
+            config.effect_sd,
+            config.cost_per_skill,
+            config.carry_over,
+        )
 
 
 class Steps(NamedTuple):
@@ -307,7 +314,9 @@ def judge(wins, episodes, length, memory, rule, paper):
         totals.mean(1, keepdims=True), memory, discount="adaptive"
     )
     effect, error = paired.paired_effect(paired.paired_sums(wins, episodes), weights)
-    chance = paired.probability_above(effect, error, rule.effect_sd, 0.0)
+    chance = paired.probability_above(
+        effect, error, rule.effect_sd, rule.cost_per_skill
+    )
     return paired.verdict(chance, length, totals.sum(), rule.bounds)[0]
 
 

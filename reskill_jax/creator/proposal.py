@@ -7,7 +7,7 @@ reasons. It never touches a bank itself; a trial judges the bundle as a whole.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from reskill_jax.skills.operations import (
     to_json,
 )
 from reskill_jax.skills.skill import Skill, SkillBank
+from reskill_jax.skills.trial_config import Contrast
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,7 @@ class PastTrial:
         candidate: content hash of the bank that it made.
         skills: content hashes of the skills that were new or changed in it.
         accepted: the verdict.
-        effect: success rate of the candidate minus that of the incumbent; None where
-            nothing was measured.
+        contrast: what the trial found out; None where nothing was measured.
     """
 
     step: int
@@ -94,7 +94,12 @@ class PastTrial:
     candidate: str
     skills: tuple[str, ...]
     accepted: bool
-    effect: float | None = None
+    contrast: Contrast | None = None
+
+    @property
+    def effect(self) -> float | None:
+        """Success rate of the candidate minus the incumbent's, as far as measured."""
+        return self.contrast.effect if self.contrast else None
 
     @classmethod
     def judged(
@@ -103,7 +108,7 @@ class PastTrial:
         proposal: Proposal,
         banks: tuple[SkillBank, SkillBank],
         accepted: bool,
-        effect: float | None = None,
+        contrast: Contrast | None = None,
     ) -> "PastTrial":
         """Record a verdict on a proposal; `banks` are incumbent and candidate."""
         return cls(
@@ -112,7 +117,7 @@ class PastTrial:
             candidate=banks[1].hash,
             skills=tuple(content_hash(skill) for skill in new_skills(*banks)),
             accepted=accepted,
-            effect=effect,
+            contrast=contrast,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -123,14 +128,18 @@ class PastTrial:
             "candidate": self.candidate,
             "skills": list(self.skills),
             "accepted": self.accepted,
-            "effect": self.effect,
+            "contrast": self.contrast and asdict(self.contrast),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "PastTrial":
         """Read what `to_json` wrote."""
-        proposal = Proposal.from_json(data["proposal"])
-        return cls(**{**data, "proposal": proposal, "skills": tuple(data["skills"])})
+        parts = {
+            "proposal": Proposal.from_json(data["proposal"]),
+            "skills": tuple(data["skills"]),
+            "contrast": data["contrast"] and Contrast(**data["contrast"]),
+        }
+        return cls(**{**data, **parts})
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from numpy.typing import ArrayLike
 from reskill_jax.skills import paired, thompson
 from reskill_jax.skills.memory import Memory
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
-from reskill_jax.skills.trial_config import Decision, Reason, TrialConfig
+from reskill_jax.skills.trial_config import Contrast, Decision, Reason, TrialConfig
 
 __all__ = [
+    "Contrast",
     "Decision",
     "Memory",
     "Trial",
@@ -48,7 +49,7 @@ class Trial:
     Attributes:
         config: how it runs.
         banks: content hash per arm.
-        added_skills: per arm, how many skills more than the incumbent it has.
+        new_skills: per arm, how many skills the incumbent has not, or not so.
         memory: M during this trial, infinite without an estimate.
         prior: Beta (alpha, beta) per arm.
         counts: per step int64 [B, K, 2], successes and episodes by group and arm.
@@ -58,7 +59,7 @@ class Trial:
 
     config: TrialConfig
     banks: tuple[str, ...]
-    added_skills: tuple[int, ...]
+    new_skills: tuple[int, ...]
     memory: float
     prior: tuple[tuple[float, float], ...]
     counts: list[np.ndarray] = field(default_factory=list)
@@ -102,7 +103,7 @@ class Trial:
         return cls(
             config=config,
             banks=hashes,
-            added_skills=tuple(len(b.skills) - len(banks[0].skills) for b in banks),
+            new_skills=tuple(len(set(b.skills) - set(banks[0].skills)) for b in banks),
             memory=math.inf if config.frozen_policy else memory,
             prior=tuple(prior),
         )
@@ -166,20 +167,18 @@ class Trial:
         if config.mode == "paper":
             over = steps >= config.max_steps and episodes >= config.min_episodes
             return self._decide_by_mean() if over else None
-        effect, error = self._paired(self.counts)
-        costs = config.cost_per_skill * np.array(self.added_skills[1:])
-        chance = _probability_above(effect, error, config.effect_sd, costs)
-        verdict = _verdict(chance, steps, episodes, config.bounds())
+        effects, errors = self._paired(self.counts)
+        costs = config.cost_per_skill * np.array(self.new_skills[1:])
+        chances = _probability_above(effects, errors, config.effect_sd, costs)
+        verdict = _verdict(chances, steps, episodes, config.bounds())
         live = [k for k in range(1, len(self.banks)) if k not in self.dropped]
-        best = max(live, key=lambda k: chance[k - 1])
+        best = max(live, key=lambda k: chances[k - 1])
         if verdict[best - 1] == 0:
             self.dropped.extend(k for k in live if verdict[k - 1] < 0)
             return None
         return self._decision(
             best,
-            effect[best - 1],
-            error[best - 1],
-            chance[best - 1],
+            (effects, errors, chances),
             bool(verdict[best - 1] > 0),
             "limit" if steps >= config.max_steps else "clear",
         )
@@ -214,7 +213,7 @@ class Trial:
         return {
             "config": asdict(self.config),
             "banks": list(self.banks),
-            "added_skills": list(self.added_skills),
+            "new_skills": list(self.new_skills),
             "memory": _finite(self.memory),
             "prior": [list(pair) for pair in self.prior],
             "counts": [step.tolist() for step in self.counts],
@@ -233,7 +232,7 @@ class Trial:
         return cls(
             config=TrialConfig(**data["config"]),
             banks=tuple(data["banks"]),
-            added_skills=tuple(data["added_skills"]),
+            new_skills=tuple(data["new_skills"]),
             memory=math.inf if data["memory"] is None else data["memory"],
             prior=tuple((alpha, beta) for alpha, beta in data["prior"]),
             counts=arrays(data["counts"]),
@@ -272,44 +271,30 @@ class Trial:
         alpha, beta = self._posterior()
         total = alpha + beta
         mean, variance = alpha / total, alpha * beta / (total**2 * (total + 1))
+        found = mean[1:] - mean[0], np.sqrt(variance[1:] + variance[0])
         return self._decision(
-            1,
-            mean[1] - mean[0],
-            math.sqrt(variance.sum()),
-            _best(alpha, beta)[1],
-            bool(mean[1] > mean[0]),
-            "mean",
+            1, (*found, _best(alpha, beta)[1:]), bool(mean[1] > mean[0]), "mean"
         )
 
     def _decision(
         self,
         candidate: int,
-        effect: float,
-        error: float,
-        probability: float,
+        found: tuple[np.ndarray, np.ndarray, np.ndarray],
         accepted: bool,
         reason: Reason,
     ) -> Decision:
+        """Put a decision together; `found` are effects, errors and chances [K-1]."""
         rates, episodes = self._rates()
-        exposed, exposed_error = None, None
-        if self.exposed:
-            effects, errors = self._paired(self.exposed)
-            exposed_error = _finite(float(errors[candidate - 1]))
-            exposed = None if exposed_error is None else float(effects[candidate - 1])
         return Decision(
             accepted=accepted,
             arm=candidate if accepted else 0,
             candidate=candidate,
-            effect=float(effect),
-            standard_error=_finite(float(error)),
-            probability=float(probability),
+            contrasts=_contrasts(*found, *self._paired(self.exposed)),
             reason=reason,
             rates=rates,
             episodes=episodes,
             steps=len(self.counts),
             memory=_finite(self.memory),
-            exposed_effect=exposed,
-            exposed_standard_error=exposed_error,
         )
 
     def _rates(self) -> tuple[tuple[float | None, ...], tuple[int, ...]]:
@@ -337,6 +322,22 @@ def _padded(steps: list[np.ndarray], length: int, num_arms: int) -> np.ndarray:
     for t, step in enumerate(steps):
         result[t, : len(step)] = step
     return result
+
+
+def _contrasts(*columns: np.ndarray) -> tuple[Contrast, ...]:
+    """Take apart arrays [K-1]: effect, its error, chance, exposed effect, its error."""
+    return tuple(
+        Contrast(
+            effect=effect,
+            standard_error=_finite(error),
+            probability=chance,
+            exposed_effect=exposed if math.isfinite(exposed_error) else None,
+            exposed_standard_error=_finite(exposed_error),
+        )
+        for effect, error, chance, exposed, exposed_error in np.transpose(
+            columns
+        ).tolist()
+    )
 
 
 def _finite(value: float) -> float | None:

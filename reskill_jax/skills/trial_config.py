@@ -40,8 +40,9 @@ class TrialConfig:
             move here evenly.
         effect_sd: standard deviation of effects that is expected beforehand; shrinks
             early estimates.
-        cost_per_skill: gain in success rate that each skill more than the incumbent
-            has must bring.
+        cost_per_skill: gain in success rate that a bundle must bring for each skill
+            that it adds or rewrites; the more episodes there are, the more this keeps
+            out bundles that do nothing.
         carry_over: at most so many episodes of the incumbent's evidence go over into
             the next trial.
     """
@@ -57,10 +58,10 @@ class TrialConfig:
     max_steps: int = 16
     min_episodes: int = 50
     early_accept: float = 0.94
-    early_reject: float = 0.2
-    accept_probability: float = 0.71
-    effect_sd: float = 0.045
-    cost_per_skill: float = 0.0
+    early_reject: float = 0.1
+    accept_probability: float = 0.62
+    effect_sd: float = 0.06
+    cost_per_skill: float = 0.006
     carry_over: float = 32.0
 
     def __post_init__(self):
@@ -111,36 +112,52 @@ class TrialConfig:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The end of a trial, for the record and for the creator's history.
+class Contrast:
+    """What a trial found out about one candidate.
 
     Attributes:
-        accepted: whether a candidate becomes the incumbent.
-        arm: the arm that goes on: 0, or the accepted candidate.
-        candidate: the best candidate, whose figures follow.
         effect: its success rate minus the incumbent's.
         standard_error: of the effect; None without any contrast.
         probability: that the effect exceeds the cost.
-        reason: ``clear`` (ended early), ``limit`` (at `max_steps`) or ``mean`` (paper).
-        rates: raw success rate per arm; None for an arm without episodes.
-        episodes: per arm.
-        steps: how many the trial took.
-        memory: M that discounted it; None is infinite.
         exposed_effect: the effect among episodes where a changed skill could have
             fired; None when that was not recorded or never happened.
         exposed_standard_error: of it.
     """
 
-    accepted: bool
-    arm: int
-    candidate: int
     effect: float
     standard_error: float | None
     probability: float
+    exposed_effect: float | None = None
+    exposed_standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The end of a trial.
+
+    Attributes:
+        accepted: whether a candidate becomes the incumbent.
+        arm: the arm that goes on: 0, or the accepted candidate.
+        candidate: the best candidate's arm.
+        contrasts: per candidate.
+        reason: ``clear`` (ended early), ``limit`` (at `max_steps`) or ``mean`` (paper).
+        rates: raw success rate per arm; None for an arm without episodes.
+        episodes: per arm.
+        steps: how many the trial took.
+        memory: M that discounted it; None is infinite.
+    """
+
+    accepted: bool
+    arm: int
+    candidate: int
+    contrasts: tuple[Contrast, ...]
     reason: Reason
     rates: tuple[float | None, ...]
     episodes: tuple[int, ...]
     steps: int
     memory: float | None
-    exposed_effect: float | None = None
-    exposed_standard_error: float | None = None
+
+    @property
+    def contrast(self) -> Contrast:
+        """The best candidate's."""
+        return self.contrasts[self.candidate - 1]

@@ -62,6 +62,7 @@ def make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
         reservoir=Reservoir(config.strategy.reservoir),
         reservoir_min=config.strategy.reservoir_min,
         seed=config.seed,
+        candidates=config.strategy.candidates,
         auto_accept=name == "auto_accept",
     )
     if name in STAGED:

@@ -3,9 +3,11 @@
 Episodes fill the reservoir; when no trial is running, the creator is asked for a
 proposal; a proposal that passes verification becomes the candidate arm of a trial; the
 trial's decision makes the candidate the accepted bank or drops it (paper, Algorithm 1).
+Several candidates may be tried at once: then the creator is asked again, as if those
+before had been rejected, until there are enough or it knows no more.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ from reskill_jax.rollout.types import Episode
 from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.trial import (
+    Contrast,
     Memory,
     Trial,
     TrialConfig,
@@ -48,6 +51,7 @@ class ReSkill:
         reservoir: Reservoir,
         reservoir_min: int,
         seed: int,
+        candidates: int = 1,
         auto_accept: bool = False,
     ):
         """Start with a bank and no trial.
@@ -60,6 +64,7 @@ class ReSkill:
             reservoir: where episodes are kept for the creator.
             reservoir_min: episodes in it before the creator is asked at all.
             seed: for creators that sample.
+            candidates: how many proposals are tried at once, at most.
             auto_accept: take every proposal untested (ablation).
         """
         self._creator = creator
@@ -69,9 +74,10 @@ class ReSkill:
         self._reservoir = reservoir
         self._reservoir_min = reservoir_min
         self._seed = seed
+        self._max_candidates = candidates
         self._auto_accept = auto_accept
         self._trial: Trial | None = None
-        self._candidate: tuple[Proposal, SkillBank] | None = None
+        self._candidates: list[tuple[Proposal, SkillBank]] = []
         self._memory = Memory()
         self._evidence: tuple[float, float] | None = None  # of the accepted bank
         self._history: list[PastTrial] = []
@@ -81,8 +87,9 @@ class ReSkill:
 
     @property
     def banks(self) -> tuple[SkillBank, ...]:
-        """The accepted bank and, during a trial, the candidate."""
-        return (self._bank, self._candidate[1]) if self._candidate else (self._bank,)
+        """The accepted bank and, during a trial, the candidates."""
+        candidates = self._candidates if self._trial else ()
+        return (self._bank, *(bank for _, bank in candidates))
 
     def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
         """Split every group between the arms; see `skills.trial`."""
@@ -124,82 +131,101 @@ class ReSkill:
         metrics = trial.metrics()
         if decision := trial.decide():
             metrics |= {
-                "trial/effect": decision.effect,
+                "trial/effect": decision.contrast.effect,
                 "trial/accepted": float(decision.accepted),
             }
             self._memory.add(trial)
             self._evidence = trial.evidence(decision.arm)
-            self._settle(step, decision.accepted, decision.effect)
+            self._settle(step, decision.arm, decision.contrasts)
         return metrics
 
-    def _settle(self, step: int, accepted: bool, effect: float | None) -> None:
-        """End the trial: the candidate becomes the bank, or is forgotten."""
-        assert self._candidate is not None
-        proposal, candidate = self._candidate
-        past = PastTrial.judged(
-            step, proposal, (self._bank, candidate), accepted, effect
-        )
-        self._history.append(past)
-        shown = "untested" if effect is None else f"effect {effect:+.1%}"
-        verdict = "accepted" if accepted else "rejected"
-        self._events.append(f"step {step}: {verdict} ({shown}) {_summary(proposal)}")
-        if accepted:
-            self._bank = candidate
-        self._trial = self._candidate = None
+    def _settle(
+        self, step: int, arm: int, contrasts: Sequence[Contrast | None]
+    ) -> None:
+        """End the trial: bank `arm` goes on, the others are forgotten."""
+        banks = (self._bank, *(bank for _, bank in self._candidates))
+        for k, contrast in enumerate(contrasts, start=1):
+            proposal = self._candidates[k - 1][0]
+            past = PastTrial.judged(
+                step, proposal, (banks[0], banks[k]), k == arm, contrast
+            )
+            self._history.append(past)
+            shown = f"effect {contrast.effect:+.1%}" if contrast else "untested"
+            verdict = "accepted" if past.accepted else "rejected"
+            self._events.append(
+                f"step {step}: {verdict} ({shown}) {_summary(proposal)}"
+            )
+        self._bank, self._trial, self._candidates = banks[arm], None, []
 
     def _next_trial(self, step: int) -> dict[str, float]:
-        """Ask the creator and, if what it proposes may be tried, begin a trial."""
+        """Ask the creator and, once there is enough to try, begin a trial."""
         records = self._reservoir.records(step)
         if len(records) < self._reservoir_min or step < self._wait_until:
             return {}
-        evidence = Evidence(
+        metrics: dict[str, float] = defaultdict(float)
+        while len(self._candidates) < self._max_candidates:
+            evidence = self._what_is_known(step, records)
+            proposal = self._creator.propose(evidence)
+            if isinstance(proposal, Pending):
+                return metrics
+            if proposal is None:
+                metrics["creator/nothing"] += 1
+                break
+            verdict = verify(proposal, evidence, Limits())
+            if isinstance(verdict, Rejected):
+                for problem in verdict.problems:
+                    metrics[f"creator/rejected/{problem.reason}"] += 1
+                break
+            metrics["creator/proposals"] += 1
+            self._candidates.append((proposal, verdict.candidate))
+            self._events.append(f"step {step}: on trial {_summary(proposal)}")
+            if self._auto_accept:
+                break
+        if self._candidates:
+            self._idle = 0
+            self._begin(step)
+        else:  # ask again later, and later still if it goes on: evidence changes slowly
+            self._wait_until = step + min(2**self._idle, 8)
+            self._idle += 1
+        return metrics
+
+    def _what_is_known(self, step: int, records: Sequence[Record]) -> Evidence:
+        """Gather it for the creator; it shall not propose twice what is on trial."""
+        on_trial = [
+            PastTrial.judged(step, proposal, (self._bank, bank), accepted=False)
+            for proposal, bank in self._candidates
+        ]
+        return Evidence(
             bank=self._bank,
             records=records,
             tallies=self._reservoir.tallies(step),
-            history=tuple(self._history),
+            history=(*self._history, *on_trial),
             capacity=self._capacity,
             step=step,
             seed=self._seed,
         )
-        proposal = self._creator.propose(evidence)
-        if isinstance(proposal, Pending):
-            return {}
-        if proposal is None:
-            return self._back_off(step, {"creator/nothing": 1.0})
-        verdict = verify(proposal, evidence, Limits())
-        if isinstance(verdict, Rejected):
-            reasons = Counter(str(problem.reason) for problem in verdict.problems)
-            return self._back_off(
-                step, {f"creator/rejected/{k}": float(n) for k, n in reasons.items()}
-            )
-        self._idle = 0
-        self._candidate = (proposal, verdict.candidate)
-        self._events.append(f"step {step}: on trial {_summary(proposal)}")
+
+    def _begin(self, step: int) -> None:
+        """Put the candidates on trial, or take the one there is (ablation)."""
         if self._auto_accept:
-            self._settle(step, accepted=True, effect=None)
+            self._settle(step, 1, [None])
             # At the pace of trials, so that strategies see as many proposals.
             self._wait_until = step + _PACE
         else:
             self._trial = Trial.start(
                 self._trial_config,
-                self.banks,
+                (self._bank, *(bank for _, bank in self._candidates)),
                 memory=self._memory.value(self._trial_config),
                 evidence=self._evidence,
             )
-        return {"creator/proposals": 1.0}
-
-    def _back_off(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Ask again later, and later still if it goes on: evidence changes slowly."""
-        self._wait_until = step + min(2**self._idle, 8)
-        self._idle += 1
-        return metrics
 
     def status(self) -> str:
         """Tell the bank's size and the state of the trial."""
         skills = f"{len(self._bank.skills)} skills"
-        if self._trial is None or self._candidate is None:
+        if self._trial is None:
             return skills
-        return f"{skills}, trial of {_summary(self._candidate[0])}"
+        bundles = " | ".join(_summary(proposal) for proposal, _ in self._candidates)
+        return f"{skills}, trial of {bundles}"
 
     def take_events(self) -> list[str]:
         """Return, once, the trials begun and decided since the last call."""
@@ -214,11 +240,10 @@ class ReSkill:
         """Return everything that a resumed run needs to go on as if never stopped."""
         return {
             "bank": bank_to_json(self._bank),
-            "candidate": self._candidate
-            and {
-                "proposal": self._candidate[0].to_json(),
-                "bank": bank_to_json(self._candidate[1]),
-            },
+            "candidates": [
+                {"proposal": proposal.to_json(), "bank": bank_to_json(bank)}
+                for proposal, bank in self._candidates
+            ],
             "trial": self._trial and self._trial.to_json(),
             "memory": self._memory.to_json(),
             "evidence": self._evidence,
@@ -232,10 +257,10 @@ class ReSkill:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         self._bank = bank_from_json(state["bank"])
-        self._candidate = None
-        if state["candidate"] is not None:
-            proposal = Proposal.from_json(state["candidate"]["proposal"])
-            self._candidate = (proposal, bank_from_json(state["candidate"]["bank"]))
+        self._candidates = [
+            (Proposal.from_json(data["proposal"]), bank_from_json(data["bank"]))
+            for data in state["candidates"]
+        ]
         self._trial = state["trial"] and Trial.from_json(state["trial"])
         self._memory = Memory(**state["memory"])
         self._evidence = state["evidence"] and tuple(state["evidence"])

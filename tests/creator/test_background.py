@@ -19,6 +19,7 @@ from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.rules import HARMFUL, HELPFUL
 from reskill_jax.creator.scripted import Injecting, addition
 from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.trial import Contrast
 
 RECORDS = tuple(many(acts("go to a", "look"), 3, "t"))
 EVIDENCE = Evidence(SkillBank(), RECORDS, step=1)
@@ -157,7 +158,8 @@ def test_evidence_survives_json():
     reservoir.add(many(acts("look", fired=("a",), step=3), 2, "t"))
     bank = SkillBank((HELPFUL[0].skill(),))
     proposal = addition(HELPFUL[1])
-    past = PastTrial.judged(2, proposal, (SkillBank(), bank), True, 0.25)
+    found = Contrast(0.25, 0.1, 0.9)
+    past = PastTrial.judged(2, proposal, (SkillBank(), bank), True, found)
     evidence = Evidence(
         bank, reservoir.records(3), reservoir.tallies(3), (past,), 5, 3, 9
     )

@@ -101,7 +101,7 @@ def judge(seen: Evidence, proposal, accepted, steps=5) -> Evidence:
     """Let a trial end: the next evidence, `steps` later."""
     candidate = apply(seen.bank, proposal.operations, capacity=seen.capacity)
     step = seen.step + steps
-    trial = PastTrial.judged(step, proposal, (seen.bank, candidate), accepted, 0.0)
+    trial = PastTrial.judged(step, proposal, (seen.bank, candidate), accepted)
     bank = candidate if accepted else seen.bank
     return replace(seen, bank=bank, history=(*seen.history, trial), step=step)
 

@@ -14,6 +14,7 @@ from reskill_jax.creator.proposal import (
 )
 from reskill_jax.skills.operations import Add, Delete, Modify
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+from reskill_jax.skills.trial import Contrast
 
 SKILL = Skill("take-it", "Takes.", "You see it.", "Take it.", example="a\nb")
 PROPOSAL = Proposal(
@@ -26,11 +27,12 @@ PROPOSAL = Proposal(
     evidence=("figures",),
     bank="beef",
 )
+FOUND = Contrast(0.25, 0.1, 0.9, exposed_effect=0.5, exposed_standard_error=0.2)
 
 
 def trial(step, accepted) -> PastTrial:
     banks = (SkillBank(), SkillBank((SKILL,)))
-    return PastTrial.judged(step, PROPOSAL, banks, accepted, effect=0.25)
+    return PastTrial.judged(step, PROPOSAL, banks, accepted, FOUND)
 
 
 def test_proposal_round_trip():
@@ -41,6 +43,7 @@ def test_proposal_round_trip():
 def test_trial_round_trip(accepted):
     past = trial(7, accepted)
     assert PastTrial.from_json(json.loads(json.dumps(past.to_json()))) == past
+    assert past.effect == 0.25
     assert past.candidate == SkillBank((SKILL,)).hash
     assert past.skills == (content_hash(SKILL),)
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -68,7 +69,7 @@ def test_paper_mode_follows_the_published_procedure_number_for_number():
     decision = trial.decide()
     mean = alpha / (alpha + beta)
     assert decision is not None
-    assert decision.effect == pytest.approx(mean[1] - mean[0])
+    assert decision.contrast.effect == pytest.approx(mean[1] - mean[0])
     assert decision.accepted == (mean[1] > mean[0])
     assert (decision.reason, decision.steps) == ("mean", 5)
     # Pooled, the candidate is better; the recent steps say otherwise.
@@ -88,7 +89,7 @@ def test_paper_mode_needs_a_strictly_greater_mean_and_fifty_episodes():
         observe(tied, (3, 8), (3, 8))
     decision = tied.decide()
     assert decision is not None
-    assert decision.effect == 0
+    assert decision.contrast.effect == 0
     assert not decision.accepted
 
 
@@ -164,7 +165,7 @@ def test_the_mix_of_tasks_does_not_enter_the_paired_effect():
     trial.counts.append(np.stack([wins, episodes], -1))
     decision = trial.decide()
     assert decision is not None
-    assert decision.effect == pytest.approx(0.1)
+    assert decision.contrast.effect == pytest.approx(0.1)
     assert decision.rates == (0.7, 0.4)
 
 
@@ -194,7 +195,10 @@ def test_a_skill_must_bring_its_cost():
 
     assert decide(0.0).accepted
     assert not decide(0.08).accepted
-    assert decide(0.0).probability > decide(0.08).probability
+    reworded = SkillBank((replace(SKILLS[0], action="Do."),))
+    trial = Trial.start(TrialConfig(), (NEW, OLD, reworded, OTHER))
+    assert trial.new_skills == (0, 0, 1, 1)  # to drop skills costs nothing
+    assert decide(0.0).contrast.probability > decide(0.08).contrast.probability
 
 
 def test_evidence_carries_over_but_never_outweighs_the_cap():
@@ -229,7 +233,7 @@ def test_discount_makes_recent_steps_count():
         trial = Trial.start(config, (OLD, NEW), memory=10.0)
         observe(trial, (10, 50), (30, 50))
         observe(trial, (25, 50), (25, 50))
-        return trial.decide().effect
+        return trial.decide().contrast.effect
 
     assert effect(discount="none") == pytest.approx(0.2)
     assert effect(discount="last_step") == pytest.approx(0.0)
@@ -336,11 +340,11 @@ def test_effect_among_exposed_episodes():
     trial.observe(arms, wins, GROUPS, exposed)
     decision = trial.decide()
     assert decision is not None
-    assert decision.effect == pytest.approx(0.5)
-    assert decision.exposed_effect == pytest.approx(1.0)
+    assert decision.contrast.effect == pytest.approx(0.5)
+    assert decision.contrast.exposed_effect == pytest.approx(1.0)
     never = Trial.start(TrialConfig(min_steps=1), (OLD, NEW))
     never.observe(arms, wins, GROUPS, np.zeros(128, bool))
     decision = never.decide()
     assert decision is not None
-    assert decision.exposed_effect is None
-    json.dumps(decision.__dict__, allow_nan=False)
+    assert decision.contrast.exposed_effect is None
+    assert decision.contrast.exposed_standard_error is None

@@ -7,6 +7,7 @@ import pytest
 
 from configs.alfworld import get_config
 from reskill_jax.config import validate
+from reskill_jax.creator.proposal import PENDING
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.rules import HARMFUL, HELPFUL
 from reskill_jax.creator.scripted import ScriptedCreator, addition
@@ -23,7 +24,9 @@ EMPTY = np.zeros(1, np.int32)
 TASKS, GROUP = 16, 8
 
 
-def make(rules=HELPFUL[:3], *, auto_accept=False, reservoir_min=10, **trial):
+def make(
+    rules=HELPFUL[:3], *, auto_accept=False, reservoir_min=10, candidates=1, **trial
+):
     return ReSkill(
         ScriptedCreator([addition(rule) for rule in rules]),
         TrialConfig(**trial),
@@ -32,8 +35,20 @@ def make(rules=HELPFUL[:3], *, auto_accept=False, reservoir_min=10, **trial):
         reservoir=Reservoir(200),
         reservoir_min=reservoir_min,
         seed=0,
+        candidates=candidates,
         auto_accept=auto_accept,
     )
+
+
+class Slow(ScriptedCreator):
+    """Has a proposal at every second call only."""
+
+    calls = 0
+
+    def propose(self, evidence):
+        self.seen = evidence
+        self.calls += 1
+        return PENDING if self.calls % 2 else super().propose(evidence)
 
 
 def play(strategy, step, chance):
@@ -101,9 +116,33 @@ def test_auto_accept_takes_everything_untested():
     strategy = make(HARMFUL[:2], auto_accept=True)
     run(strategy, 8, (0.5, 0.1))
     assert all(trial["accepted"] for trial in strategy.history())
-    assert [trial["effect"] for trial in strategy.history()] == [None, None]
+    assert [trial["contrast"] for trial in strategy.history()] == [None, None]
     assert len(strategy.banks) == 1
     assert len(strategy.banks[0].skills) == 2
+
+
+def test_several_candidates_are_tried_at_once_and_the_best_is_accepted():
+    strategy = make(candidates=2)
+    run(strategy, 10, (0.2, 0.2, 0.6))
+    first, second = strategy.history()[:2]
+    assert (first["accepted"], second["accepted"]) == (False, True)
+    assert first["step"] == second["step"]
+    assert first["contrast"]["effect"] < 0.2 < second["contrast"]["effect"]
+    assert next(iter(strategy.banks[0].names())) == HELPFUL[1].name
+    # The list is at its end: the last one is on trial alone.
+    assert len(strategy.banks) == 2 or len(strategy.history()) == 3
+
+
+def test_candidates_that_take_time_are_waited_for():
+    creator = Slow([addition(rule) for rule in HELPFUL[:3]])
+    first, second = make(candidates=2), make(candidates=2)
+    first._creator = second._creator = creator
+    run(first, 2, (0.3,))
+    assert len(first.banks) == 1  # one candidate is there, the other is not
+    second.restore(json.loads(json.dumps(first.state())))
+    play(second, 2, (0.3,))
+    assert len(second.banks) == 3
+    assert [past.candidate for past in creator.seen.history] == [second.banks[1].hash]
 
 
 def test_no_trial_before_the_reservoir_holds_enough():
@@ -112,15 +151,16 @@ def test_no_trial_before_the_reservoir_holds_enough():
     assert len(strategy.banks) == 1
 
 
+@pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_a_restored_strategy_goes_on_as_if_never_stopped(stop):
-    chance = (0.35, 0.45)
-    straight = make()
+def test_a_restored_strategy_goes_on_as_if_never_stopped(stop, candidates):
+    chance = (0.35, 0.45, 0.4)
+    straight = make(candidates=candidates)
     run(straight, 10, chance)
-    first = make()
+    first = make(candidates=candidates)
     run(first, stop, chance)
     state = json.loads(json.dumps(first.state()))
-    second = make()
+    second = make(candidates=candidates)
     second.restore(state)
     assert second.banks == first.banks
     run(second, 10 - stop, chance, start=stop)
@@ -170,3 +210,21 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].skills_first == (name == "skill_first")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy.candidates": 0}, "strategy.candidates=0: must be 1 or more"),
+        ({"strategy.candidates": 4}, "group_size=4: a trial splits a group between 5"),
+        (
+            {"strategy.candidates": 2, "trial.mode": "paper"},
+            "strategy.candidates=2: trials of config.trial.mode='paper' have one",
+        ),
+    ],
+)
+def test_impossible_numbers_of_candidates_are_named(changes, message):
+    config = get_config("smoke")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=message):
+        validate(config)
