@@ -97,7 +97,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of SKILL.md directories to start from
     c.strategy.capacity = 8  # skills in a bank, at most
-    c.strategy.candidates = 1  # bundles tried at once, at most; 1 in the paper
+    # Bundles tried at once, at most; 1 in the paper. Each has fewer episodes then, and
+    # chance more bundles to favour.
+    c.strategy.candidates = 1
     c.strategy.reservoir = 200  # episodes that the creator sees, at most
     c.strategy.reservoir_min = 100  # and at least
 
@@ -111,11 +113,11 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.trial.min_steps = 1  # 5 in the paper
     c.trial.max_steps = 16  # 5 in the paper
     c.trial.min_episodes = 50
-    c.trial.early_accept = 0.94  # bounds of P(effect > cost); paired mode only
-    c.trial.early_reject = 0.1
-    c.trial.accept_probability = 0.62
-    c.trial.effect_sd = 0.06  # of effects, expected beforehand
-    c.trial.cost_per_skill = 0.006  # that each new or changed skill must bring
+    c.trial.early_accept = 0.87  # bounds of P(effect > cost); paired mode only
+    c.trial.early_reject = 0.08
+    c.trial.accept_probability = 0.7
+    c.trial.effect_sd = 0.05  # of effects, expected beforehand
+    c.trial.cost_per_skill = 0.005  # that each new or changed skill must bring
     c.trial.carry_over = 32.0  # episodes of the incumbent's evidence; 0 in the paper
 
     # Where proposals come from; see creator/.

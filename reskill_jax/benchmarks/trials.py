@@ -5,9 +5,10 @@
 simulates training runs (`trial_simulation`) of 150 steps in many worlds: tasks alike or
 unlike, policies that learn or not, groups of 5 and 8, 128 and 1,280 episodes per step.
 Paper mode and default mode see the same proposals, side by side. Figures come with
-their Monte Carlo error, runs being the units. --runs makes them smaller. The plot shows
-what could be had instead: the trade-off between taking in skills that help and skills
-that do nothing, for rules from lax to strict.
+their Monte Carlo error, runs being the units; as the bars are about the worst of many
+scenarios, chance decides about them with much fewer runs. The plot shows what could be
+had instead: the trade-off between taking in skills that help and skills that do
+nothing, for rules from lax to strict.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
 from reskill_jax.skills.trial_config import TrialConfig
 
-_RUNS = flags.DEFINE_integer("runs", 100, "Runs per scenario and rule.", lower_bound=2)
+_RUNS = flags.DEFINE_integer("runs", 400, "Runs per scenario and rule.", lower_bound=2)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of all runs.")
 _TASK_SDS = flags.DEFINE_list("task_sds", ["0", "0.2", "0.4"], "How tasks differ.")
 _SHAPES = flags.DEFINE_list(
