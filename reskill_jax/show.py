@@ -59,9 +59,9 @@ def _trials(workdir: Workdir) -> Iterator[str]:
 def _contrast(found: dict[str, float | None] | None) -> str:
     """Show the effect, and that where a changed skill could have fired."""
     if found is None:
-        return f"{'untested':33}"
+        return f"{'untested':37}"
     texts = [
-        "-" if found[effect] is None else f"{found[effect]:+.1%} ±{found[error]:.1%}"
+        "-" if found[error] is None else f"{found[effect]:+.1%} ±{found[error]:.1%}"
         for effect, error in (
             ("effect", "standard_error"),
             ("exposed_effect", "exposed_standard_error"),
