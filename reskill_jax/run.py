@@ -102,10 +102,11 @@ def policy_directory(config: ConfigDict) -> Path:
     """
     if config.policy.path:
         return Path(config.policy.path)
-    from reskill_jax.warm_start import recipe as warm_start  # noqa: PLC0415
+    from reskill_jax.warm_start.make import obtain  # noqa: PLC0415
+    from reskill_jax.warm_start.recipe import RECIPES  # noqa: PLC0415
 
-    return warm_start.obtain(
-        warm_start.RECIPES[config.warm_start.recipe],
+    return obtain(
+        RECIPES[config.warm_start.recipe],
         workers=config.env.workers,
         retrain=config.warm_start.retrain,
     )

@@ -27,7 +27,7 @@ class Wording:
 
     Attributes:
         role: opening of the trunk, with everything that never changes.
-        start: goal and first observation.
+        start: first observation, may name the goal.
         turn: one action and the observation that followed.
         actions: the admissible actions.
         skill: one fired skill.
@@ -65,7 +65,7 @@ FULL = Wording(
 
 BRIEF = Wording(
     role="",
-    start="{goal}\n{observation}\n",
+    start="{observation}\n",
     turn="> {action}\n{observation}\n",
     actions="[{actions}]\n",
     skill="* {when_to_use} {action}\n",

@@ -1,6 +1,7 @@
 """Supervised training of a small policy on demonstrations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -9,9 +10,9 @@ import tqdm
 from optax.contrib import MuonDimensionNumbers, muon
 
 from reskill_jax.grpo.batch import PackedBatch, pack
-from reskill_jax.grpo.optimization import init_state
+from reskill_jax.grpo.optimization import TrainState
 from reskill_jax.grpo.scoring import make_logprobs
-from reskill_jax.grpo.supervised import make_supervised_update
+from reskill_jax.grpo.supervised import SupervisedUpdate
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.rollout.prompts import Conversation, PromptBuilder
@@ -22,7 +23,8 @@ from reskill_jax.warm_start.demonstrator import Demonstration
 def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     """Render a demonstration as the collector would have recorded it.
 
-    Moments that are not to be imitated are only read, as the past of later turns.
+    The response of a turn is what it teaches; what was done there is read as the past
+    of later turns. A turn that teaches nothing is only read.
     """
     task, moments = demonstration.task, demonstration.moments
     episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
@@ -32,8 +34,8 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
         moments, [*after, demonstration.final_observation], strict=True
     ):
         prompt = talk.prompt(moment.admissible, moment.skills)
-        if moment.imitated:
-            text = f"<action>{moment.action}</action>"
+        if moment.taught is not None:
+            text = f"<action>{moment.taught}</action>"
             response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
             turn = Turn(
                 window=prompt.window,
@@ -44,7 +46,7 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
                 version=0,
                 observation=moment.observation,
                 text=text,
-                action=moment.action,
+                action=moment.taught,
                 valid=True,
                 fired=tuple(skill.name for skill in moment.skills),
             )
@@ -74,21 +76,34 @@ def as_text(episode: Episode) -> Episode:
 
 
 def fit(
-    decoder: DecoderConfig,
-    params: Params,
-    learning_rate: optax.Schedule,
-    steps: int,
-    batches: Iterator[Sequence[Episode]],
-) -> Params:
-    """Take so many optimiser steps on a stream of batches; `params` are donated."""
-    tx = make_optimizer(learning_rate)
-    update = make_supervised_update(make_logprobs(decoder), tx)
-    state = init_state(params, tx)
-    progress = tqdm.trange(steps, desc="warm start", mininterval=10)
-    for _ in progress:
-        state, metrics = update(state, _pack(next(batches)))
-        progress.set_postfix(loss=metrics["supervised/loss"])
-    return state.params
+    update: SupervisedUpdate,
+    state: TrainState,
+    steps: Iterable[int],
+    episodes: Callable[[int], Sequence[Episode]],
+) -> TrainState:
+    """Take optimiser steps; `state` is donated.
+
+    Args:
+        update: takes one.
+        state: to start from.
+        steps: their numbers.
+        episodes: step number -> what it learns from. Called in a thread, one step
+            ahead, since rendering and packing take about as long as an update.
+    """
+    numbers = list(steps)
+
+    def prepare(step: int) -> list[PackedBatch]:
+        return _pack(episodes(step))
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = (thread.submit(prepare, step) for step in numbers)
+        packed = next(ahead)
+        progress = tqdm.tqdm(numbers, desc="warm start", mininterval=10)
+        for _ in progress:
+            batches, packed = packed.result(), next(ahead, packed)
+            state, metrics = update(state, batches)
+            progress.set_postfix(loss=metrics["supervised/loss"])
+    return state
 
 
 def make_optimizer(

@@ -56,6 +56,7 @@ class Names:
                     observation=rename(moment.observation),
                     admissible=tuple(map(rename, moment.admissible)),
                     action=rename(moment.action),
+                    taught=moment.taught and rename(moment.taught),
                 )
                 for moment in original.moments
             ),

@@ -90,8 +90,9 @@ class World:
             if self.is_goal(found[2]) and self.is_target(found[1]):
                 self.placed += 1
             self.holding = None
-        elif re.fullmatch(r"(heat|cool|clean) .+", action):
-            self.ready = True
+        elif found := re.fullmatch(r"(heat|cool|clean) .+", action):
+            verb, _ = PREPARE.get(self.kind, (None, None))
+            self.ready |= found[1] == verb
 
     def _look(self, observation: str) -> None:
         if self.at is not None and "you see" in observation:

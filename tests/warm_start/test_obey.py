@@ -136,17 +136,36 @@ def test_habits_err_as_often_as_they_say_and_prepare_slips_to_the_goal():
     assert err(rng, state, GO, "go to microwave 1", never) == "go to microwave 1"
 
 
-def test_drawn_banks_have_skills_of_both_kinds_and_only_as_often_as_asked():
+def drawn(count=600, kind=HEAT, **teaching):
     rng = random.Random(0)
-    teaching = Teaching(skilled=0.5, max_skills=3, helpful=0.5)
-    banks = [draw_bank(rng, teaching) for _ in range(600)]
+    return [draw_bank(rng, Teaching(**teaching), kind) for _ in range(count)]
+
+
+def test_drawn_banks_have_skills_of_both_kinds_and_only_as_often_as_asked():
+    banks = drawn(skilled=0.5, max_skills=3, helpful=0.5, relevant=0.0)
     assert sum(bool(bank.skills) for bank in banks) / 600 == pytest.approx(
         0.5, abs=0.08
     )
     assert max(len(bank.skills) for bank in banks) == 3
     harmful = {rule.name for rule in HARMFUL}
-    drawn = [skill.name in harmful for bank in banks for skill in bank.skills]
-    assert sum(drawn) / len(drawn) == pytest.approx(0.5, abs=0.08)
+    drawn_harmful = [s.name in harmful for bank in banks for s in bank.skills]
+    share = sum(drawn_harmful) / len(drawn_harmful)
+    assert share == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [(HEAT, "heat-cool-or-clean-first"), (LOOK, "use-the-lamp"),
+     (TWO, "find-the-second"), ("pick_and_place_simple", None)],
+)  # fmt: skip
+def test_what_decides_a_task_is_drawn_more_often(kind, rule):
+    one = {"kind": kind, "skilled": 1.0, "max_skills": 1, "helpful": 1.0}
+    names = [bank.skills[0].name for bank in drawn(relevant=0.6, **one)]
+    helpful = len(RULES) - len(HARMFUL)
+    for name in set(names):
+        expected = 1 / helpful if rule is None else 0.4 / helpful + 0.6 * (name == rule)
+        assert names.count(name) / 600 == pytest.approx(expected, abs=0.06)
+    assert rule is None or rule in names
 
 
 def test_a_slip_is_a_command_that_was_possible_and_is_not_any_more():
