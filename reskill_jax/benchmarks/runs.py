@@ -1,13 +1,99 @@
 """Runs of the main program that benchmarks consist of: resumable, kept when done."""
 
+import hashlib
+import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reskill_jax.metrics import read_metrics
+from reskill_jax.warm_start.recipe import RECIPES
 from reskill_jax.workdir import Workdir
 
 Changes = dict[str, str | int | float]  # keys of the configuration to their values
+Figures = dict[str, Any]  # of one finished run, plain JSON
+CONFIG = "configs/alfworld.py"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The figures of finished runs, one JSON object per line of a file.
+
+    They stay when workdirs go, so that a benchmark may be made in several sittings and
+    on several machines. A line counts for the configuration and the policy that it was
+    made with, and for no other.
+    """
+
+    path: Path
+
+    def find(self, name: str, changes: Changes) -> Figures | None:
+        """Return the figures of a run; None if there are none.
+
+        Raises:
+            ValueError: a line of the file is no JSON object of a run.
+        """
+        wanted = identity(changes)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                found = entry["run"] == name and entry["configuration"] == wanted
+                figures = entry["figures"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number} is no result of a run: delete it"
+                ) from error
+            if found:
+                return dict(figures)
+        return None
+
+    def add(self, name: str, changes: Changes, figures: Figures) -> None:
+        """Append the figures of a run."""
+        entry = {"run": name, "configuration": identity(changes), "figures": figures}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def obtain(
+        self,
+        name: str,
+        changes: Changes,
+        workdir: Path,
+        read: Callable[[Workdir], Figures],
+        *,
+        train: bool,
+    ) -> Figures | None:
+        """Return the figures of a run, from the file or from its workdir.
+
+        Args:
+            name: of the run.
+            changes: see `finish`.
+            workdir: of the run.
+            read: takes the figures from the workdir of a finished run.
+            train: whether to make the run if there is none; otherwise None comes back.
+        """
+        if (figures := self.find(name, changes)) is not None:
+            return figures
+        if train:
+            finish(workdir, changes)
+        if not is_finished(workdir, int(changes["num_steps"])):
+            return None
+        figures = read(Workdir(workdir))
+        self.add(name, changes, figures)
+        return figures
+
+
+def identity(changes: Changes, variant: str = "cpu") -> str:
+    """Hash what a run depends on: configuration and warm start, 12 hex digits."""
+    config = runpy.run_path(CONFIG)["get_config"](variant)
+    config.update_from_flattened_dict(changes)
+    document = [config.to_dict(), RECIPES[config.warm_start.recipe].hash]
+    text = json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
@@ -29,7 +115,7 @@ def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
         sys.executable,
         "-m",
         "reskill_jax.main",
-        f"--config=configs/alfworld.py:{variant}",
+        f"--config={CONFIG}:{variant}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

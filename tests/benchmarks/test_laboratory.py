@@ -1,10 +1,11 @@
 """What the laboratory reads from finished runs, and what it concludes."""
 
+import json
 import math
 
 import pytest
 
-from reskill_jax.benchmarks import laboratory, runs
+from reskill_jax.benchmarks import laboratory
 from reskill_jax.benchmarks.laboratory import Outcome
 from reskill_jax.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
@@ -13,8 +14,7 @@ STEPS = 2
 
 
 @pytest.fixture
-def workdir(tmp_path, monkeypatch):
-    monkeypatch.setattr(laboratory, "directory", lambda name, seed: tmp_path)
+def workdir(tmp_path):
     return Workdir(tmp_path)
 
 
@@ -28,21 +28,23 @@ def write(workdir, *, finished):
     writer.close()
 
 
+def result(before, after, training=0.2):
+    return Outcome(before, after, training, trials=3, accepted=1)
+
+
 def test_an_outcome_is_success_before_after_and_while_training(workdir):
     write(workdir, finished=True)
-    outcome = laboratory.outcome("grpo", 0, STEPS)
-    assert outcome == Outcome(before=0.25, after=0.75, training=pytest.approx(0.3))
-
-
-def test_a_run_counts_only_when_its_last_state_was_evaluated(workdir):
-    assert laboratory.outcome("grpo", 0, STEPS) is None
-    write(workdir, finished=False)
-    assert not runs.is_finished(workdir.root, STEPS)
-    assert laboratory.outcome("grpo", 0, STEPS) is None
+    assert laboratory.outcome(workdir, STEPS) == Outcome(
+        before=0.25, after=0.75, training=pytest.approx(0.3), trials=0, accepted=0
+    )
+    lines = [json.dumps({"accepted": accepted}) for accepted in (True, False, True)]
+    (workdir.root / "trials.jsonl").write_text("\n".join(lines))
+    outcome = laboratory.outcome(workdir, STEPS)
+    assert (outcome.trials, outcome.accepted) == (3, 2)
 
 
 def test_the_table_has_means_and_standard_errors():
-    found = {"grpo": [Outcome(0.1, 0.4, 0.2), Outcome(0.1, 0.6, 0.4)], "reskill": []}
+    found = {"grpo": [result(0.1, 0.4, 0.2), result(0.1, 0.6, 0.4)], "reskill": []}
     values = laboratory.figures(found)
     assert values["grpo/after"] == pytest.approx(0.5)
     assert values["grpo/after_se"] == pytest.approx(0.1)  # sd 0.1414 over sqrt 2
@@ -51,16 +53,17 @@ def test_the_table_has_means_and_standard_errors():
     header, _, *rows = laboratory.table(found).splitlines()
     assert header.split()[:3] == ["experiment", "seeds", "before"]
     assert [row.split()[0] for row in rows] == ["grpo"]
+    assert rows[0].endswith("2 of 6")
 
 
 def test_one_seed_has_no_standard_error():
-    values = laboratory.figures({"grpo": [Outcome(0.1, 0.4, 0.2)]})
+    values = laboratory.figures({"grpo": [result(0.1, 0.4, 0.2)]})
     assert math.isnan(values["grpo/after_se"])
 
 
 @pytest.mark.parametrize(("after", "met"), [(0.31, True), (0.29, False)])
 def test_grpo_must_gain_twenty_points(after, met):
-    bars = laboratory.bars({"grpo": [Outcome(0.1, after, 0.2)]})
+    bars = laboratory.bars({"grpo": [result(0.1, after, 0.2)]})
     assert {name: bar.met for name, bar in bars.items()} == {
         "grpo over warm start": met
     }
@@ -68,13 +71,13 @@ def test_grpo_must_gain_twenty_points(after, met):
 
 def test_strategies_are_compared_only_where_both_have_runs():
     found = {
-        "grpo": [Outcome(0.1, 0.4, 0.2)],
-        "reskill": [Outcome(0.1, 0.5, 0.2)],
-        "reskill, half harmful": [Outcome(0.1, 0.3, 0.2)],
+        "grpo": [result(0.1, 0.4, 0.2)],
+        "reskill": [result(0.1, 0.5, 0.2)],
+        "reskill, half harmful": [result(0.1, 0.3, 0.2)],
         "auto_accept, half harmful": [],
     }
     assert set(laboratory.bars(found)) == {"grpo over warm start", "reskill over grpo"}
-    found["auto_accept, half harmful"] = [Outcome(0.1, 0.35, 0.2)]
+    found["auto_accept, half harmful"] = [result(0.1, 0.35, 0.2)]
     bar = laboratory.bars(found)["reskill over auto_accept, half harmful"]
     assert bar.value == pytest.approx(-0.05)
     assert not bar.met

@@ -1,0 +1,70 @@
+"""Runs of benchmarks are made once: their figures are kept, and only theirs."""
+
+import pytest
+
+from reskill_jax.benchmarks import runs
+from reskill_jax.benchmarks.runs import Results, identity
+from reskill_jax.metrics import MetricWriter
+
+CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Stand for the main program: writes what a finished run leaves; counts runs."""
+    made = []
+
+    def finish(workdir, changes):
+        made.append(workdir)
+        writer = MetricWriter(workdir / "metrics.jsonl", workdir / "tensorboard")
+        writer.write(changes["num_steps"], {"x": 0.5 + len(made)}, phase="eval")
+        writer.close()
+
+    monkeypatch.setattr(runs, "finish", finish)
+    return made
+
+
+def read(workdir):
+    return {"x": runs.read_metrics(workdir.metrics)[-1]["x"]}
+
+
+def test_a_run_is_made_once_also_when_its_workdir_is_gone(tmp_path, program):
+    results = Results(tmp_path / "results" / "r.jsonl")
+    first = tmp_path / "first"
+    assert results.obtain("a", CHANGES, first, read, train=False) is None
+    assert results.obtain("a", CHANGES, first, read, train=True) == {"x": 1.5}
+    elsewhere = tmp_path / "elsewhere"
+    assert results.obtain("a", CHANGES, elsewhere, read, train=True) == {"x": 1.5}
+    assert program == [first]
+
+
+def test_a_finished_workdir_is_read_where_no_training_is_wanted(tmp_path, program):
+    runs.finish(tmp_path, CHANGES)
+    results = Results(tmp_path / "r.jsonl")
+    assert results.obtain("a", CHANGES, tmp_path, read, train=False) == {"x": 1.5}
+    assert results.find("a", CHANGES) == {"x": 1.5}
+
+
+def test_figures_of_another_name_or_configuration_do_not_count(tmp_path):
+    results = Results(tmp_path / "r.jsonl")
+    results.add("a", CHANGES, {"x": 1.0})
+    assert results.find("b", CHANGES) is None
+    assert results.find("a", CHANGES | {"seed": 4}) is None
+    assert results.find("a", CHANGES) == {"x": 1.0}
+
+
+def test_an_identity_depends_on_values_that_count_and_on_the_policy(monkeypatch):
+    assert identity(CHANGES) == identity(CHANGES | {"strategy.capacity": 6})  # default
+    assert identity(CHANGES) != identity(CHANGES | {"strategy.capacity": 5})
+    before = identity(CHANGES)
+    recipe = runs.RECIPES["alfworld-small"]
+    other = type(recipe)(seed=recipe.seed + 1)
+    monkeypatch.setitem(runs.RECIPES, "alfworld-small", other)
+    assert identity(CHANGES) != before
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match="line 1 is no result"):
+        Results(path).find("a", CHANGES)
