@@ -159,4 +159,4 @@ def held_out_loss(
 
 
 def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    return pack(episodes, buckets=(512, 768), tokens_per_microbatch=3072)
+    return pack(episodes, buckets=(512, 768, 1024), tokens_per_microbatch=3072)

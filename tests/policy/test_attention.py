@@ -1,0 +1,77 @@
+"""Attention within rows equals softmax written out, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reskill_jax.policy import attention as module
+from reskill_jax.policy.attention import attention, tree_mask
+
+HEADS, KV_HEADS, WIDTH = 4, 2, 8
+
+
+def plain(query, key, value, mask):
+    """Softmax attention written out: one matrix of scores per head."""
+    repeat = query.shape[2] // key.shape[2]
+    key, value = jnp.repeat(key, repeat, 2), jnp.repeat(value, repeat, 2)
+    scores = jnp.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(query.shape[-1])
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bnts,bsnh->btnh", weights, value)
+
+
+def case(length, seed=0):
+    """Rows of several trees with branches, the last slots padding."""
+    rng = np.random.default_rng(seed)
+    arrays = [
+        jnp.asarray(rng.normal(size=(2, length, heads, WIDTH)), jnp.float32)
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    ]
+    tree = np.sort(rng.integers(1, 4, (2, length)), axis=1)
+    branch = rng.integers(0, 3, (2, length))
+    seen = np.ones((2, length), bool)
+    if length > 3:
+        tree[:, -2:] = 0
+        seen[:, -2:] = False
+    return arrays, tree_mask(jnp.asarray(tree), jnp.asarray(branch)), seen
+
+
+@pytest.mark.parametrize("length", [1, 7, 16, 33])
+def test_values_and_gradients_are_those_of_softmax(length, monkeypatch):
+    monkeypatch.setattr(module, "_BLOCK", 16)  # several blocks, and a part of one
+    arrays, mask, seen = case(length)
+    weight = jnp.asarray(seen)[..., None, None]
+
+    def loss(attend, mask):
+        def total(*arrays):
+            out = attend(*arrays, mask)
+            return jnp.sum(jnp.where(weight, jnp.sin(out), 0.0)), out
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arrays)
+
+    # Padding sees itself in the oracle, where the softmax of nothing is no number.
+    oracle_mask = mask | jnp.eye(length, dtype=bool)[None]
+    (_, out), grads = loss(attention, mask)
+    (_, expected), expected_grads = loss(plain, oracle_mask)
+    np.testing.assert_allclose(out[seen], expected[seen], atol=2e-6)
+    assert np.isfinite(out).all()
+    for found, wanted in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_what_is_masked_has_no_influence():
+    (query, key, value), mask, seen = case(20)
+    hidden = ~np.asarray(mask)[0, 9]  # what slot 9 of row 0 does not see
+    other = value.at[0, hidden].set(1e3), key.at[0, hidden].set(-1e3)
+    out = attention(query, key, value, mask)
+    changed = attention(query, other[1], other[0], mask)
+    assert seen[0, 9]
+    np.testing.assert_array_equal(out[0, 9], changed[0, 9])
+
+
+def test_no_matrix_of_scores_is_kept_for_the_backward_pass():
+    (query, key, value), mask, _ = case(64)
+    _, backward = jax.vjp(lambda *a: attention(*a, mask), query, key, value)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.dtype == jnp.float32]
+    assert kept
+    assert max(leaf.size for leaf in kept) <= query.size
