@@ -49,6 +49,12 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.policy.remat = "full"  # none, dots, full
     c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
 
+    # How devices are arranged, see policy/sharding.py; one size may be -1: the rest.
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # copies of the parameters
+    c.mesh.fsdp = -1  # parameters are split over these, and rows over both
+    c.mesh.tensor = 1  # heads and feed-forward widths are split over these
+
     # Supervised learning on demonstrations that obey skills, unless policy.path is set.
     c.warm_start = ConfigDict()
     c.warm_start.recipe = ""  # a name in warm_start/recipe.py; empty: none
@@ -88,7 +94,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.weight_decay = 0.01
     c.grpo.clip_norm = 1.0
     c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # row lengths, tokens
-    c.grpo.tokens_per_microbatch = 16384
+    c.grpo.tokens_per_microbatch = 16384  # for each of mesh.data x mesh.fsdp
 
     # The method.
     c.strategy = ConfigDict()
@@ -178,6 +184,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.prompt.actions = False
         c.policy.dtype = "float32"
         c.policy.remat = "none"
+        c.mesh.fsdp = 1  # a small policy needs one device
         c.warm_start.recipe = "alfworld-small"
         c.rollout.tasks = 6
         c.rollout.max_turns = 16

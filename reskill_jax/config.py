@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout.prompts import WORDINGS
 from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies import (
@@ -147,6 +148,12 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
         )
     if config.creator.name in CREATORS[1:]:
         yield from _creator_problems(config)
+    shape = [config.mesh[axis] for axis in AXES]
+    if min(size or -2 for size in shape) < -1 or shape.count(-1) > 1:
+        yield (
+            f"config.mesh={dict(config.mesh)}: sizes are 1 or more, and one of them "
+            "may be -1 for the devices that are left"
+        )
     yield from _source_problems(config)
 
 

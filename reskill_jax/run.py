@@ -8,8 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reskill_jax import cache
@@ -21,8 +24,9 @@ from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.sharding import AXES, make_mesh
 from reskill_jax.policy.tokenizer import Tokenizer
-from reskill_jax.policy.weights import load
+from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder
@@ -87,12 +91,14 @@ class Policy:
         config: its shape.
         params: its weights, float32.
         tokenizer: its tokenizer.
+        mesh: the devices that they are on; None for one.
     """
 
     directory: Path
     config: DecoderConfig
     params: Params
     tokenizer: Tokenizer
+    mesh: Mesh | None = None
 
 
 def policy_directory(config: ConfigDict) -> Path:
@@ -113,13 +119,14 @@ def policy_directory(config: ConfigDict) -> Path:
 
 
 def load_policy(config: ConfigDict) -> Policy:
-    """Load the weights to start from.
+    """Load the weights to start from onto the run's devices.
 
     Raises:
-        ValueError: the directory's parts do not fit each other.
+        ValueError: the directory's parts do not fit each other, or not the devices.
     """
+    mesh = make_mesh([config.mesh[axis] for axis in AXES])
     directory = policy_directory(config)
-    decoder, params = load(directory)
+    decoder, params = load(directory, on_mesh(mesh))
     decoder = replace(decoder, dtype=config.policy.dtype)
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > decoder.vocab_size:
@@ -128,7 +135,18 @@ def load_policy(config: ConfigDict) -> Policy:
             f"model embeds only vocab_size={decoder.vocab_size}: they are not of the "
             "same model"
         )
-    return Policy(directory, decoder, params, tokenizer)
+    return Policy(directory, decoder, params, tokenizer, mesh)
+
+
+def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
+    """Copy the starting weights for the KL term, in the compute dtype; None without.
+
+    Only forward passes need them, which would round float32 weights anyway.
+    """
+    if not config.grpo.kl_coef:
+        return None
+    dtype = policy.config.dtype
+    return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), policy.params)
 
 
 def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
@@ -158,6 +176,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine
         prefill_rows=config.engine.prefill_rows,
         decode_rows=config.engine.decode_rows,
         decode_steps=config.engine.decode_steps,
+        mesh=policy.mesh,
     )
 
 
@@ -197,7 +216,7 @@ def sampling(config: ConfigDict) -> Sampling:
 
 
 def make_grpo(
-    config: ConfigDict, decoder: DecoderConfig
+    config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None = None
 ) -> tuple[optax.GradientTransformation, Update]:
     """Build the optimiser and the GRPO update."""
     grpo = config.grpo
@@ -210,6 +229,7 @@ def make_grpo(
             temperature=config.rollout.temperature,
             chunk=config.policy.logprob_chunk,
             remat=config.policy.remat,
+            mesh=mesh,
         ),
         tx,
         buckets=grpo.buckets,
@@ -224,6 +244,7 @@ def make_grpo(
         clip_high=grpo.clip_high,
         dual_clip=grpo.dual_clip,
         kl_coef=grpo.kl_coef,
+        mesh=mesh,
     )
     return tx, update
 

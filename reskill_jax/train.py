@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -33,9 +31,10 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
     with ExitStack() as resources:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
-        tx, update = run.make_grpo(config, policy.config)
+        reference = run.make_reference(config, policy)
+        tx, update = run.make_grpo(config, policy.config, policy.mesh)
         strategy = make_strategy(config, workdir.creator_calls)
-        state = init_state(jax.tree.map(jnp.copy, policy.params), tx)
+        state = init_state(policy.params, tx, policy.mesh)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
@@ -84,7 +83,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             if strategy.trains_policy(step):
                 state, learning = update(
                     state,
-                    policy.params,
+                    reference,
                     episodes,
                     seed=run.derive(config.seed, "minibatches", step),
                 )
@@ -154,11 +153,11 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
     with ExitStack() as resources:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
-        tx, _ = run.make_grpo(config, policy.config)
+        tx, _ = run.make_grpo(config, policy.config, policy.mesh)
         strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
-        restored = checkpointer.restore(init_state(policy.params, tx))
+        restored = checkpointer.restore(init_state(policy.params, tx, policy.mesh))
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         strategy.restore(restored.host["strategy"])

@@ -85,6 +85,13 @@ def test_a_run_can_be_made_longer_but_not_shorter(tmp_path):
     assert workdir.read_config()["num_steps"] == 20
 
 
+def test_a_run_can_go_on_with_other_devices(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.bind({**CONFIG, "mesh": {"fsdp": 4}})
+    workdir.bind({**CONFIG, "mesh": {"fsdp": 2}})
+    assert workdir.read_config()["mesh"] == {"fsdp": 2}
+
+
 def test_a_missing_or_damaged_configuration_is_named(tmp_path):
     workdir = Workdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no run"):

@@ -65,6 +65,7 @@ def pack(
     *,
     buckets: Sequence[int],
     tokens_per_microbatch: int,
+    row_shards: int = 1,
 ) -> list[PackedBatch]:
     """Pack episodes into micro-batches of static shapes, in a deterministic order.
 
@@ -73,13 +74,15 @@ def pack(
     time of attention over a row grows with its square.
 
     Trees are placed first fit, longest first; a tree that fits no open row opens one of
-    the smallest bucket that holds it. Rows of one bucket T make micro-batches
-    [tokens_per_microbatch // T, T]; missing rows are padding, never copies.
+    the smallest bucket that holds it. Rows of one bucket T make micro-batches [R, T]
+    with R = tokens_per_microbatch // T * row_shards; missing rows are padding, never
+    copies.
 
     Args:
         episodes: their order gives the numbers in `PackedBatch.episode`.
         buckets: row lengths in tokens, any order.
-        tokens_per_microbatch: slots per micro-batch, padding included.
+        tokens_per_microbatch: slots per micro-batch and shard, padding included.
+        row_shards: over how many groups of devices the rows of a micro-batch are split.
 
     Returns:
         Micro-batches, shortest rows first.
@@ -105,7 +108,7 @@ def pack(
     batches = []
     for bucket in sorted(set(buckets)):
         members = [row for size, row in rows if size == bucket]
-        count = tokens_per_microbatch // bucket
+        count = tokens_per_microbatch // bucket * row_shards
         for start in range(0, len(members), count):
             chosen = [[trees[t] for t in row] for row in members[start : start + count]]
             batches.append(_fill(chosen, (count, bucket)))

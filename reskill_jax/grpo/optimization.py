@@ -13,9 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from reskill_jax.grpo.batch import PackedBatch
 from reskill_jax.grpo.metrics import Mean, Metrics, reduce_metrics
+from reskill_jax.policy.sharding import (
+    constrain_parameters,
+    parameter_shardings,
+    put_rows,
+)
 
 # (params, packed) -> float32 [R, T], log-probs of the targets.
 LogprobFn = Callable[[Any, PackedBatch], jax.Array]
@@ -40,9 +46,21 @@ class TrainState:
     step: jax.Array
 
 
-def init_state(params: Any, tx: optax.GradientTransformation) -> TrainState:
-    """Start training from `params`, which belong to the state from now on."""
-    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
+def init_state(
+    params: Any, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """Start training from `params`, which belong to the state from now on.
+
+    With a mesh, on which they are, the optimiser's state is made there, in parts.
+    """
+
+    def rest(params: Any) -> tuple[Any, jax.Array]:
+        return tx.init(params), jnp.zeros((), jnp.int32)
+
+    if mesh is not None:
+        places = parameter_shardings(mesh, jax.eval_shape(rest, params))
+        rest = jax.jit(rest, out_shardings=places)
+    return TrainState(params, *rest(params))
 
 
 def make_optimizer(
@@ -60,11 +78,15 @@ def make_optimizer(
     )
 
 
-def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
+def make_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> Step:
     """Build `step(state, microbatches) -> (state, metrics of each micro-batch)`.
 
     The state that goes in is donated: neither it nor anything that shares its arrays
     (a reference policy, an engine's weights) may be used afterwards, so copy those.
+    With a mesh, the state is on it, and micro-batches, arrays [R, ...] of the host or
+    of the mesh, are split by rows.
 
     Raises (the returned function):
         ValueError: without micro-batches.
@@ -75,13 +97,15 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
     @partial(jax.jit, donate_argnums=1)
     def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
-        return jax.tree.map(jnp.add, total, grads), metrics
+        total = jax.tree.map(jnp.add, total, grads)
+        return constrain_parameters(mesh, total), metrics
 
     @partial(jax.jit, donate_argnums=0)
     def apply(state: TrainState, grads: Any) -> TrainState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1)
+        state = TrainState(params, opt_state, state.step + 1)
+        return constrain_parameters(mesh, state)
 
     norm_of = jax.jit(optax.tree.norm)
 
@@ -93,7 +117,8 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
         grads = jax.tree.map(jnp.zeros_like, state.params)
         metrics: list[Metrics] = []
         for microbatch in microbatches:
-            grads, part = accumulate(state.params, grads, microbatch)
+            rows = put_rows(mesh, microbatch)
+            grads, part = accumulate(state.params, grads, rows)
             metrics.append(part)
         metrics.append({"update/grad_norm": Mean(norm_of(grads), 1.0)})
         metrics = jax.device_get(metrics)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from reskill_jax.grpo.batch import PackedBatch
 from reskill_jax.grpo.optimization import LogprobFn
@@ -17,6 +18,7 @@ def make_logprobs(
     temperature: float = 1.0,
     chunk: int = 128,
     remat: str = "none",
+    mesh: Mesh | None = None,
 ) -> LogprobFn:
     """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
 
@@ -32,6 +34,7 @@ def make_logprobs(
             temperature=temperature,
             chunk=chunk,
             remat=remat,
+            mesh=mesh,
         )
         return scores
 

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
 from reskill_jax.grpo.batch import PackedBatch, pack
 from reskill_jax.grpo.loss import Aggregation, GrpoBatch, grpo_loss, token_weights
 from reskill_jax.grpo.metrics import Metrics, reduce_metrics
 from reskill_jax.grpo.optimization import LogprobFn, TrainState, make_step
+from reskill_jax.policy.sharding import ROWS, constrain, put_rows, row_shards
 from reskill_jax.rollout.types import Episode
 
 OldLogprobs = Literal["sampler", "recompute"]
@@ -49,6 +51,7 @@ def make_update(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     kl_coef: float = 0.01,
+    mesh: Mesh | None = None,
 ) -> Update:
     """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
 
@@ -57,7 +60,7 @@ def make_update(
             the sampling temperature.
         tx: the optimiser.
         buckets: row lengths, see `pack`.
-        tokens_per_microbatch: slots per micro-batch, see `pack`.
+        tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
         scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
@@ -70,6 +73,7 @@ def make_update(
         dual_clip: see `grpo_loss`.
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
+        mesh: the devices that state and reference are on.
 
     Raises:
         ValueError: on options that make no sense.
@@ -91,11 +95,15 @@ def make_update(
             kl_coef=kl_coef,
         )
 
-    step = make_step(loss_fn, tx)
+    step = make_step(loss_fn, tx, mesh)
 
     @jax.jit
+    def masked(params: Any, packed: PackedBatch) -> jax.Array:
+        logprobs = jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
+        return constrain(mesh, logprobs, ROWS)
+
     def forward(params: Any, packed: PackedBatch) -> jax.Array:
-        return jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
+        return masked(params, put_rows(mesh, packed))
 
     def prepare(
         packed: PackedBatch,
@@ -133,6 +141,7 @@ def make_update(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
                 tokens_per_microbatch=tokens_per_microbatch,
+                row_shards=row_shards(mesh),
             )
             weights = token_weights(packed, aggregation)
             prepared.append(

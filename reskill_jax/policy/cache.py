@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.sharding import constrain
 
 _MASKED = -1e30
+# Heads are split, of the cache [L, M, K, P, H] and of what goes into it [B, T, K, H].
+_HEADS = (None, None, "tensor")
 
 
 class KVCache(NamedTuple):
@@ -22,7 +27,9 @@ class KVCache(NamedTuple):
     values: jax.Array
 
 
-def empty_cache(config: DecoderConfig, blocks: int, block: int) -> KVCache:
+def empty_cache(
+    config: DecoderConfig, blocks: int, block: int, mesh: Mesh | None = None
+) -> KVCache:
     """Return a cache of `blocks` blocks of `block` positions, zeros."""
     shape = (
         config.num_hidden_layers,
@@ -31,7 +38,8 @@ def empty_cache(config: DecoderConfig, blocks: int, block: int) -> KVCache:
         block,
         config.head_dim,
     )
-    return KVCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    where = None if mesh is None else NamedSharding(mesh, P(*_HEADS))
+    return KVCache(*(jnp.zeros(shape, config.dtype, device=where) for _ in range(2)))
 
 
 def write_to_cache(
@@ -40,6 +48,8 @@ def write_to_cache(
     tables: jax.Array,
     positions: jax.Array,
     new: tuple[jax.Array, jax.Array],
+    *,
+    mesh: Mesh | None = None,
 ) -> KVCache:
     """Put keys and values at their rows' positions.
 
@@ -49,18 +59,21 @@ def write_to_cache(
         tables: int32 [B, C / P]; a number of M or more is not written.
         positions: int32 [B, T], consecutive; T is 1, or P and aligned to blocks.
         new: keys and values, [B, T, K, H] each.
+        mesh: the devices.
     """
     block = cache.keys.shape[3]
     first = positions[:, 0]
     numbers = jnp.take_along_axis(tables, first[:, None] // block, axis=1)[:, 0]
 
     def put(stored: jax.Array, x: jax.Array) -> jax.Array:
-        x = x.astype(stored.dtype)
+        x = constrain(mesh, x.astype(stored.dtype), *_HEADS)
         if x.shape[1] == 1:
             where = stored.at[layer, numbers, :, first % block]
-            return where.set(x[:, 0], mode="drop")
-        where = stored.at[layer, numbers]
-        return where.set(x.transpose(0, 2, 1, 3), mode="drop")
+            stored = where.set(x[:, 0], mode="drop")
+        else:
+            where = stored.at[layer, numbers]
+            stored = where.set(x.transpose(0, 2, 1, 3), mode="drop")
+        return constrain(mesh, stored, *_HEADS)
 
     return KVCache(put(cache.keys, new[0]), put(cache.values, new[1]))
 

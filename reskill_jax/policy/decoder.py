@@ -18,11 +18,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from reskill_jax.policy.attention import attention
 from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.rope import frequencies
+from reskill_jax.policy.sharding import ROWS, constrain
 
 Params = dict[str, Any]
 # (query [B, T, N, H], key [B, T, K, H], value [B, T, K, H]) -> [B, T, N, H]
@@ -144,6 +146,7 @@ def hidden_states(
     mask: jax.Array,
     *,
     remat: str = "none",
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Run whole rows; returns the states after the final norm, [B, T, D].
 
@@ -154,6 +157,7 @@ def hidden_states(
         positions: int32 [B, T], for RoPE.
         mask: bool [B, T, T], causal (False wherever j > i).
         remat: what the backward pass keeps, a key of `REMAT`.
+        mesh: the devices; rows are split as `sharding.ROWS` says.
     """
     model = _merge(config, params)
     rotation = _rotation(config, positions)
@@ -161,11 +165,13 @@ def hidden_states(
 
     def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
         attend = functools.partial(attention, mask=mask)
-        return nnx.merge(definition, layer)(x, rotation, attend), None
+        x = nnx.merge(definition, layer)(x, rotation, attend)
+        return constrain(mesh, x, ROWS), None
 
     if REMAT[remat] is not None:
         step = jax.checkpoint(step, policy=REMAT[remat])
-    x, _ = jax.lax.scan(step, model.embed(tokens), layers)
+    x = constrain(mesh, model.embed(tokens), ROWS)
+    x, _ = jax.lax.scan(step, x, layers)
     return model.norm(x)
 
 
@@ -176,6 +182,8 @@ def cached_hidden_states(
     positions: jax.Array,
     tables: jax.Array,
     cache: KVCache,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """Run chunks of sequences whose earlier keys and values lie in a cache.
 
@@ -190,6 +198,7 @@ def cached_hidden_states(
         tables: int32 [B, C / P], the blocks of each row's sequence; numbers out of
             range make a padding row, whose keys are not written.
         cache: keys and values of all sequences.
+        mesh: the devices; rows are split as `sharding.ROWS` says, the cache by heads.
 
     Returns:
         The states after the final norm, [B, T, D], and the new cache.
@@ -204,14 +213,16 @@ def cached_hidden_states(
 
         def attend(query, key, value):
             nonlocal cache
-            cache = write_to_cache(cache, index, tables, positions, (key, value))
+            new = (key, value)
+            cache = write_to_cache(cache, index, tables, positions, new, mesh=mesh)
             return attend_to_cache(cache, index, tables, positions, query)
 
         x = nnx.merge(definition, layer)(x, rotation, attend)
-        return (x, cache), None
+        return (constrain(mesh, x, ROWS), cache), None
 
     indices = jnp.arange(config.num_hidden_layers)
-    carry, _ = jax.lax.scan(step, (model.embed(tokens), cache), (layers, indices))
+    x = constrain(mesh, model.embed(tokens), ROWS)
+    carry, _ = jax.lax.scan(step, (x, cache), (layers, indices))
     x, cache = carry
     return model.norm(x), cache
 

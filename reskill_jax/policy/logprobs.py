@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from reskill_jax.policy.attention import tree_mask
 from reskill_jax.policy.config import DecoderConfig
@@ -22,6 +23,7 @@ def token_logprobs(
     temperature: float | jax.Array = 1.0,
     chunk: int = 128,
     remat: str = "none",
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Score `targets` as the tokens that follow each index.
 
@@ -39,13 +41,16 @@ def token_logprobs(
         temperature: divides the logits; broadcasts to [B, T].
         chunk: columns per piece.
         remat: what the backward pass keeps per layer, see `decoder.REMAT`.
+        mesh: the devices, see `decoder.hidden_states`.
 
     Returns:
         Log-probabilities and entropies, float32 [B, T] each; what they are on padding
         has no meaning. The compiler drops the entropy where nothing uses it.
     """
     mask = tree_mask(tree, branch)
-    states = hidden_states(config, params, tokens, positions, mask, remat=remat)
+    states = hidden_states(
+        config, params, tokens, positions, mask, remat=remat, mesh=mesh
+    )
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
     score = jax.checkpoint(functools.partial(_score, config, params))
     length = tokens.shape[1]

@@ -1,8 +1,9 @@
 """Parameters to and from a Hugging Face directory, tensor by tensor.
 
 `save` writes what transformers reads, by default in float32: what `load` returns is
-bitwise what was saved. `load` hands the tensors to a placement function, by default
-`on_host`; at no time are there more of them in memory than one and the target.
+bitwise what was saved. `load` hands the tensors to a placement function: `on_host`, by
+default, or `on_mesh(mesh)`. At no time are there more of them in memory than one and
+the target.
 """
 
 import functools
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.config import DecoderConfig, load_config, to_hf
 from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.sharding import parameter_sharding
 from reskill_jax.policy.tensor_files import Stored, Tensor, open_tensors, write_tensors
 
 # Pieces of a parameter as they are read: the index on its leading axis L (None for the
@@ -114,6 +119,43 @@ def on_host(
     for layer, piece in pieces:
         whole[... if layer is None else layer] = piece
     return whole
+
+
+def on_mesh(mesh: Mesh | None) -> Place:
+    """Return the placement of parameters on devices as `sharding` splits them.
+
+    Every piece is uploaded by itself, each device its own part: no parameter is whole
+    anywhere, unless None, the one device, is the mesh.
+    """
+
+    def place(
+        path: tuple[str, ...], abstract: jax.ShapeDtypeStruct, pieces: Pieces
+    ) -> jax.Array:
+        if mesh is None:
+            return jnp.array(on_host(path, abstract, pieces))
+        target = parameter_sharding(mesh, "/".join(path), abstract.shape)
+        if path[0] != "layers":
+            ((_, piece),) = pieces
+            return _upload(piece, abstract.dtype, target)
+        zeros = functools.partial(jnp.zeros, abstract.shape, abstract.dtype)
+        whole = jax.jit(zeros, out_shardings=target)()
+        insert = jax.jit(_insert, donate_argnums=0, out_shardings=target)
+        of_layer = NamedSharding(mesh, P(*tuple(target.spec)[1:]))
+        for layer, piece in pieces:
+            whole = insert(whole, _upload(piece, abstract.dtype, of_layer), layer)
+        return whole
+
+    return place
+
+
+def _upload(piece: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
+    return jax.make_array_from_callback(
+        piece.shape, sharding, lambda index: np.asarray(piece[index], dtype)
+    )
+
+
+def _insert(whole: jax.Array, part: jax.Array, layer: int) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(whole, part, layer, 0)
 
 
 def load(directory: Path | str, place: Place = on_host) -> tuple[DecoderConfig, Params]:

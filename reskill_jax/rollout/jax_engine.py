@@ -23,10 +23,12 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from reskill_jax.policy.cache import KVCache, empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
+from reskill_jax.policy.sharding import ROWS, constrain, row_shards
 from reskill_jax.rollout.blocks import BlockPool, Lease
 from reskill_jax.rollout.sampling import sample
 from reskill_jax.rollout.types import Completion, Request
@@ -65,6 +67,7 @@ class JaxEngine:
         prefill_rows: int = 16,
         decode_rows: int = 16,
         decode_steps: int = 4,
+        mesh: Mesh | None = None,
     ):
         """Make an engine.
 
@@ -80,15 +83,25 @@ class JaxEngine:
             decode_rows: sequences per decode call.
             decode_steps: tokens per sequence and decode call; a new request waits at
                 most that long to join.
+            mesh: the devices that the weights are on; rows are split over them, and
+                the cache by heads.
 
         Raises:
-            ValueError: if `context` is not a multiple of `prefill_chunk`.
+            ValueError: if `context` is not a multiple of `prefill_chunk`, or the rows
+                cannot be split evenly over the mesh.
         """
         if context % prefill_chunk:
             raise ValueError(
                 f"context={context} is not a multiple of prefill_chunk={prefill_chunk}"
             )
+        for key, rows in (("prefill_rows", prefill_rows), ("decode_rows", decode_rows)):
+            if rows % row_shards(mesh):
+                raise ValueError(
+                    f"engine.{key}={rows} cannot be split over the {row_shards(mesh)} "
+                    "parts of config.mesh.data x config.mesh.fsdp: make it a multiple"
+                )
         self._config = config
+        self._mesh = mesh
         self._eos_id = eos_id
         self._context = context
         self._chunk = prefill_chunk
@@ -224,7 +237,9 @@ class JaxEngine:
         Runs in the device thread, while the event loop's side touches only the queue.
         """
         if self._cache is None:
-            self._cache = empty_cache(self._config, self._pool.count, self._chunk)
+            self._cache = empty_cache(
+                self._config, self._pool.count, self._chunk, self._mesh
+            )
         if self._chunks:
             count = min(self._prefill_rows, len(self._chunks))
             self._prefill([self._chunks.popleft() for _ in range(count)])
@@ -252,7 +267,7 @@ class JaxEngine:
             starts[row] = index * size
             self.counters["prefilled"] += len(piece)
         self._cache = _prefill(
-            self._config, self._params, self._cache, tokens, starts, tables
+            self._config, self._mesh, self._params, self._cache, tokens, starts, tables
         )
 
     def _decode(self, jobs: Sequence[_Job]) -> None:
@@ -278,6 +293,7 @@ class JaxEngine:
             seeds[row] = (request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF)
         tokens, logprobs, self._cache = _decode(
             self._config,
+            self._mesh,
             self._decode_steps,
             self._params,
             self._cache,
@@ -334,9 +350,10 @@ def _serving_copy(config: DecoderConfig, params: Params) -> Params:
     return jax.tree.map(lambda x: jnp.array(x, config.dtype, copy=True), params)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _prefill(
     config: DecoderConfig,
+    mesh: Mesh | None,
     params: Params,
     cache: KVCache,
     tokens: jax.Array,
@@ -345,12 +362,15 @@ def _prefill(
 ) -> KVCache:
     """Compute keys and values of blocks: tokens [B, P] at positions from starts [B]."""
     positions = starts[:, None] + jnp.arange(tokens.shape[1])
-    return cached_hidden_states(config, params, tokens, positions, tables, cache)[1]
+    return cached_hidden_states(
+        config, params, tokens, positions, tables, cache, mesh=mesh
+    )[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def _decode(
     config: DecoderConfig,
+    mesh: Mesh | None,
     steps: int,
     params: Params,
     cache: KVCache,
@@ -382,8 +402,9 @@ def _decode(
             state["position"][:, None],
             jnp.where(active[:, None], tables, count),
             cache,
+            mesh=mesh,
         )
-        scores = logits(config, params, states[:, 0])
+        scores = constrain(mesh, logits(config, params, states[:, 0]), ROWS)
         token, logprob = sample(scores, *how, state["index"])
         state = {
             "token": token,

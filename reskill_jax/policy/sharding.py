@@ -1,0 +1,180 @@
+"""Where the arrays of a run live when there are several devices.
+
+A mesh has three axes. Rows of a batch are split over `data` and `fsdp`; parameters and
+optimiser state over `fsdp` and `tensor`, as the one table below says; `data` holds
+copies of them. A mesh of None is one device, with programs as if there were no meshes.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Tree = TypeVar("Tree")
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # what the first axis of a batch is split over
+
+# Path of a parameter -> its axes. Optimisers keep arrays under the same paths.
+_TABLE = (
+    (r"embed/embedding", P("tensor", "fsdp")),  # [V, D]
+    (r"lm_head/kernel", P("fsdp", "tensor")),  # [D, V]
+    (r"norm/scale", P()),  # [D]
+    (r"layers/(attention|mlp)_norm/scale", P()),  # [L, D]
+    (r"layers/attention/(query|key)_norm/scale", P()),  # [L, H]
+    (r"layers/attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/attention/(query|key|value)/bias", P(None, "tensor")),  # [L, N, H]
+    (r"layers/attention/out/kernel", P(None, "tensor", None, "fsdp")),  # [L, N, H, D]
+    (r"layers/attention/out/bias", P()),  # [L, D]
+    (r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
+    (r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
+)
+
+
+def make_mesh(
+    shape: Sequence[int], devices: Sequence[jax.Device] | None = None
+) -> Mesh | None:
+    """Arrange devices; None for one device.
+
+    Args:
+        shape: sizes of `AXES`; one of them may be -1 for whatever is left.
+        devices: all of them by default. With fewer asked for, the first are taken.
+
+    Raises:
+        ValueError: if the shape does not fit the devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_sizes(shape, len(devices))
+    count = math.prod(sizes)
+    if jax.process_count() > 1 and count < len(devices):
+        raise ValueError(
+            f"config.mesh={_show(shape)} takes {count} of {len(devices)} devices, but "
+            "every process has to take part with all of its own: raise one axis, or "
+            "set it to -1"
+        )
+    if count == 1:
+        return None
+    return jax.make_mesh(
+        sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:count]
+    )
+
+
+def mesh_sizes(shape: Sequence[int], count: int) -> tuple[int, ...]:
+    """Replace the -1 in the shape of a mesh of at most `count` devices.
+
+    Raises:
+        ValueError: if that cannot be done.
+    """
+    known = math.prod(size for size in shape if size != -1)
+    free = list(shape).count(-1)
+    if free > 1 or known < 1:
+        raise ValueError(
+            f"config.mesh={_show(shape)}: give sizes of 1 or more, and -1 at most once"
+        )
+    if known > count or (free and count % known):
+        raise ValueError(
+            f"config.mesh={_show(shape)} does not fit {count} devices: the sizes "
+            f"multiply to {known}. Choose others; on a CPU, "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=N simulates devices"
+        )
+    return tuple(count // known if size == -1 else size for size in shape)
+
+
+def row_shards(mesh: Mesh | None) -> int:
+    """Return over how many parts of the mesh the rows of a batch are split."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def parameter_sharding(
+    mesh: Mesh, path: str, shape: tuple[int, ...], *, memory_kind: str | None = None
+) -> NamedSharding:
+    """Look up where a parameter lives, or an array that an optimiser keeps for it.
+
+    Args:
+        mesh: the devices.
+        path: keys joined by slashes; the table knows how it ends. Scalars have copies
+            everywhere whatever their path.
+        shape: of the array.
+        memory_kind: of the devices; their default one if None.
+
+    Raises:
+        ValueError: if the table does not know it, or an axis cannot be split evenly.
+    """
+    if not shape:
+        return NamedSharding(mesh, P(), memory_kind=memory_kind)
+    rows = (spec for row, spec in _TABLE if re.search(rf"(^|/){row}$", path))
+    if (spec := next(rows, None)) is None:
+        raise ValueError(
+            f"the parameter {path!r} {list(shape)} has no row in policy/sharding.py's "
+            "table: add one that says how to split it"
+        )
+    for axis, name in enumerate(tuple(spec)):
+        if name is not None and shape[axis] % mesh.shape[name]:
+            raise ValueError(
+                f"the parameter {path!r} {list(shape)} cannot be split: its axis "
+                f"{axis} of {shape[axis]} is not a multiple of config.mesh.{name}="
+                f"{mesh.shape[name]}; choose a divisor"
+            )
+    return NamedSharding(mesh, spec, memory_kind=memory_kind)
+
+
+def parameter_shardings(
+    mesh: Mesh, tree: Any, *, memory_kind: str | None = None
+) -> Any:
+    """Map `parameter_sharding` over arrays, abstract or not: a tree like theirs."""
+
+    def look_up(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return parameter_sharding(mesh, name, leaf.shape, memory_kind=memory_kind)
+
+    return jax.tree_util.tree_map_with_path(look_up, tree)
+
+
+def abstract(mesh: Mesh | None, tree: Any) -> Any:
+    """Return `jax.ShapeDtypeStruct`s of parameters or optimiser state, with places."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        tree,
+        parameter_shardings(mesh, tree),
+    )
+
+
+def constrain_parameters(mesh: Mesh | None, tree: Tree) -> Tree:
+    """Tell the compiler where parameters, gradients or optimiser state live."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(mesh, tree))
+
+
+def constrain(mesh: Mesh | None, x: jax.Array, *spec: Any) -> jax.Array:
+    """Tell the compiler how the axes of `x` are split; those not named are not."""
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))
+
+
+def put_rows(mesh: Mesh | None, batch: Tree) -> Tree:
+    """Split host arrays [R, ...] by rows; what is on the mesh already stays.
+
+    Every process has the whole batch and uploads the rows of its own devices.
+    """
+    if mesh is None:
+        return batch
+    sharding = NamedSharding(mesh, P(ROWS))
+
+    def put(x: Any) -> jax.Array:
+        if isinstance(x, jax.Array):
+            return x
+        return jax.make_array_from_process_local_data(sharding, x, x.shape)
+
+    return jax.tree.map(put, batch)
+
+
+def _show(shape: Sequence[int]) -> str:
+    return "{" + ", ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True)) + "}"

@@ -1,0 +1,139 @@
+"""Tests for a process with eight devices; `test_sharding.py` runs them in one."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.grpo.scoring import make_logprobs
+from reskill_jax.grpo.update import make_update
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.sharding import abstract, make_mesh
+from reskill_jax.policy.weights import load, on_mesh, save
+
+sys.path.append(str(Path(__file__).parents[1] / "grpo"))
+from grpo_cases import make_batch
+
+CONFIG = DecoderConfig(
+    vocab_size=48,
+    hidden_size=16,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    tie_word_embeddings=False,
+)
+TX = make_optimizer(1e-3)
+MESHES = [(1, 8, 1), (2, 2, 2), (1, 4, 2)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Weights as every run finds them."""
+    path = tmp_path_factory.mktemp("policy")
+    params = jax.jit(functools.partial(init, CONFIG))(jax.random.key(0))
+    save(path, CONFIG, jax.tree.map(lambda x: x + 0.1, params))
+    return path
+
+
+def start(directory, mesh):
+    _, params = load(directory, on_mesh(mesh))
+    return init_state(params, TX, mesh)
+
+
+def updates(directory, mesh, count=2):
+    """So many updates of four optimiser steps in all; returns state and metrics."""
+    update = make_update(
+        make_logprobs(CONFIG, chunk=32, remat="full", mesh=mesh),
+        TX,
+        buckets=(64,),
+        tokens_per_microbatch=128,
+        minibatches=2,
+        kl_coef=0.05,
+        old_logprobs="recompute",
+        mesh=mesh,
+    )
+    state = start(directory, mesh)
+    reference = jax.tree.map(lambda x: 0.9 * x, state.params)
+    metrics = []
+    for seed in range(count):
+        state, figures = update(state, reference, make_batch(seed), seed=seed)
+        metrics.append(figures)
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def alone(directory):
+    return updates(directory, None)
+
+
+def shard_sizes(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            leaf.size // leaf.addressable_shards[0].data.size
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_updates_equal_those_of_one_device(directory, alone, shape):
+    mesh = make_mesh(shape)
+    state, metrics = updates(directory, mesh)
+    for ours, theirs in zip(
+        jax.tree.leaves(state), jax.tree.leaves(alone[0]), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=3e-5)
+    for ours, theirs in zip(metrics, alone[1], strict=True):
+        for name, value in theirs.items():
+            if not name.startswith("batch/"):
+                assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    # Still in parts, after init and after updates alike.
+    assert shard_sizes(state) == shard_sizes(start(directory, mesh))
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_state_is_in_parts(directory, shape):
+    _, fsdp, tensor = shape
+    parts = shard_sizes(start(directory, make_mesh(shape)))
+    for tree in ("params", "opt_state/1/0/mu", "opt_state/1/0/nu"):
+        assert parts[f"{tree}/embed/embedding"] == fsdp * tensor
+        assert parts[f"{tree}/layers/attention/query/kernel"] == fsdp * tensor
+        assert parts[f"{tree}/layers/mlp/down/kernel"] == fsdp * tensor
+        assert parts[f"{tree}/layers/mlp_norm/scale"] == 1
+
+
+def test_weights_come_onto_the_mesh_bit_for_bit(directory):
+    _, whole = load(directory)
+    _, parts = load(directory, on_mesh(make_mesh((2, 2, 2))))
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+def test_checkpoints_move_between_meshes(directory, tmp_path):
+    state, _ = updates(directory, make_mesh((2, 2, 2)), count=1)
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, state, {})
+    checkpointer.wait()
+    template = jax.eval_shape(lambda x: x, state)
+    for shape in ((1, 8, 1), (1, 2, 1), (1, 1, 1)):
+        mesh = make_mesh(shape)
+        restored = checkpointer.restore(abstract(mesh, template)).arrays
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        if mesh is not None:
+            assert shard_sizes(restored) == shard_sizes(start(directory, mesh))
+    checkpointer.close()
+
+
+def test_meshes_take_the_first_devices():
+    mesh = make_mesh((1, 4, 1))
+    assert mesh is not None
+    assert list(mesh.devices.flat) == jax.devices()[:4]
+    assert jnp.ones(()).devices() == {jax.devices()[0]}
