@@ -42,6 +42,14 @@ EXPERIMENTS: dict[str, Changes] = {
     },
 }
 
+# Twice the main job's unseen houses, and nothing else evaluated than begin and end.
+_EVALUATION: Changes = {
+    "env.houses_eval": 96,
+    "eval.games": 96,
+    "eval.splits": ("valid_unseen",),
+    "eval.every": 0,
+}
+
 _WORKDIR = flags.DEFINE_string("workdir", "runs/laboratory", "Directory of all runs.")
 _RESULTS = flags.DEFINE_string(
     "results", "results/laboratory.jsonl", "File with the figures of finished runs."
@@ -83,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
             size: Changes = {"seed": seed, "num_steps": _STEPS.value}
             figures_of_run = results.obtain(
                 f"{name}, seed {seed}",
-                size | EXPERIMENTS[name],
+                size | _EVALUATION | EXPERIMENTS[name],
                 directory(name, seed),
                 lambda workdir: asdict(outcome(workdir, _STEPS.value)),
                 train=time.monotonic() < deadline,

@@ -14,7 +14,8 @@ from reskill_jax.metrics import read_metrics
 from reskill_jax.warm_start.recipe import RECIPES
 from reskill_jax.workdir import Workdir
 
-Changes = dict[str, str | int | float]  # keys of the configuration to their values
+Value = str | int | float | tuple[str, ...]
+Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"
 
@@ -80,7 +81,7 @@ class Results:
             return figures
         if train:
             finish(workdir, changes)
-        if not is_finished(workdir, int(changes["num_steps"])):
+        if not is_finished(workdir, _steps(changes)):
             return None
         figures = read(Workdir(workdir))
         self.add(name, changes, figures)
@@ -109,7 +110,7 @@ def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
     """
-    if is_finished(workdir, int(changes["num_steps"])):
+    if is_finished(workdir, _steps(changes)):
         return
     command = [
         sys.executable,
@@ -121,6 +122,12 @@ def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
     ]
     print(" ".join(command[1:]), flush=True)
     subprocess.run(command, check=True)
+
+
+def _steps(changes: Changes) -> int:
+    steps = changes["num_steps"]
+    assert isinstance(steps, int)
+    return steps
 
 
 def is_finished(workdir: Path, steps: int) -> bool:
