@@ -202,7 +202,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.strategy.capacity = 6
         c.trial.max_steps = 8  # small batches and few steps, but large effects
         c.trial.effect_sd = 0.15
-        c.strategy.reservoir_min = 64
+        c.strategy.reservoir_min = 32
         c.eval.games = 48
         c.eval.every = 20
     if variant == "smoke":
