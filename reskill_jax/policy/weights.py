@@ -137,12 +137,11 @@ def on_mesh(mesh: Mesh | None) -> Place:
         if path[0] != "layers":
             ((_, piece),) = pieces
             return _upload(piece, abstract.dtype, target)
-        zeros = functools.partial(jnp.zeros, abstract.shape, abstract.dtype)
-        whole = jax.jit(zeros, out_shardings=target)()
-        insert = jax.jit(_insert, donate_argnums=0, out_shardings=target)
+        whole = jnp.zeros(abstract.shape, abstract.dtype, device=target)
         of_layer = NamedSharding(mesh, P(*tuple(target.spec)[1:]))
         for layer, piece in pieces:
-            whole = insert(whole, _upload(piece, abstract.dtype, of_layer), layer)
+            part = _upload(piece, abstract.dtype, of_layer)
+            whole = _insert(target, whole, part, layer)
         return whole
 
     return place
@@ -154,8 +153,12 @@ def _upload(piece: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array
     )
 
 
-def _insert(whole: jax.Array, part: jax.Array, layer: int) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(whole, part, layer, 0)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _insert(
+    place: NamedSharding, whole: jax.Array, part: jax.Array, layer: int
+) -> jax.Array:
+    whole = jax.lax.dynamic_update_index_in_dim(whole, part, layer, 0)
+    return jax.lax.with_sharding_constraint(whole, place)
 
 
 def load(directory: Path | str, place: Place = on_host) -> tuple[DecoderConfig, Params]:

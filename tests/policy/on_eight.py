@@ -49,33 +49,37 @@ def start(directory, mesh):
     return init_state(params, TX, mesh)
 
 
-def updates(directory, mesh, count=2):
-    """So many updates of four optimiser steps in all; returns state and metrics."""
-    update = make_update(
-        make_logprobs(CONFIG, chunk=32, remat="full", mesh=mesh),
-        TX,
-        buckets=(64,),
-        tokens_per_microbatch=128,
-        minibatches=2,
-        kl_coef=0.05,
-        old_logprobs="recompute",
-        mesh=mesh,
-    )
-    state = start(directory, mesh)
-    reference = jax.tree.map(lambda x: 0.9 * x, state.params)
-    metrics = []
-    for seed in range(count):
-        state, figures = update(state, reference, make_batch(seed), seed=seed)
-        metrics.append(figures)
-    return state, metrics
-
-
 @pytest.fixture(scope="module")
-def alone(directory):
-    return updates(directory, None)
+def trained(directory):
+    """Train on a mesh, once each: parts at the start, state, metrics of two updates."""
+
+    @functools.cache
+    def train(shape):
+        mesh = make_mesh(shape)
+        update = make_update(
+            make_logprobs(CONFIG, chunk=32, mesh=mesh),
+            TX,
+            buckets=(64,),
+            tokens_per_microbatch=128,
+            minibatches=2,
+            kl_coef=0.05,
+            old_logprobs="recompute",
+            mesh=mesh,
+        )
+        state = start(directory, mesh)
+        parts = shard_sizes(state)
+        reference = jax.tree.map(lambda x: 0.9 * x, state.params)
+        metrics = []
+        for seed in range(2):
+            state, figures = update(state, reference, make_batch(seed), seed=seed)
+            metrics.append(figures)
+        return parts, state, metrics
+
+    return train
 
 
 def shard_sizes(tree):
+    """Over how many parts each array is split, by name."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             leaf.size // leaf.addressable_shards[0].data.size
@@ -85,30 +89,27 @@ def shard_sizes(tree):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_updates_equal_those_of_one_device(directory, alone, shape):
-    mesh = make_mesh(shape)
-    state, metrics = updates(directory, mesh)
-    for ours, theirs in zip(
-        jax.tree.leaves(state), jax.tree.leaves(alone[0]), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=3e-5)
-    for ours, theirs in zip(metrics, alone[1], strict=True):
-        for name, value in theirs.items():
+def test_updates_equal_those_of_one_device(trained, shape):
+    _, ours, figures = trained(shape)
+    _, theirs, expected = trained((1, 1, 1))
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=3e-5)
+    for x, y in zip(figures, expected, strict=True):
+        for name, value in y.items():
             if not name.startswith("batch/"):
-                assert ours[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
-    # Still in parts, after init and after updates alike.
-    assert shard_sizes(state) == shard_sizes(start(directory, mesh))
+                assert x[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.parametrize("shape", MESHES)
-def test_state_is_in_parts(directory, shape):
-    _, fsdp, tensor = shape
-    parts = shard_sizes(start(directory, make_mesh(shape)))
+def test_state_is_in_parts_from_the_start_and_stays_so(trained, shape):
+    parts, state, _ = trained(shape)
+    split = shape[1] * shape[2]
     for tree in ("params", "opt_state/1/0/mu", "opt_state/1/0/nu"):
-        assert parts[f"{tree}/embed/embedding"] == fsdp * tensor
-        assert parts[f"{tree}/layers/attention/query/kernel"] == fsdp * tensor
-        assert parts[f"{tree}/layers/mlp/down/kernel"] == fsdp * tensor
+        assert parts[f"{tree}/embed/embedding"] == split
+        assert parts[f"{tree}/layers/attention/query/kernel"] == split
+        assert parts[f"{tree}/layers/mlp/down/kernel"] == split
         assert parts[f"{tree}/layers/mlp_norm/scale"] == 1
+    assert shard_sizes(state) == parts
 
 
 def test_weights_come_onto_the_mesh_bit_for_bit(directory):
@@ -117,8 +118,8 @@ def test_weights_come_onto_the_mesh_bit_for_bit(directory):
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
 
 
-def test_checkpoints_move_between_meshes(directory, tmp_path):
-    state, _ = updates(directory, make_mesh((2, 2, 2)), count=1)
+def test_checkpoints_move_between_meshes(trained, tmp_path):
+    _, state, _ = trained((2, 2, 2))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state, {})
     checkpointer.wait()
@@ -128,7 +129,8 @@ def test_checkpoints_move_between_meshes(directory, tmp_path):
         restored = checkpointer.restore(abstract(mesh, template)).arrays
         jax.tree.map(np.testing.assert_array_equal, restored, state)
         if mesh is not None:
-            assert shard_sizes(restored) == shard_sizes(start(directory, mesh))
+            split = shape[1] * shape[2]
+            assert shard_sizes(restored)["params/layers/mlp/up/kernel"] == split
     checkpointer.close()
 
 
