@@ -46,6 +46,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.policy = ConfigDict()
     c.policy.path = ""  # Hugging Face directory; empty: the warm start below
     c.policy.dtype = "bfloat16"  # compute; masters are float32
+    c.policy.attention = "auto"  # xla, cudnn, splash; auto: by the devices
     c.policy.remat = "full"  # none, dots, full
     c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
 

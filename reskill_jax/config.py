@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.policy.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout.prompts import WORDINGS
 from reskill_jax.skills.trial import TrialConfig
@@ -24,6 +25,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "prompt.wording": tuple(WORDINGS),
     "prompt.layout": ("tree", "paper"),
     "policy.dtype": ("float32", "bfloat16"),
+    "policy.attention": ("auto", *BACKENDS),
     "policy.remat": ("none", "dots", "full"),
     "engine.name": ("jax",),
     "grpo.rule": ("corrected", "reference"),

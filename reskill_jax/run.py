@@ -19,12 +19,13 @@ from reskill_jax import cache
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.grpo.optimization import make_optimizer
+from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
+from reskill_jax.policy.attention import choose_backend
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.sharding import AXES, make_mesh
+from reskill_jax.policy.sharding import AXES, make_mesh, platform_of
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector
@@ -224,13 +225,7 @@ def make_grpo(
         grpo.learning_rate, clip_norm=grpo.clip_norm, weight_decay=grpo.weight_decay
     )
     update = make_update(
-        make_logprobs(
-            decoder,
-            temperature=config.rollout.temperature,
-            chunk=config.policy.logprob_chunk,
-            remat=config.policy.remat,
-            mesh=mesh,
-        ),
+        make_logprob_fn(config, decoder, mesh),
         tx,
         buckets=grpo.buckets,
         tokens_per_microbatch=grpo.tokens_per_microbatch,
@@ -240,13 +235,32 @@ def make_grpo(
         aggregation=grpo.aggregation,
         old_logprobs=grpo.old_logprobs,
         minibatches=grpo.minibatches,
-        clip_low=grpo.clip_low,
-        clip_high=grpo.clip_high,
-        dual_clip=grpo.dual_clip,
-        kl_coef=grpo.kl_coef,
+        **loss_options(config),
         mesh=mesh,
     )
     return tx, update
+
+
+def make_logprob_fn(
+    config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None
+) -> LogprobFn:
+    """Build what scores tokens in training."""
+    return make_logprobs(
+        decoder,
+        temperature=config.rollout.temperature,
+        chunk=config.policy.logprob_chunk,
+        remat=config.policy.remat,
+        attention_backend=choose_backend(
+            config.policy.attention, platform_of(mesh), decoder.dtype
+        ),
+        mesh=mesh,
+    )
+
+
+def loss_options(config: ConfigDict) -> dict[str, float]:
+    """Return the options of the loss."""
+    keys = ("clip_low", "clip_high", "dual_clip", "kl_coef")
+    return {key: config.grpo[key] for key in keys}
 
 
 def due(step: int, every: int, last: int) -> bool:

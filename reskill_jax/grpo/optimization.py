@@ -93,20 +93,7 @@ def make_step(
         FloatingPointError: if loss or gradients are not finite; the state is not
             changed then.
     """
-
-    @partial(jax.jit, donate_argnums=1)
-    def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
-        total = jax.tree.map(jnp.add, total, grads)
-        return constrain_parameters(mesh, total), metrics
-
-    @partial(jax.jit, donate_argnums=0)
-    def apply(state: TrainState, grads: Any) -> TrainState:
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        state = TrainState(params, opt_state, state.step + 1)
-        return constrain_parameters(mesh, state)
-
+    accumulate, apply = make_programs(loss_fn, tx, mesh)
     norm_of = jax.jit(optax.tree.norm)
 
     def step(
@@ -126,6 +113,32 @@ def make_step(
         return apply(state, grads), metrics
 
     return step
+
+
+def make_programs(
+    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> tuple[Any, Any]:
+    """Return the two jitted functions of a step.
+
+    Returns:
+        `accumulate(params, grads, microbatch) -> (grads, metrics)`, which donates the
+        gradients so far, and `apply(state, grads) -> state`, which donates the state.
+    """
+
+    @partial(jax.jit, donate_argnums=1)
+    def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
+        total = jax.tree.map(jnp.add, total, grads)
+        return constrain_parameters(mesh, total), metrics
+
+    @partial(jax.jit, donate_argnums=0)
+    def apply(state: TrainState, grads: Any) -> TrainState:
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(params, opt_state, state.step + 1)
+        return constrain_parameters(mesh, state)
+
+    return accumulate, apply
 
 
 def _check_finite(step: int, metrics: Sequence[Metrics]) -> None:

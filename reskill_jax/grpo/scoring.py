@@ -18,6 +18,7 @@ def make_logprobs(
     temperature: float = 1.0,
     chunk: int = 128,
     remat: str = "none",
+    attention_backend: str = "xla",
     mesh: Mesh | None = None,
 ) -> LogprobFn:
     """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
@@ -34,6 +35,7 @@ def make_logprobs(
             temperature=temperature,
             chunk=chunk,
             remat=remat,
+            attention_backend=attention_backend,
             mesh=mesh,
         )
         return scores

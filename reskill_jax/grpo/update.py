@@ -13,7 +13,7 @@ from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
 from reskill_jax.grpo.batch import PackedBatch, pack
 from reskill_jax.grpo.loss import Aggregation, GrpoBatch, grpo_loss, token_weights
 from reskill_jax.grpo.metrics import Metrics, reduce_metrics
-from reskill_jax.grpo.optimization import LogprobFn, TrainState, make_step
+from reskill_jax.grpo.optimization import LogprobFn, LossFn, TrainState, make_step
 from reskill_jax.policy.sharding import ROWS, constrain, put_rows, row_shards
 from reskill_jax.rollout.types import Episode
 
@@ -85,22 +85,15 @@ def make_update(
     if dual_clip <= 1:
         raise ValueError(f"grpo.dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
-    def loss_fn(params: Any, batch: GrpoBatch) -> tuple[jax.Array, Metrics]:
-        return grpo_loss(
-            logprob_fn(params, batch.packed),
-            batch,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            dual_clip=dual_clip,
-            kl_coef=kl_coef,
-        )
-
+    loss_fn = make_loss(
+        logprob_fn,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        dual_clip=dual_clip,
+        kl_coef=kl_coef,
+    )
     step = make_step(loss_fn, tx, mesh)
-
-    @jax.jit
-    def masked(params: Any, packed: PackedBatch) -> jax.Array:
-        logprobs = jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
-        return constrain(mesh, logprobs, ROWS)
+    masked = make_forward(logprob_fn, mesh)
 
     def forward(params: Any, packed: PackedBatch) -> jax.Array:
         return masked(params, put_rows(mesh, packed))
@@ -158,6 +151,29 @@ def make_update(
         return state, summary | _fill_metrics(prepared) | reduce_metrics(metrics)
 
     return update
+
+
+def make_loss(logprob_fn: LogprobFn, **options: float) -> LossFn:
+    """Build (params, micro-batch) -> (its share of the loss, metrics).
+
+    Options are those of `grpo_loss`.
+    """
+
+    def loss_fn(params: Any, batch: GrpoBatch) -> tuple[jax.Array, Metrics]:
+        return grpo_loss(logprob_fn(params, batch.packed), batch, **options)
+
+    return loss_fn
+
+
+def make_forward(logprob_fn: LogprobFn, mesh: Mesh | None = None) -> Any:
+    """Return the jitted (params, packed) -> float32 [R, T], 0 outside the mask."""
+
+    @jax.jit
+    def masked(params: Any, packed: PackedBatch) -> jax.Array:
+        logprobs = jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
+        return constrain(mesh, logprobs, ROWS)
+
+    return masked
 
 
 def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarray]:

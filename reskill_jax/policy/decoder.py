@@ -148,6 +148,7 @@ def hidden_states(
     mask: jax.Array,
     *,
     remat: str = "none",
+    attention_backend: str = "xla",
     mesh: Mesh | None = None,
 ) -> jax.Array:
     """Run whole rows; returns the states after the final norm, [B, T, D].
@@ -159,6 +160,7 @@ def hidden_states(
         positions: int32 [B, T], for RoPE.
         mask: bool [B, T, T], causal (False wherever j > i).
         remat: what the backward pass keeps, a key of `REMAT`.
+        attention_backend: one of `attention.BACKENDS`.
         mesh: the devices; rows are split as `sharding.ROWS` says.
     """
     model = _merge(config, params)
@@ -166,7 +168,9 @@ def hidden_states(
     definition, layers = nnx.split(model.layers)
 
     def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-        attend = functools.partial(attention, mask=mask)
+        attend = functools.partial(
+            attention, mask=mask, backend=attention_backend, mesh=mesh
+        )
         x = nnx.merge(definition, layer)(x, rotation, attend)
         return constrain(mesh, x, ROWS), None
 

@@ -10,6 +10,8 @@ from reskill_jax.policy.attention import tree_mask
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, hidden_states, logits
 
+_UNROLLED = 8  # chunks; more are a loop in the program, or it would grow with T
+
 
 def token_logprobs(
     config: DecoderConfig,
@@ -23,6 +25,7 @@ def token_logprobs(
     temperature: float | jax.Array = 1.0,
     chunk: int = 128,
     remat: str = "none",
+    attention_backend: str = "xla",
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Score `targets` as the tokens that follow each index.
@@ -41,6 +44,7 @@ def token_logprobs(
         temperature: divides the logits; broadcasts to [B, T].
         chunk: columns per piece.
         remat: what the backward pass keeps per layer, see `decoder.REMAT`.
+        attention_backend: see `attention.BACKENDS`.
         mesh: the devices, see `decoder.hidden_states`.
 
     Returns:
@@ -49,17 +53,40 @@ def token_logprobs(
     """
     mask = tree_mask(tree, branch)
     states = hidden_states(
-        config, params, tokens, positions, mask, remat=remat, mesh=mesh
+        config,
+        params,
+        tokens,
+        positions,
+        mask,
+        remat=remat,
+        attention_backend=attention_backend,
+        mesh=mesh,
     )
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
     score = jax.checkpoint(functools.partial(_score, config, params))
     length = tokens.shape[1]
+    if length % chunk == 0 and length // chunk > _UNROLLED:
+        pieces = (_cut(x, chunk) for x in (states, targets, temperature))
+        _, (logprobs, entropy) = jax.lax.scan(
+            lambda _, piece: (None, score(*piece)), None, tuple(pieces)
+        )
+        return _join(logprobs), _join(entropy)
     parts = [
         score(*(x[:, at : at + chunk] for x in (states, targets, temperature)))
         for at in range(0, length, chunk)
     ]
     logprobs, entropy = (jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     return logprobs, entropy
+
+
+def _cut(x: jax.Array, chunk: int) -> jax.Array:
+    """Turn [B, T, ...] into [T / chunk, B, chunk, ...]."""
+    return jnp.moveaxis(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 1, 0)
+
+
+def _join(x: jax.Array) -> jax.Array:
+    """Turn [T / chunk, B, chunk] into [B, T]."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
 
 
 def _score(

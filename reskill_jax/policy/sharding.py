@@ -84,6 +84,12 @@ def mesh_sizes(shape: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(count // known if size == -1 else size for size in shape)
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """Return what the devices are: cpu, gpu or tpu."""
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    return device.platform
+
+
 def row_shards(mesh: Mesh | None) -> int:
     """Return over how many parts of the mesh the rows of a batch are split."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reskill_jax.policy.attention import attention, tree_mask
+from reskill_jax.policy.attention import attention, choose_backend, tree_mask
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import (
     REMAT,
@@ -150,6 +151,57 @@ def test_blocks_of_queries_change_nothing():
     np.testing.assert_allclose(ours[sees], expected[sees], atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["splash", "cudnn"])
+def test_backends_equal_blocks_of_queries_forward_and_backward(backend):
+    on_gpu = jax.default_backend() == "gpu"
+    if (backend == "cudnn") != on_gpu:
+        pytest.skip(f"{backend} does not run on {jax.default_backend()}")
+    keys = jax.random.split(jax.random.key(0), 5)
+    length = 256  # two tiles
+    dtype = jnp.bfloat16 if on_gpu else jnp.float32
+    q = jax.random.normal(keys[0], (2, length, 4, 128), dtype)
+    k = jax.random.normal(keys[1], (2, length, 2, 128), dtype)
+    v = jax.random.normal(keys[2], (2, length, 2, 128), dtype)
+    tree = jnp.sort(jax.random.randint(keys[3], (2, length), 0, 4), axis=1)[:, ::-1]
+    branch = (jnp.arange(length) // 7 % 4 * jnp.ones((2, 1))).astype(int)
+    mask = tree_mask(tree, branch)
+    sees = mask.any(-1)[..., None, None]
+    assert not sees.all()  # there is padding
+    weights = jax.random.normal(keys[4], q.shape) * sees
+
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.value_and_grad, argnums=(1, 2, 3))
+    def score(backend, q, k, v):
+        return jnp.sum(attention(q, k, v, mask, backend=backend) * weights)
+
+    expected, ours = score("xla", q, k, v), score(backend, q, k, v)
+    scale = 1e-2 if on_gpu else 1e-5
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(x, np.float32),
+            np.asarray(y, np.float32),
+            atol=scale * float(jnp.abs(y).max()),
+        )
+
+
+def test_backends_are_chosen_by_platform():
+    assert choose_backend("auto", "cpu", "float32") == "xla"
+    assert choose_backend("auto", "gpu", "bfloat16") == "cudnn"
+    assert choose_backend("auto", "gpu", "float32") == "xla"
+    assert choose_backend("auto", "tpu", "float32") == "splash"
+    assert choose_backend("xla", "tpu", "float32") == "xla"
+    with pytest.raises(ValueError, match="attention='cudnn' is for GPUs"):
+        choose_backend("cudnn", "cpu", "bfloat16")
+    with pytest.raises(ValueError, match="'splash' is for TPUs"):
+        choose_backend("splash", "gpu", "bfloat16")
+
+
+def test_splash_refuses_rows_that_it_cannot_tile():
+    x = jnp.zeros((1, 100, 2, 8))
+    with pytest.raises(ValueError, match="multiples of 128 tokens, not 100"):
+        attention(x, x, x, jnp.ones((1, 100, 100), bool), backend="splash")
+
+
 Token = tuple[int, int, int]  # token, position, branch
 
 
@@ -221,9 +273,10 @@ def row():
     return tokens, positions, ones, 0 * ones, jnp.roll(tokens, -1, 1)
 
 
-def test_logprobs_and_entropy_are_those_of_the_softmax(row):
+@pytest.mark.parametrize("chunk", [6, 2])  # some in a row, and a loop over many
+def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
     params = noisy(CONFIG)
-    ours, entropy = score(CONFIG, params, *row, temperature=0.7, chunk=6)
+    ours, entropy = score(CONFIG, params, *row, temperature=0.7, chunk=chunk)
     for b in range(2):
         scores = oracle(CONFIG, params, row[0][b]) / 0.7
         table = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -246,6 +299,22 @@ def test_remat_keeps_gradients(row, remat):
         grad(params, remat, 7),
         grad(params, "none", 20),
     )
+
+
+@pytest.mark.parametrize("chunk", [5, 2])
+def test_logits_of_whole_rows_are_nowhere_in_the_program(row, chunk):
+    def loss(params, chunk):
+        return token_logprobs(CONFIG, params, *row, chunk=chunk, remat="full")[0].sum()
+
+    def largest(chunk):
+        """The most columns of logits that any array of the program has room for."""
+        lowered = jax.jit(jax.grad(loss), static_argnums=1).lower(noisy(CONFIG), chunk)
+        shapes = re.findall(r"f32\[([\d,]+)\]", lowered.compile().as_text())
+        sizes = [[int(n) for n in shape.split(",")] for shape in shapes]
+        return max(np.prod(size) for size in sizes if 50 in size and size != [50, 16])
+
+    assert largest(20) >= 2 * 20 * 50  # what the others must not have
+    assert largest(chunk) < 2 * 20 * 50
 
 
 def test_program_size_does_not_grow_with_layers(row):
