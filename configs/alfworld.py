@@ -55,6 +55,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.mesh.data = 1  # copies of the parameters
     c.mesh.fsdp = -1  # parameters are split over these, and rows over both
     c.mesh.tensor = 1  # heads and feed-forward widths are split over these
+    c.mesh.topology = ""  # of TPUs that are not here, e.g. v6e:4x4; --mode=compile only
 
     # Supervised learning on demonstrations that obey skills, unless policy.path is set.
     c.warm_start = ConfigDict()

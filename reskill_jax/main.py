@@ -4,9 +4,12 @@
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a
     python -m reskill_jax.main --mode=show --workdir=runs/a
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
+    python -m reskill_jax.main --mode=compile --config=configs/alfworld.py \
+        --config.policy.path=Qwen3-8B --config.mesh.topology=v5e:4x4
 
 `train`, the default, starts a run or resumes it; any key of the configuration can be
-changed by a flag such as ``--config.seed=1``. The other modes look at a run.
+changed by a flag such as ``--config.seed=1``. `compile` tells what a run would need of
+devices that need not be there. The other modes look at a run.
 """
 
 import sys
@@ -23,9 +26,9 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "export", "show"], "What to do."
+    "mode", "train", ["train", "evaluate", "export", "show", "compile"], "What to do."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
 _EXPORT_DTYPE = flags.DEFINE_enum(
     "export_dtype",
@@ -40,6 +43,11 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    if _MODE.value == "compile":
+        _compile()
+        return
+    if not _WORKDIR.value:
+        raise app.UsageError(f"--mode={_MODE.value} needs --workdir, a run's directory")
     workdir = Workdir(Path(_WORKDIR.value))
     if _MODE.value == "show":
         from reskill_jax.show import show  # noqa: PLC0415
@@ -80,6 +88,20 @@ def _train(workdir: Workdir) -> None:
     with workdir.lock():
         workdir.bind(config.to_dict())
         train(config, workdir)
+
+
+def _compile() -> None:
+    from reskill_jax.compile import compile_run, render  # noqa: PLC0415
+
+    if _CONFIG.value is None:
+        raise app.UsageError("--mode=compile needs --config, e.g. configs/alfworld.py")
+    try:
+        report = compile_run(_CONFIG.value)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(render(report))
+    if not report.fits:
+        sys.exit(1)
 
 
 def _export(workdir: Workdir) -> None:

@@ -23,6 +23,7 @@ from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.attention import choose_backend
+from reskill_jax.policy.cache import empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.sharding import AXES, make_mesh, platform_of
@@ -166,19 +167,34 @@ def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
 def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine:
     """Build the engine that serves `params`."""
     chunk = config.engine.prefill_chunk
-    longest = config.prompt.max_tokens + config.rollout.max_tokens
     return JaxEngine(
         policy.config,
         params,
         eos_id=policy.tokenizer.eos_id,
         slots=config.engine.slots,
-        context=-(-longest // chunk) * chunk,
+        context=_context(config),
         prefill_chunk=chunk,
         prefill_rows=config.engine.prefill_rows,
         decode_rows=config.engine.decode_rows,
         decode_steps=config.engine.decode_steps,
         mesh=policy.mesh,
     )
+
+
+def cache_bytes(config: ConfigDict, decoder: DecoderConfig) -> int:
+    """Return the size of the engine's keys and values."""
+    blocks = config.engine.slots * _context(config) // config.engine.prefill_chunk
+    cache = jax.eval_shape(
+        lambda: empty_cache(decoder, blocks, config.engine.prefill_chunk)
+    )
+    return sum(x.size * x.dtype.itemsize for x in cache)
+
+
+def _context(config: ConfigDict) -> int:
+    """Return the longest prompt and response, in whole blocks of the engine."""
+    chunk = config.engine.prefill_chunk
+    longest = config.prompt.max_tokens + config.rollout.max_tokens
+    return -(-longest // chunk) * chunk
 
 
 def make_pool(config: ConfigDict) -> EnvironmentPool:

@@ -60,6 +60,11 @@ _DTYPES = {
 _PADDING = {"episode": -1, "turn": -1}  # 0 for all others
 
 
+def field_dtypes() -> dict[str, type]:
+    """Return the types of the arrays of a `PackedBatch`."""
+    return dict(_DTYPES)
+
+
 def pack(
     episodes: Sequence[Episode],
     *,

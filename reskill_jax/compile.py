@@ -1,0 +1,277 @@
+"""Compiles the programs of a run for devices that need not be there.
+
+Every array is abstract: nothing is loaded or run. TPUs are described by a topology such
+as v6e:4x4 and compiled for with libtpu, on any machine; without a topology it is done
+for the devices of this machine.
+"""
+
+import collections
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from reskill_jax import run
+from reskill_jax.grpo.batch import PackedBatch, field_dtypes
+from reskill_jax.grpo.loss import GrpoBatch
+from reskill_jax.grpo.optimization import init_state, make_programs
+from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.presets import find_shape
+from reskill_jax.policy.sharding import (
+    AXES,
+    ROWS,
+    abstract,
+    mesh_sizes,
+    row_shards,
+)
+
+_GIB = 2**30
+# GiB of memory per device, by what JAX calls its kind.
+_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_COLLECTIVE = re.compile(rf" ({_KINDS})(?:-start)?\(")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is known of a compiled program; bytes are per device.
+
+    Attributes:
+        name: what it does.
+        arguments: bytes of its inputs.
+        temporary: bytes that it needs beside inputs and outputs.
+        new: bytes of outputs that are not donated inputs.
+        collectives: how often each kind of communication stands in the program; what
+            stands in the loop over layers counts once.
+        seconds: that compiling took.
+    """
+
+    name: str
+    arguments: int
+    temporary: int
+    new: int
+    collectives: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The programs of a run and what lies in memory beside them, bytes per device.
+
+    Attributes:
+        title: model and devices.
+        resident: what stays in memory during an update, by name.
+        programs: of the update.
+        limit: of a device's memory; None if not known.
+        flops: of one micro-batch, forward and backward, per device.
+    """
+
+    title: str
+    resident: Mapping[str, int]
+    programs: Sequence[Program]
+    limit: int | None
+    flops: float
+
+    @property
+    def peak(self) -> int:
+        """All that stays, and the most that a program needs beside it."""
+        extra = max(program.temporary + program.new for program in self.programs)
+        return sum(self.resident.values()) + extra
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the memory of a device, as far as it is known."""
+        return self.limit is None or self.peak <= self.limit
+
+
+def compile_run(config: ConfigDict) -> Report:
+    """Compile the update of a run in its longest bucket.
+
+    Raises:
+        ValueError: devices, model and configuration do not fit each other.
+    """
+    decoder = replace(find_shape(config.policy.path), dtype=config.policy.dtype)
+    mesh = _mesh(config)
+    length = max(config.grpo.buckets)
+    rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
+    tx, _ = run.make_grpo(config, decoder, mesh)
+    logprob_fn = run.make_logprob_fn(config, decoder, mesh)
+    loss_fn = make_loss(logprob_fn, **run.loss_options(config))
+    accumulate, apply = make_programs(loss_fn, tx, mesh)
+
+    params = abstract(mesh, abstract_params(decoder))
+    serving = abstract(mesh, _cast(params, decoder.dtype))
+    state = abstract(mesh, jax.eval_shape(lambda p: init_state(p, tx), params))
+    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
+    resident = {
+        "parameters": _bytes(state.params),
+        "optimiser": _bytes(state.opt_state),
+        "gradients": _bytes(params),
+        "engine's parameters": _bytes(serving),
+        "engine's keys and values": run.cache_bytes(config, decoder)
+        // mesh.shape["tensor"],
+    }
+    programs = [
+        _compile("gradients of a micro-batch", accumulate, params, params, batch)
+    ]
+    if config.grpo.kl_coef:
+        resident["reference"] = _bytes(serving)
+        forward = make_forward(logprob_fn, mesh)
+        programs.append(_compile("reference", forward, serving, batch.packed))
+    programs.append(_compile("optimiser step", apply, state, params))
+    kind = mesh.devices.flat[0].device_kind
+    memory = _MEMORY.get(kind)
+    return Report(
+        f"{config.policy.path} on {mesh.size} x {kind}, mesh "
+        + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
+        + f"; micro-batches of {rows} x {length} tokens",
+        resident,
+        programs,
+        None if memory is None else memory * _GIB,
+        model_flops(decoder, rows, length) / mesh.size,
+    )
+
+
+def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
+    """Count FLOPs of forward and backward of full rows, without recomputation.
+
+    6 per token and weight of a matrix; attention is causal, 6 per pair of tokens and
+    channel of all heads.
+    """
+    shapes = jax.tree_util.tree_leaves_with_path(abstract_params(decoder))
+    matrices = sum(
+        leaf.size for path, leaf in shapes if path[-1].key == "kernel"
+    ) + decoder.tie_word_embeddings * (decoder.vocab_size * decoder.hidden_size)
+    channels = decoder.num_attention_heads * decoder.head_dim
+    pairs = decoder.num_hidden_layers * length * channels
+    return 6.0 * rows * length * (matrices + pairs)
+
+
+def render(report: Report) -> str:
+    """Return the report as text."""
+    lines = [report.title, "", "per device:"]
+    lines += [f"  {size / _GIB:8.2f} GiB  {n}" for n, size in report.resident.items()]
+    for program in report.programs:
+        extra = program.temporary + program.new
+        lines.append(f"  {extra / _GIB:8.2f} GiB  beside them in: {program.name}")
+    known = "unknown" if report.limit is None else f"{report.limit / _GIB:.0f} GiB"
+    lines += [
+        f"  {report.peak / _GIB:8.2f} GiB  peak, of {known}",
+        f"  {report.flops / 1e12:8.1f} TFLOP per micro-batch, by formula",
+        "",
+        "collectives, those of the loop over layers once:",
+    ]
+    for program in report.programs:
+        counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
+        lines.append(
+            f"  {program.name}: {counts or 'none'}; compiled in {program.seconds:.0f} s"
+        )
+    if not report.fits:
+        lines += ["", _advice(report)]
+    return "\n".join(lines)
+
+
+def _advice(report: Report) -> str:
+    assert report.limit is not None
+    split = sum(report.resident.values())
+    room = report.limit - (report.peak - split)
+    if room <= 0:
+        return (
+            "It does not fit: activations alone are too large. Lower "
+            "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
+            "raise config.mesh.tensor."
+        )
+    return (
+        "It does not fit: split parameters over "
+        f"{math.ceil(split / room)} times as many devices, with config.mesh.fsdp or "
+        "config.mesh.tensor."
+    )
+
+
+def _mesh(config: ConfigDict) -> Mesh:
+    """Return a mesh, of one device too, of the topology or of what is here."""
+    devices: Sequence[Any] = jax.devices()
+    if name := config.mesh.topology:
+        devices = _topology(name)
+    sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    auto = (AxisType.Auto,) * len(AXES)
+    chosen = devices[: math.prod(sizes)]
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=auto, devices=chosen)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"config.mesh={sizes} cannot be laid out on {name or 'these devices'}: "
+            f"{error}"
+        ) from error
+
+
+def _topology(name: str) -> Sequence[Any]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"config.mesh.topology={name!r} needs libtpu: pip install '.[tpu]'"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no cloud where we are
+    from jax.experimental import topologies  # noqa: PLC0415
+
+    try:
+        return topologies.get_topology_desc(name, platform="tpu").devices
+    except Exception as error:  # libtpu raises several kinds
+        raise ValueError(
+            f"config.mesh.topology={name!r}: {error}. Names are like v5e:4x4, "
+            "v5p:2x2x2 or v6e:2x4"
+        ) from error
+
+
+def _abstract_batch(mesh: Mesh, rows: int, length: int, reference: bool) -> GrpoBatch:
+    place = NamedSharding(mesh, P(ROWS))
+
+    def array(dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+
+    floats = array(jnp.float32)
+    packed = PackedBatch(**{n: array(t) for n, t in field_dtypes().items()})
+    return GrpoBatch(packed, floats, floats, floats, floats if reference else None)
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
+
+
+def _bytes(tree: Any) -> int:
+    """Sum what one device holds of arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _compile(name: str, program: Any, *arguments: Any) -> Program:
+    started = time.perf_counter()
+    compiled = program.lower(*arguments).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    return Program(
+        name,
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        dict(collections.Counter(_collectives(compiled.as_text()))),
+        seconds,
+    )
+
+
+def _collectives(text: str) -> Iterator[str]:
+    for match in _COLLECTIVE.finditer(text):
+        yield match[1]

@@ -1,0 +1,127 @@
+"""Programs compiled ahead, for this machine and for TPUs where libtpu is installed."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from reskill_jax import compile as ahead
+from reskill_jax.compile import Program, Report, compile_run, model_flops, render
+from reskill_jax.policy.config import DecoderConfig, to_hf
+from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.policy.presets import PRESETS, find_shape
+
+DECODER = DecoderConfig(
+    vocab_size=256,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=128,
+)
+COUNT = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(DECODER)))
+LIBTPU = importlib.util.find_spec("libtpu")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = Path(__file__).parents[1] / "configs" / "alfworld.py"
+    spec = importlib.util.spec_from_file_location("alfworld_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.policy.path = str(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(DECODER)))
+    config.grpo.buckets = (128,)
+    config.grpo.tokens_per_microbatch = 256
+    return config
+
+
+def test_tells_what_an_update_needs_of_this_machine(config):
+    config.mesh.fsdp = 1
+    report = compile_run(config)
+    assert report.resident["parameters"] == 4 * COUNT
+    assert 8 * COUNT <= report.resident["optimiser"] < 8 * COUNT + 100
+    assert report.resident["reference"] == 2 * COUNT  # bfloat16
+    # 128 slots of 36 blocks of 128 tokens; 2 layers, 2 heads, keys and values
+    kept = 128 * 36 * 128 * 2 * 2 * 128 * 2 * 2
+    assert report.resident["engine's keys and values"] == kept
+    assert [program.name for program in report.programs] == [
+        "gradients of a micro-batch",
+        "reference",
+        "optimiser step",
+    ]
+    # Parameters and gradients go in, and these come out where they were.
+    first = report.programs[0]
+    assert first.arguments >= 8 * COUNT
+    assert first.new < COUNT
+    assert report.peak > sum(report.resident.values()) + first.temporary
+    assert report.limit is None
+    assert "2 x 128 tokens" in render(report)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(LIBTPU is None, reason="needs libtpu: pip install '.[tpu]'")
+def test_compiles_for_tpus_that_are_not_here(config):
+    config.mesh.topology = "v6e:2x2"
+    config.mesh.tensor = 2
+    report = compile_run(config)
+    assert report.limit == 32 * 2**30
+    # All matrices are split over four devices, norms are not.
+    assert COUNT < report.resident["parameters"] < 1.01 * COUNT
+    assert report.programs[0].collectives["all-gather"] > 0
+    assert report.fits
+
+
+@pytest.mark.skipif(LIBTPU is not None, reason="libtpu is installed")
+def test_says_what_to_install_for_a_topology(config):
+    config.mesh.topology = "v6e:2x2"
+    with pytest.raises(ValueError, match=r"'v6e:2x2' needs libtpu: pip install"):
+        compile_run(config)
+
+
+def test_a_model_that_is_nowhere_is_named(config):
+    config.policy.path = "Qwen9-1T"
+    with pytest.raises(ValueError, match=r"policy.path='Qwen9-1T' .* Qwen3-8B"):
+        compile_run(config)
+
+
+def test_published_models_have_their_published_sizes():
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(abstract_params(shape)))
+        for name, shape in PRESETS.items()
+    }
+    assert sizes["Qwen3-4B-Instruct-2507"] == 4_022_468_096
+    assert sizes["Qwen3-8B"] == 8_190_735_360
+    assert find_shape("Qwen3-8B") is PRESETS["Qwen3-8B"]
+
+
+def test_flops_are_those_of_the_formula():
+    attention = 64 * 128 * (4 + 2 + 2 + 4)
+    matrices = 2 * (attention + 3 * 64 * 128) + 64 * 256
+    pairs = 2 * 10 * 4 * 128  # layers, keys, channels
+    assert model_flops(DECODER, 3, 10) == 6 * 30 * (matrices + pairs)
+
+
+def program(temporary):
+    return Program("gradients", 0, temporary, 0, {"all-gather": 3}, 1.0)
+
+
+def report(resident, temporary):
+    return Report("title", {"parameters": resident}, [program(temporary)], 100, 1e12)
+
+
+def test_advises_when_it_does_not_fit():
+    assert report(60, 40).fits
+    assert "does not fit" not in render(report(60, 40))
+    assert "over 3 times as many devices" in render(report(150, 40))
+    assert "tokens_per_microbatch" in render(report(60, 110))
+
+
+def test_collectives_are_counted_once_each():
+    text = "x = f32[2] all-gather-start(y)\n z = f32[2] all-gather-done(x)\n"
+    text += " w = f32[4] all-reduce(z), to_apply=add\n"
+    assert list(ahead._collectives(text)) == ["all-gather", "all-reduce"]
