@@ -47,6 +47,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.policy.path = ""  # Hugging Face directory; empty: the warm start below
     c.policy.dtype = "bfloat16"  # compute; masters are float32
     c.policy.attention = "auto"  # xla, cudnn, splash; auto: by the devices
+    # Where the starting weights wait for the KL term: device, or host, from where they
+    # come to the devices for as long as they are needed.
+    c.policy.reference = "device"
     c.policy.remat = "full"  # none, dots, full
     c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
 
@@ -93,6 +96,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.old_logprobs = "sampler"  # or recompute
     c.grpo.minibatches = 4  # optimiser steps per training step
     c.grpo.learning_rate = 1e-6
+    c.grpo.warmup = 0  # optimiser steps in which the learning rate rises to that
     c.grpo.weight_decay = 0.01
     c.grpo.clip_norm = 1.0
     c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # row lengths, tokens

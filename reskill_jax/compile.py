@@ -127,7 +127,8 @@ def compile_run(config: ConfigDict) -> Report:
         _compile("gradients of a micro-batch", accumulate, params, params, batch)
     ]
     if config.grpo.kl_coef:
-        resident["reference"] = _bytes(serving)
+        if config.policy.reference == "device":
+            resident["reference"] = _bytes(serving)
         forward = make_forward(logprob_fn, mesh)
         programs.append(_compile("reference", forward, serving, batch.packed))
     programs.append(_compile("optimiser step", apply, state, params))

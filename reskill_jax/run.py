@@ -19,14 +19,14 @@ from reskill_jax import cache
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.grpo.optimization import LogprobFn, make_optimizer
+from reskill_jax.grpo.optimization import LogprobFn, make_optimizer, warm_up
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.attention import choose_backend
 from reskill_jax.policy.cache import empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.sharding import AXES, make_mesh, platform_of
+from reskill_jax.policy.sharding import AXES, make_mesh, move, platform_of
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector
@@ -147,8 +147,12 @@ def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
     """
     if not config.grpo.kl_coef:
         return None
-    dtype = policy.config.dtype
-    return jax.tree.map(lambda x: jnp.array(x, dtype, copy=True), policy.params)
+
+    def copy(x: jax.Array) -> jax.Array:
+        x = jnp.array(x, policy.config.dtype, copy=True)
+        return move(x, "pinned_host") if config.policy.reference == "host" else x
+
+    return jax.tree.map(copy, policy.params)
 
 
 def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
@@ -238,7 +242,9 @@ def make_grpo(
     """Build the optimiser and the GRPO update."""
     grpo = config.grpo
     tx = make_optimizer(
-        grpo.learning_rate, clip_norm=grpo.clip_norm, weight_decay=grpo.weight_decay
+        warm_up(grpo.learning_rate, grpo.warmup),
+        clip_norm=grpo.clip_norm,
+        weight_decay=grpo.weight_decay,
     )
     update = make_update(
         make_logprob_fn(config, decoder, mesh),

@@ -78,6 +78,13 @@ def make_optimizer(
     )
 
 
+def warm_up(learning_rate: float, steps: int) -> optax.ScalarOrSchedule:
+    """Rise in equal parts over so many optimiser steps, then stay."""
+    if not steps:
+        return learning_rate
+    return optax.linear_schedule(learning_rate / steps, learning_rate, steps - 1)
+
+
 def make_step(
     loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh | None = None
 ) -> Step:

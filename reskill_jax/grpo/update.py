@@ -14,7 +14,7 @@ from reskill_jax.grpo.batch import PackedBatch, pack
 from reskill_jax.grpo.loss import Aggregation, GrpoBatch, grpo_loss, token_weights
 from reskill_jax.grpo.metrics import Metrics, reduce_metrics
 from reskill_jax.grpo.optimization import LogprobFn, LossFn, TrainState, make_step
-from reskill_jax.policy.sharding import ROWS, constrain, put_rows, row_shards
+from reskill_jax.policy.sharding import ROWS, constrain, move, put_rows, row_shards
 from reskill_jax.rollout.types import Episode
 
 OldLogprobs = Literal["sampler", "recompute"]
@@ -128,6 +128,8 @@ def make_update(
         values, summary = advantages(
             outcomes(episodes), rule=rule, scale=scale, penalty=invalid_penalty
         )
+        if kl_coef:  # once per update, where they wait in the memory of the host
+            reference_params = move(reference_params, "device")
         prepared: list[list[GrpoBatch]] = []
         for chosen in split_groups([e.group for e in episodes], minibatches, seed):
             packed = pack(
@@ -143,6 +145,7 @@ def make_update(
                     for p, w in zip(packed, weights, strict=True)
                 ]
             )
+        del reference_params  # the copy on the devices, before memory is needed
         metrics: list[Metrics] = []
         for number, microbatches in enumerate(prepared):
             state, parts = step(state, microbatches)

@@ -165,6 +165,12 @@ def constrain(mesh: Mesh | None, x: jax.Array, *spec: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))
 
 
+def move(tree: Tree, memory: str) -> Tree:
+    """Copy arrays to another memory of their devices: device, or pinned_host."""
+    places = jax.tree.map(lambda x: x.sharding.with_memory_kind(memory), tree)
+    return jax.device_put(tree, places)
+
+
 def put_rows(mesh: Mesh | None, batch: Tree) -> Tree:
     """Split host arrays [R, ...] by rows; what is on the mesh already stays.
 

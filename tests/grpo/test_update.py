@@ -18,11 +18,17 @@ from grpo_cases import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reskill_jax.grpo.optimization import init_state, make_optimizer, make_step
+from reskill_jax.grpo.optimization import (
+    init_state,
+    make_optimizer,
+    make_step,
+    warm_up,
+)
 from reskill_jax.grpo.update import make_update, split_groups
 from reskill_jax.policy import decoder
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.sharding import move
 from reskill_jax.rollout.types import Episode
 
 SGD = optax.sgd(1.0)  # new weights = old weights - gradient
@@ -250,12 +256,34 @@ def test_non_finite_gradients_stop_and_spare_the_weights():
     jax.tree.map(np.testing.assert_array_equal, state.params, init_params())
 
 
+def test_a_reference_may_wait_in_the_memory_of_the_host():
+    params, reference = init_params(), init_params(1)
+    update = compiled_update(logprob_fn, SGD, frozenset())
+    on_device, _ = update(init_state(params, SGD), reference, make_batch(0), seed=0)
+    waiting = move(reference, "pinned_host")
+    from_host, metrics = update(
+        init_state(init_params(), SGD), waiting, make_batch(0), seed=0
+    )
+    assert metrics["grpo/kl"] > 0
+    jax.tree.map(np.testing.assert_array_equal, on_device, from_host)
+    kinds = {x.sharding.memory_kind for x in jax.tree.leaves(waiting)}
+    assert kinds == {"pinned_host"}
+
+
 def test_the_state_is_donated_and_the_reference_is_not():
     update = compiled_update(logprob_fn, SGD, frozenset())
     state, reference = init_state(init_params(), SGD), init_params(1)
     new, _ = update(state, reference, make_batch(0), seed=0)
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves((reference, new)))
+
+
+def test_the_learning_rate_rises_and_stays():
+    schedule = warm_up(0.8, 4)
+    rates = [float(schedule(step)) for step in range(6)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert warm_up(0.8, 1)(0) == pytest.approx(0.8)
+    assert warm_up(0.8, 0) == 0.8
 
 
 def test_gradients_are_clipped_by_their_global_norm():
