@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.rollout.jax_engine import JaxEngine
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+from reskill_jax.rollout.prompts import FULL, Conversation, PromptBuilder, render_skill
 from reskill_jax.rollout.types import Episode, Request, Sampling, Turn
 from reskill_jax.skills.skill import SkillBank
 
@@ -128,8 +128,10 @@ def play_games() -> tuple[Tokenizer, list[Episode]]:
     plays = [
         play(environment, task, expert) for task in tasks for expert in (True, False)
     ]
-    texts = (text for play in plays for text in play[1])
-    tokenizer = train_tokenizer(texts, 8192)
+    texts = [text for play in plays for text in play[1]]
+    fixed = [*asdict(FULL).values(), *(render_skill(FULL, s) for s in BANK.skills)]
+    # Often enough that their words become tokens, as they are for a large model.
+    tokenizer = train_tokenizer(texts + 50 * [*fixed, _RESPONSE], 8192)
     prompts = PromptBuilder(
         tokenizer,
         wording="full",
@@ -180,7 +182,7 @@ def record(
     """Render a play as the collector would have recorded it."""
     goal, first, *after = texts
     episode = Episode(task, 0, 0, 0, BANK.hash, goal=goal, success=success)
-    talk = Conversation(prompts, goal, first)
+    talk = Conversation(prompts, goal, first, admissible[0])
     previous = None
     for commands, action, observation in zip(admissible, actions, after, strict=True):
         prompt = talk.prompt(commands, BANK.active(previous))

@@ -94,7 +94,7 @@ class Collector:
         session = f"{seed}/{episode.group}/{episode.index}"
         with self.pool.open(episode.task.id) as environment:
             episode.goal, now = await environment.reset(episode.task)
-            talk = Conversation(self.prompts, episode.goal, now.text)
+            talk = Conversation(self.prompts, episode.goal, now.text, now.admissible)
             while not now.done and len(episode.turns) < self.max_turns:
                 previous = episode.turns[-1].action if episode.turns else None
                 skills = bank.active(previous)

@@ -28,8 +28,11 @@ class Wording:
     Attributes:
         role: opening of the trunk, with everything that never changes.
         start: first observation, may name the goal.
+        usual: the admissible actions of the first turn, end of the opening.
         turn: one action and the observation that followed.
         actions: the admissible actions.
+        all_usual, but, and_also: say which actions are possible by naming those of
+            the usual ones that are not, and those that are not usual.
         skill: one fired skill.
         skills: the section around the fired skills; "" for nothing.
         no_skill: stands in the section when none fired.
@@ -38,8 +41,12 @@ class Wording:
 
     role: str
     start: str
+    usual: str
     turn: str
     actions: str
+    all_usual: str
+    but: str
+    and_also: str
     skill: str
     skills: str
     no_skill: str
@@ -55,8 +62,12 @@ FULL = Wording(
         "between <action> and </action>.\n\n"
     ),
     start="Goal: {goal}\n\nWhat you see: {observation}\n",
+    usual="\nUsual commands: {actions}\n",
     turn="\nCommand {turn}: {action}\nWhat you see: {observation}\n",
     actions="\nPossible commands: {actions}\n",
+    all_usual="all usual ones",
+    but=" but {actions}",
+    and_also="; also {actions}",
     skill="- {name}. When: {when_to_use} Then: {action}{example}\n",
     skills="\nSkills:\n{skills}",
     no_skill="(no skill applies to this turn)\n",
@@ -66,8 +77,12 @@ FULL = Wording(
 BRIEF = Wording(
     role="",
     start="{observation}\n",
+    usual="[{actions}]\n",
     turn="> {action}\n{observation}\n",
     actions="[{actions}]\n",
+    all_usual="as above",
+    but=", not {actions}",
+    and_also="; {actions}",
     skill="* {when_to_use} {action}\n",
     skills="{skills}",
     no_skill="",
@@ -124,12 +139,21 @@ class PromptBuilder:
         self.history = history
         self.show_actions = show_actions
 
-    def head(self, goal: str, observation: str) -> list[int]:
+    def usual(self, admissible: Sequence[str]) -> tuple[str, ...]:
+        """Return what the trunk lists of the first turn's actions: all or nothing."""
+        listed = ", ".join(admissible)
+        if not self.show_actions or self._cut(listed, 4) != listed:
+            return ()
+        return tuple(admissible)
+
+    def head(self, goal: str, observation: str, usual: Sequence[str] = ()) -> list[int]:
         """Encode what every window of an episode begins with."""
         text = self.wording.start.format(
             goal=self._cut(goal, 8), observation=self._cut(observation, 4)
         )
         text = self.wording.role + text
+        if usual:
+            text += self.wording.usual.format(actions=", ".join(usual))
         text = text.lstrip() if self.tokenizer.trims else text
         return list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
 
@@ -143,13 +167,18 @@ class PromptBuilder:
         return self.tokenizer.encode(text)
 
     def branch(
-        self, turn: int, goal: str, admissible: Sequence[str], skills: Sequence[Skill]
+        self,
+        turn: int,
+        goal: str,
+        admissible: Sequence[str],
+        skills: Sequence[Skill],
+        usual: Sequence[str] = (),
     ) -> list[int]:
         """Encode what is said at one turn only, up to the start of the response."""
         wording = self.wording
         text = ""
         if self.show_actions:
-            listed = self._cut(", ".join(admissible), 4)
+            listed = self._cut(list_actions(wording, admissible, usual), 4)
             text += wording.actions.format(actions=listed)
         shown = "".join(render_skill(wording, s) for s in skills) or wording.no_skill
         text += wording.skills.format(skills=shown)
@@ -213,6 +242,22 @@ class PromptBuilder:
         )
 
 
+def list_actions(
+    wording: Wording, admissible: Sequence[str], usual: Sequence[str]
+) -> str:
+    """List actions, by what is different from the usual ones where that is shorter."""
+    everything = ", ".join(admissible)
+    possible, known = set(admissible), set(usual)
+    missing = [action for action in usual if action not in possible]
+    other = [action for action in admissible if action not in known]
+    text = wording.all_usual
+    if missing:
+        text += wording.but.format(actions=", ".join(missing))
+    if other:
+        text += wording.and_also.format(actions=", ".join(other))
+    return text if known and len(text) < len(everything) else everything
+
+
 def render_skill(wording: Wording, skill: Skill) -> str:
     """Render one fired skill."""
     return wording.skill.format(
@@ -224,12 +269,26 @@ def render_skill(wording: Wording, skill: Skill) -> str:
 
 
 class Conversation:
-    """The prompt of one episode as it grows."""
+    """The prompt of one episode as it grows.
 
-    def __init__(self, builder: PromptBuilder, goal: str, observation: str):
+    Args:
+        builder: renders.
+        goal: the task's.
+        observation: the first one.
+        admissible: the first turn's actions.
+    """
+
+    def __init__(
+        self,
+        builder: PromptBuilder,
+        goal: str,
+        observation: str,
+        admissible: Sequence[str],
+    ):
         self._builder = builder
         self._goal = goal
-        self._head = builder.head(goal, observation)
+        self._usual = builder.usual(admissible)
+        self._head = builder.head(goal, observation, self._usual)
         self._turns: list[list[int]] = []  # encoded past turns
         self.observations = [observation]
         self.actions: list[str] = []
@@ -245,7 +304,7 @@ class Conversation:
             )
             return Prompt(0, 0, whole)
         turn = len(self.actions) + 1
-        branch = builder.branch(turn, self._goal, admissible, skills)
+        branch = builder.branch(turn, self._goal, admissible, skills, self._usual)
         if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
             self._reopen(len(branch))
         return Prompt(len(self.trunks) - 1, len(self.trunks[-1]), branch)

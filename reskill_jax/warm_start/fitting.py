@@ -28,7 +28,9 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     """
     task, moments = demonstration.task, demonstration.moments
     episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
-    talk = Conversation(prompts, demonstration.goal, moments[0].observation)
+    talk = Conversation(
+        prompts, demonstration.goal, moments[0].observation, moments[0].admissible
+    )
     after = [*(moment.observation for moment in moments[1:])]
     for moment, observation in zip(
         moments, [*after, demonstration.final_observation], strict=True

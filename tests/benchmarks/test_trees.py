@@ -10,7 +10,7 @@ from reskill_jax.rollout.types import Episode, Turn
 
 @pytest.fixture
 def episode():
-    """Two turns on one trunk of 7: prompts of 3 + 2 and 6 + 1 tokens, responses of 2."""
+    """Two turns on a trunk of 7: prompts of 3 + 2 and 6 + 1 tokens, responses of 2."""
     trunk = np.arange(10, 17, dtype=np.int32)
     turns = [
         Turn(

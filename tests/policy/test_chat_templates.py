@@ -50,7 +50,9 @@ def test_trunk_and_branch_are_the_rendering_of_their_words(family, wording, layo
     builder = PromptBuilder(
         ours, wording=wording, layout=layout, max_tokens=3000, max_turns=9
     )
-    talk = Conversation(builder, "put a mug <|im_end|>", "a shelf 2<|eot_id|>")
+    talk = Conversation(
+        builder, "put a mug <|im_end|>", "a shelf 2<|eot_id|>", ["look"]
+    )
     for turn in range(3):
         prompt = talk.prompt(["look", "go to shelf 2"], [SKILL] if turn else [])
         ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch

@@ -5,7 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reskill_jax.policy.tokenizer import train_tokenizer
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder, project
+from reskill_jax.rollout.prompts import (
+    WORDINGS,
+    Conversation,
+    PromptBuilder,
+    list_actions,
+    project,
+)
 from reskill_jax.skills.skill import Skill, Trigger
 
 TEXTS = [
@@ -36,7 +42,9 @@ def flat(talk: Conversation, prompt) -> str:
 
 @pytest.mark.parametrize("wording", ["brief", "full"])
 def test_the_trunk_keeps_what_stays_true_and_the_branch_the_rest(wording):
-    talk = Conversation(builder(wording=wording, max_tokens=3000), "put a mug", "a bed")
+    talk = Conversation(
+        builder(wording=wording, max_tokens=3000), "put a mug", "a bed", []
+    )
     first = talk.prompt(["go to bed 1"], [SKILL])
     assert "go to bed 1" in TOKENIZER.decode(first.branch)
     assert "It is closed. " in TOKENIZER.decode(first.branch)
@@ -52,8 +60,51 @@ def test_the_trunk_keeps_what_stays_true_and_the_branch_the_rest(wording):
     assert text.index("a bed") < text.index("go to bed 1") < text.index("a pillow 1")
 
 
+USUAL = ["look", "go to bed 1", "go to shelf 1", "go to shelf 2", "go to desk 1"]
+
+
+@pytest.mark.parametrize("wording", WORDINGS.values())
+@pytest.mark.parametrize(
+    ("now", "missing", "other"),
+    [
+        (USUAL, [], []),
+        (USUAL[1:], ["look"], []),
+        ([*USUAL, "take mug 1"], [], ["take mug 1"]),
+        (["take mug 1", *USUAL[:-1]], ["go to desk 1"], ["take mug 1"]),
+    ],
+)
+def test_usual_actions_are_listed_once_then_differences(wording, now, missing, other):
+    expected = wording.all_usual
+    if missing:
+        expected += wording.but.format(actions=", ".join(missing))
+    if other:
+        expected += wording.and_also.format(actions=", ".join(other))
+    assert list_actions(wording, now, USUAL) == expected
+
+
+def test_actions_are_listed_whole_where_that_is_shorter():
+    wording = WORDINGS["full"]
+    assert list_actions(wording, ["a", "b"], USUAL) == "a, b"
+    assert list_actions(wording, ["a", "b"], []) == "a, b"
+
+
+def test_what_stays_possible_is_in_the_trunk_only():
+    talk = Conversation(builder(wording="full", max_tokens=3000), "g", "o", USUAL)
+    assert "go to desk 1" in TOKENIZER.decode(talk.trunks[0])
+    branch = TOKENIZER.decode(talk.prompt([*USUAL, "open desk 1"], []).branch)
+    assert "go to desk 1" not in branch
+    assert "open desk 1" in branch
+
+
+def test_usual_actions_that_have_no_room_are_not_cut_but_left_out():
+    many = [f"go to cabinet {number}" for number in range(60)]
+    talk = Conversation(builder(wording="full", max_tokens=900), "g", "o", many)
+    assert "cabinet 1" not in TOKENIZER.decode(talk.trunks[0])
+    assert "cabinet 1" in TOKENIZER.decode(talk.prompt(many, []).branch)
+
+
 def test_every_prompt_ends_where_the_response_begins():
-    talk = Conversation(builder(), "goal", "room")
+    talk = Conversation(builder(), "goal", "room", ["look"])
     prompt = talk.prompt(["look"], [])
     prefix = list(TOKENIZER.assistant_prefix)
     assert prompt.branch[-len(prefix) :] == prefix
@@ -66,7 +117,7 @@ def test_every_prompt_ends_where_the_response_begins():
     layout=st.sampled_from(["tree", "paper"]),
 )
 def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, layout):
-    talk = Conversation(builder(layout=layout), "put a mug", "a room")
+    talk = Conversation(builder(layout=layout), "put a mug", "a room", turns[:1])
     for text in turns:
         prompt = talk.prompt([text], [SKILL])
         ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
@@ -78,7 +129,7 @@ def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, 
 
 
 def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
-    talk = Conversation(builder(max_tokens=200), "put a mug", "a room")
+    talk = Conversation(builder(max_tokens=200), "put a mug", "a room", ["look"])
     windows = []
     for turn in range(20):
         prompt = talk.prompt(["look"], [])
@@ -95,7 +146,7 @@ def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
 
 def test_the_paper_layout_counts_before_the_history():
     talk = Conversation(
-        builder(layout="paper", wording="full", max_tokens=3000), "g", "o"
+        builder(layout="paper", wording="full", max_tokens=3000), "g", "o", ["look"]
     )
     talk.advance("look", "you see a mug 1")
     prompt = talk.prompt(["take mug 1"], [])
@@ -106,7 +157,7 @@ def test_the_paper_layout_counts_before_the_history():
 
 
 def test_a_budget_without_room_is_an_error_that_names_it():
-    talk = Conversation(builder(wording="full", max_tokens=64), "goal", "room")
+    talk = Conversation(builder(wording="full", max_tokens=64), "goal", "room", [])
     with pytest.raises(ValueError, match=r"prompt\.max_tokens=64 is too small"):
         talk.prompt(["look"], [])
 
