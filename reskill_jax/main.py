@@ -7,19 +7,26 @@
     python -m reskill_jax.main --mode=compile --config=configs/alfworld.py \
         --config.policy.path=Qwen3-8B --config.mesh.topology=v5e:4x4
 
+    python -m reskill_jax.main --config=configs/alfworld.py --workdir=/shared/a \
+        --distributed                                # the same on every host
+
 `train`, the default, starts a run or resumes it; any key of the configuration can be
 changed by a flag such as ``--config.seed=1``. `compile` tells what a run would need of
 devices that need not be there. The other modes look at a run.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from reskill_jax import distributed
 from reskill_jax.workdir import Workdir, compilation_cache, write_text
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -29,6 +36,18 @@ _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "export", "show", "compile"], "What to do."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Train in many processes, one per host or device, all started with this same "
+    "command; --workdir is shared. jax asks the cluster who they are: Cloud TPU, GKE, "
+    "SLURM, Open MPI.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where no cluster tells."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many, beside --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
 _OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
 _EXPORT_DTYPE = flags.DEFINE_enum(
     "export_dtype",
@@ -43,6 +62,14 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    many = _DISTRIBUTED.value or _COORDINATOR.value is not None
+    if many:
+        if _MODE.value != "train":
+            raise app.UsageError(f"--mode={_MODE.value} runs in one process")
+        try:
+            distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
     if _MODE.value == "compile":
         _compile()
         return
@@ -64,15 +91,21 @@ def main(argv: Sequence[str]) -> None:
             _export(workdir)
         else:
             _train(workdir)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}{_keep_traceback(workdir)}")
+    except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
+        message = f"error: {error}{_keep_traceback(workdir)}"
+        if many:
+            # An orderly exit would wait for the others, who wait for this process.
+            print(message, file=sys.stderr, flush=True)
+            os._exit(1)
+        sys.exit(message)
 
 
 def _keep_traceback(workdir: Workdir) -> str:
     """Write the traceback into the run, if there is one; say where."""
     if not workdir.root.is_dir():
         return ""
-    path = workdir.root / "traceback.txt"
+    process = f"-{jax.process_index()}" if not distributed.is_alone() else ""
+    path = workdir.root / f"traceback{process}.txt"
     write_text(path, traceback.format_exc())
     return f"\n(the traceback is in {path})"
 
@@ -85,8 +118,10 @@ def _train(workdir: Workdir) -> None:
         raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
     config = _CONFIG.value
     validate(config)
-    with workdir.lock():
-        workdir.bind(config.to_dict())
+    distributed.agree("the configuration", config.to_json(sort_keys=True))
+    with ExitStack() as resources:
+        distributed.led(lambda: resources.enter_context(workdir.lock()))
+        distributed.led(lambda: workdir.bind(config.to_dict()))
         train(config, workdir)
 
 

@@ -26,7 +26,13 @@ from reskill_jax.policy.attention import choose_backend
 from reskill_jax.policy.cache import empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.sharding import AXES, make_mesh, move, platform_of
+from reskill_jax.policy.sharding import (
+    AXES,
+    local_mesh,
+    make_mesh,
+    move,
+    platform_of,
+)
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector
@@ -181,7 +187,7 @@ def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine
         prefill_rows=config.engine.prefill_rows,
         decode_rows=config.engine.decode_rows,
         decode_steps=config.engine.decode_steps,
-        mesh=policy.mesh,
+        mesh=local_mesh(policy.mesh),
     )
 
 

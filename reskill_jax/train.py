@@ -1,25 +1,20 @@
 """The co-evolution loop: policy and skill library learn from the same rollouts."""
 
-import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
-import numpy as np
+import jax
 from ml_collections import ConfigDict
 
-from reskill_jax import run
+from reskill_jax import distributed, run
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.creator.reservoir import Record
 from reskill_jax.evaluate import evaluate
 from reskill_jax.grpo.optimization import init_state
-from reskill_jax.metrics import MetricWriter, Progress
+from reskill_jax.logbook import Logbook, summary
+from reskill_jax.policy.sharding import abstract
 from reskill_jax.rollout.collector import rollout_metrics
-from reskill_jax.rollout.types import Episode
-from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import make_strategy
-from reskill_jax.strategies.base import Strategy
-from reskill_jax.workdir import Workdir, write_text
+from reskill_jax.workdir import Workdir
 
 
 def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
@@ -34,30 +29,28 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         reference = run.make_reference(config, policy)
         tx, update = run.make_grpo(config, policy.config, policy.mesh)
         strategy = make_strategy(config, workdir.creator_calls)
-        state = init_state(policy.params, tx, policy.mesh)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
-        done = 0
-        if restored := checkpointer.restore(state):
+        fresh = jax.eval_shape(lambda params: init_state(params, tx), policy.params)
+        if restored := checkpointer.restore(abstract(policy.mesh, fresh)):
             done, state, host = restored
             strategy.restore(host["strategy"])
+        else:
+            done, state = 0, init_state(policy.params, tx, policy.mesh)
         collector = run.make_collector(config, policy, state.params, resources)
         collector.engine.push(state.params, done)
-        writer = MetricWriter(
-            workdir.metrics, workdir.tensorboard, done + 1 if done else 0
-        )
-        resources.callback(writer.close)
-        progress = Progress(config.num_steps, done)
-        resources.callback(progress.close)
+        logbook = None
+        if distributed.is_leader():
+            logbook = Logbook(workdir, config.num_steps, done)
+            resources.callback(logbook.close)
 
         def evaluation(step: int) -> dict[str, float]:
             metrics, episodes = evaluate(
                 collector, tasks.held_out, strategy.banks[0], run.sampling(config)
             )
-            writer.write(step, metrics, phase="eval")
-            _record(workdir, f"eval-{step:05d}", episodes, step)
-            progress.note(_summary(step, metrics, tasks.held_out))
+            if logbook:
+                logbook.evaluation(step, metrics, episodes)
             return metrics
 
         held_out = evaluation(0) if done == 0 else {}
@@ -93,59 +86,14 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             metrics |= strategy.observe(step, episodes)
             metrics["time/step"] = time.perf_counter() - started
 
-            writer.write(step, metrics)
-            _record(workdir, f"train-{step:05d}", episodes, step)
-            _publish(workdir, strategy, progress)
-            _show(progress, step, metrics, episodes, strategy)
+            if logbook:
+                logbook.step(step, metrics, episodes, strategy)
             if run.due(step, config.eval.every, config.num_steps):
                 held_out = evaluation(step)
             if run.due(step, config.checkpoint.every, config.num_steps):
                 checkpointer.save(step, state, {"strategy": strategy.state()})
         checkpointer.wait()
         return held_out
-
-
-def _summary(step: int, metrics: Mapping[str, float], splits: Iterable[str]) -> str:
-    """Say how an evaluation went, in one line."""
-    rates = [f"{split} {metrics[f'{split}/success']:.1%}" for split in splits]
-    return f"evaluation after {step} steps: {', '.join(rates)}"
-
-
-def _record(
-    workdir: Workdir, name: str, episodes: Sequence[Episode], step: int
-) -> None:
-    """Write what was played, one JSON line per episode, for people and for creators."""
-    lines = (json.dumps(Record.from_episode(e, step).to_json()) for e in episodes)
-    write_text(workdir.episodes / f"{name}.jsonl", "".join(f"{x}\n" for x in lines))
-
-
-def _publish(workdir: Workdir, strategy: Strategy, progress: Progress) -> None:
-    """Bring the files for people up to date: the accepted bank, the decided trials."""
-    if events := strategy.take_events():
-        for event in events:
-            progress.note(event)
-        save_bank(strategy.banks[0], workdir.skills)
-        text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
-        write_text(workdir.root / "trials.jsonl", text)
-
-
-def _show(
-    progress: Progress,
-    step: int,
-    metrics: Mapping[str, float],
-    episodes: Sequence[Episode],
-    strategy: Strategy,
-) -> None:
-    """Update the progress line."""
-    old = [e.success for e in episodes if e.arm == 0]
-    new = [e.success for e in episodes if e.arm != 0]
-    progress.update(
-        step,
-        int(metrics.get("batch/tokens", 0)),
-        old=float(np.mean(old)) if old else None,
-        new=float(np.mean(new)) if new else None,
-        trial=strategy.status(),
-    )
 
 
 def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
@@ -157,7 +105,8 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
-        restored = checkpointer.restore(init_state(policy.params, tx, policy.mesh))
+        fresh = jax.eval_shape(lambda params: init_state(params, tx), policy.params)
+        restored = checkpointer.restore(abstract(policy.mesh, fresh))
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         strategy.restore(restored.host["strategy"])
@@ -167,5 +116,6 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)
         )
-    print(_summary(restored.step, metrics, tasks.held_out))
+    if distributed.is_leader():
+        print(summary(restored.step, metrics))
     return metrics

@@ -8,20 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from programs import (
+    ROOT,
+    command,
+    deterministic,
+    get_config,
+    save_random_policy,
+    start,
+    written,
+)
 
 from reskill_jax import run
 from reskill_jax.config import validate
 from reskill_jax.metrics import read_metrics
-from reskill_jax.policy.decoder import init
-from reskill_jax.policy.tokenizer import train_tokenizer
-from reskill_jax.policy.weights import load, save
+from reskill_jax.policy.weights import load
 from reskill_jax.show import show
-from reskill_jax.warm_start.recipe import Shape
 from reskill_jax.workdir import Workdir
 
 # Not importorskip: importing alfworld sets ALFWORLD_DATA for the whole test process.
@@ -29,55 +34,11 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
     reason="needs the extra alfworld: pip install '.[alfworld]'",
 )
-ROOT = Path(__file__).parent.parent
-
-
-def get_config(variant="smoke"):
-    path = ROOT / "configs" / "alfworld.py"
-    spec = importlib.util.spec_from_file_location("alfworld_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
-    config.unlock()
-    return config
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    """A random policy: it plays nonsense, which is all that these tests need."""
-    directory = tmp_path_factory.mktemp("policy")
-    texts = ["You arrive at cabinet 1. <action>go to cabinet 1</action>"] * 3
-    tokenizer = train_tokenizer(texts, 300)
-    shape = Shape(hidden_size=32, intermediate_size=64, layers=2, heads=2, kv_heads=1)
-    decoder = shape.decoder(tokenizer.vocab_size)
-    save(directory, decoder, init(decoder, jax.random.key(0)))
-    tokenizer.save(directory)
-    return directory
-
-
-def command(workdir, policy, *changes, mode="train"):
-    return [
-        sys.executable,
-        "-m",
-        "reskill_jax.main",
-        f"--mode={mode}",
-        "--config=configs/alfworld.py:smoke",
-        f"--workdir={workdir}",
-        f"--config.policy.path={policy}",
-        # So that trials begin and are decided within the smoke run.
-        "--config.num_steps=6",
-        "--config.creator.inject_every=1",
-        "--config.strategy.reservoir_min=1",
-        "--config.trial.min_episodes=1",
-        "--config.trial.max_steps=3",
-        *changes,
-    ]
-
-
-def start(*arguments, **options):
-    return subprocess.run(
-        arguments, cwd=ROOT, capture_output=True, text=True, check=False, **options
-    )
+    return save_random_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture(scope="module")
@@ -88,24 +49,9 @@ def finished(policy, tmp_path_factory):
     return workdir, done.stdout
 
 
-def deterministic(workdir):
-    """Everything that a run measured, without times."""
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("time/", "speed/"))}
-        for line in read_metrics(Workdir(workdir).metrics)
-    ]
-
-
 def outcome(workdir):
     """What must not depend on interruptions."""
-    place = Workdir(workdir)
-    skills = {
-        str(path.relative_to(place.skills)): path.read_text()
-        for path in sorted(place.skills.rglob("*.md"))
-    }
-    episodes = {p.name: p.read_text() for p in sorted(place.episodes.glob("*"))}
-    trials = (workdir / "trials.jsonl").read_text()
-    return deterministic(workdir), skills, episodes, trials
+    return deterministic(workdir), *written(workdir)
 
 
 def parameters(workdir):

@@ -102,13 +102,16 @@ def make_step(
     """
     accumulate, apply = make_programs(loss_fn, tx, mesh)
     norm_of = jax.jit(optax.tree.norm)
+    zeros_like = jax.jit(
+        lambda params: constrain_parameters(mesh, jax.tree.map(jnp.zeros_like, params))
+    )
 
     def step(
         state: TrainState, microbatches: Sequence[Any]
     ) -> tuple[TrainState, list[Metrics]]:
         if not microbatches:
             raise ValueError("an optimiser step without micro-batches: no episodes?")
-        grads = jax.tree.map(jnp.zeros_like, state.params)
+        grads = zeros_like(state.params)
         metrics: list[Metrics] = []
         for microbatch in microbatches:
             rows = put_rows(mesh, microbatch)

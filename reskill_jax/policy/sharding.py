@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -82,6 +84,71 @@ def mesh_sizes(shape: Sequence[int], count: int) -> tuple[int, ...]:
             "XLA_FLAGS=--xla_force_host_platform_device_count=N simulates devices"
         )
     return tuple(count // known if size == -1 else size for size in shape)
+
+
+def local_mesh(mesh: Mesh | None) -> Mesh | None:
+    """Return this process's part of a mesh, for what every process does by itself.
+
+    Axes keep their sizes as far as its devices go: `tensor` whole, then `fsdp`, and
+    `data` takes the rest.
+
+    Raises:
+        ValueError: if the axis `tensor` does not fit into one process.
+    """
+    if mesh is None or jax.process_count() == 1:
+        return mesh
+    devices = _devices_of(mesh, jax.process_index())
+    if len(devices) == 1 and mesh.shape["tensor"] == 1:
+        return None
+    return Mesh(_arrange(mesh, devices), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _devices_of(mesh: Mesh, process: int) -> list[jax.Device]:
+    return [device for device in mesh.devices.flat if device.process_index == process]
+
+
+def _arrange(mesh: Mesh, devices: Sequence[jax.Device]) -> np.ndarray:
+    tensor = mesh.shape["tensor"]
+    if len(devices) % tensor:
+        raise ValueError(
+            f"config.mesh.tensor={tensor} does not fit the {len(devices)} devices of a "
+            "process, which samples by itself: choose a divisor of them"
+        )
+    rest = len(devices) // tensor
+    fsdp = math.gcd(mesh.shape["fsdp"], rest)
+    return np.array(devices).reshape(rest // fsdp, fsdp, tensor)
+
+
+def local_copy(tree: Tree, mesh: Mesh | None, dtype: Any) -> Tree:
+    """Copy parameters, in another type, to `mesh`, which is their own or `local_mesh`.
+
+    All processes have to do this together. In a process's part of the mesh parameters
+    are split as the table says, so that each process has all of them.
+    """
+
+    def copy(path: Any, x: jax.Array) -> jax.Array:
+        x = jnp.array(x, dtype, copy=True)
+        if x.is_fully_addressable:
+            return x
+        assert isinstance(x.sharding, NamedSharding)
+        everybody = x.sharding.mesh
+        assert isinstance(everybody, Mesh)
+        parts = [
+            _arrange(everybody, _devices_of(everybody, process))
+            for process in range(jax.process_count())
+        ]
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        by_process = Mesh(
+            np.stack(parts), ("process", *AXES), axis_types=(AxisType.Auto,) * 4
+        )
+        x = jax.device_put(x, parameter_sharding(by_process, name, x.shape))
+        pieces = [shard.data for shard in x.addressable_shards]
+        if mesh is None:
+            return pieces[0]
+        place = parameter_sharding(mesh, name, x.shape)
+        return jax.make_array_from_single_device_arrays(x.shape, place, pieces)
+
+    return jax.tree_util.tree_map_with_path(copy, tree)
 
 
 def platform_of(mesh: Mesh | None) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from reskill_jax import distributed
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.rollout.prompts import Conversation, PromptBuilder, project
@@ -49,6 +50,9 @@ class Collector:
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
+        Where there are several processes, each plays its share of the tasks, and all
+        get all episodes.
+
         Args:
             tasks: one per group.
             arms: int [len(tasks), G], the index into `banks` for each rollout.
@@ -59,7 +63,19 @@ class Collector:
         Returns:
             len(tasks) * G episodes, ordered by group, then by index within the group.
         """
-        return asyncio.run(self._collect(tasks, arms, banks, sampling, seed))
+        try:
+            played = asyncio.run(self._collect(tasks, arms, banks, sampling, seed))
+        except ExceptionGroup as group:  # the first failure cancels the others
+            raise group.exceptions[0] from group
+        if distributed.is_alone():
+            return played
+        shares = distributed.gather([episode.to_json() for episode in played])
+        episodes = [
+            Episode.from_json(tasks[document["group"]], document)
+            for share in shares
+            for document in share
+        ]
+        return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
     async def _collect(
         self,
@@ -82,7 +98,7 @@ class Collector:
         async with asyncio.TaskGroup() as running:
             episodes = [
                 running.create_task(play(group, index))
-                for group in range(len(tasks))
+                for group in distributed.share(len(tasks))
                 for index in range(arms.shape[1])
             ]
         return [episode.result() for episode in episodes]

@@ -28,7 +28,7 @@ from jax.sharding import Mesh
 from reskill_jax.policy.cache import KVCache, empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
-from reskill_jax.policy.sharding import ROWS, constrain, row_shards
+from reskill_jax.policy.sharding import ROWS, constrain, local_copy, row_shards
 from reskill_jax.rollout.blocks import BlockPool, Lease
 from reskill_jax.rollout.sampling import sample
 from reskill_jax.rollout.types import Completion, Request
@@ -73,7 +73,7 @@ class JaxEngine:
 
         Args:
             config: the decoder's shape.
-            params: its weights; copied.
+            params: its weights, which may be spread over several processes; copied.
             eos_id: the token that ends a response.
             version: of the weights.
             slots: sequences of full length that the cache has room for.
@@ -83,8 +83,8 @@ class JaxEngine:
             decode_rows: sequences per decode call.
             decode_steps: tokens per sequence and decode call; a new request waits at
                 most that long to join.
-            mesh: the devices that the weights are on; rows are split over them, and
-                the cache by heads.
+            mesh: the devices to compute on, all of this process (`local_mesh`); rows
+                are split over them, and the cache by heads.
 
         Raises:
             ValueError: if `context` is not a multiple of `prefill_chunk`, or the rows
@@ -117,7 +117,8 @@ class JaxEngine:
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="jax-engine")
         self._closed = False
         self.counters: Counter[str] = Counter()
-        self._params, self._version = _serving_copy(config, params), version
+        self._params = local_copy(params, mesh, config.dtype)
+        self._version = version
         self._pushed: tuple[Params, int] | None = None
 
     async def generate(self, request: Request) -> Completion:
@@ -145,7 +146,7 @@ class JaxEngine:
         Requests that have begun end on the weights they began with; those that come
         later wait for them.
         """
-        self._pushed = (_serving_copy(self._config, params), version)
+        self._pushed = (local_copy(params, self._mesh, self._config.dtype), version)
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
@@ -343,11 +344,6 @@ class JaxEngine:
                         stopped=job.tokens[-1] == self._eos_id,
                     )
                 )
-
-
-def _serving_copy(config: DecoderConfig, params: Params) -> Params:
-    """Copy parameters, in the compute dtype: the trainer may donate its own."""
-    return jax.tree.map(lambda x: jnp.array(x, config.dtype, copy=True), params)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -7,8 +7,8 @@ turn only: admissible actions, fired skills, the instruction).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -107,6 +107,25 @@ class Turn:
     valid: bool
     fired: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as a JSON document; floats are exact."""
+        return {
+            field.name: value.tolist() if isinstance(value, np.ndarray) else value
+            for field in fields(self)
+            for value in [getattr(self, field.name)]
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Make the turn of a document."""
+        arrays = {
+            "branch": np.array(document["branch"], np.int32),
+            "response": np.array(document["response"], np.int32),
+            "logprobs": np.array(document["logprobs"], np.float32),
+            "fired": tuple(document["fired"]),
+        }
+        return cls(**document | arrays)
+
 
 @dataclass
 class Episode:
@@ -138,6 +157,23 @@ class Episode:
     final_observation: str = ""
     reward: float = 0.0
     success: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the task, which its group tells, as a JSON document."""
+        document = {f.name: getattr(self, f.name) for f in fields(self)}
+        del document["task"]
+        document["trunks"] = [trunk.tolist() for trunk in self.trunks]
+        document["turns"] = [turn.to_json() for turn in self.turns]
+        return document
+
+    @classmethod
+    def from_json(cls, task: Task, document: dict[str, Any]) -> Self:
+        """Make the episode of a task and a document."""
+        parts = {
+            "trunks": [np.array(trunk, np.int32) for trunk in document["trunks"]],
+            "turns": [Turn.from_json(turn) for turn in document["turns"]],
+        }
+        return cls(task=task, **document | parts)
 
     @property
     def actions(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax import distributed
 from reskill_jax.creator.backends import NAMES
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
@@ -16,6 +17,7 @@ from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.base import Static, Strategy
+from reskill_jax.strategies.led import Led
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
 
@@ -40,12 +42,18 @@ INJECTED = {
 
 
 def make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
-    """Build the strategy that the configuration names.
+    """Build the strategy that the configuration names; of many processes, one has it.
 
     Args:
         config: of the run.
         creator_calls: file for the calls of a creator that asks a language model.
     """
+    if distributed.is_alone():
+        return _make_strategy(config, creator_calls)
+    return Led(lambda: _make_strategy(config, creator_calls))
+
+
+def _make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
     name = config.strategy.name
     if name == "grpo":
         return Static()

@@ -1,5 +1,7 @@
 """Whole episodes: a real engine, real worker processes, a small world."""
 
+import json
+
 import corridor
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
 from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder, project
-from reskill_jax.rollout.types import Sampling
+from reskill_jax.rollout.types import Episode, Sampling
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 SAMPLING = Sampling(max_tokens=6)
@@ -129,3 +131,18 @@ def test_success_ends_an_episode_and_is_counted(parts):
     assert metrics["rollout/success"] == 1
     assert metrics["rollout/turns"] == 2.5
     assert metrics["rollout/valid"] == 1
+
+
+def test_a_failure_comes_out_as_itself(parts):
+    with pytest.raises(ValueError, match="is longer than context=256"):
+        play(parts, concurrency=6, sampling=Sampling(max_tokens=250))
+
+
+def test_an_episode_survives_the_way_between_processes(episodes):
+    for episode in episodes:
+        text = json.dumps(episode.to_json())
+        copy = Episode.from_json(episode.task, json.loads(text))
+        same([episode], [copy])
+        assert json.dumps(copy.to_json()) == text
+        assert copy.turns[0].branch.dtype == episode.turns[0].branch.dtype
+        assert copy.turns[0].fired == episode.turns[0].fired

@@ -1,0 +1,139 @@
+"""Two processes are one run: the same as in one process, and through kill -9."""
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+from programs import ROOT, command, deterministic, save_random_policy, start, written
+
+from reskill_jax import distributed
+from reskill_jax.metrics import read_metrics
+from reskill_jax.workdir import Workdir
+
+needs_alfworld = pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+CPU = {"JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_random_policy(tmp_path_factory.mktemp("policy"))
+
+
+def start_two(workdir, policy, tmp_path, changes=((), ())):
+    """Start both processes; what they print goes to files."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [
+                *command(workdir, policy, "--config.mesh.fsdp=2", *changes[process]),
+                f"--coordinator=127.0.0.1:{port}",
+                "--processes=2",
+                f"--process={process}",
+            ],
+            cwd=ROOT,
+            env=os.environ | CPU | {"XLA_FLAGS": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=(tmp_path / f"{process}.err").open("w"),
+        )
+        for process in range(2)
+    ]
+
+
+def run_two(workdir, policy, tmp_path):
+    processes = start_two(workdir, policy, tmp_path)
+    codes = [process.wait() for process in processes]
+    assert codes == [0, 0], [(tmp_path / f"{i}.err").read_text() for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def two(policy, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("two")
+    run_two(directory / "run", policy, directory)
+    return directory / "run"
+
+
+@needs_alfworld
+def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = start(
+        *command(tmp_path / "one", policy, "--config.mesh.fsdp=2"),
+        env=os.environ | CPU | devices,
+    )
+    assert done.returncode == 0, done.stderr
+    assert written(two) == written(tmp_path / "one")
+    assert read_metrics(Workdir(two).metrics)[-2]["trials/decided"] > 0
+    for line, wanted in zip(
+        deterministic(two), deterministic(tmp_path / "one"), strict=True
+    ):
+        # Devices add in another order, so sums of floats differ in the last digits.
+        assert line.pop("phase") == wanted.pop("phase")
+        assert line == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+@needs_alfworld
+def test_a_killed_process_ends_the_other_and_both_resume(two, policy, tmp_path):
+    workdir = tmp_path / "killed"
+    processes = start_two(workdir, policy, tmp_path)
+    deadline = time.monotonic() + 300
+    while not (Workdir(workdir).episodes / "train-00003.jsonl").exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    processes[1].wait()
+    assert processes[0].wait(timeout=240) != 0
+    run_two(workdir, policy, tmp_path)
+    assert deterministic(workdir) == deterministic(two)
+    assert written(workdir) == written(two)
+
+
+@needs_alfworld
+def test_processes_with_different_configurations_are_refused(policy, tmp_path):
+    changes = ((), ("--config.seed=1",))
+    processes = start_two(tmp_path / "w", policy, tmp_path, changes)
+    assert all(process.wait(timeout=240) != 0 for process in processes)
+    for process in range(2):
+        told = (tmp_path / f"{process}.err").read_text()
+        assert "configuration of process [1] is not that of process 0" in told
+    assert not (tmp_path / "w" / "metrics.jsonl").exists()
+
+
+@needs_alfworld
+def test_what_stops_the_leader_stops_all_with_its_reason(policy, tmp_path):
+    workdir = Workdir(tmp_path / "w")
+    with workdir.lock():
+        processes = start_two(workdir.root, policy, tmp_path)
+        assert all(process.wait(timeout=240) != 0 for process in processes)
+    for process in range(2):
+        told = (tmp_path / f"{process}.err").read_text()
+        assert "the workdir is in use by process" in told
+
+
+def test_a_process_without_a_cluster_says_what_to_give():
+    with pytest.raises(ValueError, match="--process missing: give all three"):
+        distributed.initialize("127.0.0.1:1", 2)
+    done = start(*command("w", "p"), "--distributed", env=os.environ | CPU, timeout=300)
+    assert done.returncode != 0
+    assert re.search(r"error: cannot join .*--coordinator=HOST:PORT", done.stderr)
+
+
+def test_a_single_process_does_everything_itself():
+    assert distributed.is_alone()
+    assert distributed.is_leader()
+    assert list(distributed.share(3)) == [0, 1, 2]
+    assert distributed.gather({"a": [1.5]}) == [{"a": [1.5]}]
+    assert distributed.broadcast([1]) == [1]
+    assert distributed.led(lambda: 3) == 3
+    distributed.agree("anything", {"a": 1})
+    with pytest.raises(ZeroDivisionError):
+        distributed.led(lambda: 1 / 0)
