@@ -76,7 +76,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     c.engine = ConfigDict()
     c.engine.name = "jax"
-    c.engine.slots = 128  # sequences of full length that the cache has room for
+    # Sequences of full length that the cache of a process has room for; most are much
+    # shorter, and those that find no room wait.
+    c.engine.slots = 32
     c.engine.prefill_chunk = 128  # positions per cache block
     c.engine.prefill_rows = 8  # blocks per prefill call
     c.engine.decode_rows = 64  # sequences per decode call

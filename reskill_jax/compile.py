@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 from reskill_jax import run
 from reskill_jax.grpo.batch import PackedBatch, field_dtypes
 from reskill_jax.grpo.loss import GrpoBatch
-from reskill_jax.grpo.optimization import init_state, make_programs
+from reskill_jax.grpo.optimization import TrainState, init_state, make_programs
 from reskill_jax.grpo.update import make_forward, make_loss
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, abstract_params
@@ -33,9 +34,11 @@ from reskill_jax.policy.sharding import (
     AXES,
     ROWS,
     abstract,
+    engine_mesh,
     mesh_sizes,
     row_shards,
 )
+from reskill_jax.rollout.jax_engine import abstract_calls
 
 _GIB = 2**30
 # GiB of memory per device, by what JAX calls its kind.
@@ -55,6 +58,7 @@ class Program:
         new: bytes of outputs that are not donated inputs.
         collectives: how often each kind of communication stands in the program; what
             stands in the loop over layers counts once.
+        lines: of the program before it is compiled; they do not grow with the depth.
         seconds: that compiling took.
     """
 
@@ -63,7 +67,29 @@ class Program:
     temporary: int
     new: int
     collectives: Mapping[str, int]
+    lines: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training step: what lies in memory during it, and its programs.
+
+    Attributes:
+        name: rollout or update.
+        arrays: bytes per device of what is there only in this phase, by name.
+        programs: those that run in it.
+    """
+
+    name: str
+    arrays: Mapping[str, int]
+    programs: Sequence[Program]
+
+    @property
+    def peak(self) -> int:
+        """Its arrays, and the most that a program needs beside them."""
+        extra = max(program.temporary + program.new for program in self.programs)
+        return sum(self.arrays.values()) + extra
 
 
 @dataclass(frozen=True)
@@ -72,23 +98,22 @@ class Report:
 
     Attributes:
         title: model and devices.
-        resident: what stays in memory during an update, by name.
-        programs: of the update.
+        resident: what stays in memory all the time, by name.
+        phases: rollout and update; neither needs the other's memory.
         limit: of a device's memory; None if not known.
         flops: of one micro-batch, forward and backward, per device.
     """
 
     title: str
     resident: Mapping[str, int]
-    programs: Sequence[Program]
+    phases: Sequence[Phase]
     limit: int | None
     flops: float
 
     @property
     def peak(self) -> int:
-        """All that stays, and the most that a program needs beside it."""
-        extra = max(program.temporary + program.new for program in self.programs)
-        return sum(self.resident.values()) + extra
+        """All that stays, and the most that a phase needs beside it."""
+        return sum(self.resident.values()) + max(phase.peak for phase in self.phases)
 
     @property
     def fits(self) -> bool:
@@ -97,41 +122,25 @@ class Report:
 
 
 def compile_run(config: ConfigDict) -> Report:
-    """Compile the update of a run in its longest bucket.
+    """Compile the programs of a run: the update in its longest bucket, the engine's.
 
     Raises:
         ValueError: devices, model and configuration do not fit each other.
     """
     decoder = replace(find_shape(config.policy.path), dtype=config.policy.dtype)
     mesh = _mesh(config)
-    length = max(config.grpo.buckets)
-    rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
     tx, _ = run.make_grpo(config, decoder, mesh)
-    logprob_fn = run.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **run.loss_options(config))
-    accumulate, apply = make_programs(loss_fn, tx, mesh)
-
     params = abstract(mesh, abstract_params(decoder))
-    serving = abstract(mesh, _cast(params, decoder.dtype))
     state = abstract(mesh, jax.eval_shape(lambda p: init_state(p, tx), params))
-    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
     resident = {
         "parameters": _bytes(state.params),
         "optimiser": _bytes(state.opt_state),
-        "gradients": _bytes(params),
-        "engine's parameters": _bytes(serving),
-        "engine's keys and values": run.cache_bytes(config, decoder)
-        // mesh.shape["tensor"],
     }
-    programs = [
-        _compile("gradients of a micro-batch", accumulate, params, params, batch)
-    ]
-    if config.grpo.kl_coef:
-        if config.policy.reference == "device":
-            resident["reference"] = _bytes(serving)
-        forward = make_forward(logprob_fn, mesh)
-        programs.append(_compile("reference", forward, serving, batch.packed))
-    programs.append(_compile("optimiser step", apply, state, params))
+    if config.grpo.kl_coef and config.policy.reference == "device":
+        reference = abstract(mesh, _cast(params, decoder.dtype))
+        resident["reference"] = _bytes(reference)
+    length = max(config.grpo.buckets)
+    rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
     kind = mesh.devices.flat[0].device_kind
     memory = _MEMORY.get(kind)
     return Report(
@@ -139,10 +148,57 @@ def compile_run(config: ConfigDict) -> Report:
         + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
         + f"; micro-batches of {rows} x {length} tokens",
         resident,
-        programs,
+        [
+            _rollout(config, decoder, mesh),
+            _update(config, decoder, mesh, tx, state, rows, length),
+        ],
         None if memory is None else memory * _GIB,
         model_flops(decoder, rows, length) / mesh.size,
     )
+
+
+def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
+    """Compile what samples, on the devices of one process."""
+    first = mesh.devices.flat[0].process_index
+    # Of one device, a mesh of one: it says which, for a topology.
+    own = engine_mesh(mesh, decoder, first) or mesh
+    params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
+    options = run.engine_options(config)
+    cache, calls = abstract_calls(decoder, own, params, **options)
+    return Phase(
+        "rollout",
+        {
+            "engine's parameters": _bytes(params),
+            "engine's keys and values": _bytes(cache),
+        },
+        [_compile(name, program, *args) for name, (program, args) in calls.items()],
+    )
+
+
+def _update(
+    config: ConfigDict,
+    decoder: DecoderConfig,
+    mesh: Mesh,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    rows: int,
+    length: int,
+) -> Phase:
+    """Compile what trains."""
+    logprob_fn = run.make_logprob_fn(config, decoder, mesh)
+    loss_fn = make_loss(logprob_fn, **run.loss_options(config))
+    accumulate, apply = make_programs(loss_fn, tx, mesh)
+    params = state.params
+    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
+    programs = [
+        _compile("gradients of a micro-batch", accumulate, params, params, batch),
+        _compile("optimiser step", apply, state, params),
+    ]
+    if config.grpo.kl_coef:
+        forward = make_forward(logprob_fn, mesh)
+        serving = abstract(mesh, _cast(params, decoder.dtype))
+        programs.append(_compile("reference", forward, serving, batch.packed))
+    return Phase("update", {"gradients": _bytes(params)}, programs)
 
 
 def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
@@ -162,42 +218,56 @@ def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
 
 def render(report: Report) -> str:
     """Return the report as text."""
-    lines = [report.title, "", "per device:"]
-    lines += [f"  {size / _GIB:8.2f} GiB  {n}" for n, size in report.resident.items()]
-    for program in report.programs:
-        extra = program.temporary + program.new
-        lines.append(f"  {extra / _GIB:8.2f} GiB  beside them in: {program.name}")
+    lines = [report.title, "", "per device:", *_sizes(report.resident, "")]
+    for phase in report.phases:
+        lines += _sizes(phase.arrays, f"; {phase.name} only")
+        for program in phase.programs:
+            extra = program.temporary + program.new
+            lines.append(f"  {extra / _GIB:8.2f} GiB  temporary, in: {program.name}")
     known = "unknown" if report.limit is None else f"{report.limit / _GIB:.0f} GiB"
+    stays = sum(report.resident.values())
     lines += [
-        f"  {report.peak / _GIB:8.2f} GiB  peak, of {known}",
+        *(
+            f"  {(stays + p.peak) / _GIB:8.2f} GiB  peak of the {p.name}, of {known}"
+            for p in report.phases
+        ),
         f"  {report.flops / 1e12:8.1f} TFLOP per micro-batch, by formula",
         "",
-        "collectives, those of the loop over layers once:",
+        "programs, with their collectives (those of the loop over layers once):",
     ]
-    for program in report.programs:
+    for program in (p for phase in report.phases for p in phase.programs):
         counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
         lines.append(
-            f"  {program.name}: {counts or 'none'}; compiled in {program.seconds:.0f} s"
+            f"  {program.name}: {program.lines:,} lines, {counts or 'no collectives'}; "
+            f"compiled in {program.seconds:.0f} s"
         )
     if not report.fits:
         lines += ["", _advice(report)]
     return "\n".join(lines)
 
 
+def _sizes(arrays: Mapping[str, int], note: str) -> list[str]:
+    return [f"  {size / _GIB:8.2f} GiB  {name}{note}" for name, size in arrays.items()]
+
+
 def _advice(report: Report) -> str:
     assert report.limit is not None
-    split = sum(report.resident.values())
-    room = report.limit - (report.peak - split)
+    phase = max(report.phases, key=lambda phase: phase.peak)
+    temporary = phase.peak - sum(phase.arrays.values())
+    split = sum(report.resident.values()) + sum(phase.arrays.values())
+    room = report.limit - temporary
+    text = f"It does not fit, in the {phase.name}: "
     if room <= 0:
-        return (
-            "It does not fit: activations alone are too large. Lower "
+        return text + (
+            "activations alone are too large. Lower "
             "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
             "raise config.mesh.tensor."
         )
-    return (
-        "It does not fit: split parameters over "
-        f"{math.ceil(split / room)} times as many devices, with config.mesh.fsdp or "
-        "config.mesh.tensor."
+    if phase.name == "rollout":
+        text += "lower config.engine.slots (sequences of full length in memory), or "
+    return text + (
+        f"split parameters over {math.ceil(split / room)} times as many devices, with "
+        "config.mesh.fsdp or config.mesh.tensor."
     )
 
 
@@ -260,7 +330,8 @@ def _bytes(tree: Any) -> int:
 
 def _compile(name: str, program: Any, *arguments: Any) -> Program:
     started = time.perf_counter()
-    compiled = program.lower(*arguments).compile()
+    lowered = program.lower(*arguments)
+    compiled = lowered.compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     return Program(
@@ -269,6 +340,7 @@ def _compile(name: str, program: Any, *arguments: Any) -> Program:
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
         dict(collections.Counter(_collectives(compiled.as_text()))),
+        lowered.as_text().count("\n"),
         seconds,
     )
 

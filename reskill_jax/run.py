@@ -23,12 +23,11 @@ from reskill_jax.grpo.optimization import LogprobFn, make_optimizer, warm_up
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.attention import choose_backend
-from reskill_jax.policy.cache import empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.sharding import (
     AXES,
-    local_mesh,
+    engine_mesh,
     make_mesh,
     move,
     platform_of,
@@ -176,28 +175,19 @@ def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
 
 def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine:
     """Build the engine that serves `params`."""
-    chunk = config.engine.prefill_chunk
     return JaxEngine(
         policy.config,
         params,
         eos_id=policy.tokenizer.eos_id,
-        slots=config.engine.slots,
-        context=_context(config),
-        prefill_chunk=chunk,
-        prefill_rows=config.engine.prefill_rows,
-        decode_rows=config.engine.decode_rows,
-        decode_steps=config.engine.decode_steps,
-        mesh=local_mesh(policy.mesh),
+        **engine_options(config),
+        mesh=engine_mesh(policy.mesh, policy.config),
     )
 
 
-def cache_bytes(config: ConfigDict, decoder: DecoderConfig) -> int:
-    """Return the size of the engine's keys and values."""
-    blocks = config.engine.slots * _context(config) // config.engine.prefill_chunk
-    cache = jax.eval_shape(
-        lambda: empty_cache(decoder, blocks, config.engine.prefill_chunk)
-    )
-    return sum(x.size * x.dtype.itemsize for x in cache)
+def engine_options(config: ConfigDict) -> dict[str, int]:
+    """Return the sizes of the engine's programs and of its cache."""
+    keys = ("slots", "prefill_chunk", "prefill_rows", "decode_rows", "decode_steps")
+    return {key: config.engine[key] for key in keys} | {"context": _context(config)}
 
 
 def _context(config: ConfigDict) -> int:

@@ -72,6 +72,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                 seed=run.derive(config.seed, "rollout", step),
             )
             metrics = rollout_metrics(episodes, started)
+            collector.engine.sleep()  # its memory is the update's until the push
             updating = time.perf_counter()
             if strategy.trains_policy(step):
                 state, learning = update(

@@ -1,5 +1,6 @@
 """Programs compiled ahead, for this machine and for TPUs where libtpu is installed."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import pytest
 
 from reskill_jax import compile as ahead
-from reskill_jax.compile import Program, Report, compile_run, model_flops, render
+from reskill_jax.compile import Phase, Program, Report, compile_run, model_flops, render
 from reskill_jax.policy.config import DecoderConfig, to_hf
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.presets import PRESETS, find_shape
@@ -46,21 +47,44 @@ def test_tells_what_an_update_needs_of_this_machine(config):
     assert report.resident["parameters"] == 4 * COUNT
     assert 8 * COUNT <= report.resident["optimiser"] < 8 * COUNT + 100
     assert report.resident["reference"] == 2 * COUNT  # bfloat16
-    # 128 slots of 36 blocks of 128 tokens; 2 layers, 2 heads, keys and values
-    kept = 128 * 36 * 128 * 2 * 2 * 128 * 2 * 2
-    assert report.resident["engine's keys and values"] == kept
-    assert [program.name for program in report.programs] == [
+    rollout, update = report.phases
+    assert rollout.arrays["engine's parameters"] == 2 * COUNT
+    # 32 slots of 36 blocks of 128 tokens; 2 layers, 2 heads, keys and values
+    kept = 32 * 36 * 128 * 2 * 2 * 128 * 2 * 2
+    assert rollout.arrays["engine's keys and values"] == kept
+    assert update.arrays == {"gradients": 4 * COUNT}
+    assert [program.name for program in (*rollout.programs, *update.programs)] == [
+        "prefill",
+        "decode",
         "gradients of a micro-batch",
-        "reference",
         "optimiser step",
+        "reference",
     ]
+    # The cache goes in and comes out where it was.
+    for program in rollout.programs:
+        assert program.arguments >= kept + 2 * COUNT
+        assert program.new < COUNT
     # Parameters and gradients go in, and these come out where they were.
-    first = report.programs[0]
+    first = update.programs[0]
     assert first.arguments >= 8 * COUNT
     assert first.new < COUNT
-    assert report.peak > sum(report.resident.values()) + first.temporary
+    assert report.peak >= sum(report.resident.values()) + update.peak
     assert report.limit is None
-    assert "2 x 128 tokens" in render(report)
+    text = render(report)
+    assert "2 x 128 tokens" in text
+    assert "peak of the rollout" in text
+
+
+def test_programs_are_not_longer_for_deeper_models(config, tmp_path):
+    config.mesh.fsdp = 1
+    lines = []
+    for layers in (2, 5):
+        decoder = dataclasses.replace(DECODER, num_hidden_layers=layers)
+        (tmp_path / "config.json").write_text(json.dumps(to_hf(decoder)))
+        programs = [p for phase in compile_run(config).phases for p in phase.programs]
+        lines.append({program.name: program.lines for program in programs})
+    assert lines[0] == lines[1]
+    assert min(lines[0].values()) > 50
 
 
 @pytest.mark.slow
@@ -72,7 +96,10 @@ def test_compiles_for_tpus_that_are_not_here(config):
     assert report.limit == 32 * 2**30
     # All matrices are split over four devices, norms are not.
     assert COUNT < report.resident["parameters"] < 1.01 * COUNT
-    assert report.programs[0].collectives["all-gather"] > 0
+    rollout, update = report.phases
+    assert update.programs[0].collectives["all-gather"] > 0
+    # The engine splits both heads, so that every device has half of the rest too.
+    assert rollout.arrays["engine's parameters"] < 1.01 * COUNT
     assert report.fits
 
 
@@ -106,12 +133,18 @@ def test_flops_are_those_of_the_formula():
     assert model_flops(DECODER, 3, 10) == 6 * 30 * (matrices + pairs)
 
 
-def program(temporary):
-    return Program("gradients", 0, temporary, 0, {"all-gather": 3}, 1.0)
-
-
-def report(resident, temporary):
-    return Report("title", {"parameters": resident}, [program(temporary)], 100, 1e12)
+def report(resident, temporary, phase="update"):
+    program = Program("program", 0, temporary, 0, {"all-gather": 3}, 9, 1.0)
+    phases = [Phase("rollout", {}, []), Phase("update", {}, [])]
+    phases = [
+        dataclasses.replace(p, programs=[program])
+        if p.name == phase
+        else dataclasses.replace(
+            p, programs=[dataclasses.replace(program, temporary=0)]
+        )
+        for p in phases
+    ]
+    return Report("title", {"parameters": resident}, phases, 100, 1e12)
 
 
 def test_advises_when_it_does_not_fit():
@@ -119,6 +152,7 @@ def test_advises_when_it_does_not_fit():
     assert "does not fit" not in render(report(60, 40))
     assert "over 3 times as many devices" in render(report(150, 40))
     assert "tokens_per_microbatch" in render(report(60, 110))
+    assert "config.engine.slots" in render(report(60, 50, "rollout"))
 
 
 def test_collectives_are_counted_once_each():

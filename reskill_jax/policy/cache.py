@@ -5,7 +5,7 @@ P..2P-1, and so on. The layout [L, M, K, P, H] (M blocks of P positions) lets a 
 block be read and written as one piece: a prefill chunk *is* a block.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,10 @@ class KVCache(NamedTuple):
     values: jax.Array
 
 
-def empty_cache(
+def abstract_cache(
     config: DecoderConfig, blocks: int, block: int, mesh: Mesh | None = None
 ) -> KVCache:
-    """Return a cache of `blocks` blocks of `block` positions, zeros."""
+    """Describe a cache of `blocks` blocks of `block` positions, without making it."""
     shape = (
         config.num_hidden_layers,
         blocks,
@@ -39,7 +39,18 @@ def empty_cache(
         config.head_dim,
     )
     where = None if mesh is None else NamedSharding(mesh, P(*_HEADS))
-    return KVCache(*(jnp.zeros(shape, config.dtype, device=where) for _ in range(2)))
+    array: Any = jax.ShapeDtypeStruct(shape, config.dtype, sharding=where)
+    return KVCache(array, array)
+
+
+def empty_cache(
+    config: DecoderConfig, blocks: int, block: int, mesh: Mesh | None = None
+) -> KVCache:
+    """Make such a cache, of zeros."""
+    return jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding),
+        abstract_cache(config, blocks, block, mesh),
+    )
 
 
 def write_to_cache(

@@ -16,6 +16,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from reskill_jax.policy.config import DecoderConfig
+
 Tree = TypeVar("Tree")
 
 AXES = ("data", "fsdp", "tensor")
@@ -86,61 +88,68 @@ def mesh_sizes(shape: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(count // known if size == -1 else size for size in shape)
 
 
-def local_mesh(mesh: Mesh | None) -> Mesh | None:
-    """Return this process's part of a mesh, for what every process does by itself.
+def engine_mesh(
+    mesh: Mesh | None, config: DecoderConfig, process: int | None = None
+) -> Mesh | None:
+    """Arrange the devices of one process for sampling; None for one device.
 
-    Axes keep their sizes as far as its devices go: `tensor` whole, then `fsdp`, and
-    `data` takes the rest.
+    Sampling reads all weights for every token, so the heads are split over as many
+    devices as possible; what is left over takes copies and a part of the rows.
 
-    Raises:
-        ValueError: if the axis `tensor` does not fit into one process.
+    Args:
+        mesh: the devices of training.
+        config: the decoder's shape.
+        process: whose devices; this one's by default.
     """
-    if mesh is None or jax.process_count() == 1:
-        return mesh
-    devices = _devices_of(mesh, jax.process_index())
-    if len(devices) == 1 and mesh.shape["tensor"] == 1:
+    if mesh is None:
         return None
-    return Mesh(_arrange(mesh, devices), AXES, axis_types=(AxisType.Auto,) * 3)
+    process = jax.process_index() if process is None else process
+    devices = _devices_of(mesh, process)
+    return None if len(devices) == 1 else _auto(_arrange(devices, config), AXES)
 
 
 def _devices_of(mesh: Mesh, process: int) -> list[jax.Device]:
     return [device for device in mesh.devices.flat if device.process_index == process]
 
 
-def _arrange(mesh: Mesh, devices: Sequence[jax.Device]) -> np.ndarray:
-    tensor = mesh.shape["tensor"]
-    if len(devices) % tensor:
-        raise ValueError(
-            f"config.mesh.tensor={tensor} does not fit the {len(devices)} devices of a "
-            "process, which samples by itself: choose a divisor of them"
-        )
-    rest = len(devices) // tensor
-    fsdp = math.gcd(mesh.shape["fsdp"], rest)
-    return np.array(devices).reshape(rest // fsdp, fsdp, tensor)
+def _auto(devices: np.ndarray, axes: tuple[str, ...]) -> Mesh:
+    return Mesh(devices, axes, axis_types=(AxisType.Auto,) * len(axes))
 
 
-def local_copy(tree: Tree, mesh: Mesh | None, dtype: Any) -> Tree:
-    """Copy parameters, in another type, to `mesh`, which is their own or `local_mesh`.
+def _arrange(devices: Sequence[jax.Device], config: DecoderConfig) -> np.ndarray:
+    tensor = math.gcd(
+        len(devices),
+        config.num_key_value_heads,
+        config.intermediate_size,
+        config.vocab_size,
+    )
+    return np.array(devices).reshape(-1, 1, tensor)
 
-    All processes have to do this together. In a process's part of the mesh parameters
-    are split as the table says, so that each process has all of them.
+
+def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tree:
+    """Copy parameters, in the compute dtype, to where this process samples.
+
+    All processes do this together, and each gets all parameters.
+
+    Args:
+        params: on the devices of training, or anywhere on this process's.
+        config: the decoder's shape.
+        mesh: of `engine_mesh`.
     """
 
-    def copy(path: Any, x: jax.Array) -> jax.Array:
-        x = jnp.array(x, dtype, copy=True)
-        if x.is_fully_addressable:
+    def copy(path: Any, x: Any) -> jax.Array:
+        x = jnp.array(x, config.dtype, copy=True)
+        if mesh is None and x.is_fully_addressable:
             return x
-        assert isinstance(x.sharding, NamedSharding)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if mesh is not None and x.is_fully_addressable:
+            return jax.device_put(x, parameter_sharding(mesh, name, x.shape))
         everybody = x.sharding.mesh
-        assert isinstance(everybody, Mesh)
         parts = [
-            _arrange(everybody, _devices_of(everybody, process))
+            _arrange(_devices_of(everybody, process), config)
             for process in range(jax.process_count())
         ]
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        by_process = Mesh(
-            np.stack(parts), ("process", *AXES), axis_types=(AxisType.Auto,) * 4
-        )
+        by_process = _auto(np.stack(parts), ("process", *AXES))
         x = jax.device_put(x, parameter_sharding(by_process, name, x.shape))
         pieces = [shard.data for shard in x.addressable_shards]
         if mesh is None:
@@ -148,7 +157,7 @@ def local_copy(tree: Tree, mesh: Mesh | None, dtype: Any) -> Tree:
         place = parameter_sharding(mesh, name, x.shape)
         return jax.make_array_from_single_device_arrays(x.shape, place, pieces)
 
-    return jax.tree_util.tree_map_with_path(copy, tree)
+    return jax.tree_util.tree_map_with_path(copy, params)
 
 
 def platform_of(mesh: Mesh | None) -> str:

@@ -19,16 +19,18 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from reskill_jax.policy.cache import KVCache, empty_cache
+from reskill_jax.policy.cache import KVCache, abstract_cache, empty_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
-from reskill_jax.policy.sharding import ROWS, constrain, local_copy, row_shards
+from reskill_jax.policy.sharding import ROWS, constrain, copy_to_engine, row_shards
 from reskill_jax.rollout.blocks import BlockPool, Lease
 from reskill_jax.rollout.sampling import sample
 from reskill_jax.rollout.types import Completion, Request
@@ -83,7 +85,7 @@ class JaxEngine:
             decode_rows: sequences per decode call.
             decode_steps: tokens per sequence and decode call; a new request waits at
                 most that long to join.
-            mesh: the devices to compute on, all of this process (`local_mesh`); rows
+            mesh: the devices to compute on, all of this process (`engine_mesh`); rows
                 are split over them, and the cache by heads.
 
         Raises:
@@ -117,7 +119,7 @@ class JaxEngine:
         self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="jax-engine")
         self._closed = False
         self.counters: Counter[str] = Counter()
-        self._params = local_copy(params, mesh, config.dtype)
+        self._params: Params | None = copy_to_engine(params, config, mesh)
         self._version = version
         self._pushed: tuple[Params, int] | None = None
 
@@ -146,18 +148,30 @@ class JaxEngine:
         Requests that have begun end on the weights they began with; those that come
         later wait for them.
         """
-        self._pushed = (local_copy(params, self._mesh, self._config.dtype), version)
+        self._pushed = (copy_to_engine(params, self._config, self._mesh), version)
+
+    def sleep(self) -> None:
+        """Free weights, keys and values; the next `push` brings weights again.
+
+        Raises:
+            RuntimeError: if requests are running.
+        """
+        if self._running or self._queue:
+            raise RuntimeError("the engine cannot sleep while requests are running")
+        self._reset()
+        self._params, self._pushed = None, None
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
         self._closed = True
         self._thread.shutdown(wait=True)
-        self._cache = self._pushed = None
-        self._params = {}
+        self._cache = self._params = self._pushed = None
 
     def _check(self, request: Request) -> None:
         if self._closed:
             raise RuntimeError("the engine is closed")
+        if self._params is None and self._pushed is None:
+            raise RuntimeError("the engine sleeps: push weights first")
         sampling = request.sampling
         length = len(request.prompt)
         if not length or sampling.max_tokens < 1:
@@ -267,7 +281,7 @@ class JaxEngine:
             tokens[row, : len(piece)] = piece
             starts[row] = index * size
             self.counters["prefilled"] += len(piece)
-        self._cache = _prefill(
+        self._cache = prefill(
             self._config, self._mesh, self._params, self._cache, tokens, starts, tables
         )
 
@@ -292,7 +306,7 @@ class JaxEngine:
             temperature[row] = request.sampling.temperature
             top_p[row] = request.sampling.top_p
             seeds[row] = (request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF)
-        tokens, logprobs, self._cache = _decode(
+        tokens, logprobs, self._cache = decode(
             self._config,
             self._mesh,
             self._decode_steps,
@@ -347,7 +361,7 @@ class JaxEngine:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _prefill(
+def prefill(
     config: DecoderConfig,
     mesh: Mesh | None,
     params: Params,
@@ -356,7 +370,20 @@ def _prefill(
     starts: jax.Array,
     tables: jax.Array,
 ) -> KVCache:
-    """Compute keys and values of blocks: tokens [B, P] at positions from starts [B]."""
+    """Compute keys and values of blocks of prompts.
+
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        params: the weights.
+        cache: donated.
+        tokens: int32 [B, P].
+        starts: int32 [B], the position of each row's first token.
+        tables: int32 [B, C / P], see `policy.cache`.
+
+    Returns:
+        The new cache.
+    """
     positions = starts[:, None] + jnp.arange(tokens.shape[1])
     return cached_hidden_states(
         config, params, tokens, positions, tables, cache, mesh=mesh
@@ -364,7 +391,7 @@ def _prefill(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _decode(
+def decode(
     config: DecoderConfig,
     mesh: Mesh | None,
     steps: int,
@@ -375,9 +402,23 @@ def _decode(
     how: tuple[jax.Array, jax.Array, jax.Array],
     eos_id: jax.Array,
 ) -> tuple[jax.Array, jax.Array, KVCache]:
-    """Sample up to `steps` tokens per row; returns tokens, log-probs [B, steps], cache.
+    """Sample up to `steps` tokens per row.
 
-    A row is done when its `left` is 0; what is returned after that has no meaning.
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        steps: most tokens.
+        params: the weights.
+        cache: donated.
+        tables: int32 [B, C / P], see `policy.cache`.
+        state: int32 [B] each: the last `token`, its `position`, the `index` of the next
+            one in the response, and how many are `left` to sample, 0 when done.
+        how: temperature and top-p, float32 [B], and seeds, uint32 [B, 2].
+        eos_id: int32 [], the token that ends a response.
+
+    Returns:
+        Tokens int32 and log-probs float32, [B, steps], without meaning after the end of
+        a response; and the new cache.
     """
     rows = tables.shape[0]
     count = cache.keys.shape[1]
@@ -414,3 +455,51 @@ def _decode(
     carry = (jnp.int32(0), state, tokens, logprobs, cache)
     _, _, tokens, logprobs, cache = jax.lax.while_loop(more, advance, carry)
     return tokens.T, logprobs.T, cache
+
+
+def abstract_calls(
+    config: DecoderConfig,
+    mesh: Mesh | None,
+    params: Params,
+    *,
+    slots: int,
+    context: int,
+    prefill_chunk: int,
+    prefill_rows: int,
+    decode_rows: int,
+    decode_steps: int,
+) -> tuple[KVCache, dict[str, tuple[Any, tuple[Any, ...]]]]:
+    """Describe the engine's programs, to compile them without an engine.
+
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        params: abstract weights.
+        slots: as `JaxEngine` takes it, like those that follow.
+        context: likewise.
+        prefill_chunk: likewise.
+        prefill_rows: likewise.
+        decode_rows: likewise.
+        decode_steps: likewise.
+
+    Returns:
+        The abstract cache; and by name, each program with all its arguments.
+    """
+    blocks = slots * context // prefill_chunk
+    cache = abstract_cache(config, blocks, prefill_chunk, mesh)
+    width = context // prefill_chunk
+    whole = None if mesh is None else NamedSharding(mesh, P())
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    rows = decode_rows
+    state = {name: array(rows) for name in ("token", "position", "index", "left")}
+    floats = array(rows, dtype=jnp.float32)
+    how = (floats, floats, array(rows, 2, dtype=jnp.uint32))
+    blocks_of = (array(prefill_rows, width), array(rows, width))
+    tokens = array(prefill_rows, prefill_chunk)
+    starts = array(prefill_rows)
+    first = (config, mesh, params, cache, tokens, starts, blocks_of[0])
+    then = (config, mesh, decode_steps, params, cache, blocks_of[1], state, how)
+    return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array()))}

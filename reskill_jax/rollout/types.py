@@ -75,6 +75,10 @@ class Engine(Protocol):
         """Serve these weights from now on; kept keys and values are dropped."""
         ...
 
+    def sleep(self) -> None:
+        """Free what takes room until the next `push`, when no request is running."""
+        ...
+
     def close(self) -> None:
         """Stop the engine and free its memory."""
         ...

@@ -1,6 +1,9 @@
 """Tests for a process with eight devices; `test_sharding.py` runs them in one."""
 
+import asyncio
+import dataclasses
 import functools
+import math
 import sys
 from pathlib import Path
 
@@ -15,8 +18,10 @@ from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import make_update
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
-from reskill_jax.policy.sharding import abstract, make_mesh
+from reskill_jax.policy.sharding import abstract, engine_mesh, make_mesh
 from reskill_jax.policy.weights import load, on_mesh, save
+from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.types import Request, Sampling
 
 sys.path.append(str(Path(__file__).parents[1] / "grpo"))
 from grpo_cases import make_batch
@@ -138,6 +143,53 @@ def test_checkpoints_move_between_meshes(trained, tmp_path):
             split = shape[1] * shape[2]
             assert shard_sizes(restored)["params/layers/mlp/up/kernel"] == split
     checkpointer.close()
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_the_engine_samples_on_a_mesh_what_it_samples_on_one_device(directory, shape):
+    def sample(mesh):
+        _, params = load(directory, on_mesh(mesh))
+        engine = JaxEngine(
+            CONFIG,
+            params,
+            eos_id=3,
+            slots=8,
+            context=64,
+            prefill_chunk=8,
+            prefill_rows=4,
+            decode_rows=4,
+            mesh=engine_mesh(mesh, CONFIG),
+        )
+        prompts = np.random.default_rng(0).integers(4, 48, (5, 30)).tolist()
+        sampling = Sampling(max_tokens=9)
+
+        async def ask():
+            requests = [Request(str(i), p, sampling, i) for i, p in enumerate(prompts)]
+            return await asyncio.gather(*map(engine.generate, requests))
+
+        completions = asyncio.run(ask())
+        engine.push(params, 1)  # the copies leave the trainer's weights as they were
+        assert len(jax.tree.leaves(params)[0].devices()) == math.prod(shape_of(mesh))
+        engine.close()
+        return completions
+
+    for ours, wanted in zip(
+        sample(make_mesh(shape)), sample(make_mesh((1, 1, 1))), strict=True
+    ):
+        np.testing.assert_array_equal(ours.tokens, wanted.tokens)
+        np.testing.assert_allclose(ours.logprobs, wanted.logprobs, atol=1e-5)
+
+
+def shape_of(mesh):
+    return (1,) if mesh is None else mesh.devices.shape
+
+
+def test_the_engine_splits_heads_over_as_many_devices_as_there_are():
+    mesh = make_mesh((1, 8, 1))
+    assert engine_mesh(mesh, CONFIG).devices.shape == (4, 1, 2)  # 2 heads of keys
+    wide = dataclasses.replace(CONFIG, num_key_value_heads=8, num_attention_heads=8)
+    assert engine_mesh(mesh, wide).devices.shape == (1, 1, 8)
+    assert engine_mesh(make_mesh((1, 1, 1)), wide) is None
 
 
 def test_meshes_take_the_first_devices():

@@ -284,3 +284,31 @@ def test_a_closed_engine_says_so():
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         run(engine, ask("x", [5, 6]))
+
+
+def test_asleep_it_waits_for_weights_and_wakes_up_as_it_was():
+    engine = make()
+    request = ask("s", prompt(0, 30))
+    before = run(engine, request)[0]
+    engine.sleep()
+    with pytest.raises(RuntimeError, match="sleeps: push weights first"):
+        run(engine, request)
+    engine.push(PARAMS, 1)
+    after = run(engine, request)[0]
+    assert same(before, after)
+    assert (before.version, after.version) == (0, 1)
+    engine.close()
+
+
+def test_it_does_not_sleep_while_requests_run():
+    async def main():
+        engine = make()
+        running = asyncio.ensure_future(engine.generate(ask("s", prompt(0, 30))))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="cannot sleep while requests"):
+            engine.sleep()
+        completion = await running
+        engine.close()
+        return completion
+
+    assert len(asyncio.run(main()).tokens)
