@@ -50,7 +50,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # Where the starting weights wait for the KL term: device, or host, from where they
     # come to the devices for as long as they are needed.
     c.policy.reference = "device"
-    c.policy.remat = "full"  # none, dots, full
+    # What the backward pass finds in memory: all (none), products of matrices (dots),
+    # inputs of layers (full), or those in the memory of the host (offload).
+    c.policy.remat = "full"
     c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
 
     # How devices are arranged, see policy/sharding.py; one size may be -1: the rest.
@@ -99,6 +101,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.minibatches = 4  # optimiser steps per training step
     c.grpo.learning_rate = 1e-6
     c.grpo.warmup = 0  # optimiser steps in which the learning rate rises to that
+    c.grpo.decay = 0  # and those after it in which it falls to zero; 0: it stays
     c.grpo.weight_decay = 0.01
     c.grpo.clip_norm = 1.0
     c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # row lengths, tokens

@@ -144,6 +144,7 @@ def _export(workdir: Workdir) -> None:
 
     if not _OUTPUT.value:
         raise app.UsageError("--mode=export needs --output, a directory to write")
+    jax.config.update("jax_platforms", "cpu")  # a whole state, on one device: the host
     config = ConfigDict(workdir.read_config())
     export_run(config, workdir, Path(_OUTPUT.value), dtype=_EXPORT_DTYPE.value)
 

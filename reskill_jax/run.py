@@ -19,7 +19,7 @@ from reskill_jax import cache
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.grpo.optimization import LogprobFn, make_optimizer, warm_up
+from reskill_jax.grpo.optimization import LogprobFn, make_optimizer, schedule
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.attention import choose_backend
@@ -238,7 +238,7 @@ def make_grpo(
     """Build the optimiser and the GRPO update."""
     grpo = config.grpo
     tx = make_optimizer(
-        warm_up(grpo.learning_rate, grpo.warmup),
+        schedule(grpo.learning_rate, warmup=grpo.warmup, decay=grpo.decay),
         clip_norm=grpo.clip_norm,
         weight_decay=grpo.weight_decay,
     )

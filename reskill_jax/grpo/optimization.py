@@ -78,11 +78,26 @@ def make_optimizer(
     )
 
 
-def warm_up(learning_rate: float, steps: int) -> optax.ScalarOrSchedule:
-    """Rise in equal parts over so many optimiser steps, then stay."""
-    if not steps:
+def schedule(
+    learning_rate: float, *, warmup: int = 0, decay: int = 0
+) -> optax.ScalarOrSchedule:
+    """Rise in equal parts over `warmup` optimiser steps; then stay, or fall to zero.
+
+    Args:
+        learning_rate: the highest.
+        warmup: optimiser steps until it is reached.
+        decay: optimiser steps after those in which half a cosine leads to zero; 0: it
+            stays.
+    """
+    if not warmup and not decay:
         return learning_rate
-    return optax.linear_schedule(learning_rate / steps, learning_rate, steps - 1)
+    then: optax.Schedule = optax.constant_schedule(learning_rate)
+    if decay:
+        then = optax.cosine_decay_schedule(learning_rate, decay)
+    if not warmup:
+        return then
+    rise = optax.linear_schedule(learning_rate / warmup, learning_rate, warmup - 1)
+    return optax.join_schedules([rise, then], [warmup])
 
 
 def make_step(

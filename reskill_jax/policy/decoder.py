@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from reskill_jax.policy.attention import attention
@@ -35,6 +36,12 @@ REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["layer_input"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 
@@ -171,6 +178,7 @@ def hidden_states(
         attend = functools.partial(
             attention, mask=mask, backend=attention_backend, mesh=mesh
         )
+        x = checkpoint_name(x, "layer_input")
         x = nnx.merge(definition, layer)(x, rotation, attend)
         return constrain(mesh, x, ROWS), None
 

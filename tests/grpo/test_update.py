@@ -22,7 +22,7 @@ from reskill_jax.grpo.optimization import (
     init_state,
     make_optimizer,
     make_step,
-    warm_up,
+    schedule,
 )
 from reskill_jax.grpo.update import make_update, split_groups
 from reskill_jax.policy import decoder
@@ -279,11 +279,19 @@ def test_the_state_is_donated_and_the_reference_is_not():
 
 
 def test_the_learning_rate_rises_and_stays():
-    schedule = warm_up(0.8, 4)
-    rates = [float(schedule(step)) for step in range(6)]
-    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert warm_up(0.8, 1)(0) == pytest.approx(0.8)
-    assert warm_up(0.8, 0) == 0.8
+    rates = schedule(0.8, warmup=4)
+    steps = [float(rates(step)) for step in range(6)]
+    assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    assert schedule(0.8, warmup=1)(0) == pytest.approx(0.8)
+    assert schedule(0.8) == 0.8
+
+
+def test_the_learning_rate_falls_to_zero_along_half_a_cosine():
+    for warmup in (0, 1, 3):
+        rates = schedule(0.8, warmup=warmup, decay=10)
+        steps = [float(rates(warmup + step)) for step in range(12)]
+        cosine = 0.4 * (1 + np.cos(np.pi * np.arange(12).clip(max=10) / 10))
+        assert steps == pytest.approx(cosine.tolist(), abs=1e-7)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
