@@ -89,7 +89,7 @@ def jax_step(
     """Return what computes loss and gradients of next tokens once."""
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
-    one_tree = jnp.ones((rows, length), jnp.int32)
+    until = jnp.full((rows, length), length)  # a row is one trunk
     inputs = jnp.asarray(tokens, jnp.int32)
 
     @jax.jit
@@ -100,8 +100,7 @@ def jax_step(
                 params,
                 inputs,
                 positions,
-                one_tree,
-                jnp.zeros_like(one_tree),
+                until,
                 jnp.roll(inputs, -1, axis=1),
             )
             return -jnp.mean(logprobs[:, :-1])

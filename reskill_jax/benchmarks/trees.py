@@ -232,7 +232,7 @@ def cost(episodes: Sequence[Episode], buckets: Sequence[int]) -> tuple[float, fl
     matrices = hidden * (2 * width * (heads + kv_heads) + 3 * feed_forward)
     tokens = pairs = 0.0
     for packed in pack(episodes, buckets=buckets, tokens_per_microbatch=max(buckets)):
-        real = np.asarray(packed.tree) > 0
+        real = np.asarray(packed.until) > 0
         tokens += real.sum()
         pairs += (np.asarray(packed.positions)[real] + 1.0).sum()
     return tokens, 2.0 * layers * (tokens * matrices + 2 * pairs * heads * width)

@@ -8,6 +8,11 @@ the trunk the branch and the response that were sampled there,
 A token attends to the trunk before it and to its own branch. Its position is that of
 the flat prompt, so losses and gradients equal those of one row per turn, while an
 episode costs O(T) tokens instead of O(T^2). A turn without a trunk is its own tree.
+
+The head of a window, its trunk before the first turn, is the same for all episodes of a
+group, and for all parts of a tree that had to be cut. Trees in one row share it:
+
+    head  tree 1 without its head  tree 2 without its head  ...
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +24,6 @@ import numpy as np
 from reskill_jax.rollout.types import Episode, Turn
 
 Array = np.ndarray | jax.Array
-Tree = dict[str, np.ndarray]  # the fields of PackedBatch as [n], without `tree`
 
 
 @jax.tree_util.register_dataclass
@@ -27,14 +31,15 @@ Tree = dict[str, np.ndarray]  # the fields of PackedBatch as [n], without `tree`
 class PackedBatch:
     """One micro-batch, all arrays [R, T]; numpy until a jitted function takes it.
 
-    Token i may attend to token j <= i iff their `tree` is equal and `branch[j]` is 0 or
-    equal to `branch[i]`.
+    Slot i may attend to slot j iff j <= i < until[j]: tokens that follow from j stand
+    right behind it, up to there.
 
     Attributes:
         tokens: int32, token ids; 0 in padding.
         positions: int32, positions in the flat prompt.
-        tree: int32, number of the tree in its row from 1; 0 in padding.
-        branch: int32, 0 for trunk, k for the k-th branch of the tree.
+        until: int32, the first slot behind that does not see this one: the end of the
+            tree for a slot of the trunk, of the branch for one of a branch, of all
+            trees that share it for one of a head; 0 in padding.
         targets: int32, the response token that this slot predicts; 0 elsewhere.
         mask: float32, 1 where `targets` is a response token.
         sampler_logprobs: float32, the engine's log-probs of `targets`; 0 elsewhere.
@@ -44,13 +49,30 @@ class PackedBatch:
 
     tokens: Array
     positions: Array
-    tree: Array
-    branch: Array
+    until: Array
     targets: Array
     mask: Array
     sampler_logprobs: Array
     episode: Array
     turn: Array
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """One tree.
+
+    Attributes:
+        fields: those of `PackedBatch` as [n]; `until` counts from the tree's begin.
+        head: what it begins with, equal for trees that may share it.
+        shared: slots of the head.
+    """
+
+    fields: dict[str, np.ndarray]
+    head: bytes
+    shared: int
+
+    def __len__(self) -> int:
+        return len(self.fields["tokens"])
 
 
 _DTYPES = {
@@ -78,8 +100,9 @@ def pack(
     parts begin with the trunk, which changes no loss. On a CPU short buckets pay: the
     time of attention over a row grows with its square.
 
-    Trees are placed first fit, longest first; a tree that fits no open row opens one of
-    the smallest bucket that holds it. Rows of one bucket T make micro-batches [R, T]
+    Trees are placed first fit, those of one head together, longest first; rows that
+    have the head already come first. A tree that fits no open row opens one of the
+    smallest bucket that holds it. Rows of one bucket T make micro-batches [R, T]
     with R = tokens_per_microbatch // T * row_shards; missing rows are padding, never
     copies.
 
@@ -109,7 +132,7 @@ def pack(
         for number, episode in enumerate(episodes)
         for tree in _trees(number, episode, max(buckets))
     ]
-    rows = _first_fit([len(tree["tokens"]) for tree in trees], sorted(buckets))
+    rows = _first_fit(trees, sorted(buckets))
     batches = []
     for bucket in sorted(set(buckets)):
         members = [row for size, row in rows if size == bucket]
@@ -120,7 +143,7 @@ def pack(
     return batches
 
 
-def _trees(number: int, episode: Episode, limit: int) -> Iterator[Tree]:
+def _trees(number: int, episode: Episode, limit: int) -> Iterator[_Tree]:
     """Yield the trees of one episode, each of at most `limit` slots where it can be.
 
     There is one per window and one per turn without a trunk, and more where turns of a
@@ -134,8 +157,10 @@ def _trees(number: int, episode: Episode, limit: int) -> Iterator[Tree]:
     for (window, alone), indices in groups.items():
         trunk = np.zeros(0, np.int32) if alone >= 0 else episode.trunks[window]
         indices.sort(key=lambda index: episode.turns[index].trunk_length)
+        head = trunk[: episode.turns[indices[0]].trunk_length]
         for part in _parts(indices, episode.turns, limit):
-            yield _tree(number, trunk, part, [episode.turns[i] for i in part])
+            fields = _layout(number, trunk, part, [episode.turns[i] for i in part])
+            yield _Tree(fields, head.tobytes(), len(head))
 
 
 def _parts(
@@ -155,30 +180,31 @@ def _parts(
     yield part
 
 
-def _tree(
+def _layout(
     number: int, trunk: np.ndarray, indices: Sequence[int], turns: Sequence[Turn]
-) -> Tree:
+) -> dict[str, np.ndarray]:
     """Lay out one tree; `turns` by increasing trunk length, `indices` their numbers.
 
     The last response token predicts nothing and has no slot. The last branch token
     predicts the first response token.
     """
     tokens: list[np.ndarray] = []  # pieces: trunk, branch with response, trunk, ...
-    starts, branches, owners = [], [], []  # per piece
+    starts, ends, owners = [], [], []  # per piece
     spans = []  # per turn, the slots that predict its response
     seen = size = 0
-    for k, (index, turn) in enumerate(zip(indices, turns, strict=True), 1):
+    for index, turn in zip(indices, turns, strict=True):
         stem = trunk[seen : turn.trunk_length]
         body = np.concatenate([turn.branch, turn.response[:-1]])
         first = size + len(stem) + len(turn.branch) - 1
         spans.append(np.arange(first, first + len(turn.response)))
         tokens += [stem, body]
         starts += [seen, turn.trunk_length]
-        branches += [0, k]
-        owners += [-1, index]
         seen, size = turn.trunk_length, size + len(stem) + len(body)
+        ends += [-1, size]
+        owners += [-1, index]
 
     lengths = np.array([len(piece) for piece in tokens])
+    ends = [size if end < 0 else end for end in ends]
     offsets = np.arange(size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     predicting = np.concatenate(spans)
     targets, mask, logprobs = np.zeros((3, size))
@@ -188,7 +214,7 @@ def _tree(
     return {
         "tokens": np.concatenate(tokens),
         "positions": offsets + np.repeat(starts, lengths),
-        "branch": np.repeat(branches, lengths),
+        "until": np.repeat(ends, lengths),
         "targets": targets,
         "mask": mask,
         "sampler_logprobs": logprobs,
@@ -225,9 +251,10 @@ def _check(episode: Episode, index: int, turn: Turn) -> None:
 
 
 def _first_fit(
-    lengths: Sequence[int], buckets: Sequence[int]
+    trees: Sequence[_Tree], buckets: Sequence[int]
 ) -> list[tuple[int, list[int]]]:
     """Place trees into rows; return (bucket, trees of the row) in order of opening."""
+    lengths = [len(tree) for tree in trees]
     if lengths and max(lengths) > buckets[-1]:
         long = sorted((n for n in lengths if n > buckets[-1]), reverse=True)
         raise ValueError(
@@ -235,32 +262,55 @@ def _first_fit(
             f"grpo.buckets={tuple(buckets)}: {long[:5]} tokens; add a bucket of "
             f"{long[0]} or more, or lower the prompt's budget"
         )
+    longest: dict[bytes, tuple[int, int]] = {}  # per head: a place in the order
+    for number, tree in enumerate(trees):
+        place = longest.get(tree.head, (0, -number))
+        longest[tree.head] = (max(place[0], len(tree)), place[1])
     rows: list[tuple[int, list[int]]] = []
-    free = np.zeros(len(lengths), np.int64)  # slots left in each open row
-    for tree in np.argsort(-np.asarray(lengths), kind="stable").tolist():
-        fits = free[: len(rows)] >= lengths[tree]
-        row = int(np.argmax(fits)) if fits.any() else len(rows)
+    having: dict[bytes, list[int]] = {}  # rows with a head
+    free = np.zeros(len(trees), np.int64)  # slots left in each open row
+
+    def order(number: int) -> tuple[tuple[int, int], int, int]:
+        return longest[trees[number].head], len(trees[number]), -number
+
+    for number in sorted(range(len(trees)), key=order, reverse=True):
+        tree = trees[number]
+        with_head = having.setdefault(tree.head, [])
+        rest = len(tree) - tree.shared
+        row = next((row for row in with_head if free[row] >= rest), -1)
+        if row < 0:
+            rest = len(tree)
+            fits = free[: len(rows)] >= rest
+            row = int(np.argmax(fits)) if fits.any() else len(rows)
+            with_head.append(row)
         if row == len(rows):
-            bucket = next(bucket for bucket in buckets if bucket >= lengths[tree])
+            bucket = next(bucket for bucket in buckets if bucket >= rest)
             rows.append((bucket, []))
             free[row] = bucket
-        rows[row][1].append(tree)
-        free[row] -= lengths[tree]
+        rows[row][1].append(number)
+        free[row] -= rest
     return rows
 
 
-def _fill(rows: Sequence[Sequence[Tree]], shape: tuple[int, int]) -> PackedBatch:
+def _fill(rows: Sequence[Sequence[_Tree]], shape: tuple[int, int]) -> PackedBatch:
     """Write trees into arrays of one static shape; what is left is padding."""
     arrays = {
         name: np.full(shape, _PADDING.get(name, 0), dtype)
         for name, dtype in _DTYPES.items()
     }
     for r, trees in enumerate(rows):
+        families: dict[bytes, list[_Tree]] = {}
+        for tree in trees:
+            families.setdefault(tree.head, []).append(tree)
         start = 0
-        for number, tree in enumerate(trees, 1):
-            slots = np.s_[r, start : start + len(tree["tokens"])]
-            for name, values in tree.items():
-                arrays[name][slots] = values
-            arrays["tree"][slots] = number
-            start += len(tree["tokens"])
+        for family in families.values():
+            first = start
+            for tree in family:
+                skipped = tree.shared if start > first else 0
+                slots = np.s_[r, start : start + len(tree) - skipped]
+                for name, values in tree.fields.items():
+                    arrays[name][slots] = values[skipped:]
+                arrays["until"][slots] += start - skipped
+                start += len(tree) - skipped
+            arrays["until"][r, first : first + family[0].shared] = start
     return PackedBatch(**arrays)

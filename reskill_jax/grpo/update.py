@@ -212,10 +212,10 @@ def _without_agreement(metrics: Metrics) -> Metrics:
 
 def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
     """Measure how many slots hold tokens."""
-    trees = [np.asarray(batch.packed.tree) for part in prepared for batch in part]
-    used = sum(np.count_nonzero(tree) for tree in trees)
+    slots = [np.asarray(batch.packed.until) for part in prepared for batch in part]
+    used = sum(np.count_nonzero(until) for until in slots)
     return {
         "batch/tokens": float(used),
-        "batch/fill": used / sum(tree.size for tree in trees),
-        "batch/microbatches": float(len(trees)),
+        "batch/fill": used / sum(until.size for until in slots),
+        "batch/microbatches": float(len(slots)),
     }

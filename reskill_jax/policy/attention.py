@@ -22,24 +22,22 @@ _TILES = (512, 256, 128)  # of splash, per side; the first that divides T
 _MASKED = -1e30  # finite, so that a row that sees nothing (padding) yields no NaN
 
 
-def tree_mask(tree: jax.Array, branch: jax.Array) -> jax.Array:
+def tree_mask(until: jax.Array) -> jax.Array:
     """Return who sees whom in rows that pack episodes as trunks with branches.
 
-    Token i sees token j iff j <= i, both are in the same tree, and j lies on the trunk
-    or on i's own branch.
+    In the order of the tokens all that follow from token j, and so see it, stand right
+    behind it: i sees j iff j <= i < until[j].
 
     Args:
-        tree: int32 [B, T], which tree a token belongs to; 0 is padding.
-        branch: int32 [B, T], which branch of its tree; 0 is the trunk.
+        until: int32 [B, T], the first token behind j that does not see it; 0 in
+            padding.
 
     Returns:
         bool [B, T, T], [b, i, j].
     """
-    length = tree.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    same_tree = (tree[:, :, None] == tree[:, None, :]) & (tree[:, None, :] != 0)
-    on_path = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    return causal & same_tree & on_path
+    slots = jnp.arange(until.shape[1])
+    causal = slots[:, None] >= slots
+    return causal & (slots[:, None] < until[:, None, :])
 
 
 def choose_backend(name: str, platform: str, dtype: str) -> str:

@@ -18,8 +18,7 @@ def token_logprobs(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    tree: jax.Array,
-    branch: jax.Array,
+    until: jax.Array,
     targets: jax.Array,
     *,
     temperature: float | jax.Array = 1.0,
@@ -38,8 +37,7 @@ def token_logprobs(
         params: its parameters.
         tokens: int32 [B, T].
         positions: int32 [B, T], those of the flat prompt.
-        tree: int32 [B, T], see `tree_mask`; 0 is padding.
-        branch: int32 [B, T], see `tree_mask`; 0 is the trunk.
+        until: int32 [B, T], see `tree_mask`; 0 is padding.
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
         chunk: columns per piece.
@@ -51,7 +49,7 @@ def token_logprobs(
         Log-probabilities and entropies, float32 [B, T] each; what they are on padding
         has no meaning. The compiler drops the entropy where nothing uses it.
     """
-    mask = tree_mask(tree, branch)
+    mask = tree_mask(until)
     states = hidden_states(
         config,
         params,

@@ -28,14 +28,21 @@ def make_turn(rng, window, trunk_length, *, branch=5, response=4, valid=True):
     )
 
 
-def make_episode(rng, *, group=0, index=0, windows=2, turns=4, reward=None):
-    """Several windows, each with a trunk that grows and a tail that no turn used."""
+def make_episode(rng, *, group=0, index=0, windows=2, turns=4, reward=None, head=()):
+    """Several windows, each with a trunk that grows and a tail that no turn used.
+
+    The first begins with `head`, as that of every episode of a group does.
+    """
     trunks, played = [], []
     for window in range(rng.integers(1, windows + 1)):
-        lengths = np.cumsum(rng.integers(0, 5, rng.integers(1, turns + 1)))
-        trunks.append(
-            rng.integers(1, VOCAB, lengths[-1] + rng.integers(0, 3)).astype(np.int32)
-        )
+        steps = rng.integers(0, 5, rng.integers(1, turns + 1))
+        same = head if window == 0 else ()
+        if len(same):
+            steps[0] = len(same)
+        lengths = np.cumsum(steps)
+        trunk = rng.integers(1, VOCAB, lengths[-1] + rng.integers(0, 3))
+        trunk[: len(same)] = same
+        trunks.append(trunk.astype(np.int32))
         played += [
             make_turn(rng, window, n, valid=bool(rng.random() < 0.7)) for n in lengths
         ]
@@ -46,8 +53,9 @@ def make_episode(rng, *, group=0, index=0, windows=2, turns=4, reward=None):
 
 def make_batch(seed, *, groups=3, size=4, **options):
     rng = np.random.default_rng(seed)
+    heads = [rng.integers(1, VOCAB, rng.integers(0, 7)) for _ in range(groups)]
     return [
-        make_episode(rng, group=g, index=i, **options)
+        make_episode(rng, group=g, index=i, head=heads[g], **options)
         for g in range(groups)
         for i in range(size)
     ]
@@ -96,11 +104,9 @@ def next_logprobs(params, tokens, positions, mask):
 
 def visible(packed):
     """bool [R, T, S], by the rule that PackedBatch states."""
-    length = packed.tokens.shape[1]
-    same_tree = packed.tree[:, :, None] == packed.tree[:, None, :]
-    branch_q, branch_k = packed.branch[:, :, None], packed.branch[:, None, :]
-    causal = np.tril(np.ones((length, length), bool))
-    return causal & same_tree & ((branch_k == 0) | (branch_k == branch_q))
+    slots = np.arange(packed.tokens.shape[1])
+    causal = slots[:, None] >= slots
+    return causal & (slots[:, None] < packed.until[:, None, :])
 
 
 def logprob_fn(params, packed):

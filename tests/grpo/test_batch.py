@@ -18,7 +18,7 @@ def rows_of(batches):
     for batch in batches:
         names = [field.name for field in dataclasses.fields(batch)]
         for r in range(batch.tokens.shape[0]):
-            used = batch.tree[r] > 0
+            used = batch.until[r] > 0
             if used.any():
                 yield {name: getattr(batch, name)[r][used] for name in names}
 
@@ -29,17 +29,15 @@ def read_turn(rows, episode, turn):
         r for r in rows if ((r["episode"] == episode) & (r["turn"] == turn)).any()
     ]
     own = (row["episode"] == episode) & (row["turn"] == turn)
-    tree, branch = row["tree"][own][0], row["branch"][own][0]
-    assert (row["tree"][own] == tree).all()
-    assert (row["branch"][own] == branch).all()
     last = np.flatnonzero(own)[-1]
-    seen = (row["tree"] == tree) & ((row["branch"] == 0) | (row["branch"] == branch))
-    seen &= np.arange(len(seen)) <= last
+    slots = np.arange(len(own))
+    seen = (slots <= last) & (last < row["until"])
+    assert seen[own].all()
     predicting = own & (row["mask"] > 0)
     response = row["targets"][predicting]
-    slots = row["tokens"][seen]
-    prompt = slots[: len(slots) - len(response) + 1]
-    np.testing.assert_array_equal(slots[len(prompt) :], response[:-1])
+    tokens = row["tokens"][seen]
+    prompt = tokens[: len(tokens) - len(response) + 1]
+    np.testing.assert_array_equal(tokens[len(prompt) :], response[:-1])
     return prompt, response, row["positions"][seen], row["sampler_logprobs"][predicting]
 
 
@@ -71,14 +69,46 @@ def test_every_turn_can_be_read_back(seed, tokens, longest, flat):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_a_tree_holds_the_used_trunk_once_and_no_more(seed):
-    episodes = make_batch(seed, groups=2, size=3)
-    batches = pack(episodes, buckets=BUCKETS, tokens_per_microbatch=256)
-    expected = 0
-    for episode in episodes:
-        for window in range(len(episode.trunks)):
-            expected += max(t.trunk_length for t in episode.turns if t.window == window)
-        expected += sum(len(t.branch) + len(t.response) - 1 for t in episode.turns)
-    assert sum(np.count_nonzero(batch.tree) for batch in batches) == expected
+    (episode,) = make_batch(seed, groups=1, size=1)
+    episode.trunks = [trunk + 100 * k for k, trunk in enumerate(episode.trunks)]
+    batches = pack([episode], buckets=BUCKETS, tokens_per_microbatch=256)
+    expected = sum(len(t.branch) + len(t.response) - 1 for t in episode.turns)
+    for window in range(len(episode.trunks)):
+        expected += max(t.trunk_length for t in episode.turns if t.window == window)
+    assert sum(np.count_nonzero(batch.until) for batch in batches) == expected
+
+
+def two_episodes():
+    """One group: a head of two tokens, then trunks that part."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for index, trunk in enumerate([[1, 2, 3, 4], [1, 2, 5]]):
+        turns = [make_turn(rng, 0, 2), make_turn(rng, 0, 3)]
+        for k, turn in enumerate(turns):
+            turn.branch = np.array([10 * (index + 1) + k])
+            turn.response = np.array([6, 7])
+            turn.logprobs = np.zeros(2)
+        trunks = [np.array(trunk, np.int32)]
+        episodes.append(Episode(TASK, 0, index, 0, "", "", trunks, turns))
+    return episodes
+
+
+def test_episodes_of_a_group_share_the_head_of_their_trunks():
+    (batch,) = pack(two_episodes(), buckets=[13], tokens_per_microbatch=13)
+    expected = {
+        "tokens": [1, 2, 10, 6, 3, 11, 6, 20, 6, 5, 21, 6, 0],
+        "positions": [0, 1, 2, 3, 2, 3, 4, 2, 3, 2, 3, 4, 0],
+        "until": [12, 12, 4, 4, 7, 7, 7, 9, 9, 12, 12, 12, 0],
+        "episode": [0] * 7 + [1] * 5 + [-1],
+        "turn": [-1, -1, 0, 0, -1, 1, 1, 0, 0, -1, 1, 1, -1],
+    }
+    for name, row in expected.items():
+        np.testing.assert_array_equal(getattr(batch, name)[0], row, err_msg=name)
+
+
+def test_a_head_is_written_again_where_the_row_has_no_room():
+    batches = pack(two_episodes(), buckets=[11], tokens_per_microbatch=22)
+    assert sum(np.count_nonzero(batch.until) for batch in batches) == 14
 
 
 def test_layout_of_one_tree_by_hand():
@@ -93,8 +123,7 @@ def test_layout_of_one_tree_by_hand():
     expected = {
         "tokens": [1, 2, 10, 11, 12, 3, 20, 21, 22, 0, 0, 0],
         "positions": [0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 0, 0],
-        "tree": [1] * 9 + [0] * 3,
-        "branch": [0, 0, 1, 1, 1, 0, 2, 2, 2, 0, 0, 0],
+        "until": [9, 9, 5, 5, 5, 9, 9, 9, 9, 0, 0, 0],
         "targets": [0, 0, 0, 12, 13, 0, 21, 22, 23, 0, 0, 0],
         "mask": [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0],
         "sampler_logprobs": [0, 0, 0, -1, -2, 0, -3, -4, -5, 0, 0, 0],
@@ -108,7 +137,7 @@ def test_layout_of_one_tree_by_hand():
             np.float32 if name in ("mask", "sampler_logprobs") else np.int32
         )
         np.testing.assert_array_equal(array[0], row, err_msg=name)
-    assert not batch.tree[1].any()
+    assert not batch.until[1].any()
     assert not batch.mask[1].any()
 
 
@@ -146,14 +175,14 @@ def test_small_trees_share_rows_and_fill_longer_ones():
     short, long = pack(episodes, buckets=(8, 16), tokens_per_microbatch=16)
     assert sorted(set(long.episode[0])) == [1, 2]  # 12 + 4
     assert [sorted(set(row) - {-1}) for row in short.episode] == [[4], [0, 3]]
-    assert short.tree[1].max() == 2
+    assert short.until[1].tolist() == [4] * 4 + [7] * 3 + [0]
 
 
 def test_a_prompt_is_its_own_tree_without_a_trunk():
     episode = flatten(make_episode(np.random.default_rng(5), windows=1))
     (batch,) = pack([episode], buckets=[128], tokens_per_microbatch=128)
-    assert batch.tree.max() == len(episode.turns)
-    assert set(batch.branch[batch.tree > 0]) == {1}
+    assert len(set(batch.until[batch.until > 0])) == len(episode.turns)
+    assert np.count_nonzero(batch.positions[batch.until > 0] == 0) == len(episode.turns)
 
 
 def test_a_tree_that_fits_no_bucket_is_cut_between_turns():

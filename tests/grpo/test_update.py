@@ -45,7 +45,7 @@ CONFIG = DecoderConfig(
 
 
 def decoder_logprobs(params, packed):
-    fields = ("tokens", "positions", "tree", "branch", "targets")
+    fields = ("tokens", "positions", "until", "targets")
     arrays = [getattr(packed, name) for name in fields]
     return token_logprobs(CONFIG, params, *arrays, chunk=32)[0]
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_trees import random_until
 
 from reskill_jax.policy import attention as module
 from reskill_jax.policy.attention import attention, tree_mask
@@ -27,13 +28,8 @@ def case(length, seed=0):
         jnp.asarray(rng.normal(size=(2, length, heads, WIDTH)), jnp.float32)
         for heads in (HEADS, KV_HEADS, KV_HEADS)
     ]
-    tree = np.sort(rng.integers(1, 4, (2, length)), axis=1)
-    branch = rng.integers(0, 3, (2, length))
-    seen = np.ones((2, length), bool)
-    if length > 3:
-        tree[:, -2:] = 0
-        seen[:, -2:] = False
-    return arrays, tree_mask(jnp.asarray(tree), jnp.asarray(branch)), seen
+    until = random_until(rng, 2, length, padding=2 if length > 3 else 0)
+    return arrays, tree_mask(jnp.asarray(until)), until > 0
 
 
 @pytest.mark.parametrize("length", [1, 7, 16, 33])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_trees import plant, random_until
 
 from reskill_jax.policy.attention import attention, choose_backend, tree_mask
 from reskill_jax.policy.config import DecoderConfig
@@ -121,30 +122,26 @@ def test_matches_numpy(change):
     np.testing.assert_allclose(ours, oracle(config, params, tokens), atol=2e-4)
 
 
-@given(
-    tree=st.lists(st.integers(0, 2), min_size=1, max_size=12),
-    data=st.data(),
-)
-@settings(deadline=None, max_examples=30)
-def test_tree_mask_is_its_definition(tree, data):
-    size = len(tree)
-    branch = data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size))
-    mask = np.asarray(tree_mask(jnp.array([tree]), jnp.array([branch])))[0]
-    for i in range(size):
-        for j in range(size):
-            sees = j <= i and tree[i] == tree[j] != 0 and branch[j] in (0, branch[i])
-            assert mask[i, j] == sees
+@given(depths=st.lists(st.integers(0, 6), max_size=14), padding=st.integers(0, 2))
+@settings(deadline=None, max_examples=40)
+def test_a_token_sees_itself_and_what_is_above_it(depths, padding):
+    paths, until = plant(depths)
+    length = len(depths) + padding
+    until = np.pad(until, (0, padding))
+    mask = np.asarray(tree_mask(jnp.asarray(until)[None]))[0]
+    assert mask.shape == (length, length)
+    for i in range(length):
+        seen = paths[i] if i < len(depths) else []
+        assert np.flatnonzero(mask[i]).tolist() == seen
 
 
 def test_blocks_of_queries_change_nothing():
-    keys = jax.random.split(jax.random.key(0), 4)
+    keys = jax.random.split(jax.random.key(0), 3)
     length = 300  # two blocks and a part of one
     q = jax.random.normal(keys[0], (2, length, 4, 8))
     k = jax.random.normal(keys[1], (2, length, 2, 8))
     v = jax.random.normal(keys[2], (2, length, 2, 8))
-    tree = jnp.sort(jax.random.randint(keys[3], (2, length), 1, 4), axis=1)
-    branch = (jnp.arange(length) // 7 % 4 * jnp.ones((2, 1))).astype(int)
-    mask = tree_mask(tree, branch)
+    mask = tree_mask(jnp.asarray(random_until(np.random.default_rng(0), 2, length)))
     expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     sees = np.asarray(mask.any(-1))
     ours = jax.jit(attention)(q, k, v, mask)
@@ -156,18 +153,17 @@ def test_backends_equal_blocks_of_queries_forward_and_backward(backend):
     on_gpu = jax.default_backend() == "gpu"
     if (backend == "cudnn") != on_gpu:
         pytest.skip(f"{backend} does not run on {jax.default_backend()}")
-    keys = jax.random.split(jax.random.key(0), 5)
+    keys = jax.random.split(jax.random.key(0), 4)
     length = 256  # two tiles
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     q = jax.random.normal(keys[0], (2, length, 4, 128), dtype)
     k = jax.random.normal(keys[1], (2, length, 2, 128), dtype)
     v = jax.random.normal(keys[2], (2, length, 2, 128), dtype)
-    tree = jnp.sort(jax.random.randint(keys[3], (2, length), 0, 4), axis=1)[:, ::-1]
-    branch = (jnp.arange(length) // 7 % 4 * jnp.ones((2, 1))).astype(int)
-    mask = tree_mask(tree, branch)
+    until = random_until(np.random.default_rng(0), 2, length, padding=9)
+    mask = tree_mask(jnp.asarray(until))
     sees = mask.any(-1)[..., None, None]
     assert not sees.all()  # there is padding
-    weights = jax.random.normal(keys[4], q.shape) * sees
+    weights = jax.random.normal(keys[3], q.shape) * sees
 
     @functools.partial(jax.jit, static_argnums=0)
     @functools.partial(jax.value_and_grad, argnums=(1, 2, 3))
@@ -219,7 +215,7 @@ def pack(trunk: list[int], turns: list[tuple[int, list[int]]]) -> list[Token]:
 def test_packed_trees_score_and_learn_as_flat_rows():
     rng = np.random.default_rng(3)
     params, width = noisy(CONFIG), 80
-    packed = np.zeros((4, 1, width), int)  # tokens, positions, branch, tree
+    packed = np.zeros((3, 1, width), int)  # tokens, positions, until
     flat = np.zeros((6, 20), int)  # one row per turn: prompt, branch, padding
     where: list[int] = []
     flat_where: list[tuple[int, int]] = []
@@ -228,8 +224,12 @@ def test_packed_trees_score_and_learn_as_flat_rows():
         trunk = rng.integers(0, 50, 14).tolist()
         turns = [(start, rng.integers(0, 50, 6).tolist()) for start in (3, 8, 14)]
         rows = pack(trunk, turns)
-        packed[:3, 0, used : used + len(rows)] = np.transpose(rows)
-        packed[3, 0, used : used + len(rows)] = tree
+        ids, positions, branches = np.transpose(rows)
+        ends = [
+            len(rows) if branch == 0 else np.flatnonzero(branches == branch)[-1] + 1
+            for branch in branches
+        ]
+        packed[:, 0, used : used + len(rows)] = ids, positions, np.add(ends, used)
         for n, (start, ids) in enumerate(turns):
             first = used + [branch for *_, branch in rows].index(n + 1)
             where += range(first, first + 5)  # predict all of a branch but its start
@@ -237,13 +237,13 @@ def test_packed_trees_score_and_learn_as_flat_rows():
             flat[line, : start + 6] = [*trunk[:start], *ids]
             flat_where += [(line, start + i) for i in range(5)]
         used += len(rows)
-    tokens, positions, branch, tree = jnp.asarray(packed)
+    tokens, positions, until = jnp.asarray(packed)
     at, flat_at = np.array(where), tuple(np.transpose(flat_where))
 
     def packed_logprobs(params):
         targets = jnp.roll(tokens, -1, axis=1)
         logprobs, _ = token_logprobs(
-            CONFIG, params, tokens, positions, tree, branch, targets, chunk=32
+            CONFIG, params, tokens, positions, until, targets, chunk=32
         )
         return logprobs[0, at]
 
@@ -252,7 +252,7 @@ def test_packed_trees_score_and_learn_as_flat_rows():
         ones = jnp.ones_like(rows)
         positions = jnp.arange(20) * ones
         logprobs, _ = token_logprobs(
-            CONFIG, params, rows, positions, ones, 0 * ones, jnp.roll(rows, -1, axis=1)
+            CONFIG, params, rows, positions, 20 * ones, jnp.roll(rows, -1, axis=1)
         )
         return logprobs[flat_at]
 
@@ -270,7 +270,7 @@ def row():
     tokens = jnp.asarray(np.random.default_rng(1).integers(0, 50, (2, 20)))
     ones = jnp.ones((2, 20), int)
     positions = jnp.arange(20) * ones
-    return tokens, positions, ones, 0 * ones, jnp.roll(tokens, -1, 1)
+    return tokens, positions, 20 * ones, jnp.roll(tokens, -1, 1)
 
 
 @pytest.mark.parametrize("chunk", [6, 2])  # some in a row, and a loop over many
@@ -280,7 +280,7 @@ def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
     for b in range(2):
         scores = oracle(CONFIG, params, row[0][b]) / 0.7
         table = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-        expected = table[np.arange(20), row[4][b]]
+        expected = table[np.arange(20), row[3][b]]
         np.testing.assert_allclose(ours[b], expected, atol=2e-4)
         uncertainty = -(np.exp(table) * table).sum(-1)
         np.testing.assert_allclose(entropy[b], uncertainty, atol=5e-4)

@@ -78,8 +78,7 @@ def score(row, temperature, config=CONFIG):
         PARAMS,
         row[:, :-1],
         jnp.broadcast_to(jnp.arange(length), (len(row), length)),
-        jnp.ones((len(row), length), int),
-        jnp.zeros((len(row), length), int),
+        jnp.full((len(row), length), length),
         row[:, 1:],
         temperature=temperature,
     )[0]
