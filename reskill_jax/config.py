@@ -1,5 +1,6 @@
 """Checks a configuration once, before any work is done."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "policy.attention": ("auto", *BACKENDS),
     "policy.reference": ("device", "host"),
     "policy.remat": ("none", "dots", "full", "offload"),
-    "engine.name": ("jax",),
+    "engine.name": ("jax", "vllm"),
     "grpo.rule": ("corrected", "reference"),
     "grpo.scale": ("std", "none"),
     "grpo.aggregation": ("episode", "token"),
@@ -57,12 +58,19 @@ _AT_LEAST: dict[str, float] = {
     "engine.prefill_rows": 1,
     "engine.decode_rows": 1,
     "engine.decode_steps": 1,
+    "engine.vllm.replicas": 1,
+    "engine.vllm.tensor": 1,
+    "engine.vllm.memory": 0,
+    "engine.vllm.attempts": 1,
+    "engine.vllm.tolerance": 0,
     "grpo.group_size": 1,
     "grpo.minibatches": 1,
     "grpo.learning_rate": 0,
     "grpo.warmup": 0,
     "grpo.decay": 0,
     "grpo.kl_coef": 0,
+    "grpo.importance_cap": 0,
+    "grpo.alarm": 0,
     "grpo.invalid_penalty": 0,
     "strategy.capacity": 1,
     "strategy.candidates": 1,
@@ -126,6 +134,12 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.creator.name={config.creator.name!r} has no version without its "
             "analyser: use 'offline', or another config.strategy.name"
         )
+    if config.grpo.importance_cap and config.grpo.old_logprobs != "recompute":
+        yield (
+            f"config.grpo.importance_cap={config.grpo.importance_cap} needs "
+            "config.grpo.old_logprobs='recompute': with the sampler's there is nothing "
+            "to weigh"
+        )
     if not 0 < config.rollout.top_p <= 1:
         yield f"config.rollout.top_p={config.rollout.top_p}: must be in (0, 1]"
     try:
@@ -153,13 +167,40 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
         )
     if config.creator.name in CREATORS[1:]:
         yield from _creator_problems(config)
+    yield from _vllm_problems(config)
+    yield from _mesh_problems(config)
+    yield from _source_problems(config)
+
+
+def _mesh_problems(config: ConfigDict) -> Iterator[str]:
     shape = [config.mesh[axis] for axis in AXES]
     if min(size or -2 for size in shape) < -1 or shape.count(-1) > 1:
         yield (
             f"config.mesh={dict(config.mesh)}: sizes are 1 or more, and one of them "
             "may be -1 for the devices that are left"
         )
-    yield from _source_problems(config)
+
+
+def _vllm_problems(config: ConfigDict) -> Iterator[str]:
+    """Check what can be checked before servers are started."""
+    vllm = config.engine.vllm
+    if config.engine.name != "vllm":
+        return
+    if find_spec("httpx") is None:
+        yield "config.engine.name='vllm': pip install '.[vllm]'"
+    if not vllm.urls and shutil.which(vllm.executable) is None:
+        yield (
+            f"config.engine.vllm.executable={vllm.executable!r} is not there: install "
+            "vLLM into an environment of its own and name its bin/vllm"
+        )
+    if vllm.devices and len(vllm.devices) != vllm.replicas:
+        yield (
+            f"config.engine.vllm.devices={tuple(vllm.devices)}: give one entry for "
+            f"each of config.engine.vllm.replicas={vllm.replicas}"
+        )
+    for key in ("start_seconds", "timeout"):
+        if vllm[key] <= 0:
+            yield f"config.engine.vllm.{key}={vllm[key]}: must be above 0 seconds"
 
 
 def _creator_problems(config: ConfigDict) -> Iterator[str]:

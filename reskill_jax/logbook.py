@@ -20,10 +20,13 @@ class Logbook:
         workdir: of the run.
         total: steps of the run.
         done: steps that were done before this process.
+        alarm: nats by which sampler and trainer may differ on average without a
+            warning.
     """
 
-    def __init__(self, workdir: Workdir, total: int, done: int) -> None:
+    def __init__(self, workdir: Workdir, total: int, done: int, alarm: float) -> None:
         self._workdir = workdir
+        self._alarm = alarm
         self._writer = MetricWriter(
             workdir.metrics, workdir.tensorboard, done + 1 if done else 0
         )
@@ -45,6 +48,13 @@ class Logbook:
             save_bank(strategy.banks[0], self._workdir.skills)
             text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
             write_text(self._workdir.root / "trials.jsonl", text)
+        if (difference := metrics.get("agreement/logprob_diff", 0.0)) > self._alarm:
+            self._progress.note(
+                f"step {step}: WARNING: log-probs of sampler and trainer differ by "
+                f"{difference:.2g} nats on average, above config.grpo.alarm="
+                f"{self._alarm:g}: compare their dtypes, or set config.grpo."
+                "old_logprobs='recompute' and config.grpo.importance_cap=2"
+            )
         self._progress.update(
             step,
             int(metrics.get("batch/tokens", 0)),

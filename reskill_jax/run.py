@@ -4,6 +4,9 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reskill_jax import cache
+from reskill_jax import cache, distributed
 from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
 from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
@@ -25,19 +28,21 @@ from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.attention import choose_backend
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.sharding import (
     AXES,
     engine_mesh,
     make_mesh,
     move,
     platform_of,
+    row_shards,
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder
-from reskill_jax.rollout.types import Sampling
+from reskill_jax.rollout.types import Engine, Sampling
 
 
 @dataclass(frozen=True)
@@ -173,14 +178,95 @@ def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
     )
 
 
-def make_engine(config: ConfigDict, policy: Policy, params: Params) -> JaxEngine:
-    """Build the engine that serves `params`."""
-    return JaxEngine(
+def make_engine(
+    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+) -> Engine:
+    """Build the engine that serves `params`; `resources` closes it."""
+    engine: Engine
+    if config.engine.name == "vllm":
+        engine = _make_vllm(config, policy, params, resources)
+    else:
+        engine = JaxEngine(
+            policy.config,
+            params,
+            eos_id=policy.tokenizer.eos_id,
+            **engine_options(config),
+            mesh=engine_mesh(policy.mesh, policy.config),
+        )
+    resources.callback(engine.close)
+    return engine
+
+
+def _make_vllm(
+    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+) -> Engine:
+    """Start vLLM servers, or find those that run, and bring them the weights."""
+    # The extra `vllm` is needed only here.
+    from reskill_jax.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
+    from reskill_jax.rollout.vllm_server import (  # noqa: PLC0415
+        Server,
+        ServerOptions,
+    )
+
+    if not distributed.is_alone():
+        raise ValueError(
+            "config.engine.name='vllm' works with one trainer process, which may have "
+            "several devices: use 'jax' with --distributed"
+        )
+    vllm = config.engine.vllm
+    # Paths of sockets are short by law, so not in the workdir.
+    places = Path(tempfile.mkdtemp(prefix="reskill-"))
+    resources.callback(shutil.rmtree, places, ignore_errors=True)
+    servers: list[Server | str] = list(vllm.urls)
+    for number in range(0 if vllm.urls else vllm.replicas):
+        devices = {"CUDA_VISIBLE_DEVICES": vllm.devices[number]} if vllm.devices else {}
+        options = ServerOptions(
+            executable=vllm.executable,
+            model=policy.directory.absolute(),
+            dtype=policy.config.dtype,
+            context=config.prompt.max_tokens + config.rollout.max_tokens,
+            sequences=config.rollout.concurrency,
+            tensor=vllm.tensor,
+            memory=vllm.memory,
+            arguments=vllm.arguments,
+            environment=devices,
+        )
+        server = Server(options, places / str(number))
+        resources.callback(server.stop)
+        servers.append(server)
+    return VllmEngine(
         policy.config,
         params,
+        servers=servers,
+        root=Path(vllm.root) / places.name,
         eos_id=policy.tokenizer.eos_id,
-        **engine_options(config),
-        mesh=engine_mesh(policy.mesh, policy.config),
+        score=_make_score(policy),
+        tolerance=vllm.tolerance,
+        start_seconds=vllm.start_seconds,
+        timeout=vllm.timeout,
+        attempts=vllm.attempts,
+    )
+
+
+def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]:
+    """Build what scores a text: (params, tokens [n]) -> log-probs of tokens[1:]."""
+    mesh = policy.mesh
+    rows = row_shards(mesh)  # copies of the text, for every device has to have one
+
+    @jax.jit
+    def logprobs(params: Params, text: jax.Array) -> jax.Array:
+        text = jnp.broadcast_to(text, (rows, *text.shape))
+        tokens, targets = text[:, :-1], text[:, 1:]
+        length = tokens.shape[1]
+        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+        until = jnp.full_like(tokens, length)
+        found, _ = token_logprobs(
+            policy.config, params, tokens, positions, until, targets, mesh=mesh
+        )
+        return found[0]
+
+    return lambda params, tokens: np.asarray(
+        logprobs(params, np.array(tokens, np.int32))
     )
 
 
@@ -212,10 +298,8 @@ def make_collector(
 ) -> Collector:
     """Build what plays episodes; `resources` closes engine and processes."""
     pool = resources.enter_context(make_pool(config))
-    engine = make_engine(config, policy, params)
-    resources.callback(engine.close)
     return Collector(
-        engine=engine,
+        engine=make_engine(config, policy, params, resources),
         pool=pool,
         prompts=make_prompts(config, policy.tokenizer),
         max_turns=config.rollout.max_turns,
@@ -265,7 +349,7 @@ def make_logprob_fn(
     """Build what scores tokens in training."""
     return make_logprobs(
         decoder,
-        temperature=config.rollout.temperature,
+        temperature=config.rollout.temperature or 1.0,  # as engines report it
         chunk=config.policy.logprob_chunk,
         remat=config.policy.remat,
         attention_backend=choose_backend(
@@ -277,7 +361,7 @@ def make_logprob_fn(
 
 def loss_options(config: ConfigDict) -> dict[str, float]:
     """Return the options of the loss."""
-    keys = ("clip_low", "clip_high", "dual_clip", "kl_coef")
+    keys = ("clip_low", "clip_high", "dual_clip", "kl_coef", "importance_cap")
     return {key: config.grpo[key] for key in keys}
 
 

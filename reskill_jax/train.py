@@ -42,7 +42,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         collector.engine.push(state.params, done)
         logbook = None
         if distributed.is_leader():
-            logbook = Logbook(workdir, config.num_steps, done)
+            logbook = Logbook(workdir, config.num_steps, done, config.grpo.alarm)
             resources.callback(logbook.close)
 
         def evaluation(step: int) -> dict[str, float]:

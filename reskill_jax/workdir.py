@@ -32,8 +32,8 @@ import jax
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
 _EXTENDABLE = "num_steps"
-# Where a run goes on is not what it is: these may differ at every start.
-_PLACE = "mesh."
+# Where a run goes on is not what it is: what begins so may differ at every start.
+PLACES = ("mesh.", "engine.")
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class Workdir:
     def bind(self, config: Mapping[str, Any]) -> None:
         """Write the configuration at the first start, compare with it at later ones.
 
-        A larger top-level `num_steps` is taken over, and any `mesh`: the run goes on
-        for longer, or on other devices.
+        A larger top-level `num_steps` is taken over, and any `mesh` and `engine`: the
+        run goes on for longer, or on other devices.
 
         Args:
             config: nested, of JSON types; tuples count as lists.
@@ -124,7 +124,7 @@ class Workdir:
             stored = flatten(self.read_config())
             if _extends(stored.get(_EXTENDABLE), wanted.get(_EXTENDABLE)):
                 stored[_EXTENDABLE] = wanted[_EXTENDABLE]
-            stored |= {k: v for k, v in wanted.items() if k.startswith(_PLACE)}
+            stored |= {k: v for k, v in wanted.items() if k.startswith(PLACES)}
             if stored != wanted:
                 raise ValueError(_mismatch(self.config, stored, wanted))
         write_text(self.config, json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -241,6 +241,7 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
-        f"config.{_EXTENDABLE} may grow, and config.{_PLACE}* change."
+        f"config.{_EXTENDABLE} may grow, and "
+        f"{' and '.join(f'config.{place}*' for place in PLACES)} change."
     )
     return "\n".join(lines)

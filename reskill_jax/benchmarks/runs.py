@@ -12,7 +12,7 @@ from typing import Any
 
 from reskill_jax.metrics import read_metrics
 from reskill_jax.warm_start.recipe import RECIPES
-from reskill_jax.workdir import Workdir
+from reskill_jax.workdir import PLACES, Workdir, flatten
 
 Value = str | int | float | tuple[str, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
@@ -92,7 +92,12 @@ def identity(changes: Changes, variant: str = "cpu") -> str:
     """Hash what a run depends on: configuration and warm start, 12 hex digits."""
     config = runpy.run_path(CONFIG)["get_config"](variant)
     config.update_from_flattened_dict(changes)
-    document = [config.to_dict(), RECIPES[config.warm_start.recipe].hash]
+    values = {
+        key: value
+        for key, value in flatten(config.to_dict()).items()
+        if not key.startswith(PLACES)
+    }
+    document = [values, RECIPES[config.warm_start.recipe].hash]
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

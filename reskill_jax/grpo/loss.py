@@ -84,8 +84,14 @@ def grpo_loss(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     kl_coef: float = 0.01,
+    importance_cap: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
     """Clipped surrogate (paper, section 3.1) with dual clip and a k3 KL penalty.
+
+    A sampler that computes in another way than the trainer samples from another policy.
+    With an `importance_cap` C each token's surrogate is weighted by
+    min(old / sampler, C), the ratio of their probabilities (truncated importance
+    sampling, Ionides 2008). It matters where `old_logprobs` are the trainer's own.
 
     Args:
         logprobs: float32 [R, T], of the targets under the current weights.
@@ -96,6 +102,7 @@ def grpo_loss(
             (arXiv 1912.09729).
         kl_coef: weight of the k3 estimate of KL(policy || reference); it is left out
             where the batch has no reference.
+        importance_cap: C; 0 leaves the weights out.
 
     Returns:
         This micro-batch's share of the loss, and its metrics.
@@ -121,6 +128,13 @@ def grpo_loss(
         "grpo/dual_clip_fraction": mean(dual),
         "grpo/entropy": mean(-logprobs),  # estimated from the sampled tokens
     }
+    if importance_cap:
+        drift = batch.old_logprobs - batch.packed.sampler_logprobs
+        importance = jnp.exp(jnp.clip(drift, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+        metrics["grpo/importance_capped"] = mean(importance > importance_cap)
+        importance = jnp.minimum(importance, importance_cap)
+        metrics["grpo/importance"] = mean(importance)
+        per_token *= importance
     if batch.reference_logprobs is not None:
         kl = k3(logprobs, batch.reference_logprobs)
         per_token += kl_coef * kl

@@ -51,6 +51,7 @@ def make_update(
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
     kl_coef: float = 0.01,
+    importance_cap: float = 0.0,
     mesh: Mesh | None = None,
 ) -> Update:
     """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
@@ -73,6 +74,7 @@ def make_update(
         dual_clip: see `grpo_loss`.
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
+        importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
         mesh: the devices that state and reference are on.
 
     Raises:
@@ -85,12 +87,19 @@ def make_update(
     if dual_clip <= 1:
         raise ValueError(f"grpo.dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
+    if importance_cap and old_logprobs != "recompute":
+        raise ValueError(
+            f"grpo.importance_cap={importance_cap} weighs what the sampler computes "
+            "against the trainer: it needs grpo.old_logprobs='recompute'"
+        )
+
     loss_fn = make_loss(
         logprob_fn,
         clip_low=clip_low,
         clip_high=clip_high,
         dual_clip=dual_clip,
         kl_coef=kl_coef,
+        importance_cap=importance_cap,
     )
     step = make_step(loss_fn, tx, mesh)
     masked = make_forward(logprob_fn, mesh)

@@ -110,6 +110,15 @@ def save(
     write_tensors(directory, ordered, dtype=dtype, shard_bytes=shard_bytes)
 
 
+def manifest(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors that `save` writes, by name."""
+    return {
+        entry.name: entry.shape
+        for path, leaf in _leaves(config)
+        for entry in _entries(config, path, leaf)
+    }
+
+
 def on_host(
     path: tuple[str, ...], abstract: jax.ShapeDtypeStruct, pieces: Pieces
 ) -> np.ndarray:

@@ -106,6 +106,30 @@ def test_without_reference_there_is_no_kl_term():
     assert loss == same
 
 
+def test_importance_weights_are_the_ratio_of_trainer_to_sampler_up_to_their_cap():
+    logprobs, batch = random_batch(6, reference=False)
+    drift = batch.old_logprobs - batch.packed.sampler_logprobs
+    ratio = np.exp(drift)
+    cap = float(np.quantile(ratio[batch.packed.mask > 0], 0.7))
+    weights = batch.weights * np.minimum(ratio, cap)
+    expected, _ = grpo_loss(
+        logprobs, dataclasses.replace(batch, weights=weights), **OPTIONS
+    )
+    loss, metrics = grpo_loss(logprobs, batch, **OPTIONS, importance_cap=cap)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    figures = reduce_metrics([metrics])
+    assert figures["grpo/importance_capped"] == pytest.approx(0.3, abs=0.05)
+    assert 0 < figures["grpo/importance"] <= cap
+
+
+def test_importance_weights_leave_the_kl_term_alone():
+    logprobs, batch = random_batch(7)
+    batch = dataclasses.replace(batch, advantages=0 * batch.advantages)
+    loss, _ = grpo_loss(logprobs, batch, **OPTIONS, importance_cap=0.5)
+    assert loss == pytest.approx(float(grpo_loss(logprobs, batch, **OPTIONS)[0]))
+    assert loss > 0
+
+
 def test_k3_is_the_divergence_on_average_and_is_clipped():
     rng = np.random.default_rng(0)
     p, q = rng.dirichlet(np.full(6, 5.0), size=2)

@@ -1,0 +1,250 @@
+"""The routes of a vLLM server that we use, and nothing else.
+
+They are those of vLLM 0.30 to 0.33, with `VLLM_SERVER_DEV_MODE=1` and
+`--enable-scale-out`. Whether a server has them is found out from the server.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+
+from reskill_jax.rollout.types import Request
+
+_ROUTES = (
+    "/inference/v1/generate",
+    "/v1/completions",
+    "/init_weight_transfer_engine",
+    "/start_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
+    "/pause",
+    "/resume",
+    "/reset_prefix_cache",
+    "/weight_info",
+)
+_SHOWN = 300  # characters of an answer that an error message shows
+
+
+class ServerError(RuntimeError):
+    """A server answered with an error, or with something else than agreed.
+
+    Attributes:
+        status: of the HTTP answer; 0 if its content was wrong.
+    """
+
+    def __init__(self, route: str, status: int, text: str):
+        super().__init__(f"{route} answered {status}: {text[:_SHOWN]}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What came back for one request.
+
+    Attributes:
+        tokens: int32 [n].
+        logprobs: float32 [n].
+        versions: of the weights that sampled them, in order, without repetitions.
+        stopped: whether the response ended by itself.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    versions: tuple[str, ...]
+    stopped: bool
+
+
+class Api:
+    """One server; all methods but `close` are coroutines of one event loop."""
+
+    def __init__(self, url: str, timeout: float, connections: int = 256):
+        """Connect lazily.
+
+        Args:
+            url: http://host:port, or unix:/path/to/socket.
+            timeout: seconds that any answer may take.
+            connections: that are open at once, at most; they are kept.
+        """
+        socket = url.removeprefix("unix:") if url.startswith("unix:") else None
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections
+        )
+        self.url = url
+        self._client = httpx.AsyncClient(
+            base_url="http://vllm" if socket else url,
+            transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits),
+            # A request waits for a free connection as long as it has to.
+            timeout=httpx.Timeout(timeout, pool=None),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def is_ready(self) -> bool:
+        """Tell whether the server is up."""
+        try:
+            answer = await self._client.get("/health", timeout=5.0)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
+
+    async def check_routes(self) -> None:
+        """Check that the server is one that we can work with.
+
+        Raises:
+            ServerError: it lacks routes; the message says which, and what to do.
+        """
+        known = (await self._get("/openapi.json")).get("paths", {})
+        if missing := [route for route in _ROUTES if route not in known]:
+            try:
+                version = (await self._get("/version"))["version"]
+            except (ServerError, KeyError):
+                version = "of unknown version"
+            raise ServerError(
+                "/openapi.json",
+                0,
+                f"this vLLM {version} lacks {', '.join(missing)}: start it with "
+                "VLLM_SERVER_DEV_MODE=1 and --enable-scale-out; versions 0.30 to 0.33 "
+                "are supported",
+            )
+
+    async def generate(self, request: Request, stop: int) -> Sampled:
+        """Sample one response.
+
+        Raises:
+            ServerError: no usable answer, e.g. because the request was aborted.
+            httpx.TransportError: no answer.
+        """
+        sampling = request.sampling
+        body = {
+            "token_ids": list(map(int, request.prompt)),
+            "sampling_params": {
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": -1,
+                "min_p": 0.0,
+                "seed": request.seed,
+                "stop_token_ids": [stop],
+                "logprobs": 0,
+                "detokenize": False,
+            },
+        }
+        route = "/inference/v1/generate"
+        answer = await self._post(route, body)
+        try:
+            (choice,) = answer["choices"]
+            tokens = np.array(choice["token_ids"], np.int32)
+            content = choice["logprobs"]["content"]
+            logprobs = np.array([x["logprob"] for x in content], np.float32)
+            spans = choice.get("weight_versions") or []
+            versions = tuple(dict.fromkeys(str(span["version"]) for span in spans))
+            reason = choice["finish_reason"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServerError(route, 0, f"{error!r} in {answer}") from error
+        if reason not in ("stop", "length") or len(tokens) != len(logprobs):
+            raise ServerError(
+                route,
+                0,
+                f"finish_reason {reason!r}, {len(tokens)} tokens, {len(logprobs)} "
+                "log-probs",
+            )
+        if not len(tokens) or not np.isfinite(logprobs).all():
+            raise ServerError(route, 0, f"{len(tokens)} tokens, log-probs {logprobs}")
+        return Sampled(tokens, logprobs, versions, reason == "stop")
+
+    async def prompt_logprobs(self, model: str, tokens: Sequence[int]) -> np.ndarray:
+        """Return the log-probs of all tokens but the first, float32 [n - 1]."""
+        route = "/v1/completions"
+        body = {
+            "model": model,
+            "prompt": list(map(int, tokens)),
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "prompt_logprobs": 0,
+        }
+        answer = await self._post(route, body)
+        try:
+            entries = answer["choices"][0]["prompt_logprobs"][1:]
+            found = [
+                entry[str(token)]["logprob"]
+                for entry, token in zip(entries, tokens[1:], strict=True)
+            ]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ServerError(route, 0, f"{error!r} in {answer}") from error
+        return np.array(found, np.float32)
+
+    async def model(self) -> str:
+        """Return the name of the model that is served."""
+        answer = await self._get("/v1/models")
+        try:
+            return str(answer["data"][0]["id"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise ServerError("/v1/models", 0, f"{error!r} in {answer}") from error
+
+    async def prepare_updates(self, manifest: Mapping[str, Sequence[int]]) -> None:
+        """Tell, once per start of the server, what weights will look like."""
+        await self._post(
+            "/init_weight_transfer_engine", {"init_info": {"manifest": dict(manifest)}}
+        )
+
+    async def update(self, path: str, version: str) -> None:
+        """Take new weights; requests that run end on the old ones.
+
+        Whatever fails, the server resumes with what it had: our extension checks files
+        before it touches the model.
+
+        Raises:
+            ServerError: the weights were refused, or the server is in no known state.
+        """
+        await self._post("/pause?mode=wait")
+        try:
+            await self._post("/start_weight_update")
+            await self._post("/update_weights", {"update_info": {"path": path}})
+            await self._post("/finish_weight_update", {"weight_version": version})
+            answer = await self._post("/reset_prefix_cache")
+            if answer.get("success") is not True:
+                raise ServerError("/reset_prefix_cache", 0, str(answer))
+        finally:
+            await self._post("/resume")
+        if (served := await self.weight_version()) != version:
+            raise ServerError("/weight_info", 0, f"version {served!r}, not {version!r}")
+
+    async def weight_version(self) -> str:
+        """Return the version that is served; "default" after a start."""
+        return str((await self._get("/weight_info")).get("weight_version"))
+
+    async def _get(self, route: str) -> dict[str, Any]:
+        return _read(route, await self._client.get(route))
+
+    async def _post(self, route: str, body: Any = None) -> dict[str, Any]:
+        return _read(route, await self._client.post(route, json=body or {}))
+
+
+async def wait_until_ready(api: Api, seconds: float) -> bool:
+    """Wait for a server; tell whether it is up."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await api.is_ready():
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(0.5)
+    return True
+
+
+def _read(route: str, answer: httpx.Response) -> dict[str, Any]:
+    if answer.status_code != 200:
+        raise ServerError(route, answer.status_code, answer.text)
+    if not answer.content:
+        return {}
+    try:
+        document = answer.json()
+    except ValueError as error:
+        raise ServerError(route, 0, f"no JSON: {answer.text!r}") from error
+    if not isinstance(document, dict):
+        raise ServerError(route, 0, f"no object: {document!r}")
+    return document

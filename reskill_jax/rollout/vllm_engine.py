@@ -1,0 +1,344 @@
+"""Samples with vLLM servers: processes beside the trainer, in an environment of theirs.
+
+    engine = VllmEngine(config, params, model, servers, ...)
+    completion = await engine.generate(request)      # from any number of coroutines
+    engine.push(params, version)
+
+All of an episode's requests go to one server, whose prefix cache holds its trunk. A
+push writes all weights into a directory that trainer and servers share (in memory:
+/dev/shm), lets the servers take them, and checks by the log-probs of a fixed text that
+they compute what the trainer does. A server that ends or hangs is started again, gets
+the weights again, and requests that it lost are asked again: a request's answer is a
+function of weights, prompt and seed.
+"""
+
+import asyncio
+import math
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import numpy as np
+
+from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.weights import manifest, save
+from reskill_jax.rollout.types import Completion, Request
+from reskill_jax.rollout.vllm_api import Api, ServerError, wait_until_ready
+from reskill_jax.rollout.vllm_server import Server
+
+T = TypeVar("T")
+
+_FAULTS = (httpx.HTTPError, ServerError)
+# Scores a text under weights: tokens [n] -> the log-probs of all but the first [n - 1].
+Score = Callable[[Params, Sequence[int]], np.ndarray]
+
+
+@dataclass
+class Replica:
+    """A server and what we know of it.
+
+    Attributes:
+        api: its routes.
+        server: its process; None if somebody else runs it.
+        repair: held while it is being brought back.
+        starts: how often it has been started again.
+        ready: whether it has ever been.
+        sessions: episodes that are played on it.
+    """
+
+    api: Api
+    server: Server | None
+    repair: asyncio.Lock = field(default_factory=asyncio.Lock)
+    starts: int = 0
+    ready: bool = False
+    sessions: set[str] = field(default_factory=set)
+
+
+class VllmEngine:
+    """Samples with vLLM; see the module's docstring.
+
+    Attributes:
+        counters: so far: "retried" requests, "restarted" servers.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        params: Params,
+        *,
+        servers: Sequence[Server | str],
+        root: Path,
+        eos_id: int,
+        score: Score,
+        tolerance: float,
+        version: int = 0,
+        start_seconds: float = 600.0,
+        timeout: float = 300.0,
+        attempts: int = 3,
+    ):
+        """Wait for the servers and bring them the weights.
+
+        Args:
+            config: the decoder's shape; its dtype is that of the weights' files.
+            params: the weights.
+            servers: processes of ours, or the addresses of others'.
+            root: directory for weights, which all servers can read; in memory, best.
+            eos_id: the token that ends a response.
+            score: computes what the servers should, for the check after a push.
+            tolerance: of that check, in nats per token at most.
+            version: of the weights.
+            start_seconds: that a server may take to start.
+            timeout: seconds for one answer.
+            attempts: at one request.
+
+        Raises:
+            RuntimeError: a server does not start, or does not serve this policy.
+        """
+        self._config = config
+        self._manifest = manifest(config)
+        self._root = root
+        self._eos_id = eos_id
+        self._score = score
+        self._tolerance = tolerance
+        self._start_seconds = start_seconds
+        self._attempts = attempts
+        self._home: dict[str, Replica] = {}  # of a session
+        self._weights: tuple[Path, int, np.ndarray] | None = None
+        self.counters: Counter[str] = Counter()
+        generator = np.random.default_rng(0)
+        length = min(64, config.max_position_embeddings)
+        self._text = generator.integers(0, config.vocab_size, length).tolist()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="vllm-engine", daemon=True
+        )
+        self._thread.start()
+        self._replicas = [
+            Replica(Api(server, timeout), None)
+            if isinstance(server, str)
+            else Replica(Api(server.url, timeout), server)
+            for server in servers
+        ]
+        try:
+            self.push(params, version)
+        except BaseException:
+            self.close()
+            raise
+
+    async def generate(self, request: Request) -> Completion:
+        """Sample one response; calls run concurrently.
+
+        Raises:
+            RuntimeError: no server answered, however often it was asked.
+        """
+        return await asyncio.wrap_future(self._submit(self._generate(request)))
+
+    def release(self, session: str) -> None:
+        """Forget where a session was played."""
+        if replica := self._home.pop(session, None):
+            replica.sessions.discard(session)
+
+    def push(self, params: Params, version: int) -> None:
+        """Serve these weights from now on; requests that run end on the old ones.
+
+        Raises:
+            OSError: the directory has no room.
+            RuntimeError: a server does not take them, or computes something else.
+        """
+        path = self._write(params, version)
+        expected = self._score(params, self._text)
+        before, self._weights = self._weights, (path, version, expected)
+        try:
+            self._wait(self._for_all(self._bring))
+        except BaseException:
+            self._weights = before  # which a server that was asked in vain still has
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+        if before:
+            shutil.rmtree(before[0], ignore_errors=True)
+
+    def sleep(self) -> None:
+        """Do nothing: servers have devices of their own."""
+
+    def close(self) -> None:
+        """Stop the servers that are ours and remove the weights."""
+        try:
+            self._wait(self._for_all(lambda replica: replica.api.close()))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            for replica in self._replicas:
+                if replica.server:
+                    replica.server.stop()
+            shutil.rmtree(self._root, ignore_errors=True)
+
+    async def _generate(self, request: Request) -> Completion:
+        replica = self._replica(request.session)
+        for attempt in range(1, self._attempts + 1):
+            starts = replica.starts
+            try:
+                sampled = await replica.api.generate(request, self._eos_id)
+                break
+            except _FAULTS as error:
+                refused = isinstance(error, ServerError) and 400 <= error.status < 500
+                if refused or attempt == self._attempts:
+                    raise RuntimeError(
+                        f"session {request.session!r}: {replica.api.url} gave no "
+                        f"answer at attempt {attempt}: {error!r}{_log_of(replica)}"
+                    ) from error
+                self.counters["retried"] += 1
+                await self._repair(replica, starts)
+        versions = [int(v) for v in sampled.versions]
+        assert self._weights is not None
+        return Completion(
+            tokens=sampled.tokens,
+            logprobs=np.minimum(sampled.logprobs, 0.0),
+            version=min(versions, default=self._weights[1]),
+            stopped=sampled.stopped,
+        )
+
+    def _replica(self, session: str) -> Replica:
+        """Return where a session is played; a new one goes where there are fewest."""
+        if session not in self._home:
+            replica = min(self._replicas, key=lambda replica: len(replica.sessions))
+            replica.sessions.add(session)
+            self._home[session] = replica
+        return self._home[session]
+
+    async def _repair(self, replica: Replica, starts: int) -> None:
+        """Bring a server back, unless it was since its `starts`-th start."""
+        async with replica.repair:
+            if replica.starts > starts or await self._serves(replica):
+                return
+            await self._restart(replica)
+            await self._send(replica)
+
+    async def _serves(self, replica: Replica) -> bool:
+        """Tell whether a server has the newest weights and computes with them."""
+        assert self._weights is not None
+        try:
+            version = await replica.api.weight_version()
+            await self._check(replica)
+        except (*_FAULTS, RuntimeError):
+            return False
+        return version == str(self._weights[1])
+
+    async def _restart(self, replica: Replica) -> None:
+        """Start a server again; one of somebody else has to come back by itself."""
+        if replica.server is not None:
+            await asyncio.to_thread(replica.server.restart)
+        replica.starts += 1
+        replica.ready = False
+        self.counters["restarted"] += 1
+
+    async def _bring(self, replica: Replica) -> None:
+        """Bring a server the newest weights; it may have to be started again."""
+        try:
+            if replica.ready and not await replica.api.is_ready():
+                await self._restart(replica)
+            await self._send(replica)
+        except httpx.HTTPError:  # it ended, or hangs
+            await self._restart(replica)
+            await self._send(replica)
+
+    async def _send(self, replica: Replica) -> None:
+        """Send a server, which may still be starting, the newest weights."""
+        assert self._weights is not None
+        path, version, _ = self._weights
+        await self._until_ready(replica)
+        try:
+            if await replica.api.weight_version() == "default":
+                await replica.api.check_routes()
+                await replica.api.prepare_updates(self._manifest)
+            await replica.api.update(str(path), str(version))
+        except ServerError as error:
+            raise RuntimeError(
+                f"{replica.api.url} does not take version {version} of the weights: "
+                f"{error}{_log_of(replica)}"
+            ) from error
+        await self._check(replica)
+
+    async def _until_ready(self, replica: Replica) -> None:
+        """Wait for a server.
+
+        Raises:
+            RuntimeError: it ended, or takes too long.
+        """
+        waited = 0.0
+        while not await wait_until_ready(replica.api, 1.0):
+            waited += 1.0
+            server = replica.server
+            if (server and server.ended()) or waited > self._start_seconds:
+                what = "ended" if server and server.ended() else "is not ready"
+                raise RuntimeError(
+                    f"the vLLM server {replica.api.url} {what} after {waited:.0f} s "
+                    f"(config.engine.vllm.start_seconds={self._start_seconds:g})"
+                    f"{_log_of(replica)}"
+                )
+        replica.ready = True
+
+    async def _check(self, replica: Replica) -> None:
+        """Compare the log-probs of a fixed text.
+
+        Raises:
+            RuntimeError: they differ by more than the tolerance.
+        """
+        assert self._weights is not None
+        _, version, expected = self._weights
+        name = await replica.api.model()
+        found = await replica.api.prompt_logprobs(name, self._text)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= self._tolerance:
+            raise RuntimeError(
+                f"{replica.api.url} serves {name!r} version {version}, but its "
+                f"log-probs are up to {difference:.2g} off the trainer's "
+                f"(config.engine.vllm.tolerance={self._tolerance:g}): is it the same "
+                "model, and the same dtype?"
+            )
+
+    def _write(self, params: Params, version: int) -> Path:
+        """Write all weights; the directory appears whole or not at all."""
+        path = self._root / f"v{version}"
+        partial = self._root / f"v{version}.partial"
+        for old in (path, partial):
+            shutil.rmtree(old, ignore_errors=True)
+        size = sum(math.prod(shape) for shape in self._manifest.values())
+        size *= 2 if self._config.dtype == "bfloat16" else 4
+        self._root.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self._root).free) < size:
+            raise OSError(
+                f"config.engine.vllm.root={str(self._root)!r} has {free:,} bytes free, "
+                f"but weights take {size:,}: make room or name another directory"
+            )
+        save(partial, self._config, params, dtype=self._config.dtype)
+        return partial.rename(path)
+
+    async def _for_all(
+        self, action: Callable[[Replica], Coroutine[Any, Any, T]]
+    ) -> None:
+        async with asyncio.TaskGroup() as running:
+            for replica in self._replicas:
+                running.create_task(action(replica))
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> futures.Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return self._submit(work).result()
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+
+
+def _log_of(replica: Replica) -> str:
+    if replica.server is None:
+        return ""
+    return f"\nthe end of {replica.server.log}:\n{replica.server.tail()}"

@@ -1,0 +1,1 @@
+"""What runs inside vLLM servers, in their environment; never imported by ours."""
