@@ -26,6 +26,9 @@ _ROUTES = (
     "/reset_prefix_cache",
     "/weight_info",
 )
+# A server closes the connection after an error, without a word: what comes next on it
+# would be lost. Only requests for responses, which are asked again, use kept ones.
+_CLOSE = {"Connection": "close"}
 _SHOWN = 300  # characters of an answer that an error message shows
 
 
@@ -136,7 +139,7 @@ class Api:
             },
         }
         route = "/inference/v1/generate"
-        answer = await self._post(route, body)
+        answer = await self._post(route, body, keep=True)
         try:
             (choice,) = answer["choices"]
             tokens = np.array(choice["token_ids"], np.int32)
@@ -220,10 +223,15 @@ class Api:
         return str((await self._get("/weight_info")).get("weight_version"))
 
     async def _get(self, route: str) -> dict[str, Any]:
-        return _read(route, await self._client.get(route))
+        return _read(route, await self._client.get(route, headers=_CLOSE))
 
-    async def _post(self, route: str, body: Any = None) -> dict[str, Any]:
-        return _read(route, await self._client.post(route, json=body or {}))
+    async def _post(
+        self, route: str, body: Any = None, *, keep: bool = False
+    ) -> dict[str, Any]:
+        headers = {} if keep else _CLOSE
+        return _read(
+            route, await self._client.post(route, json=body or {}, headers=headers)
+        )
 
 
 async def wait_until_ready(api: Api, seconds: float) -> bool:

@@ -247,7 +247,13 @@ class VllmEngine:
             await self._send(replica)
         except httpx.HTTPError:  # it ended, or hangs
             await self._restart(replica)
-            await self._send(replica)
+            try:
+                await self._send(replica)
+            except httpx.HTTPError as error:
+                raise RuntimeError(
+                    f"{replica.api.url} was started again and did not take weights "
+                    f"again: {error!r}{_log_of(replica)}"
+                ) from error
 
     async def _send(self, replica: Replica) -> None:
         """Send a server, which may still be starting, the newest weights."""

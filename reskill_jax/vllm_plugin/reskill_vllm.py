@@ -79,8 +79,14 @@ class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         """Let vLLM arrange the new weights for its kernels."""
-        if self._loaded:
-            finalize_layerwise_reload(self.model, self.model_config)
+        if not self._loaded:
+            return
+        finalize_layerwise_reload(self.model, self.model_config)
+        head = getattr(self.model, "lm_head", None)
+        if self.device.type == "cpu" and hasattr(head, "quant_method"):
+            # On CPUs an output layer that is tied to the embedding has a packed copy of
+            # its own, which vLLM 0.32 leaves as it was.
+            head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
         """Hold nothing that has to be freed."""
