@@ -53,7 +53,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # What the backward pass finds in memory: all (none), products of matrices (dots),
     # inputs of layers (full), or those in the memory of the host (offload).
     c.policy.remat = "full"
-    c.policy.logprob_chunk = 256  # tokens per chunk of the vocabulary projection
+    # Tokens per chunk of the vocabulary projection; chunks as long as rows keep their
+    # logits for the backward pass.
+    c.policy.logprob_chunk = 256
 
     # How devices are arranged, see policy/sharding.py; one size may be -1: the rest.
     c.mesh = ConfigDict()
@@ -212,6 +214,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.prompt.actions = False
         c.policy.dtype = "float32"
         c.policy.remat = "none"
+        c.policy.logprob_chunk = 768
         c.mesh.fsdp = 1  # a small policy needs one device
         c.warm_start.recipe = "alfworld-small"
         c.rollout.tasks = 6

@@ -32,8 +32,22 @@ import jax
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
 _EXTENDABLE = "num_steps"
-# Where a run goes on is not what it is: what begins so may differ at every start.
-PLACES = ("mesh.", "engine.")
+# Where and in what portions a run goes on is not what it is: keys that begin so may
+# differ at every start.
+PLACES = (
+    "mesh.",
+    "engine.",
+    "checkpoint.",
+    "env.workers",
+    "env.timeout_s",
+    "env.attempts",
+    "rollout.concurrency",
+    "policy.attention",
+    "policy.reference",
+    "policy.remat",
+    "policy.logprob_chunk",
+    "grpo.tokens_per_microbatch",
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ class Workdir:
     def bind(self, config: Mapping[str, Any]) -> None:
         """Write the configuration at the first start, compare with it at later ones.
 
-        A larger top-level `num_steps` is taken over, and any `mesh` and `engine`: the
+        A larger top-level `num_steps` is taken over, and whatever is in `PLACES`: the
         run goes on for longer, or on other devices.
 
         Args:
@@ -241,7 +255,7 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
-        f"config.{_EXTENDABLE} may grow, and "
-        f"{' and '.join(f'config.{place}*' for place in PLACES)} change."
+        f"config.{_EXTENDABLE} may grow, and change what begins with one of "
+        f"{', '.join(PLACES)}."
     )
     return "\n".join(lines)

@@ -102,6 +102,7 @@ def jax_step(
                 positions,
                 until,
                 jnp.roll(inputs, -1, axis=1),
+                chunk=length,
             )
             return -jnp.mean(logprobs[:, :-1])
 

@@ -1,6 +1,7 @@
 """How every benchmark reports: a table for people, one line of JSON for programs."""
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ def report(
     result = {
         "benchmark": benchmark,
         "machine": machine(),
-        "figures": dict(figures),
+        "figures": {k: v for k, v in figures.items() if math.isfinite(v)},
         "bars": {
             name: {"value": bar.value, "target": bar.target, "met": bar.met}
             for name, bar in bars.items()

@@ -29,8 +29,9 @@ def token_logprobs(
 ) -> tuple[jax.Array, jax.Array]:
     """Score `targets` as the tokens that follow each index.
 
-    Logits exist for `chunk` columns at a time, forward and backward; logsumexp and
-    entropy are float32.
+    Logits exist for `chunk` columns at a time, forward and backward, and are computed
+    again in the backward pass; those of a chunk as long as the rows are kept instead.
+    Logsumexp and entropy are float32.
 
     Args:
         config: the decoder's shape.
@@ -61,8 +62,10 @@ def token_logprobs(
         mesh=mesh,
     )
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
-    score = jax.checkpoint(functools.partial(_score, config, params))
+    score = functools.partial(_score, config, params)
     length = tokens.shape[1]
+    if chunk < length:
+        score = jax.checkpoint(score)
     if length % chunk == 0 and length // chunk > _UNROLLED:
         pieces = (_cut(x, chunk) for x in (states, targets, temperature))
         _, (logprobs, entropy) = jax.lax.scan(
