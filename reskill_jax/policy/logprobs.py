@@ -1,6 +1,8 @@
 """Log-probabilities of given tokens, without logits of whole rows."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +64,7 @@ def token_logprobs(
         mesh=mesh,
     )
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
-    score = functools.partial(_score, config, params)
+    score: Callable[..., Any] = functools.partial(_score, config, params)
     length = tokens.shape[1]
     if chunk < length:
         score = jax.checkpoint(score)

@@ -82,7 +82,7 @@ class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         if not self._loaded:
             return
         finalize_layerwise_reload(self.model, self.model_config)
-        head = getattr(self.model, "lm_head", None)
+        head: Any = getattr(self.model, "lm_head", None)
         if self.device.type == "cpu" and hasattr(head, "quant_method"):
             # On CPUs an output layer that is tied to the embedding has a packed copy of
             # its own, which vLLM 0.32 leaves as it was.
