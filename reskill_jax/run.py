@@ -179,17 +179,22 @@ def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
 
 
 def make_engine(
-    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+    config: ConfigDict,
+    policy: Policy,
+    params: Params,
+    version: int,
+    resources: ExitStack,
 ) -> Engine:
     """Build the engine that serves `params`; `resources` closes it."""
     engine: Engine
     if config.engine.name == "vllm":
-        engine = _make_vllm(config, policy, params, resources)
+        engine = _make_vllm(config, policy, params, version, resources)
     else:
         engine = JaxEngine(
             policy.config,
             params,
             eos_id=policy.tokenizer.eos_id,
+            version=version,
             **engine_options(config),
             mesh=engine_mesh(policy.mesh, policy.config),
         )
@@ -198,7 +203,11 @@ def make_engine(
 
 
 def _make_vllm(
-    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+    config: ConfigDict,
+    policy: Policy,
+    params: Params,
+    version: int,
+    resources: ExitStack,
 ) -> Engine:
     """Start vLLM servers, or find those that run, and bring them the weights."""
     # The extra `vllm` is needed only here.
@@ -242,6 +251,7 @@ def _make_vllm(
         eos_id=policy.tokenizer.eos_id,
         score=_make_score(policy),
         tolerance=vllm.tolerance,
+        version=version,
         start_seconds=vllm.start_seconds,
         timeout=vllm.timeout,
         attempts=vllm.attempts,
@@ -294,12 +304,24 @@ def make_pool(config: ConfigDict) -> EnvironmentPool:
 
 
 def make_collector(
-    config: ConfigDict, policy: Policy, params: Params, resources: ExitStack
+    config: ConfigDict,
+    policy: Policy,
+    params: Params,
+    version: int,
+    resources: ExitStack,
 ) -> Collector:
-    """Build what plays episodes; `resources` closes engine and processes."""
+    """Build what plays episodes; `resources` closes engine and processes.
+
+    Args:
+        config: of the run.
+        policy: what it started from.
+        params: its weights now.
+        version: of those, the number of training steps.
+        resources: keeps what has to be closed.
+    """
     pool = resources.enter_context(make_pool(config))
     return Collector(
-        engine=make_engine(config, policy, params, resources),
+        engine=make_engine(config, policy, params, version, resources),
         pool=pool,
         prompts=make_prompts(config, policy.tokenizer),
         max_turns=config.rollout.max_turns,

@@ -38,8 +38,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             strategy.restore(host["strategy"])
         else:
             done, state = 0, init_state(policy.params, tx, policy.mesh)
-        collector = run.make_collector(config, policy, state.params, resources)
-        collector.engine.push(state.params, done)
+        collector = run.make_collector(config, policy, state.params, done, resources)
         logbook = None
         if distributed.is_leader():
             logbook = Logbook(workdir, config.num_steps, done, config.grpo.alarm)
@@ -112,7 +111,7 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         strategy.restore(restored.host["strategy"])
         collector = run.make_collector(
-            config, policy, restored.arrays.params, resources
+            config, policy, restored.arrays.params, restored.step, resources
         )
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)

@@ -23,7 +23,13 @@ from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
 from reskill_jax.skills.trial_config import TrialConfig
 
-_RUNS = flags.DEFINE_integer("runs", 400, "Runs per scenario and rule.", lower_bound=2)
+_RUNS = flags.DEFINE_integer(
+    "runs",
+    2000,
+    "Runs per scenario and rule; a tenth of them where a step has 1,000 episodes or "
+    "more, since each takes so much longer.",
+    lower_bound=20,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of all runs.")
 _TASK_SDS = flags.DEFINE_list("task_sds", ["0", "0.2", "0.4"], "How tasks differ.")
 _SHAPES = flags.DEFINE_list(
@@ -109,8 +115,9 @@ def main(argv: Sequence[str]) -> None:
         shapes, map(float, _TASK_SDS.value), (False, True)
     ):
         scenario = Scenario(tasks, group_size, sd, drift)
+        runs = _RUNS.value if tasks * group_size < 1000 else _RUNS.value // 10
         found[scenario] = {
-            name: measure(simulate(scenario, config, _RUNS.value, _SEED.value))
+            name: measure(simulate(scenario, config, runs, _SEED.value))
             for name, config in RULES.items()
         }
         for name, outcome in found[scenario].items():
