@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _PLUGIN = Path(__file__).parents[1] / "vllm_plugin"
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 10.0
 # Asks the kernel to interrupt this process when its parent ends, then becomes the
 # server. (1 is PR_SET_PDEATHSIG, 2 is SIGINT.)
 _GUARD = """

@@ -117,7 +117,7 @@ def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options
 
 @pytest.fixture(scope="module")
 def engine(executable, model, tmp_path_factory):
-    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout=60.0)
+    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout=20.0)
     yield engine
     engine.close()
 
@@ -284,25 +284,23 @@ def test_a_request_that_is_refused_is_not_asked_again(fresh, model):
 
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
-    executable, model, tmp_path, signal_
+    fresh, model, signal_
 ):
-    engine = start(executable, model, tmp_path, timeout=15.0)
-    try:
-        engine.push(weights(model[1], 1), 5)
-        asked = requests(model, 4, tokens=400)
-        expected = ask(engine, asked)
-        completions = []
-        thread = threading.Thread(target=lambda: completions.extend(ask(engine, asked)))
-        thread.start()
-        time.sleep(0.2)
-        os.killpg(engine._replicas[0].server.pid, signal_)
-        thread.join()
-        assert engine.counters["restarted"] == 1
-        for completion, wanted in zip(completions, expected, strict=True):
-            np.testing.assert_array_equal(completion.tokens, wanted.tokens)
-            assert completion.version == 5
-    finally:
-        engine.close()
+    version = fresh._weights[1] + 1
+    fresh.push(weights(model[1], 1), version)
+    asked = requests(model, 4, tokens=400)
+    expected = ask(fresh, asked)
+    restarted = fresh.counters["restarted"]
+    completions = []
+    thread = threading.Thread(target=lambda: completions.extend(ask(fresh, asked)))
+    thread.start()
+    time.sleep(0.2)
+    os.killpg(fresh._replicas[0].server.pid, signal_)
+    thread.join()
+    assert fresh.counters["restarted"] == restarted + 1
+    for completion, wanted in zip(completions, expected, strict=True):
+        np.testing.assert_array_equal(completion.tokens, wanted.tokens)
+        assert completion.version == version
 
 
 def test_another_model_at_an_address_is_refused(engine, model, tmp_path):
