@@ -27,8 +27,8 @@ class Bar:
     def met(self) -> bool:
         """Whether the promise is kept."""
         if self.at_most:
-            return self.value <= self.target
-        return self.value >= self.target
+            return bool(self.value <= self.target)
+        return bool(self.value >= self.target)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
@@ -57,9 +57,9 @@ def report(
     result = {
         "benchmark": benchmark,
         "machine": machine(),
-        "figures": {k: v for k, v in figures.items() if math.isfinite(v)},
+        "figures": {k: float(v) for k, v in figures.items() if math.isfinite(v)},
         "bars": {
-            name: {"value": bar.value, "target": bar.target, "met": bar.met}
+            name: {"value": float(bar.value), "target": bar.target, "met": bar.met}
             for name, bar in bars.items()
         },
     }

@@ -94,7 +94,10 @@ def main(argv: Sequence[str]) -> None:
         ratios = tree[0] / flat[0], tree[1] / flat[1]
         per_episode = (flat[0] / len(episodes), tree[0] / len(episodes))
         rows.append([name, len(episodes), turns, *per_episode, *ratios])
-        figures |= {f"{name}/tokens": ratios[0], f"{name}/flops": ratios[1]}
+        figures |= {
+            f"{name}/tokens": float(ratios[0]),
+            f"{name}/flops": float(ratios[1]),
+        }
     header = ["episodes", "number", "turns", "tokens flat", "tree", "ratio", "FLOPs"]
     print(format_table(header, rows))
     bars = {
