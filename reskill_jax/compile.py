@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from reskill_jax import run
 from reskill_jax.grpo.batch import PackedBatch, field_dtypes
 from reskill_jax.grpo.loss import GrpoBatch
-from reskill_jax.grpo.optimization import TrainState, init_state, make_programs
+from reskill_jax.grpo.optimization import TrainState, abstract_state, make_programs
 from reskill_jax.grpo.update import make_forward, make_loss
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, abstract_params
@@ -131,7 +131,7 @@ def compile_run(config: ConfigDict) -> Report:
     mesh = _mesh(config)
     tx, _ = run.make_grpo(config, decoder, mesh)
     params = abstract(mesh, abstract_params(decoder))
-    state = abstract(mesh, jax.eval_shape(lambda p: init_state(p, tx), params))
+    state = abstract_state(params, tx, mesh)
     resident = {
         "parameters": _bytes(state.params),
         "optimiser": _bytes(state.opt_state),

@@ -10,12 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from reskill_jax import run
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.grpo.optimization import init_state
+from reskill_jax.grpo.optimization import abstract_state
 from reskill_jax.policy.config import load_config
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.tokenizer import Tokenizer
@@ -47,9 +46,7 @@ def export_run(
     source = run.policy_directory(config)
     decoder = load_config(source)
     tx, _ = run.make_grpo(config, decoder)
-    template = jax.eval_shape(
-        lambda params: init_state(params, tx), abstract_params(decoder)
-    )
+    template = abstract_state(abstract_params(decoder), tx)
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
         restored = checkpointer.restore(template)

@@ -3,15 +3,13 @@
 import time
 from contextlib import ExitStack
 
-import jax
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed, run
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.evaluate import evaluate
-from reskill_jax.grpo.optimization import init_state
+from reskill_jax.grpo.optimization import abstract_state, init_state
 from reskill_jax.logbook import Logbook, summary
-from reskill_jax.policy.sharding import abstract
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.strategies import make_strategy
 from reskill_jax.workdir import Workdir
@@ -32,8 +30,8 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
-        fresh = jax.eval_shape(lambda params: init_state(params, tx), policy.params)
-        if restored := checkpointer.restore(abstract(policy.mesh, fresh)):
+        fresh = abstract_state(policy.params, tx, policy.mesh)
+        if restored := checkpointer.restore(fresh):
             done, state, host = restored
             strategy.restore(host["strategy"])
         else:
@@ -105,8 +103,8 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
-        fresh = jax.eval_shape(lambda params: init_state(params, tx), policy.params)
-        restored = checkpointer.restore(abstract(policy.mesh, fresh))
+        fresh = abstract_state(policy.params, tx, policy.mesh)
+        restored = checkpointer.restore(fresh)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         strategy.restore(restored.host["strategy"])
@@ -116,6 +114,5 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)
         )
-    if distributed.is_leader():
-        print(summary(restored.step, metrics))
+    print(summary(restored.step, metrics))
     return metrics

@@ -3,10 +3,10 @@
 import dataclasses
 import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import pytest
+from programs import get_config
 
 from reskill_jax import compile as ahead
 from reskill_jax.compile import Phase, Program, Report, compile_run, model_flops, render
@@ -29,11 +29,7 @@ LIBTPU = importlib.util.find_spec("libtpu")
 
 @pytest.fixture
 def config(tmp_path):
-    path = Path(__file__).parents[1] / "configs" / "alfworld.py"
-    spec = importlib.util.spec_from_file_location("alfworld_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = get_config("paper")
     config.policy.path = str(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(to_hf(DECODER)))
     config.grpo.buckets = (128,)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from reskill_jax.grpo.batch import PackedBatch
 from reskill_jax.grpo.metrics import Mean, Metrics, reduce_metrics
 from reskill_jax.policy.sharding import (
+    abstract,
     constrain_parameters,
     parameter_shardings,
     put_rows,
@@ -61,6 +62,13 @@ def init_state(
         places = parameter_shardings(mesh, jax.eval_shape(rest, params))
         rest = jax.jit(rest, out_shardings=places)
     return TrainState(params, *rest(params))
+
+
+def abstract_state(
+    params: Any, tx: optax.GradientTransformation, mesh: Mesh | None = None
+) -> TrainState:
+    """Describe, without making it, what `init_state` returns, and where it lies."""
+    return abstract(mesh, jax.eval_shape(lambda x: init_state(x, tx), params))
 
 
 def make_optimizer(

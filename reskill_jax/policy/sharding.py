@@ -139,11 +139,10 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
 
     def copy(path: Any, x: Any) -> jax.Array:
         x = jnp.array(x, config.dtype, copy=True)
-        if mesh is None and x.is_fully_addressable:
-            return x
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if mesh is not None and x.is_fully_addressable:
-            return jax.device_put(x, parameter_sharding(mesh, name, x.shape))
+        place = None if mesh is None else parameter_sharding(mesh, name, x.shape)
+        if x.is_fully_addressable:
+            return x if place is None else jax.device_put(x, place)
         everybody = x.sharding.mesh
         parts = [
             _arrange(_devices_of(everybody, process), config)
@@ -152,9 +151,8 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
         by_process = _auto(np.stack(parts), ("process", *AXES))
         x = jax.device_put(x, parameter_sharding(by_process, name, x.shape))
         pieces = [shard.data for shard in x.addressable_shards]
-        if mesh is None:
+        if place is None:
             return pieces[0]
-        place = parameter_sharding(mesh, name, x.shape)
         return jax.make_array_from_single_device_arrays(x.shape, place, pieces)
 
     return jax.tree_util.tree_map_with_path(copy, params)

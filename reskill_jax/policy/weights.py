@@ -202,10 +202,7 @@ def _check(
     directory: Path | str, config: DecoderConfig, stored: dict[str, Stored]
 ) -> None:
     """Raise unless the tensors are those of the config."""
-    entries = [
-        e for path, leaf in _leaves(config) for e in _entries(config, path, leaf)
-    ]
-    expected = {entry.name: entry.shape for entry in entries}
+    expected = manifest(config)
     surplus = stored.keys() - expected.keys()
     output, embedding = _MODEL["lm_head.kernel"], _MODEL["embed.embedding"]
     problems = [f"{name} is missing" for name in sorted(expected.keys() - stored)]
