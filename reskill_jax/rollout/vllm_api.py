@@ -4,7 +4,6 @@ They are those of vLLM 0.30 to 0.33, with `VLLM_SERVER_DEV_MODE=1` and
 `--enable-scale-out`. Whether a server has them is found out from the server.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -232,16 +231,6 @@ class Api:
         return _read(
             route, await self._client.post(route, json=body or {}, headers=headers)
         )
-
-
-async def wait_until_ready(api: Api, seconds: float) -> bool:
-    """Wait for a server; tell whether it is up."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not await api.is_ready():
-        if asyncio.get_running_loop().time() > deadline:
-            return False
-        await asyncio.sleep(0.5)
-    return True
 
 
 def _read(route: str, answer: httpx.Response) -> dict[str, Any]:

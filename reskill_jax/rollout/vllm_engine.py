@@ -30,7 +30,7 @@ from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.weights import manifest, save
 from reskill_jax.rollout.types import Completion, Request
-from reskill_jax.rollout.vllm_api import Api, ServerError, wait_until_ready
+from reskill_jax.rollout.vllm_api import Api, ServerError
 from reskill_jax.rollout.vllm_server import Server
 
 T = TypeVar("T")
@@ -278,17 +278,19 @@ class VllmEngine:
         Raises:
             RuntimeError: it ended, or takes too long.
         """
-        waited = 0.0
-        while not await wait_until_ready(replica.api, 1.0):
-            waited += 1.0
-            server = replica.server
-            if (server and server.ended()) or waited > self._start_seconds:
-                what = "ended" if server and server.ended() else "is not ready"
+        loop, server = asyncio.get_running_loop(), replica.server
+        started = loop.time()
+        while not await replica.api.is_ready():
+            waited = loop.time() - started
+            ended = server is not None and server.ended()
+            if ended or waited > self._start_seconds:
                 raise RuntimeError(
-                    f"the vLLM server {replica.api.url} {what} after {waited:.0f} s "
+                    f"the vLLM server {replica.api.url} "
+                    f"{'ended' if ended else 'is not ready'} after {waited:.0f} s "
                     f"(config.engine.vllm.start_seconds={self._start_seconds:g})"
                     f"{_log_of(replica)}"
                 )
+            await asyncio.sleep(0.5)
         replica.ready = True
 
     async def _check(self, replica: Replica) -> None:
