@@ -1,13 +1,16 @@
 """Episodes packed as trees of tokens in rows of static length.
 
-Every window of an episode is one tree: its trunk once, and after each used prefix of
-the trunk the branch and the response that were sampled there,
+Every window of an episode is one tree: its trunk, and then the branches and responses
+that were sampled after prefixes of it, the last turn's first,
 
-    trunk[0:t1]  branch 1  response 1  trunk[t1:t2]  branch 2  response 2  ...
+    trunk[0:tn]  branch n  response n  ...  branch 2  response 2  branch 1  response 1
 
 A token attends to the trunk before it and to its own branch. Its position is that of
 the flat prompt, so losses and gradients equal those of one row per turn, while an
-episode costs O(T) tokens instead of O(T^2). A turn without a trunk is its own tree.
+episode costs O(T) tokens instead of O(T^2). In this order the tokens that see a token
+of the trunk, those of the trunk behind it and of all branches that begin behind it,
+stand side by side; and since the trunk does, too, attention that works on blocks skips
+most of them. A turn without a trunk is its own tree.
 
 The head of a window, its trunk before the first turn, is the same for all episodes of a
 group, and for all parts of a tree that had to be cut. Trees in one row share it:
@@ -188,38 +191,35 @@ def _layout(
     The last response token predicts nothing and has no slot. The last branch token
     predicts the first response token.
     """
-    tokens: list[np.ndarray] = []  # pieces: trunk, branch with response, trunk, ...
-    starts, ends, owners = [], [], []  # per piece
-    spans = []  # per turn, the slots that predict its response
-    seen = size = 0
-    for index, turn in zip(indices, turns, strict=True):
-        stem = trunk[seen : turn.trunk_length]
-        body = np.concatenate([turn.branch, turn.response[:-1]])
-        first = size + len(stem) + len(turn.branch) - 1
-        spans.append(np.arange(first, first + len(turn.response)))
-        tokens += [stem, body]
-        starts += [seen, turn.trunk_length]
-        seen, size = turn.trunk_length, size + len(stem) + len(body)
-        ends += [-1, size]
-        owners += [-1, index]
-
-    lengths = np.array([len(piece) for piece in tokens])
-    ends = [size if end < 0 else end for end in ends]
-    offsets = np.arange(size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    predicting = np.concatenate(spans)
-    targets, mask, logprobs = np.zeros((3, size))
+    indices, turns = indices[::-1], turns[::-1]
+    prefixes = [turn.trunk_length for turn in turns]
+    stem = trunk[: prefixes[0]]
+    branches = [np.concatenate([turn.branch, turn.response[:-1]]) for turn in turns]
+    tokens = np.concatenate([stem, *branches])
+    lengths = np.array([len(piece) for piece in (stem, *branches)])
+    ends = np.cumsum(lengths)
+    offsets = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
+    # Those that see slot p of the trunk: the branches with a prefix longer than p.
+    longer = np.searchsorted(-np.array(prefixes), -np.arange(len(stem)))
+    predicting = np.concatenate(
+        [
+            np.arange(end - len(turn.response), end)
+            for turn, end in zip(turns, ends[1:], strict=True)
+        ]
+    )
+    targets, mask, logprobs = np.zeros((3, len(tokens)))
     targets[predicting] = np.concatenate([turn.response for turn in turns])
     logprobs[predicting] = np.concatenate([turn.logprobs for turn in turns])
     mask[predicting] = 1
     return {
-        "tokens": np.concatenate(tokens),
-        "positions": offsets + np.repeat(starts, lengths),
-        "until": np.repeat(ends, lengths),
+        "tokens": tokens,
+        "positions": offsets + np.repeat([0, *prefixes], lengths),
+        "until": np.append(ends[longer], np.repeat(ends[1:], lengths[1:])),
         "targets": targets,
         "mask": mask,
         "sampler_logprobs": logprobs,
-        "episode": np.full(size, number),
-        "turn": np.repeat(owners, lengths),
+        "episode": np.full(len(tokens), number),
+        "turn": np.repeat([-1, *indices], lengths),
     }
 
 

@@ -5,7 +5,7 @@ nested dict of float32 arrays, layers stacked on a leading axis L; the functions
 take that dict and are meant for plain `jax.jit`, `jax.grad` and optax.
 
     params = init(config, jax.random.key(0))
-    states = hidden_states(config, params, tokens, positions, mask)   # [B, T, D]
+    states = hidden_states(config, params, tokens, positions, until)  # [B, T, D]
 
 Letters: B batch, T tokens, D hidden, F feed-forward, N heads, K kv heads, H head width,
 L layers, V vocabulary, C context, P positions per block.
@@ -152,7 +152,7 @@ def hidden_states(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    mask: jax.Array,
+    until: jax.Array,
     *,
     remat: str = "none",
     attention_backend: str = "xla",
@@ -165,7 +165,7 @@ def hidden_states(
         params: as `init` returns them.
         tokens: int32 [B, T].
         positions: int32 [B, T], for RoPE.
-        mask: bool [B, T, T], causal (False wherever j > i).
+        until: int32 [B, T], who sees whom, see `attention.tree_mask`.
         remat: what the backward pass keeps, a key of `REMAT`.
         attention_backend: one of `attention.BACKENDS`.
         mesh: the devices; rows are split as `sharding.ROWS` says.
@@ -176,7 +176,7 @@ def hidden_states(
 
     def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
         attend = functools.partial(
-            attention, mask=mask, backend=attention_backend, mesh=mesh
+            attention, until=until, backend=attention_backend, mesh=mesh
         )
         x = checkpoint_name(x, "layer_input")
         x = nnx.merge(definition, layer)(x, rotation, attend)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reskill_jax.policy.attention import tree_mask
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, hidden_states, logits
 
@@ -40,7 +39,7 @@ def token_logprobs(
         params: its parameters.
         tokens: int32 [B, T].
         positions: int32 [B, T], those of the flat prompt.
-        until: int32 [B, T], see `tree_mask`; 0 is padding.
+        until: int32 [B, T], see `attention.tree_mask`; 0 is padding.
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
         chunk: columns per piece.
@@ -52,13 +51,12 @@ def token_logprobs(
         Log-probabilities and entropies, float32 [B, T] each; what they are on padding
         has no meaning. The compiler drops the entropy where nothing uses it.
     """
-    mask = tree_mask(until)
     states = hidden_states(
         config,
         params,
         tokens,
         positions,
-        mask,
+        until,
         remat=remat,
         attention_backend=attention_backend,
         mesh=mesh,

@@ -96,11 +96,11 @@ def two_episodes():
 def test_episodes_of_a_group_share_the_head_of_their_trunks():
     (batch,) = pack(two_episodes(), buckets=[13], tokens_per_microbatch=13)
     expected = {
-        "tokens": [1, 2, 10, 6, 3, 11, 6, 20, 6, 5, 21, 6, 0],
-        "positions": [0, 1, 2, 3, 2, 3, 4, 2, 3, 2, 3, 4, 0],
-        "until": [12, 12, 4, 4, 7, 7, 7, 9, 9, 12, 12, 12, 0],
+        "tokens": [1, 2, 3, 11, 6, 10, 6, 5, 21, 6, 20, 6, 0],
+        "positions": [0, 1, 2, 3, 4, 2, 3, 2, 3, 4, 2, 3, 0],
+        "until": [12, 12, 5, 5, 5, 7, 7, 10, 10, 10, 12, 12, 0],
         "episode": [0] * 7 + [1] * 5 + [-1],
-        "turn": [-1, -1, 0, 0, -1, 1, 1, 0, 0, -1, 1, 1, -1],
+        "turn": [-1, -1, -1, 1, 1, 0, 0, -1, 1, 1, 0, 0, -1],
     }
     for name, row in expected.items():
         np.testing.assert_array_equal(getattr(batch, name)[0], row, err_msg=name)
@@ -121,14 +121,14 @@ def test_layout_of_one_tree_by_hand():
     episode = Episode(TASK, 0, 0, 0, "", "", [trunk], turns)
     (batch,) = pack([episode], buckets=[12], tokens_per_microbatch=24)
     expected = {
-        "tokens": [1, 2, 10, 11, 12, 3, 20, 21, 22, 0, 0, 0],
-        "positions": [0, 1, 2, 3, 4, 2, 3, 4, 5, 0, 0, 0],
-        "until": [9, 9, 5, 5, 5, 9, 9, 9, 9, 0, 0, 0],
-        "targets": [0, 0, 0, 12, 13, 0, 21, 22, 23, 0, 0, 0],
-        "mask": [0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0],
-        "sampler_logprobs": [0, 0, 0, -1, -2, 0, -3, -4, -5, 0, 0, 0],
+        "tokens": [1, 2, 3, 20, 21, 22, 10, 11, 12, 0, 0, 0],
+        "positions": [0, 1, 2, 3, 4, 5, 2, 3, 4, 0, 0, 0],
+        "until": [9, 9, 6, 6, 6, 6, 9, 9, 9, 0, 0, 0],
+        "targets": [0, 0, 0, 21, 22, 23, 0, 12, 13, 0, 0, 0],
+        "mask": [0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 0, 0],
+        "sampler_logprobs": [0, 0, 0, -3, -4, -5, 0, -1, -2, 0, 0, 0],
         "episode": [0] * 9 + [-1] * 3,
-        "turn": [-1, -1, 0, 0, 0, -1, 1, 1, 1, -1, -1, -1],
+        "turn": [-1, -1, -1, 1, 1, 1, 0, 0, 0, -1, -1, -1],
     }
     for name, row in expected.items():
         array = getattr(batch, name)
@@ -195,7 +195,7 @@ def test_a_tree_that_fits_no_bucket_is_cut_between_turns():
     episode = Episode(TASK, 0, 0, 0, "", "", [trunk], turns)
     (batch,) = pack([episode], buckets=[8], tokens_per_microbatch=16)
     assert batch.tokens.tolist() == [
-        [1, 2, 9, 9, 3, 9, 9, 0],  # two turns
+        [1, 2, 3, 9, 9, 9, 9, 0],  # two turns
         [1, 2, 3, 4, 9, 9, 0, 0],  # the third, with the whole trunk before it
     ]
     assert batch.positions[1].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]

@@ -113,9 +113,9 @@ def test_matches_numpy(change):
 
     @jax.jit
     def run(params):
-        mask = jnp.tril(jnp.ones((1, 13, 13), bool))
+        until = jnp.full((1, 13), 13)
         rows = jnp.asarray(tokens)[None]
-        states = hidden_states(config, params, rows, jnp.arange(13)[None], mask)
+        states = hidden_states(config, params, rows, jnp.arange(13)[None], until)
         return logits(config, params, states)[0]
 
     ours = run(params)
@@ -141,10 +141,11 @@ def test_blocks_of_queries_change_nothing():
     q = jax.random.normal(keys[0], (2, length, 4, 8))
     k = jax.random.normal(keys[1], (2, length, 2, 8))
     v = jax.random.normal(keys[2], (2, length, 2, 8))
-    mask = tree_mask(jnp.asarray(random_until(np.random.default_rng(0), 2, length)))
+    until = jnp.asarray(random_until(np.random.default_rng(0), 2, length))
+    mask = tree_mask(until)
     expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     sees = np.asarray(mask.any(-1))
-    ours = jax.jit(attention)(q, k, v, mask)
+    ours = jax.jit(attention)(q, k, v, until)
     np.testing.assert_allclose(ours[sees], expected[sees], atol=1e-5)
 
 
@@ -168,7 +169,7 @@ def test_backends_equal_blocks_of_queries_forward_and_backward(backend):
     @functools.partial(jax.jit, static_argnums=0)
     @functools.partial(jax.value_and_grad, argnums=(1, 2, 3))
     def score(backend, q, k, v):
-        return jnp.sum(attention(q, k, v, mask, backend=backend) * weights)
+        return jnp.sum(attention(q, k, v, until, backend=backend) * weights)
 
     expected, ours = score("xla", q, k, v), score(backend, q, k, v)
     scale = 1e-2 if on_gpu else 1e-5
@@ -195,7 +196,7 @@ def test_backends_are_chosen_by_platform():
 def test_splash_refuses_rows_that_it_cannot_tile():
     x = jnp.zeros((1, 100, 2, 8))
     with pytest.raises(ValueError, match="multiples of 128 tokens, not 100"):
-        attention(x, x, x, jnp.ones((1, 100, 100), bool), backend="splash")
+        attention(x, x, x, jnp.full((1, 100), 100), backend="splash")
 
 
 Token = tuple[int, int, int]  # token, position, branch

@@ -131,9 +131,9 @@ def their_greedy(model, prompt) -> list[int]:
 def our_logits(config, params, tokens) -> np.ndarray:
     @jax.jit
     def forward(params):
-        mask = jnp.tril(jnp.ones((len(tokens), LENGTH, LENGTH), bool))
+        until = jnp.full((len(tokens), LENGTH), LENGTH)
         positions = jnp.arange(LENGTH) * jnp.ones((len(tokens), 1), int)
-        states = hidden_states(config, params, jnp.asarray(tokens), positions, mask)
+        states = hidden_states(config, params, jnp.asarray(tokens), positions, until)
         return logits(config, params, states)
 
     return np.asarray(forward(params))

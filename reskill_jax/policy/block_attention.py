@@ -1,0 +1,215 @@
+"""Attention in plain XLA, by blocks of queries and keys.
+
+The backward pass computes the weights again instead of keeping them (Dao et al. 2022,
+arXiv 2205.14135), which on a CPU takes about half of the time, too. With weights P and
+d_weights = d_out V', it is d_scores = P (d_weights - delta), where delta = sum over
+keys of P d_weights = sum over H of out d_out.
+
+Two programs: `dense` takes a block of queries against all keys up to its end, `sparse`
+goes through the pairs of blocks in which something is seen. Scores are float32; letters
+as in `attention`, and P positions per block.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 128  # positions
+_MASKED = -1e30  # finite, so that a row that sees nothing (padding) yields no NaN
+
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def dense(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> jax.Array:
+    """Attend with [B, K, G, T, H] to [B, K, T, H]; bool `mask` [B, T, T].
+
+    Best for short rows. One block of queries has all keys up to its own end in one
+    product, which on a causal mask is half of the work.
+    """
+    return _dense_forward(query, key, value, mask)[0]
+
+
+def _dense_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    outs, normalisers = [], []
+    for start, stop in _spans(query.shape[3]):
+        seen = mask[:, start:stop, :stop]
+        scores = _scores(query[:, :, :, start:stop], key[:, :, :stop], seen)
+        peak = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - peak)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        weights = (weights / total).astype(value.dtype)
+        outs.append(jnp.einsum("bkgts,bksh->bkgth", weights, value[:, :, :stop]))
+        normalisers.append(peak + jnp.log(total))
+    out = jnp.concatenate(outs, axis=3)
+    return out, (query, key, value, mask, out, jnp.concatenate(normalisers, axis=3))
+
+
+def _dense_backward(
+    kept: tuple[jax.Array, ...], d_out: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, mask, out, normaliser = kept
+    delta = _product("bkgth,bkgth->bkgt", d_out, out)[..., None]
+    d_query = []
+    d_key = jnp.zeros(key.shape, jnp.float32)
+    d_value = jnp.zeros(value.shape, jnp.float32)
+    for start, stop in _spans(query.shape[3]):
+        rows = jnp.s_[:, :, :, start:stop]
+        columns = jnp.s_[:, :, :stop]
+        scores = _scores(query[rows], key[columns], mask[:, start:stop, :stop])
+        d_q, d_k, d_v = _differentiate(
+            (query[rows], key[columns], value[columns]),
+            jnp.exp(scores - normaliser[rows]),
+            delta[rows],
+            d_out[rows],
+        )
+        d_query.append(d_q)
+        d_key = d_key.at[columns].add(d_k)
+        d_value = d_value.at[columns].add(d_v)
+    return (
+        jnp.concatenate(d_query, axis=3).astype(query.dtype),
+        d_key.astype(key.dtype),
+        d_value.astype(value.dtype),
+        None,
+    )
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+@jax.custom_vjp
+def sparse(
+    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+) -> jax.Array:
+    """Attend with blocks [M, K, G, P, H] to [M, K, P, H]; `until` int32 [M, P].
+
+    The blocks are those of one long row, in which i sees j iff j <= i < until[j].
+    Softmax runs online over the blocks of keys in which a block of queries sees
+    something.
+    """
+    return _sparse_forward(query, key, value, until)[0]
+
+
+def _sparse_forward(
+    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+
+    def one(_, block):
+        number, query, (blocks, count) = block
+
+        def visit(index, carry):
+            peak, total, out = carry
+            k = blocks[index]
+            scores = _scores(query, key[k], _seen(number, k, until[k]))
+            new_peak = jnp.maximum(peak, scores.max(-1, keepdims=True))
+            weights = jnp.exp(scores - new_peak)
+            scale = jnp.exp(peak - new_peak)
+            total = total * scale + weights.sum(-1, keepdims=True)
+            mixed = _product("kgts,ksh->kgth", weights.astype(value.dtype), value[k])
+            return new_peak, total, out * scale + mixed
+
+        zero = jnp.zeros((*query.shape[:-1], 1), jnp.float32)
+        start = (zero + _MASKED, zero, jnp.zeros(query.shape, jnp.float32))
+        peak, total, out = jax.lax.fori_loop(0, count, visit, start)
+        return None, ((out / total).astype(query.dtype), peak + jnp.log(total))
+
+    numbers = jnp.arange(len(query))
+    _, (out, normaliser) = jax.lax.scan(one, None, (numbers, query, _visible(until)))
+    return out, (query, key, value, until, out, normaliser)
+
+
+def _sparse_backward(
+    kept: tuple[jax.Array, ...], d_out: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, until, out, normaliser = kept
+    delta = _product("mkgth,mkgth->mkgt", d_out, out)[..., None]
+
+    def one(carry, block):
+        number, query, normaliser, delta, d_out, (blocks, count) = block
+
+        def visit(index, carry):
+            d_query, d_key, d_value = carry
+            k = blocks[index]
+            scores = _scores(query, key[k], _seen(number, k, until[k]))
+            d_q, d_k, d_v = _differentiate(
+                (query, key[k], value[k]), jnp.exp(scores - normaliser), delta, d_out
+            )
+            return d_query + d_q, d_key.at[k].add(d_k), d_value.at[k].add(d_v)
+
+        zero = jnp.zeros(query.shape, jnp.float32)
+        d_query, *carry = jax.lax.fori_loop(0, count, visit, (zero, *carry))
+        return tuple(carry), d_query.astype(query.dtype)
+
+    zeros = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
+    numbers = jnp.arange(len(query))
+    blocks = (numbers, query, normaliser, delta, d_out, _visible(until))
+    (d_key, d_value), d_query = jax.lax.scan(one, zeros, blocks)
+    return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), None
+
+
+sparse.defvjp(_sparse_forward, _sparse_backward)
+
+
+def _visible(until: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Find the blocks of keys that each block of queries sees something of.
+
+    Itself always, so that what a query of padding gets is finite.
+
+    Returns:
+        Their numbers, int32 [M, M], increasing, without meaning after the first so
+        many; and how many, int32 [M].
+    """
+    number = jnp.arange(until.shape[0])
+    first = number[:, None] * until.shape[1]  # query of a block
+    seen = (number < number[:, None]) & (until.max(axis=1) > first)
+    seen = seen | (number == number[:, None])
+    return jnp.argsort(~seen, axis=1, stable=True), seen.sum(axis=1)
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    return [(at, min(at + BLOCK, length)) for at in range(0, length, BLOCK)]
+
+
+def _seen(query: jax.Array, key: jax.Array, until: jax.Array) -> jax.Array:
+    """Mask of the queries of one block on the keys of another: bool [P, P].
+
+    Args:
+        query: number of the one.
+        key: number of the other.
+        until: int32 [P], of the keys.
+    """
+    length = until.shape[0]
+    i = query * length + jnp.arange(length)[:, None]
+    j = key * length + jnp.arange(length)
+    return (j <= i) & (i < until)
+
+
+def _scores(query: jax.Array, key: jax.Array, seen: jax.Array) -> jax.Array:
+    """Scores of queries [..., K, G, t, H] on keys [..., K, s, H], float32.
+
+    Where they are not seen, bool [..., t, s], they are masked.
+    """
+    scores = _product("...kgth,...ksh->...kgts", query, key)
+    return jnp.where(seen[..., None, None, :, :], scores, _MASKED)
+
+
+def _differentiate(
+    arrays: tuple[jax.Array, jax.Array, jax.Array],
+    weights: jax.Array,
+    delta: jax.Array,
+    d_out: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of queries, keys and values, float32; see the module's docstring."""
+    query, key, value = arrays
+    d_weights = _product("...kgth,...ksh->...kgts", d_out, value)
+    d_scores = (weights * (d_weights - delta)).astype(key.dtype)
+    return (
+        _product("...kgts,...ksh->...kgth", d_scores, key),
+        _product("...kgts,...kgth->...ksh", d_scores, query),
+        _product("...kgts,...kgth->...ksh", weights.astype(value.dtype), d_out),
+    )
