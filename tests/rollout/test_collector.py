@@ -1,6 +1,7 @@
 """Whole episodes: a real engine, real worker processes, a small world."""
 
 import json
+from dataclasses import replace
 
 import corridor
 import jax
@@ -138,7 +139,7 @@ def test_a_failure_comes_out_as_itself(parts):
         play(parts, concurrency=6, sampling=Sampling(max_tokens=250))
 
 
-def test_an_episode_survives_the_way_between_processes(episodes):
+def test_an_episode_survives_as_a_document(episodes):
     for episode in episodes:
         text = json.dumps(episode.to_json())
         copy = Episode.from_json(episode.task, json.loads(text))
@@ -146,3 +147,30 @@ def test_an_episode_survives_the_way_between_processes(episodes):
         assert json.dumps(copy.to_json()) == text
         assert copy.turns[0].branch.dtype == episode.turns[0].branch.dtype
         assert copy.turns[0].fired == episode.turns[0].fired
+        for one, other in zip(copy.trunks, episode.trunks, strict=True):
+            np.testing.assert_array_equal(one, other)
+    nothing = replace(episodes[0], turns=[], trunks=[np.zeros(0, np.int32)])
+    assert len(Episode.from_json(nothing.task, nothing.to_json()).trunks[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda e: e.pop("success"), "missing or unknown: ['success']"),
+        (lambda e: e.update(task="t"), "missing or unknown: ['task']"),
+        (lambda e: e.update(trunks=[[1, 2]]), "TypeError"),
+        (lambda e: e["turns"][0].update(response="AAA*"), "base64"),
+        (lambda e: e["turns"][0].update(response="AAAA"), "buffer size"),
+        (lambda e: e["turns"][0].update(response=""), "the arrays of turn 0 do not"),
+        (lambda e: e["turns"][0].update(window=1), "the arrays of turn 0 do not fit"),
+        (lambda e: e["turns"][0].update(trunk_length=999), "the arrays of turn 0 do"),
+        (lambda e: e["turns"][0].pop("version"), "version"),
+        (lambda e: e.update(turns=[3]), "TypeError"),
+    ],
+)
+def test_a_document_that_is_no_episode_is_refused(episodes, damage, message):
+    document = json.loads(json.dumps(episodes[0].to_json()))
+    damage(document)
+    with pytest.raises(ValueError, match="not a recorded episode") as error:
+        Episode.from_json(episodes[0].task, document)
+    assert message in str(error.value)
