@@ -1,5 +1,6 @@
 """Whole episodes: a real engine, real worker processes, a small world."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -51,8 +52,8 @@ def play(parts, concurrency, sampling=SAMPLING, seed=7):
     engine, pool, prompts = parts
     collector = Collector(engine, pool, prompts, max_turns=5, concurrency=concurrency)
     arms = np.array([[0, 1, 0], [1, 1, 0]])
-    return collector.collect(
-        corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed
+    return asyncio.run(
+        collector.collect(corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed)
     )
 
 
@@ -123,15 +124,17 @@ def test_success_ends_an_episode_and_is_counted(parts):
             engine.release(session)
 
     collector = Collector(Right(), pool, prompts, max_turns=5, concurrency=2)
-    played = collector.collect(
-        corridor.tasks(2), np.zeros((2, 1), int), BANKS, sampling=SAMPLING, seed=0
+    arms = np.zeros((2, 1), int)
+    played = asyncio.run(
+        collector.collect(corridor.tasks(2), arms, BANKS, sampling=SAMPLING, seed=0)
     )
     assert [len(e.turns) for e in played] == [3, 2]
     assert all(e.success and e.reward == 1 for e in played)
-    metrics = rollout_metrics(played, 0.0)
+    metrics = rollout_metrics(played, 2.0)
     assert metrics["rollout/success"] == 1
     assert metrics["rollout/turns"] == 2.5
     assert metrics["rollout/valid"] == 1
+    assert metrics["time/rollout"] == 2.0
 
 
 def test_a_failure_comes_out_as_itself(parts):
