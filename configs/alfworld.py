@@ -77,6 +77,10 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.rollout.top_p = 1.0
     c.rollout.max_tokens = 512  # per response
     c.rollout.concurrency = 128  # episodes in flight
+    # 1: the next batch is collected while the policy trains, and is one update old when
+    # it is learnt from. For engine.name="vllm", which has devices of its own: a jax
+    # engine shares them with the update, and cannot sleep to leave it its memory.
+    c.rollout.overlap = 0
 
     c.engine = ConfigDict()
     c.engine.name = "jax"  # in this process; or vllm: servers beside it
@@ -116,7 +120,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.old_logprobs = "sampler"  # or recompute: the trainer's own
     # With the trainer's own, tokens weigh min(theirs / the sampler's, this); 0: all 1.
     c.grpo.importance_cap = 0.0
-    c.grpo.alarm = 0.02  # nats between sampler and trainer, on average, to warn of
+    # Nats between sampler and trainer, on average, to warn of; with rollout.overlap,
+    # what an update changes is among them.
+    c.grpo.alarm = 0.02
     c.grpo.minibatches = 4  # optimiser steps per training step
     c.grpo.learning_rate = 1e-6
     c.grpo.warmup = 0  # optimiser steps in which the learning rate rises to that

@@ -76,7 +76,7 @@ class Phase:
     """A part of a training step: what lies in memory during it, and its programs.
 
     Attributes:
-        name: rollout or update.
+        name: rollout, update, or both.
         arrays: bytes per device of what is there only in this phase, by name.
         programs: those that run in it.
     """
@@ -99,7 +99,7 @@ class Report:
     Attributes:
         title: model and devices.
         resident: what stays in memory all the time, by name.
-        phases: rollout and update; neither needs the other's memory.
+        phases: rollout and update, where neither needs the other's memory; else one.
         limit: of a device's memory; None if not known.
         flops: of one micro-batch, forward and backward, per device.
     """
@@ -143,15 +143,18 @@ def compile_run(config: ConfigDict) -> Report:
     rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
     kind = mesh.devices.flat[0].device_kind
     memory = _MEMORY.get(kind)
+    phases = [
+        _rollout(config, decoder, mesh),
+        _update(config, decoder, mesh, tx, state, rows, length),
+    ]
+    if config.rollout.overlap:
+        phases = [_at_once(*phases)]
     return Report(
         f"{config.policy.path} on {mesh.size} x {kind}, mesh "
         + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
         + f"; micro-batches of {rows} x {length} tokens",
         resident,
-        [
-            _rollout(config, decoder, mesh),
-            _update(config, decoder, mesh, tx, state, rows, length),
-        ],
+        phases,
         None if memory is None else memory * _GIB,
         model_flops(decoder, rows, length) / mesh.size,
     )
@@ -199,6 +202,15 @@ def _update(
         serving = abstract(mesh, _cast(params, decoder.dtype))
         programs.append(_compile("reference", forward, serving, batch.packed))
     return Phase("update", {"gradients": _bytes(params)}, programs)
+
+
+def _at_once(rollout: Phase, update: Phase) -> Phase:
+    """Join the phases of a run with `rollout.overlap`; a device runs one program."""
+    return Phase(
+        "rollout beside the update",
+        {**rollout.arrays, **update.arrays},
+        [*rollout.programs, *update.programs],
+    )
 
 
 def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
@@ -263,7 +275,7 @@ def _advice(report: Report) -> str:
             "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
             "raise config.mesh.tensor."
         )
-    if phase.name == "rollout":
+    if "rollout" in phase.name:
         text += "lower config.engine.slots (sequences of full length in memory), or "
     return text + (
         f"split parameters over {math.ceil(split / room)} times as many devices, with "

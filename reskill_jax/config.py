@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax import distributed
 from reskill_jax.policy.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout.prompts import WORDINGS
@@ -29,6 +30,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "policy.attention": ("auto", *BACKENDS),
     "policy.reference": ("device", "host"),
     "policy.remat": ("none", "dots", "full", "offload"),
+    "rollout.overlap": (0, 1),
     "engine.name": ("jax", "vllm"),
     "grpo.rule": ("corrected", "reference"),
     "grpo.scale": ("std", "none"),
@@ -178,6 +180,12 @@ def _mesh_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.mesh={dict(config.mesh)}: sizes are 1 or more, and one of them "
             "may be -1 for the devices that are left"
+        )
+    if config.rollout.overlap and not distributed.is_alone():
+        yield (
+            "config.rollout.overlap=1 works with one trainer process: in several, two "
+            "threads would enter collectives in different orders; use 0 with "
+            "--distributed"
         )
 
 

@@ -1,5 +1,6 @@
 """Held-out success of the accepted bank, greedy; one rule for every strategy."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
@@ -34,10 +35,11 @@ def evaluate(
     for split, tasks in splits.items():
         started = time.perf_counter()
         arms = np.zeros((len(tasks), 1), np.int32)
-        played = collector.collect(
-            tasks, arms, (bank,), sampling=greedy(sampling), seed=0
+        played = asyncio.run(
+            collector.collect(tasks, arms, (bank,), sampling=greedy(sampling), seed=0)
         )
-        metrics |= rollout_metrics(played, started, prefix=split)
+        seconds = time.perf_counter() - started
+        metrics |= rollout_metrics(played, seconds, prefix=split)
         for kind in sorted({task.kind for task in tasks}):
             won = [e.success for e in played if e.task.kind == kind]
             metrics[f"{split}/success/{kind}"] = float(np.mean(won))

@@ -49,9 +49,11 @@ class Logbook:
             text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
             write_text(self._workdir.root / "trials.jsonl", text)
         if (difference := metrics.get("agreement/logprob_diff", 0.0)) > self._alarm:
+            lag = metrics["rollout/lag"]
+            learnt = f", with what {lag:g} updates have changed" if lag else ""
             self._progress.note(
                 f"step {step}: WARNING: log-probs of sampler and trainer differ by "
-                f"{difference:.2g} nats on average, above config.grpo.alarm="
+                f"{difference:.2g} nats on average{learnt}, above config.grpo.alarm="
                 f"{self._alarm:g}: compare their dtypes, or set config.grpo."
                 "old_logprobs='recompute' and config.grpo.importance_cap=2"
             )

@@ -1,17 +1,24 @@
 """The co-evolution loop: policy and skill library learn from the same rollouts."""
 
 import time
+from collections.abc import Coroutine
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed, run
-from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.checkpoint import Checkpointer, Restored
+from reskill_jax.environments.base import Task
 from reskill_jax.evaluate import evaluate
 from reskill_jax.grpo.optimization import abstract_state, init_state
 from reskill_jax.logbook import Logbook, summary
-from reskill_jax.rollout.collector import rollout_metrics
+from reskill_jax.rollout.batches import Batches
+from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.types import Episode
 from reskill_jax.strategies import make_strategy
+from reskill_jax.strategies.base import Strategy
 from reskill_jax.workdir import Workdir
 
 
@@ -31,18 +38,24 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
         fresh = abstract_state(policy.params, tx, policy.mesh)
-        if restored := checkpointer.restore(fresh):
-            done, state, host = restored
-            strategy.restore(host["strategy"])
-        else:
-            done, state = 0, init_state(policy.params, tx, policy.mesh)
+        done, state, host = checkpointer.restore(fresh) or Restored(
+            0, init_state(policy.params, tx, policy.mesh), {}
+        )
         collector = run.make_collector(config, policy, state.params, done, resources)
+
+        collect = partial(_collect, config, tasks, strategy, collector)
+        batches = Batches(collector.engine, collect, done)
+        resources.callback(batches.close)
+        if host:
+            strategy.restore(host["strategy"])
+            batches.restore(host["ahead"], _tasks(config, tasks, done + 1))
         logbook = None
         if distributed.is_leader():
             logbook = Logbook(workdir, config.num_steps, done, config.grpo.alarm)
             resources.callback(logbook.close)
 
         def evaluation(step: int) -> dict[str, float]:
+            batches.serve(state.params, step)
             metrics, episodes = evaluate(
                 collector, tasks.held_out, strategy.banks[0], run.sampling(config)
             )
@@ -53,45 +66,61 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         held_out = evaluation(0) if done == 0 else {}
         for step in range(done + 1, config.num_steps + 1):
             started = time.perf_counter()
-            batch = run.sample_tasks(
-                tasks.train, config.rollout.tasks, config.seed, step - 1
-            )
-            arms = strategy.assign(
-                run.derive(config.seed, "assign", step),
-                len(batch),
-                config.grpo.group_size,
-            )
-            episodes = collector.collect(
-                batch,
-                arms,
-                strategy.banks,
-                sampling=run.sampling(config),
-                seed=run.derive(config.seed, "rollout", step),
-            )
-            metrics = rollout_metrics(episodes, started)
-            collector.engine.sleep()  # its memory is the update's until the push
+            batch = batches.take(step, state.params, step - 1)
+            metrics = batch.metrics(step - 1) | strategy.observe(step, batch.episodes)
             updating = time.perf_counter()
+            if config.rollout.overlap and step < config.num_steps:
+                batches.start(step + 1, state.params, step - 1)
+            else:
+                batches.sleep()  # the engine's memory is the update's
             if strategy.trains_policy(step):
                 state, learning = update(
                     state,
                     reference,
-                    episodes,
+                    batch.episodes,
                     seed=run.derive(config.seed, "minibatches", step),
                 )
                 metrics |= learning
-            collector.engine.push(state.params, step)
             metrics["time/update"] = time.perf_counter() - updating
-            metrics |= strategy.observe(step, episodes)
             metrics["time/step"] = time.perf_counter() - started
 
             if logbook:
-                logbook.step(step, metrics, episodes, strategy)
+                logbook.step(step, metrics, batch.episodes, strategy)
             if run.due(step, config.eval.every, config.num_steps):
                 held_out = evaluation(step)
             if run.due(step, config.checkpoint.every, config.num_steps):
-                checkpointer.save(step, state, {"strategy": strategy.state()})
+                checkpointer.save(
+                    step,
+                    state,
+                    {"strategy": strategy.state(), "ahead": batches.state()},
+                )
         checkpointer.wait()
         return held_out
+
+
+def _tasks(config: ConfigDict, tasks: run.TaskSets, step: int) -> list[Task]:
+    return run.sample_tasks(tasks.train, config.rollout.tasks, config.seed, step - 1)
+
+
+def _collect(
+    config: ConfigDict,
+    tasks: run.TaskSets,
+    strategy: Strategy,
+    collector: Collector,
+    step: int,
+) -> Coroutine[Any, Any, list[Episode]]:
+    """Settle now what a step plays, and on which banks; await it to be played."""
+    batch = _tasks(config, tasks, step)
+    arms = strategy.assign(
+        run.derive(config.seed, "assign", step), len(batch), config.grpo.group_size
+    )
+    return collector.collect(
+        batch,
+        arms,
+        strategy.banks,
+        sampling=run.sampling(config),
+        seed=run.derive(config.seed, "rollout", step),
+    )
 
 
 def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:

@@ -71,6 +71,23 @@ def test_tells_what_an_update_needs_of_this_machine(config):
     assert "peak of the rollout" in text
 
 
+def test_with_overlap_rollout_and_update_need_memory_at_once(config):
+    config.mesh.fsdp = 1
+    apart = compile_run(config)
+    config.rollout.overlap = 1
+    together = compile_run(config)
+    (phase,) = together.phases
+    rollout, update = apart.phases
+    assert phase.arrays == {**rollout.arrays, **update.arrays}
+    assert together.resident == apart.resident
+    held = sum(rollout.arrays.values()), sum(update.arrays.values())
+    assert together.peak == max(
+        sum(apart.resident.values()) + rollout.peak + held[1],
+        sum(apart.resident.values()) + update.peak + held[0],
+    )
+    assert "peak of the rollout beside the update" in render(together)
+
+
 def test_programs_are_not_longer_for_deeper_models(config, tmp_path):
     config.mesh.fsdp = 1
     lines = []

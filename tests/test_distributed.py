@@ -109,6 +109,16 @@ def test_processes_with_different_configurations_are_refused(policy, tmp_path):
 
 
 @needs_alfworld
+def test_overlap_is_refused_in_many_processes(policy, tmp_path):
+    overlap = ("--config.rollout.overlap=1",)
+    processes = start_two(tmp_path / "w", policy, tmp_path, (overlap, overlap))
+    assert all(process.wait(timeout=240) != 0 for process in processes)
+    for process in range(2):
+        told = (tmp_path / f"{process}.err").read_text()
+        assert "config.rollout.overlap=1 works with one trainer process" in told
+
+
+@needs_alfworld
 def test_what_stops_the_leader_stops_all_with_its_reason(policy, tmp_path):
     workdir = Workdir(tmp_path / "w")
     with workdir.lock():

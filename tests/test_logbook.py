@@ -21,13 +21,22 @@ def episode(arm, success):
 @pytest.mark.parametrize(("difference", "warned"), [(0.021, True), (0.019, False)])
 def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, warned):
     logbook = Logbook(Workdir(tmp_path), total=2, done=0, alarm=0.02)
-    metrics = {"agreement/logprob_diff": difference}
+    metrics = {"agreement/logprob_diff": difference, "rollout/lag": 0.0}
     logbook.step(1, metrics, [episode(0, True), episode(1, False)], Static())
     logbook.close()
     shown = capsys.readouterr().out
     assert ("WARNING: log-probs of sampler and trainer differ" in shown) == warned
     assert "success old 100% new 0%" in shown
     assert (tmp_path / "episodes" / "train-00001.jsonl").read_text().count("mug") == 2
+
+
+def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, capsys):
+    logbook = Logbook(Workdir(tmp_path), total=2, done=0, alarm=0.02)
+    metrics = {"agreement/logprob_diff": 0.03, "rollout/lag": 1.0}
+    logbook.step(1, metrics, [episode(0, True)], Static())
+    logbook.close()
+    shown = capsys.readouterr().out
+    assert "0.03 nats on average, with what 1 updates have changed, above" in shown
 
 
 def test_an_evaluation_is_told_by_split():

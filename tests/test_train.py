@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -47,6 +48,22 @@ def finished(policy, tmp_path_factory):
     done = start(*command(workdir, policy))
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout
+
+
+# Evaluations between the steps, and steps without a checkpoint: both wait for batches.
+OVERLAP = (
+    "--config.rollout.overlap=1",
+    "--config.eval.every=3",
+    "--config.checkpoint.every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def overlapped(policy, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "overlapped"
+    done = start(*command(workdir, policy, *OVERLAP))
+    assert done.returncode == 0, done.stderr
+    return workdir
 
 
 def outcome(workdir):
@@ -103,30 +120,87 @@ def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
     finished, policy, tmp_path, kill_after
 ):
     """Killed as soon as a step is logged: within its checkpoint write or just after."""
-    workdir = tmp_path / "killed"
+    kill_and_resume(finished[0], command(tmp_path / "killed", policy), kill_after)
+
+
+@pytest.mark.parametrize("kill_after", [2, 3, 4])
+def test_kill_9_and_resume_with_a_batch_ahead(overlapped, policy, tmp_path, kill_after):
+    """Killed while the next batch is collected, evaluated before, or stored."""
+    again = command(tmp_path / "killed", policy, *OVERLAP)
+    kill_and_resume(overlapped, again, kill_after)
+
+
+def kill_and_resume(wanted, again, kill_after):
+    """Kill a run after a step, resume it, and compare it with one that was not."""
+    (flag,) = (argument for argument in again if argument.startswith("--workdir="))
+    workdir = Path(flag.removeprefix("--workdir="))
     process = subprocess.Popen(
-        command(workdir, policy),
+        again,
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wanted = f"train-{kill_after:05d}.jsonl"
+    played = Workdir(workdir).episodes / f"train-{kill_after:05d}.jsonl"
     deadline = time.monotonic() + 300
-    while not (Workdir(workdir).episodes / wanted).exists():
+    while not played.exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.05 * kill_after)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    resumed = start(*command(workdir, policy))
+    resumed = start(*again)
     assert resumed.returncode == 0, resumed.stderr
-    assert outcome(workdir) == outcome(finished[0])
+    assert outcome(workdir) == outcome(wanted)
     step, arrays = parameters(workdir)
-    wanted_step, wanted_arrays = parameters(finished[0])
+    wanted_step, wanted_arrays = parameters(wanted)
     assert step == wanted_step == 6
     for one, other in zip(arrays, wanted_arrays, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
+    policy, tmp_path, monkeypatch
+):
+    from reskill_jax import train
+
+    versions = {"train": {}, "eval": {}}
+
+    def note(kind, step, episodes):
+        found = {turn.version for episode in episodes for turn in episode.turns}
+        versions[kind][step] = found
+
+    class Batches(train.Batches):
+        def take(self, step, params, version):
+            batch = super().take(step, params, version)
+            note("train", step, batch.episodes)
+            return batch
+
+    class Logbook(train.Logbook):
+        def evaluation(self, step, metrics, episodes):
+            note("eval", step, episodes)
+            super().evaluation(step, metrics, episodes)
+
+    monkeypatch.setattr(train, "Batches", Batches)
+    monkeypatch.setattr(train, "Logbook", Logbook)
+    config = get_config()
+    config.policy.path = str(policy)
+    config.num_steps = 4
+    config.rollout.overlap = 1
+    config.eval.every = 2
+    config.grpo.old_logprobs = "recompute"
+    config.grpo.importance_cap = 2.0
+    validate(config)
+    train.train(config, Workdir(tmp_path))
+    assert versions["train"] == {1: {0}, 2: {0}, 3: {1}, 4: {2}}
+    assert versions["eval"] == {0: {0}, 2: {2}, 4: {4}}
+    lines = read_metrics(Workdir(tmp_path).metrics)
+    lines = [line for line in lines if line["phase"] == "train"]
+    assert [line["rollout/lag"] for line in lines] == [0, 1, 1, 1]
+    # What the policy learnt since is what importance weights correct.
+    off = [abs(line["grpo/importance"] - 1) for line in lines]
+    assert off[0] < 1e-4
+    assert min(off[1:]) > 1e-4
 
 
 def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
@@ -150,6 +224,7 @@ def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
         ("strategy.name", "static", "config.strategy.bank is empty"),
         ("strategy.bank", "/nowhere", "config.strategy.bank='/nowhere' is not a"),
         ("policy.path", "/nowhere", "holds no config.json"),
+        ("rollout.overlap", 2, "config.rollout.overlap=2: choose one of 0, 1"),
         ("rollout.max_tokens", 0, "config.rollout.max_tokens=0: must be 1 or more"),
         ("rollout.top_p", 0.0, "config.rollout.top_p=0.0: must be in"),
         ("env.houses_train", 0, "houses_train=0"),

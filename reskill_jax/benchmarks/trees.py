@@ -259,34 +259,15 @@ def _run_child(child: str) -> dict[str, float]:
 
 
 def write(path: Path, episodes: Sequence[Episode]) -> None:
-    """Store the token ids of episodes."""
-    document = [
-        {
-            "trunks": [trunk.tolist() for trunk in episode.trunks],
-            "turns": [
-                [t.window, t.trunk_length, t.branch.tolist(), t.response.tolist()]
-                for t in episode.turns
-            ],
-        }
-        for episode in episodes
-    ]
-    path.write_text(json.dumps(document))
+    """Store episodes."""
+    path.write_text(json.dumps([episode.to_json() for episode in episodes]))
 
 
 def read(path: Path) -> Iterator[Episode]:
-    """Yield what `write` stored."""
+    """Yield what `write` stored, each as a group of its own."""
     task = Task("recorded", "", "", "")
     for number, stored in enumerate(json.loads(path.read_text())):
-        trunks = [np.asarray(trunk, np.int32) for trunk in stored["trunks"]]
-        turns = [
-            Turn(
-                window, length, np.asarray(branch, np.int32),
-                np.asarray(response, np.int32),
-                np.zeros(len(response), np.float32), 0, "", "", "", True,
-            )
-            for window, length, branch, response in stored["turns"]
-        ]  # fmt: skip
-        yield Episode(task, number, 0, 0, "", trunks=trunks, turns=turns)
+        yield replace(Episode.from_json(task, stored), group=number)
 
 
 def small_decoder(vocab_size: int) -> DecoderConfig:

@@ -91,7 +91,7 @@ class EnvironmentPool:
                 observation = await environment.step("look")
 
     Environments are made when more episodes are open than a worker has seen before, and
-    reused afterwards. Use a pool, and what it opens, from one thread.
+    reused afterwards. Use a pool, and what it opens, from one thread at a time.
 
     Args:
         make: picklable, importable, called without arguments in the workers only.

@@ -157,7 +157,8 @@ def k3(logprobs: Array, reference: Array) -> jax.Array:
 def agreement(logprobs: jax.Array, packed: PackedBatch) -> dict[str, Mean | Max]:
     """Compare the trainer's log-probs [R, T] with the engine's.
 
-    Both see the same weights only in the first optimiser step after a push.
+    Both see the same weights only in the first optimiser step after a push, and not
+    even there where the batch was sampled ahead, by weights one update old.
     """
     difference = jnp.where(packed.mask > 0, logprobs - packed.sampler_logprobs, 0.0)
     ratio = jnp.exp(jnp.clip(difference, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))

@@ -7,7 +7,6 @@ nor the other episodes enter.
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -39,7 +38,7 @@ class Collector:
     max_turns: int
     concurrency: int
 
-    def collect(
+    async def collect(
         self,
         tasks: Sequence[Task],
         arms: np.ndarray,
@@ -64,11 +63,12 @@ class Collector:
             len(tasks) * G episodes, ordered by group, then by index within the group.
         """
         try:
-            played = asyncio.run(self._collect(tasks, arms, banks, sampling, seed))
+            played = await self._collect(tasks, arms, banks, sampling, seed)
         except ExceptionGroup as group:  # the first failure cancels the others
             raise group.exceptions[0] from group
         if distributed.is_alone():
             return played
+        # This blocks, but nothing else is left to do.
         shares = distributed.gather([episode.to_json() for episode in played])
         episodes = [
             Episode.from_json(tasks[document["group"]], document)
@@ -162,11 +162,10 @@ def _fold(session: str, turn: int) -> int:
 
 
 def rollout_metrics(
-    episodes: Sequence[Episode], started: float, *, prefix: str = "rollout"
+    episodes: Sequence[Episode], seconds: float, *, prefix: str = "rollout"
 ) -> dict[str, float]:
-    """Summarise episodes; `started` is a `time.perf_counter()` reading."""
+    """Summarise episodes; collecting them took so many seconds."""
     turns = [turn for episode in episodes for turn in episode.turns]
-    seconds = time.perf_counter() - started
     sampled = sum(len(turn.response) for turn in turns)
     prompt = sum(turn.trunk_length + len(turn.branch) for turn in turns)
     return {

@@ -1,5 +1,6 @@
 """Episodes to learn from, in built houses: demonstrated, played, corrected."""
 
+import asyncio
 import multiprocessing
 import random
 from collections.abc import Sequence
@@ -109,12 +110,14 @@ def play(
                 max_turns=recipe.teaching.max_turns,
                 concurrency=64,
             )
-            played = collector.collect(
-                chosen,
-                np.arange(len(chosen))[:, None],
-                banks,
-                sampling=Sampling(max_tokens=_RESPONSE),
-                seed=seed,
+            played = asyncio.run(
+                collector.collect(
+                    chosen,
+                    np.arange(len(chosen))[:, None],
+                    banks,
+                    sampling=Sampling(max_tokens=_RESPONSE),
+                    seed=seed,
+                )
             )
     finally:
         engine.close()

@@ -1,6 +1,8 @@
 """Whole episodes: a real engine, real worker processes, a small world."""
 
+import asyncio
 import json
+from dataclasses import replace
 
 import corridor
 import jax
@@ -50,8 +52,8 @@ def play(parts, concurrency, sampling=SAMPLING, seed=7):
     engine, pool, prompts = parts
     collector = Collector(engine, pool, prompts, max_turns=5, concurrency=concurrency)
     arms = np.array([[0, 1, 0], [1, 1, 0]])
-    return collector.collect(
-        corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed
+    return asyncio.run(
+        collector.collect(corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed)
     )
 
 
@@ -122,15 +124,17 @@ def test_success_ends_an_episode_and_is_counted(parts):
             engine.release(session)
 
     collector = Collector(Right(), pool, prompts, max_turns=5, concurrency=2)
-    played = collector.collect(
-        corridor.tasks(2), np.zeros((2, 1), int), BANKS, sampling=SAMPLING, seed=0
+    arms = np.zeros((2, 1), int)
+    played = asyncio.run(
+        collector.collect(corridor.tasks(2), arms, BANKS, sampling=SAMPLING, seed=0)
     )
     assert [len(e.turns) for e in played] == [3, 2]
     assert all(e.success and e.reward == 1 for e in played)
-    metrics = rollout_metrics(played, 0.0)
+    metrics = rollout_metrics(played, 2.0)
     assert metrics["rollout/success"] == 1
     assert metrics["rollout/turns"] == 2.5
     assert metrics["rollout/valid"] == 1
+    assert metrics["time/rollout"] == 2.0
 
 
 def test_a_failure_comes_out_as_itself(parts):
@@ -138,7 +142,7 @@ def test_a_failure_comes_out_as_itself(parts):
         play(parts, concurrency=6, sampling=Sampling(max_tokens=250))
 
 
-def test_an_episode_survives_the_way_between_processes(episodes):
+def test_an_episode_survives_as_a_document(episodes):
     for episode in episodes:
         text = json.dumps(episode.to_json())
         copy = Episode.from_json(episode.task, json.loads(text))
@@ -146,3 +150,30 @@ def test_an_episode_survives_the_way_between_processes(episodes):
         assert json.dumps(copy.to_json()) == text
         assert copy.turns[0].branch.dtype == episode.turns[0].branch.dtype
         assert copy.turns[0].fired == episode.turns[0].fired
+        for one, other in zip(copy.trunks, episode.trunks, strict=True):
+            np.testing.assert_array_equal(one, other)
+    nothing = replace(episodes[0], turns=[], trunks=[np.zeros(0, np.int32)])
+    assert len(Episode.from_json(nothing.task, nothing.to_json()).trunks[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda e: e.pop("success"), "missing or unknown: ['success']"),
+        (lambda e: e.update(task="t"), "missing or unknown: ['task']"),
+        (lambda e: e.update(trunks=[[1, 2]]), "TypeError"),
+        (lambda e: e["turns"][0].update(response="AAA*"), "base64"),
+        (lambda e: e["turns"][0].update(response="AAAA"), "buffer size"),
+        (lambda e: e["turns"][0].update(response=""), "the arrays of turn 0 do not"),
+        (lambda e: e["turns"][0].update(window=1), "the arrays of turn 0 do not fit"),
+        (lambda e: e["turns"][0].update(trunk_length=999), "the arrays of turn 0 do"),
+        (lambda e: e["turns"][0].pop("version"), "version"),
+        (lambda e: e.update(turns=[3]), "TypeError"),
+    ],
+)
+def test_a_document_that_is_no_episode_is_refused(episodes, damage, message):
+    document = json.loads(json.dumps(episodes[0].to_json()))
+    damage(document)
+    with pytest.raises(ValueError, match="not a recorded episode") as error:
+        Episode.from_json(episodes[0].task, document)
+    assert message in str(error.value)

@@ -327,7 +327,8 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
     importlib.util.find_spec("alfworld") is None,
     reason="needs the extra alfworld: pip install '.[alfworld]'",
 )
-def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path):
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, overlap):
     """Greedily, since the two draw differently."""
     policy = save_random_policy(tmp_path / "policy")
     runs = {
@@ -341,7 +342,11 @@ def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path):
         ),
     }
     for name, changes in runs.items():
-        same = ("--config.rollout.temperature=0.0", "--config.num_steps=3")
+        same = (
+            "--config.rollout.temperature=0.0",
+            "--config.num_steps=3",
+            f"--config.rollout.overlap={overlap}",
+        )
         done = start_program(
             *command(tmp_path / name, policy, *same, *changes), env=os.environ | ON_CPU
         )
