@@ -116,7 +116,7 @@ class Api:
             )
 
     async def generate(self, request: Request, stop: int) -> Sampled:
-        """Sample one response.
+        """Sample one response, which ends with `stop`; -1: at its length only.
 
         Raises:
             ServerError: no usable answer, e.g. because the request was aborted.
@@ -132,7 +132,8 @@ class Api:
                 "top_k": -1,
                 "min_p": 0.0,
                 "seed": request.seed,
-                "stop_token_ids": [stop],
+                "stop_token_ids": [stop] if stop >= 0 else [],
+                "ignore_eos": stop < 0,
                 "logprobs": 0,
                 "detokenize": False,
             },
