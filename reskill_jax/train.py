@@ -26,17 +26,20 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         policy = run.load_policy(config)
         reference = run.make_reference(config, policy)
         tx, update = run.make_grpo(config, policy.config, policy.mesh)
-        strategy = make_strategy(config, workdir.creator_calls)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
         fresh = abstract_state(policy.params, tx, policy.mesh)
-        if restored := checkpointer.restore(fresh):
+        restored = checkpointer.restore(fresh)
+        if restored:
             done, state, host = restored
-            strategy.restore(host["strategy"])
         else:
             done, state = 0, init_state(policy.params, tx, policy.mesh)
         collector = run.make_collector(config, policy, state.params, done, resources)
+        servers = collector.engine.urls
+        strategy = make_strategy(config, workdir.creator_calls, servers)
+        if restored:
+            strategy.restore(host["strategy"])
         logbook = None
         if distributed.is_leader():
             logbook = Logbook(workdir, config.num_steps, done, config.grpo.alarm)
@@ -100,17 +103,18 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
         tx, _ = run.make_grpo(config, policy.config, policy.mesh)
-        strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
         fresh = abstract_state(policy.params, tx, policy.mesh)
         restored = checkpointer.restore(fresh)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        strategy.restore(restored.host["strategy"])
         collector = run.make_collector(
             config, policy, restored.arrays.params, restored.step, resources
         )
+        servers = collector.engine.urls
+        strategy = make_strategy(config, workdir.creator_calls, servers)
+        strategy.restore(restored.host["strategy"])
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)
         )

@@ -132,6 +132,11 @@ class VllmEngine:
             self.close()
             raise
 
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where the servers are; requests to them are in nobody's way here."""
+        return [replica.api.url for replica in self._replicas]
+
     async def generate(self, request: Request) -> Completion:
         """Sample one response; calls run concurrently.
 
