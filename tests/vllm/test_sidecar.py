@@ -1,5 +1,6 @@
 """The creator asks the policy's own vLLM server, while the engine uses it too."""
 
+import asyncio
 import json
 import os
 import signal
@@ -101,13 +102,15 @@ def test_the_creator_is_in_nobodys_way(fresh, model, tmp_path):
         fresh.release(request.session)
 
 
-def test_a_server_that_dies_in_a_push_is_replaced_for_the_creator_too(
+def test_a_server_that_dies_in_a_push_loses_nothing(
     fresh, model, tmp_path, monkeypatch
 ):
+    """Neither of the engine nor of the creator, both of which wait for its answers."""
     log = tmp_path / "calls.jsonl"
     caller = make(fresh, log, timeout=180.0)
     restarted, version = fresh.counters["restarted"], fresh._weights[1] + 1
-    asked, asking = threading.Event(), []
+    played = requests(model, 4)
+    asked, waiting = threading.Event(), []
     really_ask, really_post = OpenAI._ask, Api._post
 
     def ask_and_tell(self, *arguments, **options):
@@ -115,22 +118,27 @@ def test_a_server_that_dies_in_a_push_is_replaced_for_the_creator_too(
         return really_ask(self, *arguments, **options)
 
     async def die(self, route, *arguments, **options):
-        if route == "/update_weights" and not asking:
-            asking.append(threads.submit(caller.ask, "Be brief.", "What now?", Choice))
-            assert asked.wait(60)  # it gets no answer while the server is paused
+        if route == "/update_weights" and not waiting:
+            question = ("Be brief.", "What now?", Choice)
+            waiting.append(threads.submit(caller.ask, *question))
+            waiting.append(threads.submit(ask, fresh, played))
+            assert await asyncio.to_thread(asked.wait, 60)
+            await asyncio.sleep(0.5)  # it is paused: there are no answers
             os.killpg(fresh._replicas[0].server.pid, signal.SIGKILL)
         return await really_post(self, route, *arguments, **options)
 
     monkeypatch.setattr(OpenAI, "_ask", ask_and_tell)
     monkeypatch.setattr(Api, "_post", die)
-    with futures.ThreadPoolExecutor(1) as threads:
+    with futures.ThreadPoolExecutor(2) as threads:
         fresh.push(weights(model[1], 1), version)
-        assert asking[0].result().op in ("add", "modify", "delete")
+        answer, completions = (future.result() for future in waiting)
     assert fresh.counters["restarted"] == restarted + 1
+    assert answer.op in ("add", "modify", "delete")
     lost, found = recorded(log)
     assert lost["error"].startswith(Failure.UNREACHABLE)
     assert found["response"]
-    (request,) = requests(model, 1)
-    (completion,) = ask(fresh, [request])
-    assert completion.version == version
-    assert difference(model, weights(model[1], 1), request, completion) < 1e-4
+    own = weights(model[1], 1)
+    for request, completion in zip(played, completions, strict=True):
+        assert completion.version == version
+        assert difference(model, own, request, completion) < 1e-4
+        fresh.release(request.session)
