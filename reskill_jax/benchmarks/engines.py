@@ -1,6 +1,6 @@
 """How fast do the engines play, next to transformers' `generate` on torch?
 
-    pip install '.[parity]'
+    pip install '.[parity,vllm]'
     python -m reskill_jax.benchmarks.engines --vllm=PATH/TO/bin/vllm
 
 lets all of them answer the same requests with the same small Qwen3 in float32: several
@@ -25,7 +25,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import jax
 import numpy as np
 from absl import app, flags, logging
@@ -44,7 +43,7 @@ from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.policy.weights import load, save
 from reskill_jax.rollout.jax_engine import JaxEngine
-from reskill_jax.rollout.vllm_engine import VllmEngine
+from reskill_jax.rollout.types import Engine
 from reskill_jax.rollout.vllm_server import Server, ServerOptions
 from reskill_jax.warm_start.recipe import Shape
 
@@ -177,13 +176,15 @@ def make_players(
     players: dict[str, OnEngine | OnTransformers] = {
         JAX: OnEngine(engine, work.response, lambda: engine.counters["prefilled"])
     }
-    if shutil.which(_VLLM.value):
+    if shutil.which(_VLLM.value) is None:
+        print(f"vLLM: skipped, --vllm={_VLLM.value!r} is no executable")
+    elif importlib.util.find_spec("httpx") is None:
+        print("vLLM: skipped, it needs httpx: pip install '.[vllm]'")
+    else:
         server, served = start_vllm(config, params, context, directory, resources)
         players["vLLM"] = OnEngine(
             served, work.response, lambda: not_found(metrics_of(server.url))
         )
-    else:
-        print(f"vLLM: skipped, --vllm={_VLLM.value!r} is no executable")
     if importlib.util.find_spec("torch"):
         players[TORCH] = OnTransformers(model, work.response)
     else:
@@ -197,8 +198,10 @@ def start_vllm(
     context: int,
     directory: Path,
     resources: ExitStack,
-) -> tuple[Server, VllmEngine]:
+) -> tuple[Server, Engine]:
     """Start a vLLM server on this machine's cores, with as much room as our engine."""
+    from reskill_jax.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
+
     token = 2 * config.num_hidden_layers * config.num_key_value_heads
     token *= config.head_dim * np.dtype(config.dtype).itemsize
     how = ServerOptions(
@@ -243,6 +246,8 @@ def write_model(directory: Path) -> tuple[DecoderConfig, Params]:
 
 def metrics_of(url: str) -> str:
     """Read the metrics of one of our servers."""
+    import httpx  # noqa: PLC0415
+
     transport = httpx.HTTPTransport(uds=url.removeprefix("unix:"))
     with httpx.Client(transport=transport) as client:
         return client.get("http://vllm/metrics").raise_for_status().text
