@@ -226,9 +226,8 @@ def _sidecar_problems(config: ConfigDict) -> Iterator[str]:
             f"config.engine.name={config.engine.name!r} has no servers for "
             "config.creator.name='sidecar': use 'vllm', or another creator"
         )
-    if (creator := config.creator.llm.timeout) >= (
-        engine := config.engine.vllm.timeout
-    ):
+    creator, engine = config.creator.llm.timeout, config.engine.vllm.timeout
+    if creator >= engine:
         yield (
             f"config.creator.llm.timeout={creator:g}: a push waits for the creator's "
             f"answers, at most config.engine.vllm.timeout={engine:g} s: make it less"
