@@ -164,7 +164,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     # Where proposals come from; see creator/.
     c.creator = ConfigDict()
-    c.creator.name = "offline"  # openai (or compatible), anthropic, bedrock, replay
+    # offline, openai (or compatible), anthropic, bedrock, replay; sidecar: the policy
+    # itself, on the servers of engine.name="vllm"
+    c.creator.name = "offline"
     c.creator.after = 0  # take a proposal up so many steps after asking; 0: when ready
     c.creator.groups = 30  # tasks whose episodes are analysed for one proposal; 0: none
     c.creator.workers = 16  # of them at a time

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
+from reskill_jax.creator.backends import SIDECAR
 from reskill_jax.policy.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout.prompts import WORDINGS
@@ -222,6 +223,23 @@ def _creator_problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.creator.llm.timeout={timeout}: must be above 0 seconds"
     if found := problem(**llm_settings(config)):
         yield f"config.creator: {found}"
+    if config.creator.name == SIDECAR:
+        yield from _sidecar_problems(config)
+
+
+def _sidecar_problems(config: ConfigDict) -> Iterator[str]:
+    """Creator and engine share servers."""
+    if config.engine.name != "vllm":
+        yield (
+            f"config.engine.name={config.engine.name!r} has no servers for "
+            "config.creator.name='sidecar': use 'vllm', or another creator"
+        )
+    creator, engine = config.creator.llm.timeout, config.engine.vllm.timeout
+    if creator >= engine:
+        yield (
+            f"config.creator.llm.timeout={creator:g}: a push waits for the creator's "
+            f"answers, at most config.engine.vllm.timeout={engine:g} s: make it less"
+        )
 
 
 def _source_problems(config: ConfigDict) -> Iterator[str]:

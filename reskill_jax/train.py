@@ -33,7 +33,6 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         policy = run.load_policy(config)
         reference = run.make_reference(config, policy)
         tx, update = run.make_grpo(config, policy.config, policy.mesh)
-        strategy = make_strategy(config, workdir.creator_calls)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
@@ -42,9 +41,13 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             0, init_state(policy.params, tx, policy.mesh), {}
         )
         collector = run.make_collector(config, policy, state.params, done, resources)
-
-        collect = partial(_collect, config, tasks, strategy, collector)
-        batches = Batches(collector.engine, collect, done)
+        servers = collector.engine.urls
+        strategy = make_strategy(config, workdir.creator_calls, servers)
+        batches = Batches(
+            collector.engine,
+            partial(_collect, config, tasks, strategy, collector),
+            done,
+        )
         resources.callback(batches.close)
         if host:
             strategy.restore(host["strategy"])
@@ -129,17 +132,18 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         tasks = run.load_tasks(config)
         policy = run.load_policy(config)
         tx, _ = run.make_grpo(config, policy.config, policy.mesh)
-        strategy = make_strategy(config, workdir.creator_calls)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
         fresh = abstract_state(policy.params, tx, policy.mesh)
         restored = checkpointer.restore(fresh)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        strategy.restore(restored.host["strategy"])
         collector = run.make_collector(
             config, policy, restored.arrays.params, restored.step, resources
         )
+        servers = collector.engine.urls
+        strategy = make_strategy(config, workdir.creator_calls, servers)
+        strategy.restore(restored.host["strategy"])
         metrics, _ = evaluate(
             collector, tasks.held_out, strategy.banks[0], run.sampling(config)
         )

@@ -9,7 +9,6 @@ this machine's own, of one large product in JAX.
 """
 
 import importlib.util
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.benchmarks.timing import in_turn
 from reskill_jax.policy.config import DecoderConfig, to_hf
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.logprobs import token_logprobs
@@ -142,19 +142,6 @@ def torch_step(model: Any, tokens: np.ndarray) -> Callable[[], Any]:
         return loss
 
     return step
-
-
-def in_turn(steps: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Time several computations in turn; return the best time of each, in seconds."""
-    for step in steps:
-        step()
-    best = [float("inf")] * len(steps)
-    for _ in range(repeats):
-        for number, step in enumerate(steps):
-            started = time.perf_counter()
-            step()
-            best[number] = min(best[number], time.perf_counter() - started)
-    return best
 
 
 def flops(config: DecoderConfig, rows: int, length: int) -> float:

@@ -17,8 +17,14 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
-_PACKAGES = {"openai": "openai", "anthropic": "anthropic", "bedrock": "boto3"}
-NAMES = tuple(_PACKAGES)
+NAMES = ("openai", "anthropic", "bedrock")  # services
+SIDECAR = "sidecar"  # the policy itself, see `creator.sidecar`
+_PACKAGES = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "bedrock": "boto3",
+    SIDECAR: "openai",
+}
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,9 @@ class Model:
     """Which model to ask, and how.
 
     Attributes:
-        backend: openai (any compatible server, a local vLLM too), anthropic, bedrock.
-        name: the model's name at that service.
+        backend: openai (any compatible server, a local vLLM too), anthropic, bedrock,
+            or sidecar.
+        name: the model's name at that service; a sidecar needs none.
         url: the service's address; empty: the maker's.
         key_variable: environment variable that holds the key; empty: the maker's. The
             credentials of bedrock are those that boto3 finds.
@@ -77,11 +84,13 @@ class Model:
         package = _PACKAGES[self.backend]
         if importlib.util.find_spec(package) is None:
             return f"{self.backend!r} needs {package}: pip install '.[llm]'"
-        if not self.name:
+        if self.backend == SIDECAR and self.url:
+            return f"url={self.url!r}: the engine says where a sidecar is, leave it ''"
+        if self.backend != SIDECAR and not self.name:
             return f"{self.backend!r} needs the name of a model"
         if urlsplit(self.url).username or urlsplit(self.url).password:
             return "the address holds credentials, which would be recorded: use a key"
-        if self.backend != "bedrock" and not self.key:
+        if self.backend not in ("bedrock", SIDECAR) and not self.key:
             return (
                 f"the environment variable {self._variable} holds no key: export it"
                 " (any word for a server that asks for none)"
@@ -131,12 +140,15 @@ class OpenAI(_Backend):
         return openai.OpenAI(
             api_key=model.key,
             base_url=model.url or None,
-            timeout=model.timeout,
             max_retries=0,
         )
 
     def complete(self, request: Request) -> Response:
         """See `Backend`."""
+        return self._ask(request, self._model.timeout)
+
+    def _ask(self, request: Request, seconds: float, **extra: Any) -> Response:
+        """Ask within so many seconds; `extra` goes along in the body."""
         model = self._model
         options: dict[str, Any] = self._temperature()
         if model.structured:
@@ -149,7 +161,7 @@ class OpenAI(_Backend):
                 },
             }
         create = self._client.chat.completions.with_streaming_response.create
-        deadline = time.monotonic() + model.timeout
+        deadline = time.monotonic() + seconds
         with create(
             model=model.name,
             messages=[
@@ -157,6 +169,8 @@ class OpenAI(_Backend):
                 {"role": "user", "content": request.prompt},
             ],
             max_completion_tokens=model.max_tokens,
+            timeout=seconds,
+            extra_body=extra,
             **options,
         ) as response:
             answer = read(response.iter_bytes(), deadline)

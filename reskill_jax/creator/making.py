@@ -4,15 +4,16 @@ The settings are the section ``creator`` of a configuration; making one opens no
 and no connection.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reskill_jax.creator.backends import Model, make_backend
+from reskill_jax.creator.backends import SIDECAR, Backend, Model, make_backend
 from reskill_jax.creator.call_log import CallLog
 from reskill_jax.creator.calls import Budget, Caller, Patience
 from reskill_jax.creator.llm import LlmCreator
 from reskill_jax.creator.prompting import Prompts
+from reskill_jax.creator.sidecar import Sidecar
 
 REPLAY = "replay"
 
@@ -21,6 +22,7 @@ def make_llm_creator(
     name: str,
     calls: Path,
     *,
+    servers: Sequence[str] = (),
     llm: Mapping[str, Any],
     budget: Mapping[str, Any],
     patience: Mapping[str, Any],
@@ -33,9 +35,10 @@ def make_llm_creator(
     """Make the creator.
 
     Args:
-        name: a backend of `backends.NAMES`, or ``replay``: answers come from the log
-            `replay` alone.
+        name: a backend of `backends.NAMES`, ``sidecar``, or ``replay``: answers come
+            from the log `replay` alone.
         calls: file for its calls; answers in it are not asked for again.
+        servers: addresses of the engine's, for a sidecar.
         llm: fields of `Model`, without the backend.
         budget: fields of `Budget`.
         patience: fields of `Patience`.
@@ -56,8 +59,13 @@ def make_llm_creator(
             raise ValueError(
                 f"replay={replay!r} is no log of calls: name a calls.jsonl"
             )
+    backend: Backend | None = None
+    if name == SIDECAR:
+        backend = Sidecar(model, servers)
+    elif name != REPLAY:
+        backend = make_backend(model)
     caller = Caller(
-        None if name == REPLAY else make_backend(model),
+        backend,
         CallLog(calls, earlier),
         budget=Budget(**budget),
         patience=Patience(**patience),

@@ -88,11 +88,21 @@ class Api:
         await self._client.aclose()
 
     async def is_ready(self) -> bool:
-        """Tell whether the server is up."""
+        """Tell whether the server is up.
+
+        Raises:
+            ServerError: something else than a vLLM server listens there.
+        """
         try:
             answer = await self._client.get("/health", timeout=5.0)
         except httpx.TransportError:
             return False
+        if 400 <= answer.status_code < 500:
+            raise ServerError(
+                "/health",
+                answer.status_code,
+                f"{self.url} is no vLLM server, does something else listen there?",
+            )
         return answer.status_code == 200
 
     async def check_routes(self) -> None:
@@ -116,7 +126,7 @@ class Api:
             )
 
     async def generate(self, request: Request, stop: int) -> Sampled:
-        """Sample one response.
+        """Sample one response, which ends with `stop`; -1: at its length only.
 
         Raises:
             ServerError: no usable answer, e.g. because the request was aborted.
@@ -132,7 +142,8 @@ class Api:
                 "top_k": -1,
                 "min_p": 0.0,
                 "seed": request.seed,
-                "stop_token_ids": [stop],
+                "stop_token_ids": [stop] if stop >= 0 else [],
+                "ignore_eos": stop < 0,
                 "logprobs": 0,
                 "detokenize": False,
             },
@@ -215,11 +226,20 @@ class Api:
         finally:
             await self._post("/resume")
         if (served := await self.weight_version()) != version:
-            raise ServerError("/weight_info", 0, f"version {served!r}, not {version!r}")
+            raise ServerError(
+                "/weight_info",
+                0,
+                f"version {served!r}, not {version!r}: does another run push to it?",
+            )
 
     async def weight_version(self) -> str:
         """Return the version that is served; "default" after a start."""
-        return str((await self._get("/weight_info")).get("weight_version"))
+        try:
+            return str((await self._get("/weight_info")).get("weight_version"))
+        except ServerError as error:
+            if error.status == 404:
+                await self.check_routes()
+            raise
 
     async def _get(self, route: str) -> dict[str, Any]:
         return _read(route, await self._client.get(route, headers=_CLOSE))

@@ -132,6 +132,11 @@ class VllmEngine:
             self.close()
             raise
 
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where the servers are; requests to them are in nobody's way here."""
+        return [replica.api.url for replica in self._replicas]
+
     async def generate(self, request: Request) -> Completion:
         """Sample one response; calls run concurrently.
 
@@ -156,7 +161,7 @@ class VllmEngine:
         expected = self._score(params, self._text)
         before, self._weights = self._weights, (path, version, expected)
         try:
-            self._wait(self._for_all(self._bring))
+            self._wait(self._for_all(self._bring_alone))
         except BaseException:
             self._weights = before  # which a server that was asked in vain still has
             shutil.rmtree(path, ignore_errors=True)
@@ -238,6 +243,11 @@ class VllmEngine:
         replica.starts += 1
         replica.ready = False
         self.counters["restarted"] += 1
+
+    async def _bring_alone(self, replica: Replica) -> None:
+        """Bring a server the newest weights while no request repairs it."""
+        async with replica.repair:
+            await self._bring(replica)
 
     async def _bring(self, replica: Replica) -> None:
         """Bring a server the newest weights; it may have to be started again."""
@@ -326,7 +336,14 @@ class VllmEngine:
                 f"config.engine.vllm.root={str(self._root)!r} has {free:,} bytes free, "
                 f"but weights take {size:,}: make room or name another directory"
             )
-        save(partial, self._config, params, dtype=self._config.dtype)
+        try:
+            save(partial, self._config, params, dtype=self._config.dtype)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(
+                f"config.engine.vllm.root={str(self._root)!r} did not take all weights "
+                f"({size:,} bytes): make room or name another directory: {error}"
+            ) from error
         return partial.rename(path)
 
     async def _for_all(

@@ -1,12 +1,13 @@
 """One strategy per method: which banks are in play, what is learnt from episodes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
-from reskill_jax.creator.backends import NAMES
+from reskill_jax.creator.backends import NAMES, SIDECAR
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
@@ -21,7 +22,7 @@ from reskill_jax.strategies.led import Led
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
 
-CREATORS = ("offline", *NAMES, "replay")
+CREATORS = ("offline", *NAMES, SIDECAR, "replay")
 STAGED = ("skill_first", "policy_first")
 # Ablations of ReSkill that hold trials, and what is different in those.
 TRIALS: dict[str, dict[str, Any]] = {
@@ -41,19 +42,24 @@ INJECTED = {
 }
 
 
-def make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
+def make_strategy(
+    config: ConfigDict, creator_calls: Path, servers: Sequence[str] = ()
+) -> Strategy:
     """Build the strategy that the configuration names; of many processes, one has it.
 
     Args:
         config: of the run.
         creator_calls: file for the calls of a creator that asks a language model.
+        servers: addresses of the engine's, for a creator that asks those.
     """
     if distributed.is_alone():
-        return _make_strategy(config, creator_calls)
-    return Led(lambda: _make_strategy(config, creator_calls))
+        return _make_strategy(config, creator_calls, servers)
+    return Led(lambda: _make_strategy(config, creator_calls, servers))
 
 
-def _make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
+def _make_strategy(
+    config: ConfigDict, creator_calls: Path, servers: Sequence[str]
+) -> Strategy:
     name = config.strategy.name
     if name == "grpo":
         return Static()
@@ -64,7 +70,7 @@ def _make_strategy(config: ConfigDict, creator_calls: Path) -> Strategy:
         return Static(bank)
     trial = config.trial.to_dict() | TRIALS.get(name, {})
     strategy = ReSkill(
-        make_creator(config, creator_calls),
+        make_creator(config, creator_calls, servers),
         TrialConfig(**trial),
         bank=bank,
         capacity=config.strategy.capacity,
@@ -87,7 +93,9 @@ def llm_settings(config: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in own}
 
 
-def make_creator(config: ConfigDict, calls: Path) -> Creator:
+def make_creator(
+    config: ConfigDict, calls: Path, servers: Sequence[str] = ()
+) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator(analyse=config.strategy.name != "no_analyzer")
     if config.creator.name != "offline":
@@ -96,7 +104,8 @@ def make_creator(config: ConfigDict, calls: Path) -> Creator:
 
         settings = llm_settings(config)
         creator = Background(
-            make_llm_creator(calls=calls, **settings), config.creator.after
+            make_llm_creator(calls=calls, servers=servers, **settings),
+            config.creator.after,
         )
     if config.creator.inject_every:
         bundles = INJECTED[config.creator.inject]

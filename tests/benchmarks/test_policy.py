@@ -40,12 +40,3 @@ def test_both_libraries_compute_the_same_loss_and_gradients(tmp_path):
     assert float(ours) == pytest.approx(float(theirs), rel=1e-5)
     norm = model.model.norm.weight.grad.numpy()
     np.testing.assert_allclose(grads["norm"]["scale"], norm, atol=1e-6)
-
-
-def test_the_best_of_each_in_turn_counts(monkeypatch):
-    clock = iter([0.0, 3.0, 10.0, 11.0, 20.0, 21.0, 30.0, 35.0])
-    monkeypatch.setattr(policy.time, "perf_counter", lambda: next(clock))
-    called = []
-    steps = [lambda: called.append("a"), lambda: called.append("b")]
-    assert policy.in_turn(steps, 2) == [1.0, 1.0]
-    assert called == ["a", "b", "a", "b", "a", "b"]

@@ -50,6 +50,25 @@ def test_settings_that_cannot_work_are_refused_by_name(config, key, value, messa
         validate(config)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("engine.name", "jax", "config.engine.name='jax' has no servers for"),
+        ("creator.llm.url", "http://x", "url='http://x': the engine says where"),
+        ("creator.llm.timeout", 300.0, "config.creator.llm.timeout=300: a push waits"),
+    ],
+)
+def test_a_sidecar_is_the_engines(config, monkeypatch, key, value, message):
+    config.engine.name, config.creator.name = "vllm", "sidecar"
+    config.engine.vllm.urls = ("http://localhost:8000",)
+    config.creator.llm.name = ""  # the server's own
+    monkeypatch.delenv("OPENAI_API_KEY")
+    validate(config)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        validate(config)
+
+
 def test_making_a_creator_touches_neither_network_nor_files(config, tmp_path):
     made = make_creator(config, tmp_path / "creator" / "calls.jsonl")
     assert made.state()["creator"]["assertions"] == []

@@ -1,156 +1,35 @@
 """A real vLLM server beside us: parity, pushes, and everything that goes wrong."""
 
-import asyncio
 import dataclasses
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from programs import command, deterministic, save_random_policy, written
 from programs import start as start_program
+from vllm_cases import (
+    CPU_ARGUMENTS,
+    ON_CPU,
+    ask,
+    difference,
+    logprobs_of,
+    requests,
+    start,
+    weights,
+)
 
-from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.decoder import init
-from reskill_jax.policy.logprobs import token_logprobs
-from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.policy.weights import save
 from reskill_jax.rollout import vllm_engine
-from reskill_jax.rollout.types import Request, Sampling
-from reskill_jax.rollout.vllm_engine import VllmEngine
-from reskill_jax.rollout.vllm_server import Server, ServerOptions
+from reskill_jax.rollout.types import Sampling
 
 # A server takes half a minute to start, and installing it some minutes, once.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
-ON_CPU = {
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-}
-CPU_ARGUMENTS = ("--enforce-eager", "--kv-cache-memory-bytes=33554432")
-
-
-@pytest.fixture(scope="session")
-def executable():
-    """`vllm` of an environment that is made if there is none."""
-    if path := os.environ.get("RESKILL_VLLM"):
-        return path
-    script = Path(__file__).parent / "install.sh"
-    done = subprocess.run([script], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"vLLM's CPU build cannot be installed: {done.stderr[-500:]}")
-    return f"{done.stdout.strip()}/bin/vllm"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random Qwen3, exported by our own code: directory and shape."""
-    directory = tmp_path_factory.mktemp("model")
-    tokenizer = train_tokenizer(["You arrive at cabinet 1. go to cabinet 1"] * 3, 300)
-    tokenizer.save(directory)
-    config = DecoderConfig(
-        vocab_size=-(-tokenizer.vocab_size // 64) * 64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        tie_word_embeddings=False,
-        max_position_embeddings=1024,
-    )
-    save(directory, config, weights(config, 0))
-    return directory, config, tokenizer.eos_id
-
-
-def weights(config, seed):
-    """Random weights, large, so that two seeds differ by several nats."""
-    params = init(config, jax.random.key(seed))
-    return jax.tree.map(lambda x: 3 * x if x.ndim > 2 else x, params)
-
-
-def logprobs_of(config, params, tokens):
-    """What our decoder says of tokens[1:]."""
-    tokens = np.asarray(tokens, np.int32)[None]
-    length = tokens.shape[1] - 1
-    positions = np.arange(length)[None]
-    until = np.full((1, length), length)
-    score = jax.jit(token_logprobs, static_argnums=0)
-    found, _ = score(config, params, tokens[:, :-1], positions, until, tokens[:, 1:])
-    return np.asarray(found[0])
-
-
-def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options):
-    directory, config, eos = model
-    if servers is None:
-        how = ServerOptions(
-            executable=executable,
-            model=directory,
-            dtype="float32",
-            context=512,
-            sequences=16,
-            memory=0,
-            arguments=CPU_ARGUMENTS,
-            environment=ON_CPU,
-        )
-        servers = [Server(how, Path(tempfile.mkdtemp(prefix="reskill-test-")))]
-    return VllmEngine(
-        config,
-        weights(config, 0),
-        servers=servers,
-        root=tmp_path / "weights",
-        eos_id=eos,
-        score=lambda params, tokens: logprobs_of(config, params, tokens),
-        tolerance=1e-4,
-        timeout=timeout,
-        **options,
-    )
-
-
-@pytest.fixture(scope="module")
-def engine(executable, model, tmp_path_factory):
-    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout=20.0)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def fresh(engine, model):
-    """The engine, with the weights of seed 0."""
-    newest = engine._weights[1]
-    engine.push(weights(model[1], 0), newest + 1)
-    return engine
-
-
-def requests(model, count, tokens=12, length=40, first=0):
-    generator = np.random.default_rng(first)
-    prompts = generator.integers(4, 200, (count, length)).tolist()
-    return [
-        Request(f"s{first + i}", prompt, Sampling(max_tokens=tokens), seed=first + i)
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-def ask(engine, asked):
-    async def everything():
-        return await asyncio.gather(*map(engine.generate, asked))
-
-    return asyncio.run(everything())
-
-
-def difference(model, params, request, completion):
-    """How far its log-probs are from ours."""
-    text = [*request.prompt, *completion.tokens.tolist()]
-    expected = logprobs_of(model[1], params, text)[len(request.prompt) - 1 :]
-    return float(np.abs(expected - completion.logprobs).max())
 
 
 def test_log_probs_are_those_of_our_decoder(fresh, model):
