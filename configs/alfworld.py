@@ -99,7 +99,11 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.engine.vllm.tensor = 1  # devices that each splits the model over
     c.engine.vllm.memory = 0.9  # share of each device's; 0: left to the arguments
     c.engine.vllm.arguments = ()  # further ones of vllm serve
-    c.engine.vllm.root = "/dev/shm"  # for weights; servers and trainer share it
+    # How weights come to servers: files; or nccl, from GPU to GPU of trainers on GPUs.
+    c.engine.vllm.transfer = "files"
+    c.engine.vllm.root = "/dev/shm"  # for files; servers and trainer share it
+    # libnccl.so.2 for nccl, the servers'; empty: that of the executable's environment.
+    c.engine.vllm.libnccl = ""
     c.engine.vllm.start_seconds = 600.0
     c.engine.vllm.timeout = 300.0  # seconds for one answer
     c.engine.vllm.attempts = 3  # at one request, with restarts between them

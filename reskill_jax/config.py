@@ -33,6 +33,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "policy.remat": ("none", "dots", "full", "offload"),
     "rollout.overlap": (0, 1),
     "engine.name": ("jax", "vllm"),
+    "engine.vllm.transfer": ("files", "nccl"),
     "grpo.rule": ("corrected", "reference"),
     "grpo.scale": ("std", "none"),
     "grpo.aggregation": ("episode", "token"),
@@ -206,6 +207,23 @@ def _vllm_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.engine.vllm.devices={tuple(vllm.devices)}: give one entry for "
             f"each of config.engine.vllm.replicas={vllm.replicas}"
+        )
+    if vllm.transfer == "nccl" and not (vllm.urls or vllm.devices):
+        yield (
+            "config.engine.vllm.devices=(): with config.engine.vllm.transfer='nccl' "
+            "servers want GPUs that are not the trainer's: name those of each, or "
+            "servers that run already in config.engine.vllm.urls"
+        )
+    if vllm.transfer == "nccl" and config.rollout.overlap:
+        yield (
+            "config.engine.vllm.transfer='nccl' with config.rollout.overlap=1: a "
+            "server that is started again during an update could not be sent weights; "
+            "use 'files'"
+        )
+    if vllm.libnccl and not Path(vllm.libnccl).is_file():
+        yield (
+            f"config.engine.vllm.libnccl={vllm.libnccl!r} is no file: name the "
+            "libnccl.so.2 of vLLM's environment, or leave it empty"
         )
     for key in ("start_seconds", "timeout"):
         if vllm[key] <= 0:

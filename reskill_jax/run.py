@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,9 @@ from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.rollout.types import Engine, Sampling
+
+if TYPE_CHECKING:
+    from reskill_jax.rollout.vllm_engine import Transfer
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ def _make_vllm(
     # Paths of sockets are short by law, so not in the workdir.
     places = Path(tempfile.mkdtemp(prefix="reskill-"))
     resources.callback(shutil.rmtree, places, ignore_errors=True)
+    transfer = _make_transfer(config, policy, Path(vllm.root) / places.name)
     servers: list[Server | str] = list(vllm.urls)
     for number in range(0 if vllm.urls else vllm.replicas):
         devices = {"CUDA_VISIBLE_DEVICES": vllm.devices[number]} if vllm.devices else {}
@@ -236,6 +241,7 @@ def _make_vllm(
             context=config.prompt.max_tokens + config.rollout.max_tokens,
             sequences=config.rollout.concurrency,
             tensor=vllm.tensor,
+            transfer=vllm.transfer,
             memory=vllm.memory,
             arguments=vllm.arguments,
             environment=devices,
@@ -247,7 +253,7 @@ def _make_vllm(
         policy.config,
         params,
         servers=servers,
-        root=Path(vllm.root) / places.name,
+        transfer=transfer,
         eos_id=policy.tokenizer.eos_id,
         score=_make_score(policy),
         tolerance=vllm.tolerance,
@@ -255,6 +261,28 @@ def _make_vllm(
         start_seconds=vllm.start_seconds,
         timeout=vllm.timeout,
         attempts=vllm.attempts,
+    )
+
+
+def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[Any]":
+    """Build what brings weights to vLLM servers; `root` is for files."""
+    from reskill_jax.rollout.nccl import find_library  # noqa: PLC0415
+    from reskill_jax.rollout.vllm_files import FilesTransfer  # noqa: PLC0415
+    from reskill_jax.rollout.vllm_nccl import NcclTransfer  # noqa: PLC0415
+
+    vllm = config.engine.vllm
+    if vllm.transfer == "files":
+        return FilesTransfer(policy.config, root)
+    if (platform := platform_of(policy.mesh)) != "gpu":
+        raise ValueError(
+            f"config.engine.vllm.transfer={vllm.transfer!r} is for trainers on GPUs, "
+            f"and this one computes on {platform}: use 'files'"
+        )
+    return NcclTransfer(
+        policy.config,
+        mesh=policy.mesh,
+        library=vllm.libnccl or find_library(vllm.executable),
+        timeout=vllm.timeout,
     )
 
 

@@ -240,6 +240,30 @@ def test_values_that_cannot_work_are_refused_by_name(policy, key, value, message
         validate(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transfer": "rdma"}, "config.engine.vllm.transfer='rdma': choose one of"),
+        ({"transfer": "nccl"}, "config.engine.vllm.devices=(): with"),
+        ({"libnccl": "/no/lib"}, "config.engine.vllm.libnccl='/no/lib' is no file"),
+    ],
+)
+def test_ways_of_the_weights_that_cannot_work_are_refused(policy, changes, message):
+    config = get_config()
+    config.policy.path = str(policy)
+    config.engine.name, config.engine.vllm.executable = "vllm", sys.executable
+    config.engine.vllm.update(changes)
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        validate(config)
+    assert len(str(error.value).splitlines()) == 2
+    config.engine.vllm.update({"transfer": "nccl", "libnccl": sys.executable})
+    config.engine.vllm.devices = ("4,5",)
+    validate(config)
+    config.rollout.overlap = 1
+    with pytest.raises(ValueError, match=r"transfer='nccl' with config\.rollout\.over"):
+        validate(config)
+
+
 def test_the_warm_start_is_refused_prompts_that_it_was_not_taught():
     config = get_config()
     config.prompt.actions = True

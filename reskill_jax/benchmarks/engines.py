@@ -201,6 +201,7 @@ def start_vllm(
 ) -> tuple[Server, Engine]:
     """Start a vLLM server on this machine's cores, with as much room as our engine."""
     from reskill_jax.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
+    from reskill_jax.rollout.vllm_files import FilesTransfer  # noqa: PLC0415
 
     token = 2 * config.num_hidden_layers * config.num_key_value_heads
     token *= config.head_dim * np.dtype(config.dtype).itemsize
@@ -226,7 +227,7 @@ def start_vllm(
         config,
         params,
         servers=[server],
-        root=Path("/dev/shm") / f"reskill-{directory.name}",
+        transfer=FilesTransfer(config, Path("/dev/shm") / f"reskill-{directory.name}"),
         eos_id=-1,
         score=lambda params, text: scores(config, params, [text])[0],
         tolerance=TOLERANCE,

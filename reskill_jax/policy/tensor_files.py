@@ -39,17 +39,17 @@ class Stored(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A tensor to write, made when it is needed.
+    """A tensor to write or to send, made when it is needed.
 
     Attributes:
         name: in the file.
         shape: in the file.
-        make: returns it.
+        make: returns it, an array of numpy or jax.
     """
 
     name: str
     shape: tuple[int, ...]
-    make: Callable[[], np.ndarray]
+    make: Callable[[], Any]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 `save` writes what transformers reads, by default in float32: what `load` returns is
 bitwise what was saved. `load` hands the tensors to a placement function: `on_host`, by
 default, or `on_mesh(mesh)`. At no time are there more of them in memory than one and
-the target.
+the target. `on_devices` makes the tensors that `save` writes where the parameters are.
 """
 
 import functools
@@ -95,28 +95,36 @@ def save(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    last = config.num_hidden_layers
-    tensors: list[tuple[int, Tensor]] = []
-    for path, leaf in _leaves(config):
-        for entry in _entries(config, path, leaf):
-            make = functools.partial(_fetch, _leaf(params, path), entry)
-            outside = -1 if path[0] == "embed" else last
-            order = outside if entry.layer is None else entry.layer
-            tensors.append((order, Tensor(entry.name, entry.shape, make)))
-    # A layer's tensors side by side, since readers build one layer after the other.
-    ordered = [tensor for _, tensor in sorted(tensors, key=lambda pair: pair[0])]
     text = json.dumps(to_hf(config), indent=2) + "\n"
     (directory / "config.json").write_text(text)
-    write_tensors(directory, ordered, dtype=dtype, shard_bytes=shard_bytes)
+    tensors = _tensors(config, params, _fetch)
+    write_tensors(directory, tensors, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def on_devices(
+    config: DecoderConfig, params: Params, mesh: Mesh | None
+) -> list[Tensor]:
+    """Return the tensors that `save` writes, in its order, to be made on devices.
+
+    Args:
+        config: the decoder's shape; its dtype is theirs.
+        params: its parameters.
+        mesh: the devices that they are on, each of which gets every tensor whole; None
+            for one device.
+    """
+    place = None if mesh is None else NamedSharding(mesh, P())
+
+    def make(leaf: Any, entry: _Entry) -> jax.Array:
+        return _convert(
+            leaf, entry.layer, entry.shape, entry.transposed, config.dtype, place
+        )
+
+    return _tensors(config, params, make)
 
 
 def manifest(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors that `save` writes, by name."""
-    return {
-        entry.name: entry.shape
-        for path, leaf in _leaves(config)
-        for entry in _entries(config, path, leaf)
-    }
+    """Return the shapes of all tensors that `save` writes, by name, in its order."""
+    return {entry.name: entry.shape for _, entry in _ordered(config)}
 
 
 def on_host(
@@ -246,13 +254,68 @@ def _fetch(leaf: Any, entry: _Entry) -> np.ndarray:
         x = leaf[entry.layer]
     else:
         x = np.asarray(_layer(leaf, entry.layer))
-    x = x.reshape(entry.shape[::-1] if entry.transposed else entry.shape)
-    return x.T if entry.transposed else x
+    return _arrange(x, entry.shape, entry.transposed)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _convert(
+    leaf: jax.Array,
+    layer: int | None,
+    shape: tuple[int, ...],
+    transposed: bool,
+    dtype: str,
+    place: NamedSharding | None,
+) -> jax.Array:
+    """Make one tensor on the devices, in their layout; one program for all layers."""
+    x = leaf if layer is None else _layer(leaf, layer)
+    x = _arrange(x, shape, transposed).astype(dtype)
+    return x if place is None else jax.lax.with_sharding_constraint(x, place)
+
+
+def _arrange(x: Any, shape: tuple[int, ...], transposed: bool) -> Any:
+    """Turn an array in our layout, of numpy or jax, into theirs."""
+    x = x.reshape(shape[::-1] if transposed else shape)
+    return x.T if transposed else x
 
 
 @jax.jit
 def _layer(leaf: jax.Array, layer: int) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+
+
+def _tensors(
+    config: DecoderConfig, params: Params, make: Callable[[Any, _Entry], Any]
+) -> list[Tensor]:
+    """List the tensors that parameters are, each made when it is needed."""
+    return [
+        Tensor(
+            entry.name,
+            entry.shape,
+            functools.partial(make, _leaf(params, path), entry),
+        )
+        for path, entry in _ordered(config)
+    ]
+
+
+@functools.cache
+def _ordered(config: DecoderConfig) -> list[tuple[tuple[str, ...], _Entry]]:
+    """List all tensors of theirs, with the paths of the parameters that hold them.
+
+    A layer's are side by side, since readers build one layer after the other.
+    """
+
+    def place(pair: tuple[tuple[str, ...], _Entry]) -> int:
+        path, entry = pair
+        if entry.layer is not None:
+            return entry.layer
+        return -1 if path[0] == "embed" else config.num_hidden_layers
+
+    pairs = [
+        (path, entry)
+        for path, leaf in _leaves(config)
+        for entry in _entries(config, path, leaf)
+    ]
+    return sorted(pairs, key=place)
 
 
 @functools.cache

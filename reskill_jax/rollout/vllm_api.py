@@ -4,7 +4,8 @@ They are those of vLLM 0.30 to 0.33, with `VLLM_SERVER_DEV_MODE=1` and
 `--enable-scale-out`. Whether a server has them is found out from the server.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,10 @@ class ServerError(RuntimeError):
     def __init__(self, route: str, status: int, text: str):
         super().__init__(f"{route} answered {status}: {text[:_SHOWN]}")
         self.status = status
+
+
+class UnusableError(RuntimeError):
+    """A server has to be started again: it has parts of weights, or waits for them."""
 
 
 @dataclass(frozen=True)
@@ -200,37 +205,67 @@ class Api:
         except (KeyError, IndexError, TypeError) as error:
             raise ServerError("/v1/models", 0, f"{error!r} in {answer}") from error
 
-    async def prepare_updates(self, manifest: Mapping[str, Sequence[int]]) -> None:
-        """Tell, once per start of the server, what weights will look like."""
-        await self._post(
-            "/init_weight_transfer_engine", {"init_info": {"manifest": dict(manifest)}}
-        )
+    async def init_transfer(self, info: Mapping[str, Any]) -> None:
+        """Tell the server's transfer engine what it has to know before updates."""
+        await self._post("/init_weight_transfer_engine", {"init_info": dict(info)})
 
-    async def update(self, path: str, version: str) -> None:
-        """Take new weights; requests that run end on the old ones.
+    async def end_transfer(self) -> None:
+        """Have the server's transfer engine let go of whoever sent before."""
+        await self._post("/shutdown_weight_transfer_engine")
 
-        Whatever fails, the server resumes with what it had: our extension checks files
-        before it touches the model.
+    async def world_size(self) -> int:
+        """Return over how many processes the server splits its model."""
+        route = "/get_world_size"
+        size = (await self._get(route)).get("world_size")
+        if not isinstance(size, int) or size < 1:
+            raise ServerError(route, 0, f"world_size {size!r}")
+        return size
+
+    @asynccontextmanager
+    async def update(self, version: str, *, atomic: bool = True) -> AsyncIterator[None]:
+        """Take new weights, which `receive` brings in the body of the `with`.
+
+        Requests that run end on the old ones.
+
+        Args:
+            version: of the weights.
+            atomic: the server has all of its old weights if it does not get the new
+                ones: it goes on with them.
 
         Raises:
-            ServerError: the weights were refused, or the server is in no known state.
+            ServerError: the weights were refused, and the server has its old ones; or
+                its version is not the one that was sent.
+            UnusableError: they were not, and it may have parts of both: it is left
+                paused, so that nobody gets to see what it computes.
         """
         await self._post("/pause?mode=wait")
         try:
             await self._post("/start_weight_update")
-            await self._post("/update_weights", {"update_info": {"path": path}})
+            yield
             await self._post("/finish_weight_update", {"weight_version": version})
             answer = await self._post("/reset_prefix_cache")
             if answer.get("success") is not True:
                 raise ServerError("/reset_prefix_cache", 0, str(answer))
-        finally:
-            await self._post("/resume")
+        except BaseException as error:
+            if atomic:
+                await self._post("/resume")
+            elif isinstance(error, Exception):
+                raise UnusableError(
+                    f"{self.url} may have parts of version {version} of the weights: "
+                    f"{error!r}"
+                ) from error
+            raise
+        await self._post("/resume")
         if (served := await self.weight_version()) != version:
             raise ServerError(
                 "/weight_info",
                 0,
                 f"version {served!r}, not {version!r}: does another run push to it?",
             )
+
+    async def receive(self, info: Mapping[str, Any]) -> None:
+        """Have the server's transfer engine receive weights; answers when it has."""
+        await self._post("/update_weights", {"update_info": dict(info)})
 
     async def weight_version(self) -> str:
         """Return the version that is served; "default" after a start."""

@@ -5,39 +5,70 @@
     engine.push(params, version)
 
 All of an episode's requests go to one server, whose prefix cache holds its trunk. A
-push writes all weights into a directory that trainer and servers share (in memory:
-/dev/shm), lets the servers take them, and checks by the log-probs of a fixed text that
-they compute what the trainer does. A server that ends or hangs is started again, gets
-the weights again, and requests that it lost are asked again: a request's answer is a
-function of weights, prompt and seed.
+push brings all weights to all servers, through files (`vllm_files`) or from device to
+device (`vllm_nccl`), and checks by the log-probs of a fixed text that they compute what
+the trainer does. A server that ends or hangs is started again, gets the weights again,
+and requests that it lost are asked again: a request's answer is a function of weights,
+prompt and seed.
 """
 
 import asyncio
-import math
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import numpy as np
 
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.weights import manifest, save
 from reskill_jax.rollout.types import Completion, Request
-from reskill_jax.rollout.vllm_api import Api, ServerError
+from reskill_jax.rollout.vllm_api import Api, ServerError, UnusableError
 from reskill_jax.rollout.vllm_server import Server
 
 T = TypeVar("T")
+W = TypeVar("W")
 
 _FAULTS = (httpx.HTTPError, ServerError)
+# What a server that is started again does not suffer from any more.
+_BROKEN = (httpx.HTTPError, UnusableError)
 # Scores a text under weights: tokens [n] -> the log-probs of all but the first [n - 1].
 Score = Callable[[Params, Sequence[int]], np.ndarray]
+
+
+class Transfer(Protocol[W]):
+    """How weights come to servers; coroutines run in the engine's loop."""
+
+    def prepare(self, params: Params, version: int) -> W:
+        """Return what `send` needs, until `discard`.
+
+        The parameters stay as they are until the next push, or until nothing is asked
+        any more: a server that is started again gets them again.
+        """
+
+    async def send(self, api: Api, weights: W, version: str, *, fresh: bool) -> None:
+        """Have a server serve weights; servers get them at the same time.
+
+        Args:
+            api: its routes.
+            weights: of `prepare`.
+            version: what the server is to call them.
+            fresh: it has got none since it was started.
+
+        Raises:
+            ServerError: it refuses them, and serves what it served.
+            UnusableError: it cannot be used any more until it is started again.
+            httpx.HTTPError: it ended, or hangs.
+        """
+
+    def discard(self, weights: W) -> None:
+        """Free what `prepare` took."""
+
+    def close(self) -> None:
+        """Free everything."""
 
 
 @dataclass
@@ -74,7 +105,7 @@ class VllmEngine:
         params: Params,
         *,
         servers: Sequence[Server | str],
-        root: Path,
+        transfer: Transfer[Any],
         eos_id: int,
         score: Score,
         tolerance: float,
@@ -86,10 +117,10 @@ class VllmEngine:
         """Wait for the servers and bring them the weights.
 
         Args:
-            config: the decoder's shape; its dtype is that of the weights' files.
+            config: the decoder's shape.
             params: the weights.
             servers: processes of ours, or the addresses of others'.
-            root: directory for weights, which all servers can read; in memory, best.
+            transfer: how weights come to them; closed with the engine.
             eos_id: the token that ends a response.
             score: computes what the servers should, for the check after a push.
             tolerance: of that check, in nats per token at most.
@@ -101,16 +132,15 @@ class VllmEngine:
         Raises:
             RuntimeError: a server does not start, or does not serve this policy.
         """
-        self._config = config
-        self._manifest = manifest(config)
-        self._root = root
+        self._transfer = transfer
         self._eos_id = eos_id
         self._score = score
         self._tolerance = tolerance
         self._start_seconds = start_seconds
         self._attempts = attempts
         self._home: dict[str, Replica] = {}  # of a session
-        self._weights: tuple[Path, int, np.ndarray] | None = None
+        # What is sent, its version, and the fixed text's log-probs.
+        self._weights: tuple[Any, int, np.ndarray] | None = None
         self.counters: Counter[str] = Counter()
         generator = np.random.default_rng(0)
         length = min(64, config.max_position_embeddings)
@@ -154,26 +184,26 @@ class VllmEngine:
         """Serve these weights from now on; requests that run end on the old ones.
 
         Raises:
-            OSError: the directory has no room.
+            OSError: there is no room for files.
             RuntimeError: a server does not take them, or computes something else.
         """
-        path = self._write(params, version)
+        weights = self._transfer.prepare(params, version)
         expected = self._score(params, self._text)
-        before, self._weights = self._weights, (path, version, expected)
+        before, self._weights = self._weights, (weights, version, expected)
         try:
-            self._wait(self._for_all(self._bring_alone))
+            self._wait(self._for_all(self._bring))
         except BaseException:
             self._weights = before  # which a server that was asked in vain still has
-            shutil.rmtree(path, ignore_errors=True)
+            self._transfer.discard(weights)
             raise
         if before:
-            shutil.rmtree(before[0], ignore_errors=True)
+            self._transfer.discard(before[0])
 
     def sleep(self) -> None:
         """Do nothing: servers have devices of their own."""
 
     def close(self) -> None:
-        """Stop the servers that are ours and remove the weights."""
+        """Stop the servers that are ours and free what the weights took."""
         try:
             self._wait(self._for_all(lambda replica: replica.api.close()))
         finally:
@@ -183,7 +213,7 @@ class VllmEngine:
             for replica in self._replicas:
                 if replica.server:
                     replica.server.stop()
-            shutil.rmtree(self._root, ignore_errors=True)
+            self._transfer.close()
 
     async def _generate(self, request: Request) -> Completion:
         replica = self._replica(request.session)
@@ -200,7 +230,7 @@ class VllmEngine:
                         f"answer at attempt {attempt}: {error!r}{_log_of(replica)}"
                     ) from error
                 self.counters["retried"] += 1
-                await self._repair(replica, starts)
+                await self._repair(replica, starts, error)
         versions = [int(v) for v in sampled.versions]
         assert self._weights is not None
         return Completion(
@@ -218,13 +248,11 @@ class VllmEngine:
             self._home[session] = replica
         return self._home[session]
 
-    async def _repair(self, replica: Replica, starts: int) -> None:
+    async def _repair(self, replica: Replica, starts: int, error: Exception) -> None:
         """Bring a server back, unless it was since its `starts`-th start."""
         async with replica.repair:
-            if replica.starts > starts or await self._serves(replica):
-                return
-            await self._restart(replica)
-            await self._send(replica)
+            if replica.starts == starts and not await self._serves(replica):
+                await self._start_again(replica, error)
 
     async def _serves(self, replica: Replica) -> bool:
         """Tell whether a server has the newest weights and computes with them."""
@@ -236,6 +264,31 @@ class VllmEngine:
             return False
         return version == str(self._weights[1])
 
+    async def _bring(self, replica: Replica) -> None:
+        """Bring a server the newest weights; it may have to be started again."""
+        async with replica.repair:
+            if replica.ready and not await replica.api.is_ready():
+                await self._restart(replica)
+            try:
+                await self._send(replica)
+            except _BROKEN as error:
+                await self._start_again(replica, error)
+
+    async def _start_again(self, replica: Replica, why: Exception) -> None:
+        """Start a server again and send it the newest weights.
+
+        Raises:
+            RuntimeError: it breaks again.
+        """
+        await self._restart(replica)
+        try:
+            await self._send(replica)
+        except _BROKEN as error:
+            raise RuntimeError(
+                f"{replica.api.url} was started again, after {why!r}, and did not take "
+                f"weights again: {error!r}{_log_of(replica)}"
+            ) from error
+
     async def _restart(self, replica: Replica) -> None:
         """Start a server again; one of somebody else has to come back by itself."""
         if replica.server is not None:
@@ -244,37 +297,16 @@ class VllmEngine:
         replica.ready = False
         self.counters["restarted"] += 1
 
-    async def _bring_alone(self, replica: Replica) -> None:
-        """Bring a server the newest weights while no request repairs it."""
-        async with replica.repair:
-            await self._bring(replica)
-
-    async def _bring(self, replica: Replica) -> None:
-        """Bring a server the newest weights; it may have to be started again."""
-        try:
-            if replica.ready and not await replica.api.is_ready():
-                await self._restart(replica)
-            await self._send(replica)
-        except httpx.HTTPError:  # it ended, or hangs
-            await self._restart(replica)
-            try:
-                await self._send(replica)
-            except httpx.HTTPError as error:
-                raise RuntimeError(
-                    f"{replica.api.url} was started again and did not take weights "
-                    f"again: {error!r}{_log_of(replica)}"
-                ) from error
-
     async def _send(self, replica: Replica) -> None:
         """Send a server, which may still be starting, the newest weights."""
         assert self._weights is not None
-        path, version, _ = self._weights
+        weights, version, _ = self._weights
         await self._until_ready(replica)
         try:
-            if await replica.api.weight_version() == "default":
+            fresh = await replica.api.weight_version() == "default"
+            if fresh:
                 await replica.api.check_routes()
-                await replica.api.prepare_updates(self._manifest)
-            await replica.api.update(str(path), str(version))
+            await self._transfer.send(replica.api, weights, str(version), fresh=fresh)
         except ServerError as error:
             raise RuntimeError(
                 f"{replica.api.url} does not take version {version} of the weights: "
@@ -321,30 +353,6 @@ class VllmEngine:
                 f"(config.engine.vllm.tolerance={self._tolerance:g}): is it the same "
                 "model, and the same dtype?"
             )
-
-    def _write(self, params: Params, version: int) -> Path:
-        """Write all weights; the directory appears whole or not at all."""
-        path = self._root / f"v{version}"
-        partial = self._root / f"v{version}.partial"
-        for old in (path, partial):
-            shutil.rmtree(old, ignore_errors=True)
-        size = sum(math.prod(shape) for shape in self._manifest.values())
-        size *= 2 if self._config.dtype == "bfloat16" else 4
-        self._root.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(self._root).free) < size:
-            raise OSError(
-                f"config.engine.vllm.root={str(self._root)!r} has {free:,} bytes free, "
-                f"but weights take {size:,}: make room or name another directory"
-            )
-        try:
-            save(partial, self._config, params, dtype=self._config.dtype)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f"config.engine.vllm.root={str(self._root)!r} did not take all weights "
-                f"({size:,} bytes): make room or name another directory: {error}"
-            ) from error
-        return partial.rename(path)
 
     async def _for_all(
         self, action: Callable[[Replica], Coroutine[Any, Any, T]]

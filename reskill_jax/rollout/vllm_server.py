@@ -5,6 +5,7 @@ authentication, whatever keys it is given. It ends with this process, also by ki
 """
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 
 _PLUGIN = Path(__file__).parents[1] / "vllm_plugin"
 _STOP_SECONDS = 10.0
+# How weights come -> who receives them in the server: our plugin, or vLLM itself.
+_RECEIVERS = {"files": "reskill_files", "nccl": "nccl"}
 # Asks the kernel to interrupt this process when its parent ends, then becomes the
 # server. (1 is PR_SET_PDEATHSIG, 2 is SIGINT.)
 _GUARD = """
@@ -40,6 +43,7 @@ class ServerOptions:
         context: tokens of the longest prompt and response.
         sequences: that it works on at once, at most.
         tensor: devices that one server splits the model over.
+        transfer: how weights come: files or nccl.
         memory: share of each device's memory; 0 leaves it to `arguments`.
         arguments: further ones of `vllm serve`.
         environment: further variables.
@@ -51,6 +55,7 @@ class ServerOptions:
     context: int
     sequences: int = 128
     tensor: int = 1
+    transfer: str = "files"
     memory: float = 0.9
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -143,7 +148,7 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
         "generation-config": "vllm",
         "logprobs-mode": "processed_logprobs",
         "worker-extension-cls": "reskill_vllm.Extension",
-        "weight-transfer-config": '{"backend": "reskill_files"}',
+        "weight-transfer-config": json.dumps({"backend": _RECEIVERS[options.transfer]}),
     }
     if options.memory:
         arguments["gpu-memory-utilization"] = options.memory

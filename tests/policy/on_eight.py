@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.grpo.optimization import init_state, make_optimizer
@@ -19,7 +20,7 @@ from reskill_jax.grpo.update import make_update
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.sharding import abstract, engine_mesh, make_mesh
-from reskill_jax.policy.weights import load, on_mesh, save
+from reskill_jax.policy.weights import load, on_devices, on_mesh, save
 from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.types import Request, Sampling
 
@@ -127,6 +128,20 @@ def test_weights_come_onto_the_mesh_bit_for_bit(directory):
     _, whole = load(directory)
     _, parts = load(directory, on_mesh(make_mesh((2, 2, 2))))
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_leave_the_mesh_as_files_hold_them(directory, tmp_path, dtype):
+    config, params = load(directory, on_mesh(make_mesh((1, 4, 2))))
+    config = dataclasses.replace(config, dtype=dtype)
+    save(tmp_path, config, params, dtype=dtype)
+    saved = load_file(tmp_path / "model.safetensors")
+    made = {t.name: t.make() for t in on_devices(config, params, make_mesh((1, 4, 2)))}
+    assert made.keys() == saved.keys()
+    for name, x in made.items():
+        assert len(x.addressable_shards) == 8
+        for shard in x.addressable_shards:  # each of them whole
+            assert np.asarray(shard.data).tobytes() == saved[name].tobytes(), name
 
 
 def test_checkpoints_move_between_meshes(trained, tmp_path):

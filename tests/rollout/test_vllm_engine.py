@@ -18,6 +18,7 @@ from reskill_jax.policy.decoder import init
 from reskill_jax.rollout.types import Request, Sampling
 from reskill_jax.rollout.vllm_api import _ROUTES
 from reskill_jax.rollout.vllm_engine import VllmEngine
+from reskill_jax.rollout.vllm_files import FilesTransfer
 
 CONFIG = DecoderConfig(
     vocab_size=64,
@@ -117,7 +118,7 @@ def attach(server, tmp_path, expected=-1.0):
         CONFIG,
         weights(),
         servers=[server.url],
-        root=tmp_path / "weights",
+        transfer=FilesTransfer(CONFIG, tmp_path / "weights"),
         eos_id=1,
         score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
         tolerance=1e-4,

@@ -25,7 +25,7 @@ from vllm_cases import (
 )
 
 from reskill_jax.policy.weights import save
-from reskill_jax.rollout import vllm_engine
+from reskill_jax.rollout import vllm_files
 from reskill_jax.rollout.types import Sampling
 
 # A server takes half a minute to start, and installing it some minutes, once.
@@ -116,7 +116,7 @@ def test_a_bad_push_leaves_the_old_policy_serving(fresh, model, monkeypatch, how
             path.write_bytes(path.read_bytes()[:-100])
 
     version = fresh._weights[1]
-    monkeypatch.setattr(vllm_engine, "save", damaged)
+    monkeypatch.setattr(vllm_files, "save", damaged)
     with pytest.raises(RuntimeError, match="does not take version"):
         fresh.push(weights(model[1], 1), version + 1)
     monkeypatch.undo()
@@ -137,15 +137,15 @@ def test_weights_that_compute_something_else_are_noticed(fresh, model, monkeypat
     def wrong(directory, config, params, **options):
         save(directory, config, other, **options)
 
-    monkeypatch.setattr(vllm_engine, "save", wrong)
+    monkeypatch.setattr(vllm_files, "save", wrong)
     with pytest.raises(RuntimeError, match=r"log-probs are up to .* off the trainer's"):
         fresh.push(weights(model[1], 0), fresh._weights[1] + 1)
 
 
 def test_no_room_for_weights_is_said_before_anything_is_sent(fresh, model, monkeypatch):
     version = fresh._weights[1]
-    nothing = vllm_engine.shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(vllm_engine.shutil, "disk_usage", lambda _: nothing)
+    nothing = vllm_files.shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(vllm_files.shutil, "disk_usage", lambda _: nothing)
     with pytest.raises(OSError, match=r"has 10 bytes free, but weights take"):
         fresh.push(weights(model[1], 1), version + 1)
     monkeypatch.undo()

@@ -11,6 +11,7 @@ from reskill_jax.policy.decoder import init
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.rollout.types import Request, Sampling
 from reskill_jax.rollout.vllm_engine import VllmEngine
+from reskill_jax.rollout.vllm_files import FilesTransfer
 from reskill_jax.rollout.vllm_server import Server, ServerOptions
 
 ON_CPU = {
@@ -58,7 +59,7 @@ def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options
         config,
         weights(config, 0),
         servers=servers,
-        root=tmp_path / "weights",
+        transfer=FilesTransfer(config, tmp_path / "weights"),
         eos_id=eos,
         score=lambda params, tokens: logprobs_of(config, params, tokens),
         tolerance=1e-4,
