@@ -1,0 +1,120 @@
+"""What trees save the main job: one of its steps, with and without them.
+
+    python -m reskill_jax.benchmarks.job
+
+plays the tasks of the first training step of configs/alfworld.py:cpu with its policy,
+then times, in turn, the best of several,
+
+- the step's update on these episodes as trees, and with a row for every turn;
+- the engine answering all their turns again, with the prefixes that it keeps, and with
+  prompts of which it never finds anything again.
+"""
+
+import asyncio
+import runpy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from reskill_jax import run
+from reskill_jax.benchmarks.reporting import format_table, report
+from reskill_jax.benchmarks.runs import CONFIG
+from reskill_jax.benchmarks.timing import in_turn
+from reskill_jax.benchmarks.trees import as_flat, flat_prompt
+from reskill_jax.grpo.optimization import TrainState, init_state
+from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.types import Episode, Request, Sampling
+from reskill_jax.skills.skill import SkillBank
+
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Timings, of which the best counts.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Play, then time."""
+    del argv
+    config = runpy.run_path(CONFIG)["get_config"]("cpu")
+    with ExitStack() as resources:
+        tasks = run.load_tasks(config)
+        policy = run.load_policy(config)
+        reference = run.make_reference(config, policy)
+        tx, update = run.make_grpo(config, policy.config, policy.mesh)
+        collector = run.make_collector(config, policy, policy.params, 0, resources)
+        chosen = run.sample_tasks(tasks.train, config.rollout.tasks, config.seed, 0)
+        arms = np.zeros((len(chosen), config.grpo.group_size), np.int32)
+        sampling = run.sampling(config)
+        episodes = asyncio.run(
+            collector.collect(
+                chosen, arms, (SkillBank(),), sampling=sampling, seed=config.seed
+            )
+        )
+
+        def train(episodes: Sequence[Episode]) -> Callable[[], TrainState]:
+            def once() -> TrainState:
+                params = jax.tree.map(lambda x: x.copy(), policy.params)
+                state = init_state(params, tx, policy.mesh)
+                return jax.block_until_ready(
+                    update(state, reference, episodes, seed=0)[0]
+                )
+
+            return once
+
+        engine = collector.engine
+        assert isinstance(engine, JaxEngine)
+        flat = list(map(as_flat, episodes))
+        times = in_turn(
+            [
+                train(flat),
+                train(episodes),
+                lambda: play_again(engine, episodes, policy, flat=True),
+                lambda: play_again(engine, episodes, policy, flat=False),
+            ],
+            _REPEATS.value,
+        )
+    names = ("update, seconds", "answers of the engine, seconds")
+    pairs = dict(zip(names, (times[:2], times[2:]), strict=True))
+    pairs["both, seconds"] = [times[0] + times[2], times[1] + times[3]]
+    rows: list[list[str | float]] = [
+        [name, *pair, pair[0] / pair[1]] for name, pair in pairs.items()
+    ]
+    turns = sum(len(episode.turns) for episode in episodes)
+    print(f"{len(episodes)} episodes, {turns} turns")
+    print(format_table(["a step of the main job", "flat", "trees", "ratio"], rows))
+    figures = {
+        f"{name}, {kind}": seconds
+        for name, pair in pairs.items()
+        for kind, seconds in zip(("flat", "trees"), pair, strict=True)
+    }
+    report("job", figures, {})
+
+
+def play_again(
+    engine: JaxEngine, episodes: Sequence[Episode], policy: run.Policy, *, flat: bool
+) -> None:
+    """Ask for all turns, every episode at its own pace, from an empty cache.
+
+    Flat, every prompt begins with a token of its own. Responses have the length that
+    they had, or end earlier.
+    """
+    engine.push(policy.params, 0)
+    ends = np.cumsum([len(episode.turns) for episode in episodes])
+
+    async def one(number: int, episode: Episode) -> None:
+        for index, turn in enumerate(episode.turns):
+            prompt = flat_prompt(episode, turn).tolist()
+            place = int(ends[number]) - index
+            if flat:
+                prompt[0] = place % policy.config.vocab_size
+            sampling = Sampling(max_tokens=len(turn.response))
+            await engine.generate(Request(str(number), prompt, sampling, place))
+
+    async def everyone() -> None:
+        await asyncio.gather(*(one(i, e) for i, e in enumerate(episodes)))
+
+    asyncio.run(everyone())
+
+
+if __name__ == "__main__":
+    app.run(main)
