@@ -102,7 +102,7 @@ class Checkpointer:
         if self._free() < self._needed:
             raise CheckpointError(f"no room for checkpoint {step}: {self._way_out()}")
         args = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays),
+            arrays=ocp.args.PyTreeSave(arrays),
             host=ocp.args.JsonSave(document),
             manifest=ocp.args.JsonSave(manifest),
         )
@@ -118,6 +118,7 @@ class Checkpointer:
         Args:
             template: pytree of `jax.Array` or `jax.ShapeDtypeStruct` with the wanted
                 structure, shapes, types and shardings (default: the first device).
+                Where it has ..., see `left_out`, nothing is read.
 
         Raises:
             CheckpointError: it is damaged, or its arrays are not those of the template.
@@ -140,13 +141,17 @@ class Checkpointer:
             raise CheckpointError(_damaged(path, "its documents have changed"))
         _check_fit(path, entries, template)
         try:
-            array_args = ocp.args.StandardRestore(jax.tree.map(_abstract, template))
+            array_args = ocp.args.PyTreeRestore(
+                template, restore_args=jax.tree.map(_restore_args, template)
+            )
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(arrays=array_args)
             )
         except Exception as error:
             raise CheckpointError(_damaged(path, str(error))) from error
-        if differing := _differences(entries, _manifest(restored.arrays)):
+        found = _manifest(restored.arrays)
+        wanted = {name: entries[name] for name in found}
+        if differing := _differences(wanted, found):
             raise CheckpointError(_damaged(path, f"changed on disk: {differing}"))
         return Restored(step, restored.arrays, host)
 
@@ -185,19 +190,29 @@ class Checkpointer:
         )
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+def left_out(tree: Any) -> Any:
+    """Return the part of a template for arrays that are not to be read."""
+    return jax.tree.map(lambda _: ..., tree)
+
+
+def _restore_args(leaf: Any) -> ocp.RestoreArgs:
+    if leaf is ...:
+        return ocp.RestoreArgs()
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return ocp.ArrayRestoreArgs(
+        sharding=sharding, dtype=leaf.dtype, global_shape=leaf.shape
+    )
 
 
 def _names(tree: Any) -> list[tuple[str, Any]]:
-    """List the leaves with names such as ``params/layers/kernel``."""
+    """List the leaves, but for those left out, with names such as ``params/kernel``."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in leaves
+        if leaf is not ...
     ]
 
 
@@ -215,12 +230,10 @@ def _manifest(arrays: Any) -> dict[str, list[str | int]]:
                 f"{name} is {leaf!r:.80}: a checkpoint's arrays are plain jax.Arrays; "
                 "put other values into the host document"
             )
-    prints = jax.device_get(_fingerprints(arrays))
+    leaves = dict(_names(arrays))
+    prints = jax.device_get(_fingerprints(leaves))
     return {
-        name: [_signature(leaf), int(number)]
-        for (name, leaf), (_, number) in zip(
-            _names(arrays), _names(prints), strict=True
-        )
+        name: [_signature(leaf), int(prints[name])] for name, leaf in leaves.items()
     }
 
 
@@ -247,8 +260,10 @@ def _fingerprint(x: jax.Array) -> jax.Array:
 
 def _check_fit(path: Path, stored: dict[str, list[str | int]], template: Any) -> None:
     """Raise unless names, types and shapes are the stored ones."""
-    have = {name: entry[0] for name, entry in stored.items()}
     want = {name: _signature(leaf) for name, leaf in _names(template)}
+    have = {name: entry[0] for name, entry in stored.items()}
+    if any(leaf is ... for leaf in jax.tree.leaves(template)):
+        have = {name: entry for name, entry in have.items() if name in want}
     if differing := _differences(have, want):
         raise CheckpointError(
             f"the checkpoint {path} does not fit this program (stored -> wanted): "

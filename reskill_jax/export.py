@@ -7,13 +7,14 @@ tokenizer. All but the weights are those of the model that the run started from.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import run
-from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.checkpoint import Checkpointer, left_out
 from reskill_jax.grpo.optimization import abstract_state
 from reskill_jax.policy.config import load_config
 from reskill_jax.policy.decoder import Params, abstract_params
@@ -46,10 +47,12 @@ def export_run(
     source = run.policy_directory(config)
     decoder = load_config(source)
     tx, _ = run.make_grpo(config, decoder)
-    template = abstract_state(abstract_params(decoder), tx)
+    state = abstract_state(abstract_params(decoder), tx)
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
-        restored = checkpointer.restore(template)
+        restored = checkpointer.restore(
+            replace(state, opt_state=left_out(state.opt_state))
+        )
     finally:
         checkpointer.close()
     if restored is None:

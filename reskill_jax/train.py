@@ -3,13 +3,14 @@
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed, run
-from reskill_jax.checkpoint import Checkpointer, Restored
+from reskill_jax.checkpoint import Checkpointer, Restored, left_out
 from reskill_jax.environments.base import Task
 from reskill_jax.evaluate import evaluate
 from reskill_jax.grpo.optimization import abstract_state, init_state
@@ -134,8 +135,9 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         tx, _ = run.make_grpo(config, policy.config, policy.mesh)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
-        fresh = abstract_state(policy.params, tx, policy.mesh)
-        restored = checkpointer.restore(fresh)
+        state = abstract_state(policy.params, tx, policy.mesh)
+        state = replace(state, opt_state=left_out(state.opt_state))
+        restored = checkpointer.restore(state)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         collector = run.make_collector(

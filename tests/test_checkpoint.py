@@ -76,6 +76,25 @@ def assert_same_bits(left: object, right: object) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+def test_what_is_left_out_is_not_read(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    template = arrays()
+    template |= {"opt": checkpoint.left_out(template["opt"]), "large": ...}
+    read = []
+    monkeypatch.setattr(
+        checkpoint, "_fingerprints", lambda x: read.extend(x) or {n: 0 for n in x}
+    )
+    with pytest.raises(CheckpointError, match="changed on disk"):
+        restore(tmp_path, template)
+    assert not [name for name in read if name.startswith(("opt", "large"))]
+    monkeypatch.undo()
+    found = restore(tmp_path, template)
+    assert found.arrays["large"] is ...
+    assert set(jax.tree.leaves(found.arrays["opt"])) == {...}
+    assert_same_bits(found.arrays["params"], arrays(1)["params"])
+    assert found.host["step"] == 1
+
+
 def test_nothing_to_restore(tmp_path):
     assert restore(tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
