@@ -25,7 +25,7 @@ from reskill_jax.grpo.optimization import (
     schedule,
 )
 from reskill_jax.grpo.update import make_update, split_groups
-from reskill_jax.policy import decoder
+from reskill_jax.policy import attention, block_attention, decoder
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.sharding import move
@@ -103,16 +103,26 @@ def test_trees_equal_one_row_per_turn(seed):
     assert_same(trees, flat)
 
 
-def test_trees_equal_one_row_per_turn_in_the_decoder():
+@pytest.mark.parametrize("long", [64, 65])
+def test_trees_equal_one_row_per_turn_in_the_decoder(long, monkeypatch):
+    """With attention that skips blocks in rows of 64, and with dense attention."""
+    monkeypatch.setattr(attention, "_LONG", long)
+    monkeypatch.setattr(block_attention, "BLOCK", 16)
+    visited = []
+    sparse = block_attention.sparse
+    monkeypatch.setattr(
+        block_attention, "sparse", lambda *a: visited.append(1) or sparse(*a)
+    )
+
+    def model(params, packed):  # a new one, to be compiled anew
+        return decoder_logprobs(params, packed)
+
     episodes = make_batch(0)
     params = decoder.init(CONFIG, jax.random.key(0))
-    trees = train(episodes, model=decoder_logprobs, params=params)
-    flat = train(
-        [flatten(episode) for episode in episodes],
-        model=decoder_logprobs,
-        params=params,
-    )
+    trees = train(episodes, model=model, params=params)
+    flat = train([flatten(e) for e in episodes], model=model, params=params)
     assert_same(trees, flat)
+    assert bool(visited) == (long == 64)
 
 
 def test_gradient_equals_that_of_the_formula():
