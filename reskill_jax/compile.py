@@ -36,13 +36,14 @@ from reskill_jax.policy.sharding import (
     abstract,
     engine_mesh,
     mesh_sizes,
+    platform_of,
     row_shards,
 )
 from reskill_jax.rollout.jax_engine import abstract_calls
 
 _GIB = 2**30
-# GiB of memory per device, by what JAX calls its kind.
-_MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
+# GiB of memory per device that programs may use, by what JAX calls its kind.
+_MEMORY = {"TPU v4": 32, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf" ({_KINDS})(?:-start)?\(")
 
@@ -54,7 +55,7 @@ class Program:
     Attributes:
         name: what it does.
         arguments: bytes of its inputs.
-        temporary: bytes that it needs beside inputs and outputs.
+        temporary: bytes that it needs beside inputs and outputs, at most at a time.
         new: bytes of outputs that are not donated inputs.
         collectives: how often each kind of communication stands in the program; what
             stands in the loop over layers counts once.
@@ -155,7 +156,7 @@ def compile_run(config: ConfigDict) -> Report:
         + f"; micro-batches of {rows} x {length} tokens",
         resident,
         phases,
-        None if memory is None else memory * _GIB,
+        None if memory is None else int(memory * _GIB),
         model_flops(decoder, rows, length) / mesh.size,
     )
 
@@ -174,7 +175,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
             "engine's parameters": _bytes(params),
             "engine's keys and values": _bytes(cache),
         },
-        [_compile(name, program, *args) for name, (program, args) in calls.items()],
+        [_compile(own, n, program, *args) for n, (program, args) in calls.items()],
     )
 
 
@@ -194,13 +195,13 @@ def _update(
     params = state.params
     batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
     programs = [
-        _compile("gradients of a micro-batch", accumulate, params, params, batch),
-        _compile("optimiser step", apply, state, params),
+        _compile(mesh, "gradients of a micro-batch", accumulate, params, params, batch),
+        _compile(mesh, "optimiser step", apply, state, params),
     ]
     if config.grpo.kl_coef:
         forward = make_forward(logprob_fn, mesh)
         serving = abstract(mesh, _cast(params, decoder.dtype))
-        programs.append(_compile("reference", forward, serving, batch.packed))
+        programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
     return Phase("update", {"gradients": _bytes(params)}, programs)
 
 
@@ -236,7 +237,7 @@ def render(report: Report) -> str:
         for program in phase.programs:
             extra = program.temporary + program.new
             lines.append(f"  {extra / _GIB:8.2f} GiB  temporary, in: {program.name}")
-    known = "unknown" if report.limit is None else f"{report.limit / _GIB:.0f} GiB"
+    known = "unknown" if report.limit is None else f"{report.limit / _GIB:.2f} GiB"
     stays = sum(report.resident.values())
     lines += [
         *(
@@ -340,17 +341,24 @@ def _bytes(tree: Any) -> int:
     )
 
 
-def _compile(name: str, program: Any, *arguments: Any) -> Program:
+def _compile(mesh: Mesh, name: str, program: Any, *arguments: Any) -> Program:
     started = time.perf_counter()
     lowered = program.lower(*arguments)
     compiled = lowered.compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    if platform_of(mesh) == "tpu":
+        # There it is more than ever lies in memory at a time. The compiler refuses
+        # programs by their peak, which elsewhere leaves temporary arrays out.
+        beside = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
+        temporary = max(beside - new, 0)
     return Program(
         name,
         memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        temporary,
+        new,
         dict(collections.Counter(_collectives(compiled.as_text()))),
         lowered.as_text().count("\n"),
         seconds,

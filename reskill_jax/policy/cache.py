@@ -79,7 +79,10 @@ def write_to_cache(
     def put(stored: jax.Array, x: jax.Array) -> jax.Array:
         x = constrain(mesh, x.astype(stored.dtype), *_HEADS)
         if x.shape[1] == 1:
-            where = stored.at[layer, numbers, :, first % block]
+            # Head by head: a scatter of all heads at once makes the TPU compiler turn
+            # the whole cache, in every layer, so that a position's heads lie together.
+            heads = jnp.arange(x.shape[2])
+            where = stored.at[layer, numbers[:, None], heads, first[:, None] % block]
             stored = where.set(x[:, 0], mode="drop")
         else:
             where = stored.at[layer, numbers]

@@ -184,7 +184,7 @@ def hidden_states(
 
     if REMAT[remat] is not None:
         step = jax.checkpoint(step, policy=REMAT[remat])
-    x = constrain(mesh, model.embed(tokens), ROWS)
+    x = constrain(mesh, _embed(config, params, tokens), ROWS)
     x, _ = jax.lax.scan(step, x, layers)
     return model.norm(x)
 
@@ -235,7 +235,7 @@ def cached_hidden_states(
         return (constrain(mesh, x, ROWS), cache), None
 
     indices = jnp.arange(config.num_hidden_layers)
-    x = constrain(mesh, model.embed(tokens), ROWS)
+    x = constrain(mesh, _embed(config, params, tokens), ROWS)
     carry, _ = jax.lax.scan(step, (x, cache), (layers, indices))
     x, cache = carry
     return model.norm(x), cache
@@ -261,6 +261,15 @@ def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
     """
     y = function(x.reshape(-1, *x.shape[2:]))
     return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+def _embed(config: DecoderConfig, params: Params, tokens: jax.Array) -> jax.Array:
+    """Look tokens [B, T] up: [B, T, D].
+
+    They are cast afterwards, so that gradients of frequent tokens are summed in the
+    type of the parameters: bfloat16 would lose all but the first hundreds.
+    """
+    return params["embed"]["embedding"][tokens].astype(config.dtype)
 
 
 def _norm(config: DecoderConfig, width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:

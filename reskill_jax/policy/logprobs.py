@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, hidden_states, logits
+from reskill_jax.policy.sharding import VOCABULARY, constrain
 
 _UNROLLED = 8  # chunks; more are a loop in the program, or it would grow with T
 
@@ -33,6 +34,10 @@ def token_logprobs(
     Logits exist for `chunk` columns at a time, forward and backward, and are computed
     again in the backward pass; those of a chunk as long as the rows are kept instead.
     Logsumexp and entropy are float32.
+
+    On a mesh a chunk's states go to all devices that share the parameters, and each has
+    the logits of its part of the vocabulary. The other way round every chunk would
+    gather the whole output matrix, twice, and reduce a gradient of its size.
 
     Args:
         config: the decoder's shape.
@@ -62,7 +67,8 @@ def token_logprobs(
         mesh=mesh,
     )
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
-    score: Callable[..., Any] = functools.partial(_score, config, params)
+    head = _split_head(config, params, mesh)
+    score: Callable[..., Any] = functools.partial(_score, config, head, mesh)
     length = tokens.shape[1]
     if chunk < length:
         score = jax.checkpoint(score)
@@ -90,15 +96,27 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
 
 
+def _split_head(config: DecoderConfig, params: Params, mesh: Mesh | None) -> Params:
+    """Return the parameters that `logits` reads, split over the vocabulary."""
+    if config.tie_word_embeddings:
+        kernel = params["embed"]["embedding"]
+        return {"embed": {"embedding": constrain(mesh, kernel, VOCABULARY)}}
+    kernel = params["lm_head"]["kernel"]
+    return {"lm_head": {"kernel": constrain(mesh, kernel, None, VOCABULARY)}}
+
+
 def _score(
     config: DecoderConfig,
     params: Params,
+    mesh: Mesh | None,
     states: jax.Array,
     targets: jax.Array,
     temperature: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probs and entropies, float32 [B, C], from states [B, C, D]."""
-    scaled = logits(config, params, states) / temperature[..., None]
+    scores = logits(config, params, constrain(mesh, states, "data"))
+    scaled = constrain(mesh, scores, "data", None, VOCABULARY)
+    scaled = scaled / temperature[..., None]
     normaliser = jax.nn.logsumexp(scaled, axis=-1)
     chosen = jnp.take_along_axis(scaled, targets[..., None], axis=-1)[..., 0]
     mean = jnp.sum(jax.nn.softmax(scaled, axis=-1) * scaled, axis=-1)

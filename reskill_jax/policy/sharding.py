@@ -22,6 +22,7 @@ Tree = TypeVar("Tree")
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # what the first axis of a batch is split over
+VOCABULARY = ("tensor", "fsdp")  # and the last one of logits in training
 
 # Path of a parameter -> its axes. Optimisers keep arrays under the same paths.
 _TABLE = (

@@ -444,7 +444,9 @@ def decode(
             cache,
             mesh=mesh,
         )
-        scores = constrain(mesh, logits(config, params, states[:, 0]), ROWS)
+        # First as the weights are split, or these would be gathered, not the scores.
+        scores = logits(config, params, states[:, 0])
+        scores = constrain(mesh, constrain(mesh, scores, ROWS, "tensor"), ROWS)
         token, logprob = sample(scores, *how, state["index"])
         state = {
             "token": token,

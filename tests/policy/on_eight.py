@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import functools
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -11,17 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.grpo.batch import PackedBatch
 from reskill_jax.grpo.optimization import init_state, make_optimizer
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import make_update
 from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.decoder import init
-from reskill_jax.policy.sharding import abstract, engine_mesh, make_mesh
+from reskill_jax.policy.decoder import abstract_params, init
+from reskill_jax.policy.sharding import (
+    ROWS,
+    abstract,
+    constrain_parameters,
+    engine_mesh,
+    make_mesh,
+)
 from reskill_jax.policy.weights import load, on_devices, on_mesh, save
-from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.jax_engine import JaxEngine, abstract_calls
 from reskill_jax.rollout.types import Request, Sampling
 
 sys.path.append(str(Path(__file__).parents[1] / "grpo"))
@@ -197,6 +206,45 @@ def test_the_engine_samples_on_a_mesh_what_it_samples_on_one_device(directory, s
 
 def shape_of(mesh):
     return (1,) if mesh is None else mesh.devices.shape
+
+
+def test_no_device_gathers_the_output_matrix():
+    config = dataclasses.replace(CONFIG, vocab_size=1024)
+    mesh = make_mesh((1, 8, 1))
+    params = abstract(mesh, abstract_params(config))
+    place = NamedSharding(mesh, PartitionSpec(ROWS))
+    rows = jax.ShapeDtypeStruct((8, 64), jnp.int32, sharding=place)
+    logprobs = make_logprobs(config, chunk=4, mesh=mesh)
+
+    def loss(params, rows):
+        return logprobs(params, PackedBatch(*(rows,) * 8)).sum()
+
+    def gradient(params, rows):
+        return constrain_parameters(mesh, jax.grad(loss)(params, rows))
+
+    own = engine_mesh(mesh, config)
+    serving = abstract(own, abstract_params(config))
+    _, calls = abstract_calls(
+        config,
+        own,
+        serving,
+        slots=8,
+        context=64,
+        prefill_chunk=8,
+        prefill_rows=4,
+        decode_rows=4,
+        decode_steps=2,
+    )
+    decode, arguments = calls["decode"]
+    programs = [
+        jax.jit(loss).lower(params, rows),
+        jax.jit(gradient).lower(params, rows),
+        decode.lower(*arguments),
+    ]
+    for program in programs:
+        text = program.compile().as_text()
+        whole = re.search(r".*\[(16,1024|1024,16)\].*", text)
+        assert whole is None, whole[0]
 
 
 def test_the_engine_splits_heads_over_as_many_devices_as_there_are():

@@ -328,6 +328,27 @@ def test_program_size_does_not_grow_with_layers(row):
     assert lines(2) == lines(4)
 
 
+def test_bfloat16_loses_no_gradients_of_frequent_tokens():
+    """Sums of thousands of terms: in bfloat16 they would stop at a few hundreds."""
+    tokens = jnp.full((1, 4000), 3)
+    params = noisy(dataclasses.replace(CONFIG, num_hidden_layers=0))
+
+    def gradient(dtype):
+        config = dataclasses.replace(CONFIG, num_hidden_layers=0, dtype=dtype)
+
+        def total(params):
+            rest = jnp.arange(4000)[None], jnp.full_like(tokens, 4000)
+            states = hidden_states(config, params, tokens, *rest)
+            return jnp.sum(states.astype(jnp.float32) * jnp.arange(16))
+
+        return jax.jit(jax.grad(total))(params)["embed"]["embedding"][3]
+
+    exact = gradient("float32")
+    np.testing.assert_allclose(
+        gradient("bfloat16"), exact, atol=0.03 * float(jnp.abs(exact).max())
+    )
+
+
 def test_bfloat16_computes_near_float32(row):
     params = noisy(CONFIG)
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
