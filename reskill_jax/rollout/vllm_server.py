@@ -20,14 +20,24 @@ _PLUGIN = Path(__file__).parents[1] / "vllm_plugin"
 _STOP_SECONDS = 10.0
 # How weights come -> who receives them in the server: our plugin, or vLLM itself.
 _RECEIVERS = {"files": "reskill_files", "nccl": "nccl"}
-# Asks the kernel to interrupt this process when its parent ends, then becomes the
-# server. (1 is PR_SET_PDEATHSIG, 2 is SIGINT.)
-_GUARD = """
-import ctypes, os, sys
-parent = os.getppid()
-ctypes.CDLL(None).prctl(1, 2)
-if os.getppid() == parent:
-    os.execv(sys.argv[1], sys.argv[1:])
+# Becomes the server, and leaves a process behind that ends it when the trainer ends: it
+# asks first, and after some seconds it does not ask.
+_GUARD = f"""
+import os, select, signal, sys
+server = os.getpid()
+trainer = os.pidfd_open(os.getppid())
+if os.getppid() == int(sys.argv[1]):
+    if os.fork():
+        os.execv(sys.argv[2], sys.argv[2:])
+    ended = os.pidfd_open(server)
+    poll = select.poll()
+    poll.register(trainer, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    if ended not in dict(poll.poll()):
+        poll.unregister(trainer)
+        os.kill(server, signal.SIGINT)
+        poll.poll({1000 * _STOP_SECONDS})
+        os.killpg(0, signal.SIGKILL)
 """
 
 
@@ -126,7 +136,10 @@ class Server:
         self._socket.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", _GUARD, *command(self._options, self._socket)],
+                [
+                    *(sys.executable, "-c", _GUARD, f"{os.getpid()}"),
+                    *command(self._options, self._socket),
+                ],
                 env=environment(self._options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,3 +78,33 @@ def test_a_killed_server_starts_again_at_its_own_socket(options, place):
     server.restart()
     assert who_answers(server) == server.pid != first
     server.stop()
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_server_ends_with_its_trainer_also_by_kill_9(tmp_path, place, deaf):
+    executable = tmp_path / "vllm"
+    ignore = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    text = LISTENER.replace("while True", f"{ignore}\nwhile True") if deaf else LISTENER
+    executable.write_text(text)
+    executable.chmod(0o755)
+    program = f"""
+import time
+from pathlib import Path
+from reskill_jax.rollout.vllm_server import Server, ServerOptions
+options = ServerOptions({f"{executable}"!r}, Path({f"{tmp_path}"!r}), "float32", 64)
+print(Server(options, Path({f"{place}"!r})).url, flush=True)
+time.sleep(600)
+"""
+    command = [sys.executable, "-c", program]
+    trainer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pid = who_answers(SimpleNamespace(url=trainer.stdout.readline().strip()))
+    trainer.kill()
+    trainer.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the server outlived its trainer")
