@@ -25,7 +25,11 @@ _ROUTES = (
     "/resume",
     "/reset_prefix_cache",
     "/weight_info",
+    "/update_weight_version",
+    "/collective_rpc",
 )
+# What a server's version ends with while vLLM's own reload changes its weights.
+_PARTLY = " (partly)"
 # A server closes the connection after an error, without a word: what comes next on it
 # would be lost. Only requests for responses, which are asked again, use kept ones.
 _CLOSE = {"Connection": "close"}
@@ -238,11 +242,49 @@ class Api:
             UnusableError: they were not, and it may have parts of both: it is left
                 paused, so that nobody gets to see what it computes.
         """
-        await self._post("/pause?mode=wait")
-        try:
+        async with self._paused(version, atomic):
             await self._post("/start_weight_update")
             yield
             await self._post("/finish_weight_update", {"weight_version": version})
+
+    async def reload(self, directory: str, version: str) -> None:
+        """Take new weights by vLLM's own reload, which every server has.
+
+        It checks nothing before it empties the model. Requests that run end on the old
+        weights.
+
+        Args:
+            directory: with safetensors files that are known to fit.
+            version: of the weights.
+
+        Raises:
+            ServerError: the server's version is not the one that was sent.
+            UnusableError: this reload failed, or an earlier one, whoever asked for it:
+                the server may have parts of weights, and is left paused.
+        """
+        if (served := await self.weight_version()).endswith(_PARTLY):
+            raise UnusableError(
+                f"{self.url} has version {served!r} of the weights, since a reload "
+                "failed or was interrupted: start that server again (does it see "
+                f"{directory}?)"
+            )
+        async with self._paused(version, atomic=False):
+            # Stays if the reload fails, so that no later one builds on what is left.
+            await self._post(
+                "/update_weight_version", {"new_version": version + _PARTLY}
+            )
+            arguments = {"weights_path": directory}
+            await self._post(
+                "/collective_rpc", {"method": "reload_weights", "kwargs": arguments}
+            )
+            await self._post("/update_weight_version", {"new_version": version})
+
+    @asynccontextmanager
+    async def _paused(self, version: str, atomic: bool) -> AsyncIterator[None]:
+        """Change weights in the body of the `with`; see `update`."""
+        await self._post("/pause?mode=wait")
+        try:
+            yield
             answer = await self._post("/reset_prefix_cache")
             if answer.get("success") is not True:
                 raise ServerError("/reset_prefix_cache", 0, str(answer))

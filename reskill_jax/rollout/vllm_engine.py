@@ -35,6 +35,12 @@ W = TypeVar("W")
 _FAULTS = (httpx.HTTPError, ServerError)
 # What a server that is started again does not suffer from any more.
 _BROKEN = (httpx.HTTPError, UnusableError)
+# Why else another's server may compute something else, if the output layer is tied.
+_TIED = (
+    " Or does it run on a CPU without our plugin (reskill_jax/vllm_plugin)? There, "
+    "vLLM's own reload leaves an output layer that is tied to the embedding as it was: "
+    "start the server with the plugin"
+)
 # Scores a text under weights: tokens [n] -> the log-probs of all but the first [n - 1].
 Score = Callable[[Params, Sequence[int]], np.ndarray]
 
@@ -62,6 +68,7 @@ class Transfer(Protocol[W]):
             ServerError: it refuses them, and serves what it served.
             UnusableError: it cannot be used any more until it is started again.
             httpx.HTTPError: it ended, or hangs.
+            RuntimeError: they are not fit to be sent, and were not.
         """
 
     def discard(self, weights: W) -> None:
@@ -145,6 +152,7 @@ class VllmEngine:
         generator = np.random.default_rng(0)
         length = min(64, config.max_position_embeddings)
         self._text = generator.integers(0, config.vocab_size, length).tolist()
+        self._tied = config.tie_word_embeddings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="vllm-engine", daemon=True
@@ -284,8 +292,10 @@ class VllmEngine:
         try:
             await self._send(replica)
         except _BROKEN as error:
+            ours = replica.server is not None
+            done = "was started again" if ours else "is not ours to start again"
             raise RuntimeError(
-                f"{replica.api.url} was started again, after {why!r}, and did not take "
+                f"{replica.api.url} {done}, after {why!r}, and did not take "
                 f"weights again: {error!r}{_log_of(replica)}"
             ) from error
 
@@ -347,11 +357,12 @@ class VllmEngine:
         found = await replica.api.prompt_logprobs(name, self._text)
         difference = float(np.abs(found - expected).max())
         if not difference <= self._tolerance:
+            hint = _TIED if self._tied and replica.server is None else ""
             raise RuntimeError(
                 f"{replica.api.url} serves {name!r} version {version}, but its "
                 f"log-probs are up to {difference:.2g} off the trainer's "
                 f"(config.engine.vllm.tolerance={self._tolerance:g}): is it the same "
-                "model, and the same dtype?"
+                f"model, and the same dtype?{hint}"
             )
 
     async def _for_all(

@@ -1,17 +1,25 @@
 """Brings weights to vLLM servers through files in a directory that all share.
 
 The directory is best in memory (/dev/shm). Our plugin in the server checks the files
-before it touches the model, so that a server that refuses them keeps what it had.
+before it touches the model, so that a server that refuses them keeps what it had. A
+server that somebody else started without the plugin reloads by itself, after we have
+checked the files; if that fails nevertheless it has to be started again.
 """
 
 import math
 import shutil
 from pathlib import Path
 
+from absl import logging
+
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.weights import manifest, save
-from reskill_jax.rollout.vllm_api import Api
+from reskill_jax.rollout.vllm_api import Api, ServerError
+from reskill_jax.vllm_plugin.weight_files import check
+
+# What vLLM says if it was started without `--weight-transfer-config`.
+_NO_RECEIVER = "Weight transfer not configured"
 
 
 class FilesTransfer:
@@ -26,7 +34,8 @@ class FilesTransfer:
         """
         self._config = config
         self._manifest = manifest(config)
-        self._root = root
+        self._root = root.absolute()  # servers have working directories of theirs
+        self._has_plugin: dict[str, bool] = {}  # by the server's address
 
     def prepare(self, params: Params, version: int) -> Path:
         """Write all weights; the directory appears whole or not at all.
@@ -58,10 +67,36 @@ class FilesTransfer:
 
     async def send(self, api: Api, weights: Path, version: str, *, fresh: bool) -> None:
         """Let a server take a directory; see `Transfer.send`."""
-        if fresh:
+        if fresh or api.url not in self._has_plugin:
+            self._has_plugin[api.url] = await self._introduce(api)
+        if self._has_plugin[api.url]:
+            async with api.update(version):
+                await api.receive({"path": str(weights)})
+            return
+        try:
+            check(weights, self._manifest)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(
+                f"version {version} of the weights is not sent to {api.url}, which "
+                f"would not survive it: {error}"
+            ) from error
+        await api.reload(str(weights), version)
+
+    async def _introduce(self, api: Api) -> bool:
+        """Tell a server what it will get; return whether it has our plugin."""
+        try:
             await api.init_transfer({"manifest": self._manifest})
-        async with api.update(version):
-            await api.receive({"path": str(weights)})
+        except ServerError as error:
+            if _NO_RECEIVER not in str(error):
+                raise
+            logging.warning(
+                "%s runs without our plugin (reskill_jax/vllm_plugin): it reloads "
+                "weights without a check of its own, and has to be started again if "
+                "that fails",
+                api.url,
+            )
+            return False
+        return True
 
     def discard(self, weights: Path) -> None:
         """Remove a directory."""

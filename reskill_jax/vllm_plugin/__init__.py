@@ -1,1 +1,1 @@
-"""What runs inside vLLM servers, in their environment; never imported by ours."""
+"""What runs inside vLLM servers, in their environment; we use `weight_files` only."""

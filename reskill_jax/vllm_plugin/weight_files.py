@@ -1,6 +1,7 @@
 """Checks a directory of safetensors files by their headers alone.
 
-It runs inside vLLM's workers, in vLLM's environment, so it imports nothing of ours.
+It runs inside vLLM's workers, in vLLM's environment, so it imports nothing of ours; and
+with us, for servers without the plugin.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A server with the routes for weights of vLLM, whose workers join by a fake NCCL."""
+"""Servers with the routes of vLLM: a plain one, and one whose workers join by NCCL."""
 
 import base64
 import ctypes
@@ -17,6 +17,7 @@ from reskill_jax.rollout.nccl import UniqueId
 from reskill_jax.rollout.vllm_api import _ROUTES
 
 INIT, UPDATE = "/init_weight_transfer_engine", "/update_weights"
+FINISH, RELOAD = "/finish_weight_update", "/collective_rpc"
 EMBEDDING = "model.embed_tokens.weight"
 
 
@@ -27,23 +28,22 @@ def score(embedding, tokens):
 
 
 class FakeVllm:
-    """Answers as vLLM 0.32 with the backend `nccl` does; also a `Server` of ours.
+    """Answers as vLLM 0.32 does; also a `Server` of ours.
 
     Attributes:
-        weights: by rank of a worker, the tensors that it received last.
         asked: routes, in order.
-        faults: by route, what happens at the next calls: "refuse", "silent", or a
-            number of tensors after which an update fails; None for nothing.
-        released: ends the silence.
+        changes: by route, its answer (a document, or bytes) or the status of an error.
+        version: that it says it serves.
+        logprob: of every token, whatever it is told.
+        plugin: whether it was started with ours.
+        reloaded: directories.
     """
 
     log, pid = Path("log"), 0
 
-    def __init__(self, library, ranks=1):
-        self._library = ctypes.CDLL(str(library))
-        self._ranks = ranks
-        self.asked, self.faults = [], {}
-        self.released, self._turn = threading.Event(), threading.Lock()
+    def __init__(self, *, plugin=True):
+        self.asked, self.changes, self.reloaded = [], {}, []
+        self.logprob, self.plugin = -1.0, plugin
         self._port = 0
         self.start()
 
@@ -52,8 +52,7 @@ class FakeVllm:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self):
-        self._comms, self.weights = [], [{} for _ in range(self._ranks)]
-        self._version, self._active, self._paused = "default", False, False
+        self.version, self.paused = "default", False
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -69,16 +68,15 @@ class FakeVllm:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._port = self._http.server_address[1]
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        serve = self._http.serve_forever
+        threading.Thread(target=serve, args=(0.02,), daemon=True).start()
         self._running = True
 
     def stop(self):
-        self.released.set()
         if self._running:
             self._running = False
             self._http.shutdown()
             self._http.server_close()
-            self._leave()
 
     def restart(self):
         self.stop()
@@ -90,28 +88,25 @@ class FakeVllm:
     def tail(self):
         return "the end"
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+
     def _handle(self, request, body):
         route = urlsplit(request.path).path
         if route != "/health":
             self.asked.append(route)
-        faults = self.faults.get(route, [])
-        fault = faults.pop(0) if faults else None
-        # Workers do one thing after the other.
-        of_workers = route.endswith(("_engine", "_update", "_weights"))
-        turn = self._turn if of_workers else nullcontext()
+        status, answer = 200, self.changes.get(route)
         try:
-            with turn:
-                if fault == "silent":
-                    self.released.wait()
-                if fault in ("refuse", "silent"):
-                    raise RuntimeError(f"{route} fails")
-                answer = self._answer(route, body, fault)
-            status = 200
+            if isinstance(answer, int):
+                status, answer = answer, b"no"
+            elif answer is None:
+                answer = self._answer(route, body)
         except Exception as error:
-            if route == UPDATE:
-                self._active = False
             status, answer = 500, {"error": repr(error)}
-        text = json.dumps(answer).encode()
+        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         try:
             request.send_response(status)
             request.send_header("Content-Length", str(len(text)))
@@ -120,25 +115,106 @@ class FakeVllm:
         except OSError:
             pass  # whoever asked has gone
 
-    def _answer(self, route, body, fault):  # noqa: PLR0911, PLR0912
+    def _answer(self, route, body):
         match route:
-            case "/openapi.json":
-                return {"paths": dict.fromkeys(_ROUTES)}
-            case "/v1/models":
-                return {"data": [{"id": "policy"}]}
-            case "/weight_info":
-                return {"weight_version": self._version}
-            case "/get_world_size":
-                return {"world_size": self._ranks}
             case "/pause" | "/resume":
-                self._paused = route == "/pause"
+                self.paused = route == "/pause"
+            case "/init_weight_transfer_engine":
+                if not self.plugin:
+                    raise RuntimeError("Weight transfer not configured. Please set it")
+            case "/start_weight_update" | "/update_weights":
+                assert self.plugin
+            case "/finish_weight_update":
+                self.version = body["weight_version"]
+            case "/update_weight_version":
+                self.version = body["new_version"]
+            case "/collective_rpc":
+                assert self.paused
+                assert body["method"] == "reload_weights"
+                self.reloaded.append(Path(body["kwargs"]["weights_path"]))
+                return {"results": [None]}
+            case "/v1/completions":
+                assert not self.paused, "it would wait for ever"
+                pairs = zip(
+                    body["prompt"][1:], self._score(body["prompt"]), strict=True
+                )
+                entries = [{str(token): {"logprob": x}} for token, x in pairs]
+                return {"choices": [{"prompt_logprobs": [None, *entries]}]}
+            case "/inference/v1/generate":
+                content = [{"logprob": self.logprob}]
+                choice = {"token_ids": [7], "logprobs": {"content": content}}
+                span = {"version": self.version, "start": 0, "end": 1}
+                choice |= {"finish_reason": "length", "weight_versions": [span]}
+                return {"choices": [choice]}
+        return {
+            "/openapi.json": {"paths": dict.fromkeys(_ROUTES)},
+            "/version": {"version": "0.29.0"},
+            "/v1/models": {"data": [{"id": "theirs"}]},
+            "/weight_info": {"weight_version": self.version},
+            "/reset_prefix_cache": {"success": True},
+        }.get(route, {})
+
+    def _score(self, tokens):
+        return [self.logprob] * (len(tokens) - 1)
+
+
+class FakeNcclVllm(FakeVllm):
+    """Has the backend `nccl`.
+
+    Attributes:
+        weights: by rank of a worker, the tensors that it received last.
+        faults: by route, what happens at the next calls: "refuse", "silent", or a
+            number of tensors after which an update fails; None for nothing.
+        released: ends the silence.
+    """
+
+    def __init__(self, library, ranks=1):
+        self._library = ctypes.CDLL(str(library))
+        self._ranks = ranks
+        self.faults = {}
+        self.released, self._turn = threading.Event(), threading.Lock()
+        super().__init__()
+
+    def start(self):
+        self._comms, self.weights = [], [{} for _ in range(self._ranks)]
+        self._active = False
+        super().start()
+
+    def stop(self):
+        self.released.set()
+        if self._running:
+            super().stop()
+            self._leave()
+
+    def _answer(self, route, body):
+        faults = self.faults.get(route, [])
+        fault = faults.pop(0) if faults else None
+        # Workers do one thing after the other.
+        of_workers = route.endswith(("_engine", "_update", "_weights"))
+        with self._turn if of_workers else nullcontext():
+            if fault == "silent":
+                self.released.wait()
+            try:
+                if fault in ("refuse", "silent"):
+                    raise RuntimeError(f"{route} fails")
+                self._work(route, body, fault)
+            except Exception:
+                if route == UPDATE:
+                    self._active = False
+                raise
+        if route == "/get_world_size":
+            return {"world_size": self._ranks}
+        return super()._answer(route, body)
+
+    def _work(self, route, body, fault):
+        match route:
             case "/init_weight_transfer_engine":
                 self._on_all_ranks(self._join, body["init_info"])
             case "/shutdown_weight_transfer_engine":
                 assert not self._active, "during a weight update"
                 self._leave()
             case "/start_weight_update":
-                assert self._paused
+                assert self.paused
                 assert not self._active, "already active"
                 self._active = True
                 self.weights = [{} for _ in range(self._ranks)]  # emptied
@@ -147,19 +223,10 @@ class FakeVllm:
                 self._on_all_ranks(self._receive, body["update_info"], fault)
             case "/finish_weight_update":
                 assert self._active
-                self._active, self._version = False, body["weight_version"]
-            case "/reset_prefix_cache":
-                return {"success": True}
-            case "/v1/completions":
-                assert not self._paused, "it would wait for ever"
-                tokens = body["prompt"]
-                found = score(self.weights[0][EMBEDDING], tokens)
-                pairs = zip(tokens[1:], found.tolist(), strict=True)
-                entries = [{str(token): {"logprob": x}} for token, x in pairs]
-                return {"choices": [{"prompt_logprobs": [None, *entries]}]}
-            case _:
-                assert route == "/health", route
-        return {}
+                self._active = False
+
+    def _score(self, tokens):
+        return score(self.weights[0][EMBEDDING], tokens).tolist()
 
     def _on_all_ranks(self, act, *arguments):
         with ThreadPoolExecutor(self._ranks) as pool:

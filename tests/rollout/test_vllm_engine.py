@@ -1,11 +1,11 @@
 """Servers that are not what they should be, played by a small one of our own."""
 
 import asyncio
-import json
+import dataclasses
+import logging
 import resource
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,8 +13,12 @@ import pytest
 
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
+sys.path.append(str(Path(__file__).parent))
+from fake_vllm import FINISH, INIT, RELOAD, FakeVllm
+
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
+from reskill_jax.rollout import vllm_files
 from reskill_jax.rollout.types import Request, Sampling
 from reskill_jax.rollout.vllm_api import _ROUTES
 from reskill_jax.rollout.vllm_engine import VllmEngine
@@ -29,95 +33,18 @@ CONFIG = DecoderConfig(
     num_key_value_heads=1,
     head_dim=16,
 )
-FINISH = "/finish_weight_update"
-
-
-class Scripted:
-    """Speaks as vLLM does, unless `changes` tell another answer to a route.
-
-    Attributes:
-        asked: routes, in order.
-        changes: by route, its answer (a document, or bytes) or the status of an error.
-        version: that it says it serves.
-        logprob: of every token, whatever it is told.
-    """
-
-    def __init__(self):
-        self.asked: list[str] = []
-        self.changes: dict = {}
-        self.version, self.logprob = "default", -1.0
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                owner._handle(self)
-
-            def do_POST(self):
-                owner._handle(self)
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self):
-        serve = self._server.serve_forever
-        threading.Thread(target=serve, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _handle(self, handler):
-        route = urlsplit(handler.path).path
-        body = json.loads(
-            handler.rfile.read(int(handler.headers["Content-Length"] or 0)) or "{}"
-        )
-        self.asked.append(route)
-        answer = self.changes.get(route)
-        if answer is None:
-            answer = self._answer(route, body)
-        status, answer = (answer, b"no") if isinstance(answer, int) else (200, answer)
-        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(text)))
-        handler.end_headers()
-        handler.wfile.write(text)
-
-    def _answer(self, route, body):
-        if route == FINISH:
-            self.version = body["weight_version"]
-        if route == "/v1/completions":
-            entries = [{str(t): {"logprob": self.logprob}} for t in body["prompt"][1:]]
-            return {"choices": [{"prompt_logprobs": [None, *entries]}]}
-        if route == "/inference/v1/generate":
-            content = [{"logprob": self.logprob}]
-            choice = {"token_ids": [7], "logprobs": {"content": content}}
-            span = {"version": self.version, "start": 0, "end": 1}
-            choice |= {"finish_reason": "length", "weight_versions": [span]}
-            return {"choices": [choice]}
-        return {
-            "/openapi.json": {"paths": dict.fromkeys(_ROUTES)},
-            "/version": {"version": "0.29.0"},
-            "/v1/models": {"data": [{"id": "theirs"}]},
-            "/weight_info": {"weight_version": self.version},
-            "/reset_prefix_cache": {"success": True},
-        }.get(route, {})
 
 
 def weights(seed=0):
     return init(CONFIG, jax.random.key(seed))
 
 
-def attach(server, tmp_path, expected=-1.0):
-    """Use a server that somebody else runs; ours would compute `expected`."""
+def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
+    """Use a server, by default another's; the trainer computes `expected`."""
     return VllmEngine(
-        CONFIG,
+        dataclasses.replace(CONFIG, **changes),
         weights(),
-        servers=[server.url],
+        servers=[server if ours else server.url],
         transfer=FilesTransfer(CONFIG, tmp_path / "weights"),
         eos_id=1,
         score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
@@ -132,7 +59,7 @@ def ask(engine):
 
 
 def test_a_server_that_is_one_is_used(tmp_path):
-    with Scripted() as server:
+    with FakeVllm() as server:
         engine = attach(server, tmp_path)
         assert ask(engine).version == 0
         engine.push(weights(1), 1)
@@ -168,7 +95,7 @@ NO_DEV_MODE = {"paths": {"/v1/completions": {}, "/inference/v1/generate": {}}}
     ids=["foreign", "pages", "no dev mode", "old", "newer", "shared", "busy"],
 )
 def test_a_server_that_is_none_for_us_is_refused(tmp_path, changes, message):
-    with Scripted() as server:
+    with FakeVllm() as server:
         server.changes = {f"/{route}": answer for route, answer in changes.items()}
         with pytest.raises(RuntimeError, match=message):
             attach(server, tmp_path)
@@ -178,7 +105,7 @@ def test_a_server_that_is_none_for_us_is_refused(tmp_path, changes, message):
 
 def test_a_server_that_keeps_its_own_weights_is_noticed(tmp_path):
     """It takes updates, says that it serves them, and computes what it did before."""
-    with Scripted() as server:
+    with FakeVllm() as server:
         engine = attach(server, tmp_path)
         server.logprob = -1.001
         with pytest.raises(
@@ -188,8 +115,19 @@ def test_a_server_that_keeps_its_own_weights_is_noticed(tmp_path):
         engine.close()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_output_layer_is_named_as_a_reason(tmp_path, tied):
+    """On CPUs, vLLM's own reload leaves a copy of it as it was."""
+    with (
+        FakeVllm(plugin=False) as server,
+        pytest.raises(RuntimeError, match="off the trainer's") as error,
+    ):
+        attach(server, tmp_path, expected=-1.001, tie_word_embeddings=tied)
+    assert ("start the server with the plugin" in str(error.value)) == tied
+
+
 def test_weights_that_cannot_be_written_whole_are_not_sent(tmp_path):
-    with Scripted() as server:
+    with FakeVllm() as server:
         engine = attach(server, tmp_path)
         asked = len(server.asked)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -210,7 +148,7 @@ def test_weights_that_cannot_be_written_whole_are_not_sent(tmp_path):
 
 
 def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path):
-    with Scripted() as server:
+    with FakeVllm() as server:
         engine = attach(server, tmp_path)
         server.changes = {"/update_weights": 500}
         with pytest.raises(
@@ -223,4 +161,124 @@ def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path)
         engine.push(weights(1), 2)
         assert ask(engine).version == 2
         assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v2"]
+        engine.close()
+
+
+def test_a_server_without_our_plugin_reloads_by_itself_and_that_is_said(
+    tmp_path, caplog
+):
+    with FakeVllm(plugin=False) as server, caplog.at_level(logging.WARNING):
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        engine.push(weights(1), 1)
+        assert server.asked == [
+            "/weight_info",
+            "/weight_info",
+            "/pause",
+            "/update_weight_version",
+            RELOAD,
+            "/update_weight_version",
+            "/reset_prefix_cache",
+            "/resume",
+            "/weight_info",
+            "/v1/models",
+            "/v1/completions",
+        ]
+        assert [path.name for path in server.reloaded] == ["v0", "v1"]
+        assert ask(engine).version == 1
+        engine.close()
+        again = attach(server, tmp_path)  # it has weights already
+        assert ask(again).version == 0
+        again.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.partition(" (")[0] for message in said] == [
+        f"{server.url} runs without our plugin"
+    ] * 2  # engines
+
+
+def test_a_server_with_our_plugin_is_never_reloaded_without(tmp_path, caplog):
+    with FakeVllm() as server, caplog.at_level(logging.WARNING):
+        server.changes = {INIT: 500}
+        with pytest.raises(RuntimeError, match=r"not take version 0 .* answered 500"):
+            attach(server, tmp_path)
+    assert not server.reloaded
+    assert not caplog.records
+
+
+def test_a_reload_that_failed_is_not_built_upon(tmp_path):
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        server.changes = {RELOAD: 500}
+        message = (
+            r"is not ours to start again, after .*_rpc answered 500.*'1 \(partly\)'"
+        )
+        with pytest.raises(RuntimeError, match=message):
+            engine.push(weights(1), 1)
+        assert server.asked.count(RELOAD) == 1
+        server.changes = {}
+        with pytest.raises(RuntimeError, match=r"failed .*: start that server again"):
+            engine.push(weights(2), 2)
+        engine.close()
+        with pytest.raises(RuntimeError, match="start that server again"):
+            attach(server, tmp_path)
+        assert "/resume" not in server.asked
+        server.restart()
+        engine = attach(server, tmp_path)
+        assert ask(engine).version == 0
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("route", "answer"),
+    [
+        ("/update_weight_version", 500),
+        ("/reset_prefix_cache", {"success": False}),
+    ],
+)
+def test_a_server_that_may_have_parts_of_weights_stays_paused(tmp_path, route, answer):
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        server.changes = {route: answer}
+        with pytest.raises(RuntimeError, match="may have parts of version 1"):
+            engine.push(weights(1), 1)
+        assert "/resume" not in server.asked
+        engine.close()
+
+
+def test_a_server_of_ours_is_started_again_after_a_reload_that_failed(tmp_path):
+    class Healing(FakeVllm):
+        def restart(self):
+            self.changes = {}
+            super().restart()
+
+    with Healing(plugin=False) as server:
+        engine = attach(server, tmp_path, ours=True)
+        server.changes = {RELOAD: 500}
+        engine.push(weights(1), 1)
+        assert engine.counters["restarted"] == 1
+        assert ask(engine).version == 1
+        engine.close()
+
+
+def test_files_that_a_reload_would_not_survive_are_not_sent(tmp_path, monkeypatch):
+    save = vllm_files.save
+
+    def cut(directory, *arguments, **options):
+        save(directory, *arguments, **options)
+        path = directory / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        monkeypatch.setattr(vllm_files, "save", cut)
+        with pytest.raises(RuntimeError, match=r"version 1 .* is not sent .* damaged"):
+            engine.push(weights(1), 1)
+        assert server.asked == ["/weight_info"]
+        assert ask(engine).version == 0
+        monkeypatch.undo()
+        engine.push(weights(2), 2)
+        assert ask(engine).version == 2
         engine.close()

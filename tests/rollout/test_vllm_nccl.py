@@ -25,7 +25,7 @@ from reskill_jax.rollout.nccl import Group, Limit, Nccl, NcclError, find_library
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
 sys.path.append(str(Path(__file__).parent))
-from fake_vllm import EMBEDDING, INIT, UPDATE, FakeVllm, score
+from fake_vllm import EMBEDDING, INIT, UPDATE, FakeNcclVllm, score
 
 from reskill_jax.rollout.vllm_engine import VllmEngine
 from reskill_jax.rollout.vllm_nccl import NcclTransfer
@@ -86,7 +86,7 @@ def serve(library, calls):
     servers = []
 
     def start(**options):
-        servers.append(FakeVllm(library, **options))
+        servers.append(FakeNcclVllm(library, **options))
         return servers[-1]
 
     yield start

@@ -41,24 +41,27 @@ def logprobs_of(config, params, tokens):
     return np.asarray(found[0])
 
 
+def serve(executable, model):
+    """Start a server of the model."""
+    options = ServerOptions(
+        executable=executable,
+        model=model[0],
+        dtype="float32",
+        context=512,
+        sequences=16,
+        memory=0,
+        arguments=(*CPU_ARGUMENTS, f"--structured-outputs-config={COMPACT}"),
+        environment=ON_CPU,
+    )
+    return Server(options, Path(tempfile.mkdtemp(prefix="reskill-test-")))
+
+
 def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options):
-    directory, config, eos = model
-    if servers is None:
-        how = ServerOptions(
-            executable=executable,
-            model=directory,
-            dtype="float32",
-            context=512,
-            sequences=16,
-            memory=0,
-            arguments=(*CPU_ARGUMENTS, f"--structured-outputs-config={COMPACT}"),
-            environment=ON_CPU,
-        )
-        servers = [Server(how, Path(tempfile.mkdtemp(prefix="reskill-test-")))]
+    _, config, eos = model
     return VllmEngine(
         config,
         weights(config, 0),
-        servers=servers,
+        servers=servers or [serve(executable, model)],
         transfer=FilesTransfer(config, tmp_path / "weights"),
         eos_id=eos,
         score=lambda params, tokens: logprobs_of(config, params, tokens),
