@@ -1,6 +1,7 @@
 """Servers that are not what they should be, played by a small one of our own."""
 
 import asyncio
+import importlib.util
 import json
 import resource
 import threading
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import jax
 import numpy as np
 import pytest
+from programs import save_random_policy, start_two
 
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
@@ -224,3 +226,35 @@ def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path)
         assert ask(engine).version == 2
         assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v2"]
         engine.close()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
+    """While it plays, and its servers have the weights."""
+
+    class Stubborn(Scripted):
+        """Takes weights once only."""
+
+        def _answer(self, route, body):
+            if route == FINISH:
+                self.changes = {"/update_weights": 500}
+            return super()._answer(route, body)
+
+    policy = save_random_policy(tmp_path / "policy")
+    with Scripted() as good, Stubborn() as bad:
+        changes = (
+            "--config.engine.name=vllm",
+            f"--config.engine.vllm.urls={(good.url, bad.url)!r}",
+            f"--config.engine.vllm.root={tmp_path / 'weights'}",
+            "--config.engine.vllm.tolerance=100",
+        )
+        processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
+        assert all(process.wait(timeout=240) != 0 for process in processes)
+    told = [(tmp_path / f"{process}.err").read_text() for process in range(2)]
+    assert f"{bad.url} does not take version 1 of the weights" in told[1]
+    assert bad.url not in told[0]
+    assert (good.version, bad.version) == ("1", "0")
+    assert list((tmp_path / "weights").iterdir()) == []
