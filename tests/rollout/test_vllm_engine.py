@@ -6,6 +6,7 @@ import json
 import resource
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import jax
@@ -233,18 +234,23 @@ def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path)
     reason="needs the extra alfworld: pip install '.[alfworld]'",
 )
 def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
-    """While it plays, and its servers have the weights."""
+    """Both have a server, which gets all weights, though each has a part of them."""
 
-    class Stubborn(Scripted):
-        """Takes weights once only."""
+    class Reading(Scripted):
+        """Keeps the first weights; if it is stubborn, it takes no others."""
+
+        first, stubborn = None, False
 
         def _answer(self, route, body):
-            if route == FINISH:
-                self.changes = {"/update_weights": 500}
+            if route == "/update_weights" and self.first is None:
+                path = Path(body["update_info"]["path"])
+                self.first = (path / "model.safetensors").read_bytes()
+                self.changes = {route: 500} if self.stubborn else {}
             return super()._answer(route, body)
 
     policy = save_random_policy(tmp_path / "policy")
-    with Scripted() as good, Stubborn() as bad:
+    with Reading() as good, Reading() as bad:
+        bad.stubborn = True
         changes = (
             "--config.engine.name=vllm",
             f"--config.engine.vllm.urls={(good.url, bad.url)!r}",
@@ -253,6 +259,7 @@ def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
         )
         processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
         assert all(process.wait(timeout=240) != 0 for process in processes)
+    assert good.first == bad.first == (policy / "model.safetensors").read_bytes()
     told = [(tmp_path / f"{process}.err").read_text() for process in range(2)]
     assert f"{bad.url} does not take version 1 of the weights" in told[1]
     assert bad.url not in told[0]
