@@ -258,7 +258,7 @@ def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
             "--config.engine.vllm.tolerance=100",
         )
         processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
-        assert all(process.wait(timeout=240) != 0 for process in processes)
+        assert all(process.wait(timeout=480) != 0 for process in processes)
     assert good.first == bad.first == (policy / "model.safetensors").read_bytes()
     told = [(tmp_path / f"{process}.err").read_text() for process in range(2)]
     assert f"{bad.url} does not take version 1 of the weights" in told[1]
