@@ -91,10 +91,13 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.engine.prefill_rows = 8  # blocks per prefill call
     c.engine.decode_rows = 64  # sequences per decode call
     c.engine.decode_steps = 4  # tokens per sequence and decode call
-    c.engine.vllm = ConfigDict()  # for engine.name="vllm"
+    # For engine.name="vllm". Every trainer process starts servers of its own, on its
+    # node; with devices, there is one process per node.
+    c.engine.vllm = ConfigDict()
     c.engine.vllm.executable = "vllm"  # of an environment of its own
-    c.engine.vllm.urls = ()  # of servers that run already; empty: they are started
-    c.engine.vllm.replicas = 1  # to start
+    # Of servers that run already, dealt out to the processes; empty: they are started.
+    c.engine.vllm.urls = ()
+    c.engine.vllm.replicas = 1  # to start, in each process
     c.engine.vllm.devices = ()  # CUDA_VISIBLE_DEVICES of each, e.g. ("4,5", "6,7")
     c.engine.vllm.tensor = 1  # devices that each splits the model over
     c.engine.vllm.memory = 0.9  # share of each device's; 0: left to the arguments

@@ -203,6 +203,18 @@ def _vllm_problems(config: ConfigDict) -> Iterator[str]:
             f"config.engine.vllm.executable={vllm.executable!r} is not there: install "
             "vLLM into an environment of its own and name its bin/vllm"
         )
+    if 0 < len(vllm.urls) < distributed.count():
+        yield (
+            f"config.engine.vllm.urls={tuple(vllm.urls)}: each of the "
+            f"{distributed.count()} processes has servers of its own: name as many, "
+            "or start fewer processes"
+        )
+    if vllm.transfer == "nccl" and not distributed.is_alone():
+        yield (
+            "config.engine.vllm.transfer='nccl' works with one trainer process: in "
+            "several, a server that is started again could not be sent weights by one "
+            "of them; use 'files' with --distributed"
+        )
     if vllm.devices and len(vllm.devices) != vllm.replicas:
         yield (
             f"config.engine.vllm.devices={tuple(vllm.devices)}: give one entry for "

@@ -57,14 +57,19 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
+def count() -> int:
+    """Return how many processes there are."""
+    return jax.process_count()
+
+
 def is_alone() -> bool:
     """Tell whether there is one process only."""
-    return jax.process_count() == 1
+    return count() == 1
 
 
 def share(items: int) -> range:
-    """Return which of so many items are this process's to do."""
-    return range(jax.process_index(), items, jax.process_count())
+    """Return which of so many items are this process's."""
+    return range(jax.process_index(), items, count())
 
 
 def gather(value: Any) -> list[Any]:

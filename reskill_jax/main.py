@@ -117,8 +117,9 @@ def _train(workdir: Workdir) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
     config = _CONFIG.value
-    validate(config)
+    # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
+    validate(config)
     with ExitStack() as resources:
         distributed.led(lambda: resources.enter_context(workdir.lock()))
         distributed.led(lambda: workdir.bind(config.to_dict()))

@@ -4,6 +4,7 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.sharding import (
     AXES,
+    constrain,
     engine_mesh,
     make_mesh,
     move,
@@ -213,7 +215,13 @@ def _make_vllm(
     version: int,
     resources: ExitStack,
 ) -> Engine:
-    """Start vLLM servers, or find those that run, and bring them the weights."""
+    """Start vLLM servers, or find those that run, and bring them the weights.
+
+    Every process has its own, on its own node, or its share of those that run.
+
+    Raises:
+        ValueError: processes of one node would start servers on the same devices.
+    """
     # The extra `vllm` is needed only here.
     from reskill_jax.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
     from reskill_jax.rollout.vllm_server import (  # noqa: PLC0415
@@ -221,17 +229,16 @@ def _make_vllm(
         ServerOptions,
     )
 
-    if not distributed.is_alone():
-        raise ValueError(
-            "config.engine.name='vllm' works with one trainer process, which may have "
-            "several devices: use 'jax' with --distributed"
-        )
     vllm = config.engine.vllm
+    if vllm.devices and not vllm.urls:
+        _refuse_shared_nodes(vllm.devices)
     # Paths of sockets are short by law, so not in the workdir.
     places = Path(tempfile.mkdtemp(prefix="reskill-"))
     resources.callback(shutil.rmtree, places, ignore_errors=True)
     transfer = _make_transfer(config, policy, Path(vllm.root) / places.name)
-    servers: list[Server | str] = list(vllm.urls)
+    servers: list[Server | str] = [
+        vllm.urls[index] for index in distributed.share(len(vllm.urls))
+    ]
     for number in range(0 if vllm.urls else vllm.replicas):
         devices = {"CUDA_VISIBLE_DEVICES": vllm.devices[number]} if vllm.devices else {}
         options = ServerOptions(
@@ -264,6 +271,18 @@ def _make_vllm(
     )
 
 
+def _refuse_shared_nodes(devices: Sequence[str]) -> None:
+    """Raise if several processes run where servers get these devices."""
+    nodes = distributed.gather(os.uname().nodename)
+    if shared := sorted({node for node in nodes if nodes.count(node) > 1}):
+        raise ValueError(
+            f"config.engine.vllm.devices={tuple(devices)}: several trainer processes "
+            f"run on {', '.join(shared)} and would start servers on the same devices: "
+            "start one process per node, which may have several devices, or name "
+            "servers that run already in config.engine.vllm.urls"
+        )
+
+
 def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[Any]":
     """Build what brings weights to vLLM servers; `root` is for files."""
     from reskill_jax.rollout.nccl import find_library  # noqa: PLC0415
@@ -287,7 +306,10 @@ def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[
 
 
 def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]:
-    """Build what scores a text: (params, tokens [n]) -> log-probs of tokens[1:]."""
+    """Build what scores a text: (params, tokens [n]) -> log-probs of tokens[1:].
+
+    All processes score the same texts together, in the same order.
+    """
     mesh = policy.mesh
     rows = row_shards(mesh)  # copies of the text, for every device has to have one
 
@@ -301,7 +323,7 @@ def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]
         found, _ = token_logprobs(
             policy.config, params, tokens, positions, until, targets, mesh=mesh
         )
-        return found[0]
+        return constrain(mesh, found[0])  # all of it everywhere
 
     return lambda params, tokens: np.asarray(
         logprobs(params, np.array(tokens, np.int32))

@@ -1,6 +1,8 @@
 """Starts the whole program in processes of its own, and reads what it left."""
 
 import importlib.util
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from reskill_jax.warm_start.recipe import Shape
 from reskill_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
+CPU = {"JAX_PLATFORMS": "cpu"}
+TWO_DEVICES = CPU | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 def get_config(variant="smoke"):
@@ -61,6 +65,35 @@ def start(*arguments, **options):
     return subprocess.run(
         arguments, cwd=ROOT, capture_output=True, text=True, check=False, **options
     )
+
+
+def start_two(workdir, policy, tmp_path, changes=((), ())):
+    """Start the two processes of a run; what they print goes to files."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [
+        subprocess.Popen(
+            [
+                *command(workdir, policy, "--config.mesh.fsdp=2", *changes[process]),
+                f"--coordinator=127.0.0.1:{port}",
+                "--processes=2",
+                f"--process={process}",
+            ],
+            cwd=ROOT,
+            env=os.environ | CPU | {"XLA_FLAGS": ""},
+            stdout=subprocess.DEVNULL,
+            stderr=(tmp_path / f"{process}.err").open("w"),
+        )
+        for process in range(2)
+    ]
+
+
+def run_two(workdir, policy, tmp_path, *changes):
+    """Run both processes to their end."""
+    processes = start_two(workdir, policy, tmp_path, (changes, changes))
+    codes = [process.wait() for process in processes]
+    assert codes == [0, 0], [(tmp_path / f"{i}.err").read_text() for i in range(2)]
 
 
 def deterministic(workdir):

@@ -4,12 +4,21 @@ import importlib.util
 import os
 import re
 import signal
-import socket
-import subprocess
+import sys
 import time
 
 import pytest
-from programs import ROOT, command, deterministic, save_random_policy, start, written
+from programs import (
+    CPU,
+    TWO_DEVICES,
+    command,
+    deterministic,
+    run_two,
+    save_random_policy,
+    start,
+    start_two,
+    written,
+)
 
 from reskill_jax import distributed
 from reskill_jax.metrics import read_metrics
@@ -19,40 +28,12 @@ needs_alfworld = pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
     reason="needs the extra alfworld: pip install '.[alfworld]'",
 )
-CPU = {"JAX_PLATFORMS": "cpu"}
+VLLM = "--config.engine.vllm"
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return save_random_policy(tmp_path_factory.mktemp("policy"))
-
-
-def start_two(workdir, policy, tmp_path, changes=((), ())):
-    """Start both processes; what they print goes to files."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [
-        subprocess.Popen(
-            [
-                *command(workdir, policy, "--config.mesh.fsdp=2", *changes[process]),
-                f"--coordinator=127.0.0.1:{port}",
-                "--processes=2",
-                f"--process={process}",
-            ],
-            cwd=ROOT,
-            env=os.environ | CPU | {"XLA_FLAGS": ""},
-            stdout=subprocess.DEVNULL,
-            stderr=(tmp_path / f"{process}.err").open("w"),
-        )
-        for process in range(2)
-    ]
-
-
-def run_two(workdir, policy, tmp_path):
-    processes = start_two(workdir, policy, tmp_path)
-    codes = [process.wait() for process in processes]
-    assert codes == [0, 0], [(tmp_path / f"{i}.err").read_text() for i in range(2)]
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +45,9 @@ def two(policy, tmp_path_factory):
 
 @needs_alfworld
 def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     done = start(
         *command(tmp_path / "one", policy, "--config.mesh.fsdp=2"),
-        env=os.environ | CPU | devices,
+        env=os.environ | TWO_DEVICES,
     )
     assert done.returncode == 0, done.stderr
     assert written(two) == written(tmp_path / "one")
@@ -109,13 +89,41 @@ def test_processes_with_different_configurations_are_refused(policy, tmp_path):
 
 
 @needs_alfworld
-def test_overlap_is_refused_in_many_processes(policy, tmp_path):
-    overlap = ("--config.rollout.overlap=1",)
-    processes = start_two(tmp_path / "w", policy, tmp_path, (overlap, overlap))
+@pytest.mark.parametrize(
+    ("changes", "messages"),
+    [
+        (
+            ("--config.rollout.overlap=1",),
+            ("config.rollout.overlap=1 works with one trainer process",),
+        ),
+        (
+            (
+                f"{VLLM}.urls=('http://localhost:1',)",
+                f"{VLLM}.transfer=nccl",
+                "--config.engine.name=vllm",
+            ),
+            (
+                "config.engine.vllm.urls=('http://localhost:1',): each of the 2 proc",
+                "config.engine.vllm.transfer='nccl' works with one trainer process",
+            ),
+        ),
+        (
+            (
+                f"{VLLM}.devices=('1',)",
+                f"{VLLM}.executable={sys.executable}",
+                "--config.engine.name=vllm",
+            ),
+            ("config.engine.vllm.devices=('1',): several trainer processes run on",),
+        ),
+    ],
+    ids=["overlap", "servers", "devices"],
+)
+def test_what_works_in_one_process_only_is_refused(policy, tmp_path, changes, messages):
+    processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
     assert all(process.wait(timeout=240) != 0 for process in processes)
     for process in range(2):
         told = (tmp_path / f"{process}.err").read_text()
-        assert "config.rollout.overlap=1 works with one trainer process" in told
+        assert all(message in told for message in messages)
 
 
 @needs_alfworld

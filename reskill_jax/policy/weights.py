@@ -4,6 +4,9 @@
 bitwise what was saved. `load` hands the tensors to a placement function: `on_host`, by
 default, or `on_mesh(mesh)`. At no time are there more of them in memory than one and
 the target. `on_devices` makes the tensors that `save` writes where the parameters are.
+
+Tensors that are split over the devices of several processes are made whole by all of
+them together: all save the same ones, in the same order, each into its own directory.
 """
 
 import functools
@@ -97,7 +100,7 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(to_hf(config), indent=2) + "\n"
     (directory / "config.json").write_text(text)
-    tensors = _tensors(config, params, _fetch)
+    tensors = _tensors(config, params, functools.partial(_fetch, dtype))
     write_tensors(directory, tensors, dtype=dtype, shard_bytes=shard_bytes)
 
 
@@ -246,8 +249,16 @@ def _piece(
     return entry.layer, x.reshape(leaf.shape[0 if entry.layer is None else 1 :])
 
 
-def _fetch(leaf: Any, entry: _Entry) -> np.ndarray:
-    """Bring one tensor to the host, in their layout."""
+def _fetch(dtype: str, leaf: Any, entry: _Entry) -> np.ndarray:
+    """Bring one tensor to the host, in their layout.
+
+    What other processes have parts of comes over the network, so in the files' dtype.
+    """
+    if not (isinstance(leaf, np.ndarray) or leaf.is_fully_addressable):
+        place = NamedSharding(leaf.sharding.mesh, P())
+        return np.asarray(
+            _convert(leaf, entry.layer, entry.shape, entry.transposed, dtype, place)
+        )
     if entry.layer is None:
         x = np.asarray(leaf)
     elif isinstance(leaf, np.ndarray):

@@ -10,6 +10,11 @@ device (`vllm_nccl`), and checks by the log-probs of a fixed text that they comp
 the trainer does. A server that ends or hangs is started again, gets the weights again,
 and requests that it lost are asked again: a request's answer is a function of weights,
 prompt and seed.
+
+Of several trainer processes each has an engine with servers of its own. They push
+together, for preparing weights and scoring the text are programs on all devices; what
+follows, and whatever happens between pushes, is each one's own affair. One that fails
+ends the run, since the others would wait for it.
 """
 
 import asyncio
@@ -49,7 +54,7 @@ class Transfer(Protocol[W]):
     """How weights come to servers; coroutines run in the engine's loop."""
 
     def prepare(self, params: Params, version: int) -> W:
-        """Return what `send` needs, until `discard`.
+        """Return what `send` needs, until `discard`; called by all processes together.
 
         The parameters stay as they are until the next push, or until nothing is asked
         any more: a server that is started again gets them again.

@@ -40,6 +40,9 @@ class FilesTransfer:
     def prepare(self, params: Params, version: int) -> Path:
         """Write all weights; the directory appears whole or not at all.
 
+        Every process writes a directory of its own, all at the same time: they make
+        the tensors together.
+
         Raises:
             OSError: there is no room.
         """

@@ -107,6 +107,45 @@ def test_the_slurm_job_starts_one_process_per_gpu(tmp_path):
     assert "export ALFWORLD_DATA=/shared/alf\\ world" in job
 
 
+def test_with_vllm_a_slurm_node_has_one_process_and_servers_with_other_gpus(tmp_path):
+    settings = SETTINGS["slurm"] | {"GPUS": "4", "CPUS": "6", "VLLM_GPUS": "1"}
+    printed = launch(tmp_path, "slurm", "--dry-run", *OVERRIDES, **settings)
+    assert printed.returncode == 0, printed.stderr
+    job = printed.stdout.split("<<END\n")[1].removesuffix("\nEND\n")
+    subprocess.run(["/bin/bash", "-n"], input=job, text=True, check=True)
+    for line in ("ntasks-per-node=1", "gpus-per-node=4", "cpus-per-task=24"):
+        assert f"#SBATCH --{line}\n" in job
+    assert shlex.split(job.splitlines()[-1]) == [
+        "srun",
+        "--kill-on-bad-exit=1",
+        "env",
+        "CUDA_VISIBLE_DEVICES=0,1,2",
+        "JAX_LOCAL_DEVICE_IDS=0,1,2",
+        "./launch/process.sh",
+        "alfworld,cuda,vllm",
+        "--config=configs/alfworld.py",
+        "--workdir=runs/alfworld",
+        "--distributed",
+        "--config.engine.name=vllm",
+        "--config.engine.vllm.replicas=1",
+        "--config.engine.vllm.devices=('3',)",
+        *OVERRIDES,
+    ]
+    assert "set_up\\ alfworld\\,cuda\\,vllm" in printed.stdout
+    assert not (tmp_path / "log").exists()
+    done = launch(tmp_path, "slurm", *OVERRIDES, **settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_text() == printed.stdout
+
+
+@pytest.mark.parametrize("servers", ["4", "-1"])
+def test_gpus_of_a_slurm_node_are_the_trainers_and_the_servers(tmp_path, servers):
+    settings = SETTINGS["slurm"] | {"GPUS": "4", "VLLM_GPUS": servers}
+    done = launch(tmp_path, "slurm", "--dry-run", **settings)
+    assert done.returncode == 1
+    assert f"error: VLLM_GPUS={servers} of GPUS=4: servers and trainer" in done.stderr
+
+
 def test_the_gke_job_is_a_jobset_with_one_pod_per_host(tmp_path):
     printed = launch(tmp_path, "gke", "--dry-run", *OVERRIDES, **SETTINGS["gke"]).stdout
     text = printed.split("<<END\n")[1].removesuffix("\nEND\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import importlib.util
 import logging
 import resource
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from programs import save_random_policy, start_two
 
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
@@ -282,3 +284,41 @@ def test_files_that_a_reload_would_not_survive_are_not_sent(tmp_path, monkeypatc
         engine.push(weights(2), 2)
         assert ask(engine).version == 2
         engine.close()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
+    """Both have a server, which gets all weights, though each has a part of them."""
+
+    class Reading(FakeVllm):
+        """Keeps the first weights; if it is stubborn, it takes no others."""
+
+        first, stubborn = None, False
+
+        def _answer(self, route, body):
+            if route == "/update_weights" and self.first is None:
+                path = Path(body["update_info"]["path"])
+                self.first = (path / "model.safetensors").read_bytes()
+                self.changes = {route: 500} if self.stubborn else {}
+            return super()._answer(route, body)
+
+    policy = save_random_policy(tmp_path / "policy")
+    with Reading() as good, Reading() as bad:
+        bad.stubborn = True
+        changes = (
+            "--config.engine.name=vllm",
+            f"--config.engine.vllm.urls={(good.url, bad.url)!r}",
+            f"--config.engine.vllm.root={tmp_path / 'weights'}",
+            "--config.engine.vllm.tolerance=100",
+        )
+        processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
+        assert all(process.wait(timeout=480) != 0 for process in processes)
+    assert good.first == bad.first == (policy / "model.safetensors").read_bytes()
+    told = [(tmp_path / f"{process}.err").read_text() for process in range(2)]
+    assert f"{bad.url} does not take version 1 of the weights" in told[1]
+    assert bad.url not in told[0]
+    assert (good.version, bad.version) == ("1", "0")
+    assert list((tmp_path / "weights").iterdir()) == []

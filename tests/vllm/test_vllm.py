@@ -11,7 +11,14 @@ import time
 
 import numpy as np
 import pytest
-from programs import command, deterministic, save_random_policy, written
+from programs import (
+    TWO_DEVICES,
+    command,
+    deterministic,
+    run_two,
+    save_random_policy,
+    written,
+)
 from programs import start as start_program
 from vllm_cases import (
     CPU_ARGUMENTS,
@@ -30,6 +37,29 @@ from reskill_jax.rollout.types import Sampling
 
 # A server takes half a minute to start, and installing it some minutes, once.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+
+needs_alfworld = pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+GREEDILY = "--config.rollout.temperature=0.0"
+
+
+def with_vllm(executable):
+    return (
+        "--config.engine.name=vllm",
+        f"--config.engine.vllm.executable={executable}",
+        "--config.engine.vllm.memory=0",
+        f"--config.engine.vllm.arguments={CPU_ARGUMENTS!r}",
+        "--config.engine.vllm.tolerance=1e-4",
+    )
+
+
+def assert_same_run(run, other):
+    assert written(run) == written(other)
+    for ours, theirs in zip(deterministic(run), deterministic(other), strict=True):
+        assert ours.pop("phase") == theirs.pop("phase")
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 def test_log_probs_are_those_of_our_decoder(fresh, model):
@@ -202,40 +232,38 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
         start(executable, (broken, *model[1:]), tmp_path)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("alfworld") is None,
-    reason="needs the extra alfworld: pip install '.[alfworld]'",
-)
+@needs_alfworld
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, overlap):
     """Greedily, since the two draw differently."""
     policy = save_random_policy(tmp_path / "policy")
-    runs = {
-        "jax": (),
-        "vllm": (
-            "--config.engine.name=vllm",
-            f"--config.engine.vllm.executable={executable}",
-            "--config.engine.vllm.memory=0",
-            f"--config.engine.vllm.arguments={CPU_ARGUMENTS!r}",
-            "--config.engine.vllm.tolerance=1e-4",
-        ),
-    }
-    for name, changes in runs.items():
-        same = (
-            "--config.rollout.temperature=0.0",
-            "--config.num_steps=3",
-            f"--config.rollout.overlap={overlap}",
-        )
+    for name, changes in (("jax", ()), ("vllm", with_vllm(executable))):
+        same = (GREEDILY, "--config.num_steps=3", f"--config.rollout.overlap={overlap}")
         done = start_program(
             *command(tmp_path / name, policy, *same, *changes), env=os.environ | ON_CPU
         )
         assert done.returncode == 0, done.stderr
-    assert written(tmp_path / "vllm") == written(tmp_path / "jax")
-    for ours, theirs in zip(
-        *(deterministic(tmp_path / name) for name in runs), strict=True
-    ):
-        assert ours.pop("phase") == theirs.pop("phase")
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    assert_same_run(tmp_path / "vllm", tmp_path / "jax")
+
+
+@needs_alfworld
+def test_two_processes_with_servers_of_their_own_are_one_run(
+    executable, tmp_path, monkeypatch
+):
+    """Parameters are split over both, and every server gets all of them."""
+    for name, value in ON_CPU.items():
+        monkeypatch.setenv(name, value)
+    policy = save_random_policy(tmp_path / "policy")
+    same = (GREEDILY, "--config.mesh.fsdp=2", "--config.num_steps=2")
+    done = start_program(
+        *command(tmp_path / "jax", policy, *same), env=os.environ | TWO_DEVICES
+    )
+    assert done.returncode == 0, done.stderr
+    root = tmp_path / "weights"
+    vllm = (*with_vllm(executable), f"--config.engine.vllm.root={root}")
+    run_two(tmp_path / "vllm", policy, tmp_path, *same, *vllm)
+    assert_same_run(tmp_path / "vllm", tmp_path / "jax")
+    assert list(root.iterdir()) == []
 
 
 def test_servers_end_with_their_trainer_even_by_kill_9(executable, model, tmp_path):
