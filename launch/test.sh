@@ -2,6 +2,7 @@
 # Sets up an environment and passes the tests; arguments go to pytest.
 #
 #   ./launch/test.sh
+#   ./launch/test.sh -m "slow or not slow"    # slow ones, too
 #   ./launch/test.sh -k checkpoint
 set -euo pipefail
 # shellcheck source=launch/setup.sh

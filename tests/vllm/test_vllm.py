@@ -191,6 +191,7 @@ def test_a_request_that_is_refused_is_not_asked_again(fresh, model):
     assert fresh.counters["retried"] == retried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
     fresh, model, signal_
@@ -233,6 +234,7 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
 
 
 @needs_alfworld
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, overlap):
     """Greedily, since the two draw differently."""
@@ -247,6 +249,7 @@ def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, ov
 
 
 @needs_alfworld
+@pytest.mark.slow
 def test_two_processes_with_servers_of_their_own_are_one_run(
     executable, tmp_path, monkeypatch
 ):

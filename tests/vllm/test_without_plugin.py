@@ -7,7 +7,7 @@ from vllm_cases import ask, difference, requests, serve, start, weights
 
 from reskill_jax.rollout import vllm_files, vllm_server
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
