@@ -39,7 +39,7 @@ from reskill_jax.policy.sharding import (
     platform_of,
     row_shards,
 )
-from reskill_jax.rollout.jax_engine import abstract_calls
+from reskill_jax.rollout.jax_programs import abstract_calls
 
 _GIB = 2**30
 # GiB of memory per device that programs may use, by what JAX calls its kind.

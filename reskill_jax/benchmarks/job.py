@@ -29,7 +29,7 @@ from reskill_jax.rollout.jax_engine import JaxEngine
 from reskill_jax.rollout.types import Episode, Request, Sampling
 from reskill_jax.skills.skill import SkillBank
 
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timings, of which the best counts.")
+_TIMINGS = flags.DEFINE_integer("timings", 3, "Of each, of which the best counts.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
                 lambda: play_again(engine, episodes, policy, flat=True),
                 lambda: play_again(engine, episodes, policy, flat=False),
             ],
-            _REPEATS.value,
+            _TIMINGS.value,
         )
     names = ("update, seconds", "answers of the engine, seconds")
     pairs = dict(zip(names, (times[:2], times[2:]), strict=True))

@@ -30,7 +30,8 @@ from reskill_jax.policy.sharding import (
     make_mesh,
 )
 from reskill_jax.policy.weights import load, on_devices, on_mesh, save
-from reskill_jax.rollout.jax_engine import JaxEngine, abstract_calls
+from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.jax_programs import abstract_calls
 from reskill_jax.rollout.types import Request, Sampling
 
 sys.path.append(str(Path(__file__).parents[1] / "grpo"))
