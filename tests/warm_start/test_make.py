@@ -64,6 +64,7 @@ def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(making, small, ma
     assert not directory.with_name(f"{directory.name}.partial").exists()
 
 
+@pytest.mark.slow
 def test_making_goes_on_where_it_was_killed(making, small, made, tmp_path, monkeypatch):
     """Killed in the second round of practice: the same weights, bit for bit."""
     output = tmp_path / "out"
