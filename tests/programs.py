@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -114,3 +115,15 @@ def written(workdir):
     episodes = {p.name: p.read_text() for p in sorted(place.episodes.glob("*"))}
     trials = (workdir / "trials.jsonl").read_text()
     return skills, episodes, trials
+
+
+def group_ends(pid):
+    """Wait until no process of a group is left; tell whether that came within 60 s."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from programs import group_ends
 
 from reskill_jax.rollout.vllm_server import Server, ServerOptions
 
@@ -100,11 +101,4 @@ time.sleep(600)
     pid = who_answers(SimpleNamespace(url=trainer.stdout.readline().strip()))
     trainer.kill()
     trainer.wait()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail("the server outlived its trainer")
+    assert group_ends(pid), "the server outlived its trainer"
