@@ -20,6 +20,7 @@ BACKENDS = ("xla", "cudnn", "splash")
 
 _LONG = 1024  # tokens; in such rows a CPU gains by looking for the blocks that are seen
 _TILES = (512, 256, 128)  # of splash, per side; the first that divides T
+_QUERIES = 2048  # at a time with splash, whose masks of a row take 12 bytes per pair
 
 
 def tree_mask(until: jax.Array) -> jax.Array:
@@ -35,9 +36,14 @@ def tree_mask(until: jax.Array) -> jax.Array:
     Returns:
         bool [B, T, T], [b, i, j].
     """
-    slots = jnp.arange(until.shape[1])
-    causal = slots[:, None] >= slots
-    return causal & (slots[:, None] < until[:, None, :])
+    return _sees(jnp.arange(until.shape[1]), until)
+
+
+def _sees(queries: jax.Array, until: jax.Array) -> jax.Array:
+    """Return what queries at slots [S] see of rows [..., T]: bool [..., S, T]."""
+    queries = queries[:, None]
+    causal = queries >= jnp.arange(until.shape[-1])
+    return causal & (queries < until[..., None, :])
 
 
 def choose_backend(name: str, platform: str, dtype: str) -> str:
@@ -144,25 +150,42 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
     make = functools.partial(
         splash_attention_kernel.make_splash_mha_single_device,
         block_sizes=sizes,
+        residual_checkpoint_name="attended",
         interpret=platform_of(mesh) != "tpu",
     )
+    queries = max(n for n in range(tile, _QUERIES + 1, tile) if length % n == 0)
+    # Masks are cheap to make again and large to keep.
+    keep = jax.checkpoint_policies.save_only_these_names("attended")
 
     def one_row(row: tuple[jax.Array, ...]) -> jax.Array:
-        query, key, value, mask = row  # heads first
-        kernel = make(mask[None])
-        for name in ("fwd", "dq", "dkv"):
-            # A label that must not be traced, as jax 0.10's kernels do.
-            info = getattr(kernel, f"{name}_mask_info")._replace(is_dynamic_mask=None)
-            setattr(kernel, f"{name}_mask_info", info)
-        return kernel(query, key, value)
+        query, key, value, until = row  # heads first
+        # Gradients of keys are summed over the queries' spans: not in bfloat16.
+        keys = key.astype(jnp.float32), value.astype(jnp.float32)
+
+        @functools.partial(jax.checkpoint, policy=keep)
+        def one_span(span: tuple[jax.Array, jax.Array]) -> jax.Array:
+            query, slots = span  # [N, S, H], [S]
+            # The kernel divides by the sum of what is seen: padding sees itself.
+            mask = _sees(slots, until) | (slots[:, None] == jnp.arange(length))
+            kernel = make(mask[None])
+            for name in ("fwd", "dq", "dkv"):
+                # A label that must not be traced, as jax 0.10's kernels do.
+                field = f"{name}_mask_info"
+                info = getattr(kernel, field)._replace(is_dynamic_mask=None)
+                setattr(kernel, field, info)
+            return kernel(query, *(x.astype(query.dtype) for x in keys))
+
+        heads, _, width = query.shape
+        spans = query.reshape(heads, -1, queries, width).swapaxes(0, 1)
+        slots = jnp.arange(length).reshape(-1, queries)
+        out = jax.lax.map(one_span, (spans, slots))
+        return out.swapaxes(0, 1).reshape(query.shape)
 
     def rows(
         query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
     ) -> jax.Array:
-        # The kernel divides by the sum of what a query sees: padding sees itself.
-        mask = tree_mask(until) | jnp.eye(length, dtype=bool)
         heads_first = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-        return jax.lax.map(one_row, (*heads_first, mask)).transpose(0, 2, 1, 3)
+        return jax.lax.map(one_row, (*heads_first, until)).transpose(0, 2, 1, 3)
 
     return rows
 

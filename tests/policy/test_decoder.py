@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_trees import plant, random_until
 
+from reskill_jax.policy import attention as attention_file
 from reskill_jax.policy.attention import attention, choose_backend, tree_mask
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import (
@@ -149,13 +150,18 @@ def test_blocks_of_queries_change_nothing():
     np.testing.assert_allclose(ours[sees], expected[sees], atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["splash", "cudnn"])
-def test_backends_equal_blocks_of_queries_forward_and_backward(backend):
+@pytest.mark.parametrize(
+    ("backend", "queries"), [("splash", 384), ("splash", 128), ("cudnn", 384)]
+)
+def test_backends_equal_blocks_of_queries_forward_and_backward(
+    backend, queries, monkeypatch
+):
+    monkeypatch.setattr(attention_file, "_QUERIES", queries)
     on_gpu = jax.default_backend() == "gpu"
     if (backend == "cudnn") != on_gpu:
         pytest.skip(f"{backend} does not run on {jax.default_backend()}")
     keys = jax.random.split(jax.random.key(0), 4)
-    length = 256  # two tiles
+    length = 384  # three tiles
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     q = jax.random.normal(keys[0], (2, length, 4, 128), dtype)
     k = jax.random.normal(keys[1], (2, length, 2, 128), dtype)
