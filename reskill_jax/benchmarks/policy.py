@@ -103,6 +103,7 @@ def jax_step(
                 until,
                 jnp.roll(inputs, -1, axis=1),
                 chunk=length,
+                remat="dots",
             )
             return -jnp.mean(logprobs[:, :-1])
 

@@ -150,12 +150,12 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
     make = functools.partial(
         splash_attention_kernel.make_splash_mha_single_device,
         block_sizes=sizes,
-        residual_checkpoint_name="attended",
+        residual_checkpoint_name=block_attention.ATTENDED,
         interpret=platform_of(mesh) != "tpu",
     )
     queries = max(n for n in range(tile, _QUERIES + 1, tile) if length % n == 0)
     # Masks are cheap to make again and large to keep.
-    keep = jax.checkpoint_policies.save_only_these_names("attended")
+    keep = jax.checkpoint_policies.save_only_these_names(block_attention.ATTENDED)
 
     def one_row(row: tuple[jax.Array, ...]) -> jax.Array:
         query, key, value, until = row  # heads first

@@ -14,7 +14,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+ATTENDED = "attended"  # names outputs and normalisers, for policies of checkpoints
 BLOCK = 128  # positions
 _MASKED = -1e30  # finite, so that a row that sees nothing (padding) yields no NaN
 
@@ -46,8 +48,9 @@ def _dense_forward(
         weights = (weights / total).astype(value.dtype)
         outs.append(jnp.einsum("bkgts,bksh->bkgth", weights, value[:, :, :stop]))
         normalisers.append(peak + jnp.log(total))
-    out = jnp.concatenate(outs, axis=3)
-    return out, (query, key, value, mask, out, jnp.concatenate(normalisers, axis=3))
+    out = checkpoint_name(jnp.concatenate(outs, axis=3), ATTENDED)
+    normaliser = checkpoint_name(jnp.concatenate(normalisers, axis=3), ATTENDED)
+    return out, (query, key, value, mask, out, normaliser)
 
 
 def _dense_backward(
@@ -120,6 +123,7 @@ def _sparse_forward(
 
     numbers = jnp.arange(len(query))
     _, (out, normaliser) = jax.lax.scan(one, None, (numbers, query, _visible(until)))
+    out, normaliser = (checkpoint_name(x, ATTENDED) for x in (out, normaliser))
     return out, (query, key, value, until, out, normaliser)
 
 

@@ -22,6 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from reskill_jax.policy.attention import attention
+from reskill_jax.policy.block_attention import ATTENDED
 from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.rope import frequencies
@@ -35,7 +36,10 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    ),
     "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=["layer_input"],
