@@ -59,8 +59,7 @@ def _dense_backward(
     query, key, value, mask, out, normaliser = kept
     delta = _product("bkgth,bkgth->bkgt", d_out, out)[..., None]
     d_query = []
-    d_key = jnp.zeros(key.shape, jnp.float32)
-    d_value = jnp.zeros(value.shape, jnp.float32)
+    d_key = d_value = jnp.zeros(key.swapaxes(2, 3).shape, jnp.float32)
     for start, stop in _spans(query.shape[3]):
         rows = jnp.s_[:, :, :, start:stop]
         columns = jnp.s_[:, :, :stop]
@@ -72,12 +71,12 @@ def _dense_backward(
             d_out[rows],
         )
         d_query.append(d_q)
-        d_key = d_key.at[columns].add(d_k)
-        d_value = d_value.at[columns].add(d_v)
+        d_key = d_key.at[..., :stop].add(d_k)
+        d_value = d_value.at[..., :stop].add(d_v)
     return (
         jnp.concatenate(d_query, axis=3).astype(query.dtype),
-        d_key.astype(key.dtype),
-        d_value.astype(value.dtype),
+        d_key.swapaxes(2, 3).astype(key.dtype),
+        d_value.swapaxes(2, 3).astype(value.dtype),
         None,
     )
 
@@ -149,10 +148,11 @@ def _sparse_backward(
         d_query, *carry = jax.lax.fori_loop(0, count, visit, (zero, *carry))
         return tuple(carry), d_query.astype(query.dtype)
 
-    zeros = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
+    zeros = (jnp.zeros(key.swapaxes(2, 3).shape, jnp.float32),) * 2
     numbers = jnp.arange(len(query))
     blocks = (numbers, query, normaliser, delta, d_out, _visible(until))
     (d_key, d_value), d_query = jax.lax.scan(one, zeros, blocks)
+    d_key, d_value = d_key.swapaxes(2, 3), d_value.swapaxes(2, 3)
     return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), None
 
 
@@ -208,12 +208,17 @@ def _differentiate(
     delta: jax.Array,
     d_out: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of queries, keys and values, float32; see the module's docstring."""
+    """Gradients of queries [..., K, G, t, H], keys and values [..., K, H, s], float32.
+
+    See the module's docstring. Those of keys and values are transposed, since a product
+    then takes the weights as they lie: XLA's CPU backend would transpose them, which is
+    more than all arrays of width H together.
+    """
     query, key, value = arrays
     d_weights = _product("...kgth,...ksh->...kgts", d_out, value)
     d_scores = (weights * (d_weights - delta)).astype(key.dtype)
     return (
         _product("...kgts,...ksh->...kgth", d_scores, key),
-        _product("...kgts,...kgth->...ksh", d_scores, query),
-        _product("...kgts,...kgth->...ksh", weights.astype(value.dtype), d_out),
+        _product("...kgth,...kgts->...khs", query, d_scores),
+        _product("...kgth,...kgts->...khs", d_out, weights.astype(value.dtype)),
     )
