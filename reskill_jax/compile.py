@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -163,9 +164,9 @@ def compile_run(config: ConfigDict) -> Report:
 
 def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
     """Compile what samples, on the devices of one process."""
-    first = mesh.devices.flat[0].process_index
+    host = _first_host(mesh, config.mesh.topology)
     # Of one device, a mesh of one: it says which, for a topology.
-    own = engine_mesh(mesh, decoder, first) or mesh
+    own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
     options = run.engine_options(config)
     cache, calls = abstract_calls(decoder, own, params, **options)
@@ -301,7 +302,7 @@ def _mesh(config: ConfigDict) -> Mesh:
         ) from error
 
 
-def _topology(name: str) -> Sequence[Any]:
+def _topology(name: str) -> list[Any]:
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"config.mesh.topology={name!r} needs libtpu: pip install '.[tpu]'"
@@ -310,12 +311,28 @@ def _topology(name: str) -> Sequence[Any]:
     from jax.experimental import topologies  # noqa: PLC0415
 
     try:
-        return topologies.get_topology_desc(name, platform="tpu").devices
+        return list(topologies.get_topology_desc(name, platform="tpu").devices)
     except Exception as error:  # libtpu raises several kinds
         raise ValueError(
             f"config.mesh.topology={name!r}: {error}. Names are like v5e:4x4, "
             "v5p:2x2x2 or v6e:2x4"
         ) from error
+
+
+def _first_host(mesh: Mesh, topology: str) -> Mesh:
+    """Return a mesh of the devices of one process.
+
+    Of a topology, it is one of that host alone: libtpu numbers the devices of a program
+    from 0 on, and those of a host need not be the first of a larger topology.
+    """
+    first = mesh.devices.flat[0].process_index
+    devices = [d for d in mesh.devices.flat if d.process_index == first]
+    if topology:
+        bounds = np.ptp([device.coords for device in devices], axis=0) + 1
+        generation, _, sizes = topology.partition(":")
+        shape = "x".join(str(n) for n in bounds[: len(sizes.split("x"))])
+        devices = _topology(f"{generation}:{shape}")
+    return Mesh(np.reshape(devices, (1, -1, 1)), AXES)
 
 
 def _abstract_batch(mesh: Mesh, rows: int, length: int, reference: bool) -> GrpoBatch:

@@ -102,16 +102,20 @@ def test_programs_are_not_longer_for_deeper_models(config, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(LIBTPU is None, reason="needs libtpu: pip install '.[tpu]'")
-def test_compiles_for_tpus_that_are_not_here(config):
-    config.mesh.topology = "v6e:2x2"
-    config.mesh.tensor = 2
+@pytest.mark.parametrize(
+    ("topology", "devices", "tensor"), [("v6e:2x2", 4, 2), ("v6e:4x4", 16, 1)]
+)
+def test_compiles_for_tpus_that_are_not_here(config, topology, devices, tensor):
+    config.mesh.topology = topology
+    config.mesh.tensor = tensor
     report = compile_run(config)
     assert report.limit == 31.25 * 2**30
-    # All matrices are split over four devices, norms are not.
-    assert COUNT < report.resident["parameters"] < 1.01 * COUNT
+    # All matrices are split over all devices, norms are not.
+    whole = 4 * COUNT / devices
+    assert whole < report.resident["parameters"] < 1.05 * whole
     rollout, update = report.phases
     assert update.programs[0].collectives["all-gather"] > 0
-    # The engine splits both heads, so that every device has half of the rest too.
+    # The engine has the four devices of a host, and splits both heads over two.
     assert rollout.arrays["engine's parameters"] < 1.01 * COUNT
     # Neither program makes another cache beside the one that it updates.
     kept = rollout.arrays["engine's keys and values"]
