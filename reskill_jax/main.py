@@ -27,6 +27,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import distributed
+from reskill_jax.memory import keep_freed_memory
 from reskill_jax.workdir import Workdir, compilation_cache, write_text
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -62,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    keep_freed_memory()
     many = _DISTRIBUTED.value or _COORDINATOR.value is not None
     if many:
         if _MODE.value != "train":

@@ -19,6 +19,7 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
+from reskill_jax.memory import keep_freed_memory
 from reskill_jax.policy.config import DecoderConfig, to_hf
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.logprobs import token_logprobs
@@ -37,6 +38,7 @@ SHAPES = {  # vocabulary, hidden, feed-forward, layers, heads, key-value heads
 def main(argv: Sequence[str]) -> None:
     """Time every shape in both libraries."""
     del argv
+    keep_freed_memory()  # as in a run
     peak = matmul_peak()
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {"matmul peak, GFLOP/s": peak / 1e9}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from random_trees import plant, random_until
 
 from reskill_jax.policy import attention as attention_file
+from reskill_jax.policy import block_attention
 from reskill_jax.policy.attention import attention, choose_backend, tree_mask
 from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import (
@@ -306,6 +307,21 @@ def test_remat_keeps_gradients(row, remat):
         grad(params, remat, 7),
         grad(params, "none", 20),
     )
+
+
+@pytest.mark.parametrize("long", [20, 1024])
+def test_remat_of_all_but_products_computes_no_product_again(row, long, monkeypatch):
+    monkeypatch.setattr(attention_file, "_LONG", long)
+    monkeypatch.setattr(block_attention, "BLOCK", 10)
+
+    def products(remat):
+        def loss(params):
+            return token_logprobs(CONFIG, params, *row, remat=remat, chunk=20)[0].sum()
+
+        lowered = jax.jit(jax.grad(loss)).lower(noisy(CONFIG))
+        return lowered.as_text().count("dot_general")
+
+    assert products("dots") == products("none") < products("full")
 
 
 @pytest.mark.parametrize("chunk", [5, 2])
