@@ -38,18 +38,18 @@ def dense(
 def _dense_forward(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    outs, normalisers = [], []
+    outs, peaks, totals = [], [], []
     for start, stop in _spans(query.shape[3]):
         seen = mask[:, start:stop, :stop]
         scores = _scores(query[:, :, :, start:stop], key[:, :, :stop], seen)
-        peak = jnp.max(scores, axis=-1, keepdims=True)
-        weights = jnp.exp(scores - peak)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        weights = (weights / total).astype(value.dtype)
-        outs.append(jnp.einsum("bkgts,bksh->bkgth", weights, value[:, :, :stop]))
-        normalisers.append(peak + jnp.log(total))
-    out = checkpoint_name(jnp.concatenate(outs, axis=3), ATTENDED)
-    normaliser = checkpoint_name(jnp.concatenate(normalisers, axis=3), ATTENDED)
+        peaks.append(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - peaks[-1])
+        totals.append(jnp.sum(weights, axis=-1, keepdims=True))
+        weights = weights.astype(value.dtype)
+        outs.append(_product("bkgts,bksh->bkgth", weights, value[:, :, :stop]))
+    out, peak, total = (jnp.concatenate(x, axis=3) for x in (outs, peaks, totals))
+    out = checkpoint_name((out / total).astype(query.dtype), ATTENDED)
+    normaliser = checkpoint_name(peak + jnp.log(total), ATTENDED)
     return out, (query, key, value, mask, out, normaliser)
 
 
