@@ -187,7 +187,8 @@ def hidden_states(
         return constrain(mesh, x, ROWS), None
 
     if REMAT[remat] is not None:
-        step = jax.checkpoint(step, policy=REMAT[remat])
+        # The loops over layers, one per pass, keep the two computations apart already.
+        step = jax.checkpoint(step, policy=REMAT[remat], prevent_cse=False)
     x = constrain(mesh, _embed(config, params, tokens), ROWS)
     x, _ = jax.lax.scan(step, x, layers)
     return model.norm(x)
