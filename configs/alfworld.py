@@ -50,8 +50,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # Where the starting weights wait for the KL term: device, or host, from where they
     # come to the devices for as long as they are needed.
     c.policy.reference = "device"
-    # What the backward pass finds in memory: all (none), products of matrices (dots),
-    # inputs of layers (full), or those in the memory of the host (offload).
+    # What the backward pass finds in memory: all (none), products of matrices and what
+    # attention gave (dots), inputs of layers (full), or those in the memory of the host
+    # (offload).
     c.policy.remat = "full"
     # Tokens per chunk of the vocabulary projection; chunks as long as rows keep their
     # logits for the backward pass.
