@@ -47,6 +47,11 @@ _GIB = 2**30
 _MEMORY = {"TPU v4": 32, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf" ({_KINDS})(?:-start)?\(")
+# How compilers say what a program needs that is too large for a device.
+_REFUSAL = re.compile(
+    r"RESOURCE_EXHAUSTED.*?(?:Used |required for [^(]*\()([\d.]+)([MGT])", re.S
+)
+_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Program:
         temporary: bytes that it needs beside inputs and outputs, at most at a time.
         new: bytes of outputs that are not donated inputs.
         collectives: how often each kind of communication stands in the program; what
-            stands in the loop over layers counts once.
+            stands in the loop over layers counts once. None if the compiler refused it,
+            for it needs more than a device has.
         lines: of the program before it is compiled; they do not grow with the depth.
         seconds: that compiling took.
     """
@@ -68,7 +74,7 @@ class Program:
     arguments: int
     temporary: int
     new: int
-    collectives: Mapping[str, int]
+    collectives: Mapping[str, int] | None
     lines: int
     seconds: float
 
@@ -250,14 +256,20 @@ def render(report: Report) -> str:
         "programs, with their collectives (those of the loop over layers once):",
     ]
     for program in (p for phase in report.phases for p in phase.programs):
-        counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
         lines.append(
-            f"  {program.name}: {program.lines:,} lines, {counts or 'no collectives'}; "
-            f"compiled in {program.seconds:.0f} s"
+            f"  {program.name}: {program.lines:,} lines, {_outcome(program)} "
+            f"{program.seconds:.0f} s"
         )
     if not report.fits:
         lines += ["", _advice(report)]
     return "\n".join(lines)
+
+
+def _outcome(program: Program) -> str:
+    if program.collectives is None:
+        return "too large for a device, refused after"
+    counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
+    return f"{counts or 'no collectives'}; compiled in"
 
 
 def _sizes(arrays: Mapping[str, int], note: str) -> list[str]:
@@ -361,7 +373,17 @@ def _bytes(tree: Any) -> int:
 def _compile(mesh: Mesh, name: str, program: Any, *arguments: Any) -> Program:
     started = time.perf_counter()
     lowered = program.lower(*arguments)
-    compiled = lowered.compile()
+    lines = lowered.as_text().count("\n")
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        refusal = _REFUSAL.search(str(error))
+        if refusal is None:
+            raise
+        seconds = time.perf_counter() - started
+        size = _bytes(arguments)
+        beside = int(float(refusal[1]) * _UNITS[refusal[2]]) - size
+        return Program(name, size, beside, 0, None, lines, seconds)
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -377,7 +399,7 @@ def _compile(mesh: Mesh, name: str, program: Any, *arguments: Any) -> Program:
         temporary,
         new,
         dict(collections.Counter(_collectives(compiled.as_text()))),
-        lowered.as_text().count("\n"),
+        lines,
         seconds,
     )
 

@@ -123,6 +123,36 @@ def test_compiles_for_tpus_that_are_not_here(config, topology, devices, tensor):
     assert report.fits
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(LIBTPU is None, reason="needs libtpu: pip install '.[tpu]'")
+def test_advises_where_the_compiler_refuses_a_program(config):
+    config.mesh.topology = "v6e:2x2"
+    config.grpo.tokens_per_microbatch = 2**24
+    report = compile_run(config)
+    gradients = report.phases[1].programs[0]
+    assert gradients.collectives is None
+    assert gradients.temporary > report.limit - gradients.arguments
+    assert not report.fits
+    text = render(report)
+    assert "gradients of a micro-batch: " in text
+    assert "too large for a device, refused after" in text
+    assert "Lower config.grpo.tokens_per_microbatch" in text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+        "HLO temporaries (32.98G) exceeds available HBM (31.25G).",
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+        "memory space hbm. Used 32.98G of 31.25G hbm. Exceeded hbm capacity by 1.73G.",
+    ],
+)
+def test_reads_what_compilers_say_a_program_needs(message):
+    assert ahead._REFUSAL.search(message).groups() == ("32.98", "G")
+    assert not ahead._REFUSAL.search(message.replace("RESOURCE_EXHAUSTED", "INTERNAL"))
+
+
 @pytest.mark.skipif(LIBTPU is not None, reason="libtpu is installed")
 def test_says_what_to_install_for_a_topology(config):
     config.mesh.topology = "v6e:2x2"
