@@ -63,7 +63,6 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
-    keep_freed_memory()
     many = _DISTRIBUTED.value or _COORDINATOR.value is not None
     if many:
         if _MODE.value != "train":
@@ -88,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
         if _MODE.value == "evaluate":
             from reskill_jax.train import evaluate_run  # noqa: PLC0415
 
+            keep_freed_memory()
             evaluate_run(ConfigDict(workdir.read_config()), workdir)
         elif _MODE.value == "export":
             _export(workdir)
@@ -119,6 +119,7 @@ def _train(workdir: Workdir) -> None:
     if _CONFIG.value is None:
         raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
     config = _CONFIG.value
+    keep_freed_memory()
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
