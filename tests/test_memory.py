@@ -19,7 +19,7 @@ import jax, jax.numpy as jnp
 x = jnp.ones((4096, 32))
 f = jax.jit(lambda x: (x @ x.T) @ x)  # 64 MiB between the products, 16,384 pages
 def faults():
-    for _ in range(8):  # one may begin before the last one's memory is free
+    for _ in range(24):
         f(x).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 before = faults()
@@ -39,7 +39,8 @@ def test_runs_of_a_program_get_the_same_memory_again():
     )
     if done.stderr.strip() == "not kept":
         pytest.skip("there is no glibc")
-    assert int(done.stdout) < 2 * 16384, done.stderr  # not 8 times
+    # Not 24 times; a few, since one may begin before the memory of the last is free.
+    assert int(done.stdout) < 8 * 16384, done.stderr
 
 
 @pytest.mark.parametrize("package", ["jax_plugins", "libtpu"])
