@@ -35,6 +35,7 @@ from reskill_jax.policy.sharding import (
     AXES,
     ROWS,
     abstract,
+    devices_of,
     engine_mesh,
     mesh_sizes,
     platform_of,
@@ -338,7 +339,7 @@ def _first_host(mesh: Mesh, topology: str) -> Mesh:
     from 0 on, and those of a host need not be the first of a larger topology.
     """
     first = mesh.devices.flat[0].process_index
-    devices = [d for d in mesh.devices.flat if d.process_index == first]
+    devices = devices_of(mesh, first)
     if topology:
         bounds = np.ptp([device.coords for device in devices], axis=0) + 1
         generation, _, sizes = topology.partition(":")

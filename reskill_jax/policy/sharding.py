@@ -105,11 +105,12 @@ def engine_mesh(
     if mesh is None:
         return None
     process = jax.process_index() if process is None else process
-    devices = _devices_of(mesh, process)
+    devices = devices_of(mesh, process)
     return None if len(devices) == 1 else _auto(_arrange(devices, config), AXES)
 
 
-def _devices_of(mesh: Mesh, process: int) -> list[jax.Device]:
+def devices_of(mesh: Mesh, process: int) -> list[jax.Device]:
+    """Return the devices of a mesh that belong to one process, in its order."""
     return [device for device in mesh.devices.flat if device.process_index == process]
 
 
@@ -146,7 +147,7 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
             return x if place is None else jax.device_put(x, place)
         everybody = x.sharding.mesh
         parts = [
-            _arrange(_devices_of(everybody, process), config)
+            _arrange(devices_of(everybody, process), config)
             for process in range(jax.process_count())
         ]
         by_process = _auto(np.stack(parts), ("process", *AXES))
