@@ -4,14 +4,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+_REST = 0.25  # seconds; OpenMP's threads spin for up to 0.2 after their work
+
 
 def in_turn(steps: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Time several computations in turn; return the best time of each, in seconds."""
+    """Time several computations in turn; return the best time of each, in seconds.
+
+    Before each there is a rest, in which the threads of the last one fall asleep.
+    """
     for step in steps:
         step()
     best = [float("inf")] * len(steps)
     for _ in range(repeats):
         for number, step in enumerate(steps):
+            time.sleep(_REST)
             started = time.perf_counter()
             step()
             best[number] = min(best[number], time.perf_counter() - started)

@@ -22,12 +22,12 @@ def plain(query, key, value, mask):
     return jnp.einsum("bnts,bsnh->btnh", weights, value)
 
 
-def case(length, seed=0):
+def case(length, seed=0, heads=HEADS):
     """Rows of several trees with branches, the last slots padding."""
     rng = np.random.default_rng(seed)
     arrays = [
-        jnp.asarray(rng.normal(size=(2, length, heads, WIDTH)), jnp.float32)
-        for heads in (HEADS, KV_HEADS, KV_HEADS)
+        jnp.asarray(rng.normal(size=(2, length, number, WIDTH)), jnp.float32)
+        for number in (heads, KV_HEADS, KV_HEADS)
     ]
     until = random_until(rng, 2, length, padding=2 if length > 3 else 0)
     return arrays, jnp.asarray(until), until > 0
@@ -35,12 +35,13 @@ def case(length, seed=0):
 
 @pytest.mark.parametrize(
     ("length", "long"),
-    [(1, 100), (7, 100), (16, 100), (33, 100), (16, 16), (32, 16), (48, 16)],
+    [(1, 100), (7, 100), (16, 100), (33, 100), (70, 100), (16, 16), (32, 16), (48, 16)],
 )
-def test_values_and_gradients_are_those_of_softmax(length, long, monkeypatch):
+@pytest.mark.parametrize("heads", [KV_HEADS, HEADS])
+def test_values_and_gradients_are_those_of_softmax(length, long, heads, monkeypatch):
     monkeypatch.setattr(block_attention, "BLOCK", 16)  # several, and a part of one
     monkeypatch.setattr(module, "_LONG", long)
-    arrays, until, seen = case(length)
+    arrays, until, seen = case(length, heads=heads)
     weight = jnp.asarray(seen)[..., None, None]
 
     def loss(attend, who):

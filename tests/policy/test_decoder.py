@@ -294,6 +294,40 @@ def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
         np.testing.assert_allclose(entropy[b], uncertainty, atol=5e-4)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 0.01)])
+def test_gradients_of_logits_are_those_of_a_product(tied, dtype, error):
+    config = dataclasses.replace(CONFIG, tie_word_embeddings=tied, dtype=dtype)
+    params = noisy(config)
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(2, 3, config.hidden_size)).astype(np.float32)
+    weights = rng.normal(size=(2, 3, config.vocab_size)).astype(np.float32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(both):
+        return jnp.sum(logits(config, *both) * weights)
+
+    d_params, d_states = gradient((params, jnp.asarray(states, dtype)))
+    if tied:
+        kernel, d_kernel = (
+            params["embed"]["embedding"].T,
+            d_params["embed"]["embedding"].T,
+        )
+    else:
+        kernel, d_kernel = params["lm_head"]["kernel"], d_params["lm_head"]["kernel"]
+    assert d_kernel.dtype == jnp.float32
+    assert d_states.dtype == dtype
+    for found, expected in (
+        (d_states, weights @ np.asarray(kernel).T),
+        (d_kernel, np.einsum("btd,btv->dv", states, weights)),
+    ):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            found.astype(jnp.float32) / scale, expected / scale, atol=error
+        )
+
+
 @pytest.mark.parametrize("remat", REMAT)
 def test_remat_keeps_gradients(row, remat):
     params = noisy(CONFIG)
