@@ -1,7 +1,7 @@
 """ReSkill on ALFWorld.
 
   python -m reskill_jax.main --config=configs/alfworld.py --workdir=runs/a \
-      --config.policy.path=Qwen3-4B-Instruct-2507          # the published setting
+      --config.policy.path=models/Qwen3-4B-Instruct-2507   # the published setting
   python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/b
   python -m reskill_jax.main --config=configs/alfworld.py:smoke --workdir=runs/c
 
@@ -44,7 +44,9 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     # The policy, and where its weights come from.
     c.policy = ConfigDict()
-    c.policy.path = ""  # Hugging Face directory; empty: the warm start below
+    # Hugging Face directory; empty: the warm start below. For --mode=compile, names of
+    # published models will do, see policy/presets.py.
+    c.policy.path = "Qwen3-4B-Instruct-2507"
     c.policy.dtype = "bfloat16"  # compute; masters are float32
     c.policy.attention = "auto"  # xla, cudnn, splash; auto: by the devices
     # Where the starting weights wait for the KL term: device, or host, from where they
@@ -228,6 +230,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.prompt.wording = "brief"
         c.prompt.max_tokens = 624
         c.prompt.actions = False
+        c.policy.path = ""
         c.policy.dtype = "float32"
         c.policy.remat = "dots"
         c.policy.logprob_chunk = 768

@@ -136,7 +136,7 @@ def compile_run(config: ConfigDict) -> Report:
     Raises:
         ValueError: devices, model and configuration do not fit each other.
     """
-    decoder = replace(find_shape(config.policy.path), dtype=config.policy.dtype)
+    decoder = decoder_of(config)
     mesh = _mesh(config)
     tx, _ = run.make_grpo(config, decoder, mesh)
     params = abstract(mesh, abstract_params(decoder))
@@ -152,6 +152,7 @@ def compile_run(config: ConfigDict) -> Report:
     rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
     kind = mesh.devices.flat[0].device_kind
     memory = _MEMORY.get(kind)
+    model = config.policy.path or config.warm_start.recipe
     phases = [
         _rollout(config, decoder, mesh),
         _update(config, decoder, mesh, tx, state, rows, length),
@@ -159,7 +160,7 @@ def compile_run(config: ConfigDict) -> Report:
     if config.rollout.overlap:
         phases = [_at_once(*phases)]
     return Report(
-        f"{config.policy.path} on {mesh.size} x {kind}, mesh "
+        f"{model} on {mesh.size} x {kind}, mesh "
         + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
         + f"; micro-batches of {rows} x {length} tokens",
         resident,
@@ -167,6 +168,18 @@ def compile_run(config: ConfigDict) -> Report:
         None if memory is None else int(memory * _GIB),
         model_flops(decoder, rows, length) / mesh.size,
     )
+
+
+def decoder_of(config: ConfigDict) -> DecoderConfig:
+    """Return the shape of the policy that a run would start from.
+
+    Raises:
+        ValueError: its model is neither here nor known.
+    """
+    model = config.policy.path
+    if not model and config.warm_start.recipe:
+        model = str(run.policy_directory(config))
+    return replace(find_shape(model), dtype=config.policy.dtype)
 
 
 def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:

@@ -281,7 +281,10 @@ def _source_problems(config: ConfigDict) -> Iterator[str]:
             "or a recipe in config.warm_start.recipe"
         )
     if path and not (Path(path) / "config.json").is_file():
-        yield f"config.policy.path={path!r} holds no config.json: not a model directory"
+        yield (
+            f"config.policy.path={path!r} holds no config.json: name the Hugging Face "
+            "directory of a model, with its weights and tokenizer"
+        )
     if recipe and not path:
         from reskill_jax.warm_start.recipe import RECIPES  # noqa: PLC0415
 

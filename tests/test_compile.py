@@ -160,6 +160,14 @@ def test_says_what_to_install_for_a_topology(config):
         compile_run(config)
 
 
+def test_shipped_variants_need_no_model_to_be_named():
+    paper = ahead.decoder_of(get_config("paper"))
+    published = PRESETS["Qwen3-4B-Instruct-2507"]
+    assert paper == dataclasses.replace(published, dtype="bfloat16")
+    laboratory = ahead.decoder_of(get_config("cpu"))
+    assert (laboratory.hidden_size, laboratory.dtype) == (160, "float32")
+
+
 def test_a_model_that_is_nowhere_is_named(config):
     config.policy.path = "Qwen9-1T"
     with pytest.raises(ValueError, match=r"policy.path='Qwen9-1T' .* Qwen3-8B"):

@@ -306,9 +306,13 @@ def test_shipped_variants_are_valid(variant):
 
 def test_the_paper_variant_asks_for_weights_alone(policy):
     config = get_config("paper")
-    with pytest.raises(ValueError, match=r"config\.policy\.path is empty") as error:
+    missing = r"config\.policy\.path='Qwen3-4B-Instruct-2507' holds no config\.json"
+    with pytest.raises(ValueError, match=missing) as error:
         validate(config)
     assert len(str(error.value).splitlines()) == 2
+    config.policy.path = ""
+    with pytest.raises(ValueError, match=r"config\.policy\.path is empty"):
+        validate(config)
     config.policy.path = str(policy)
     validate(config)
 
