@@ -25,6 +25,7 @@ from reskill_jax.policy.attention import attention
 from reskill_jax.policy.block_attention import ATTENDED
 from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.product import dot_general, multiply
 from reskill_jax.policy.rope import frequencies
 from reskill_jax.policy.sharding import ROWS, constrain
 
@@ -61,7 +62,11 @@ class Attention(nnx.Module):
         self.key = linear(width, (kv_heads, head), use_bias=config.qkv_bias)
         self.value = linear(width, (kv_heads, head), use_bias=config.qkv_bias)
         self.out = linear(
-            (heads, head), width, axis=(-2, -1), use_bias=config.attention_bias
+            (heads, head),
+            width,
+            axis=(-2, -1),
+            use_bias=config.attention_bias,
+            dot_general=dot_general,
         )
         if config.qk_norm:
             self.query_norm = _norm(config, head, rngs)
@@ -88,7 +93,9 @@ class FeedForward(nnx.Module):
         )
         self.gate = linear(config.hidden_size, config.intermediate_size)
         self.up = linear(config.hidden_size, config.intermediate_size)
-        self.down = linear(config.intermediate_size, config.hidden_size)
+        self.down = linear(
+            config.intermediate_size, config.hidden_size, dot_general=dot_general
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map each token: [B, T, D] -> [B, T, D]."""
@@ -254,44 +261,8 @@ def logits(config: DecoderConfig, params: Params, states: jax.Array) -> jax.Arra
         kernel = params["lm_head"]["kernel"]
     kernel = kernel.astype(config.dtype)
     rows = states.reshape(-1, states.shape[-1])  # see `by_token`
-    return _to_vocabulary(rows, kernel).reshape(*states.shape[:-1], -1)
-
-
-def _multiply(states: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply [M, D] with [D, V]: float32 [M, V]."""
-    return jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
-
-
-def _multiply_forward(
-    states: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _multiply(states, kernel), (states, kernel)
-
-
-def _multiply_backward(
-    kept: tuple[jax.Array, jax.Array], d_scores: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Differentiate as JAX does, but keep transpositions out of the product on CPUs.
-
-    XLA merges those of the states and of a tied kernel with the product that the
-    kernel's gradient is, which its CPU backend then computes at half of the speed.
-    """
-    states, kernel = kept
-    d_states, d_kernel = jax.vjp(_multiply, states, kernel)[1](d_scores)
-
-    def apart(states: jax.Array, d_scores: jax.Array, _: jax.Array) -> jax.Array:
-        transposed = jax.lax.optimization_barrier(states.T)
-        d_kernel = jnp.matmul(transposed, d_scores).astype(kernel.dtype)
-        return jax.lax.optimization_barrier(d_kernel)
-
-    d_kernel = jax.lax.platform_dependent(
-        states, d_scores, d_kernel, cpu=apart, default=lambda *xs: xs[-1]
-    )
-    return d_states, d_kernel
-
-
-_to_vocabulary = jax.custom_vjp(_multiply)
-_to_vocabulary.defvjp(_multiply_forward, _multiply_backward)
+    scores = multiply(rows, kernel, jnp.float32)
+    return scores.reshape(*states.shape[:-1], -1)
 
 
 def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
