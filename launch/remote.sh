@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the launchers of clusters share; to be sourced.
 #
-# With --dry-run as the first argument of a launcher, commands are printed, not run.
+# With --dry-run among the arguments of a launcher, commands are printed, not run.
 
 fail() {
     printf 'error: %s\n' "$*" >&2
@@ -42,8 +42,13 @@ run_on() {
     fi
 }
 
+# Take --dry-run out of the arguments, wherever it stands.
 dry_run=no
-if [ "${1:-}" = --dry-run ]; then
-    dry_run=yes
+for argument in "$@"; do
     shift
-fi
+    if [ "$argument" = --dry-run ]; then
+        dry_run=yes
+    else
+        set -- "$@" "$argument"
+    fi
+done

@@ -8,7 +8,7 @@
 # slice if it has gone, copies the code and resumes the run. Settings, as variables:
 TPU="${TPU:-}"                              # name of the slice
 ZONE="${ZONE:-}"                            # where it is
-PROJECT="${PROJECT:-$(gcloud config get-value project 2>/dev/null || true)}"
+PROJECT="${PROJECT:-}"                      # empty: the one gcloud is configured for
 TYPE="${TYPE:-v6e-16}"                      # v5litepod-16, v5p-8, v6e-16, ...
 VERSION="${VERSION:-v2-alpha-tpuv6e}"       # of the software; for v5p v2-alpha-tpuv5
 CONFIG="${CONFIG:-configs/alfworld.py}"
@@ -20,9 +20,9 @@ set -euo pipefail
 # shellcheck source=launch/remote.sh
 source "$(dirname "${BASH_SOURCE[0]}")/remote.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-require TPU ZONE PROJECT
+require TPU ZONE
 
-place=(--zone="$ZONE" --project="$PROJECT")
+place=(--zone="$ZONE" ${PROJECT:+--project="$PROJECT"})
 tpu=(gcloud compute tpus tpu-vm)
 code=/tmp/reskill_jax.tar.gz
 

@@ -55,6 +55,8 @@ def launch(tmp_path, name, *arguments, **settings):
 def test_what_is_printed_is_what_is_run(tmp_path, name):
     printed = launch(tmp_path, name, "--dry-run", *OVERRIDES, **SETTINGS[name])
     assert printed.returncode == 0, printed.stderr
+    last = launch(tmp_path, name, *OVERRIDES, "--dry-run", **SETTINGS[name])
+    assert last.stdout == printed.stdout
     assert not (tmp_path / "log").exists()
     done = launch(tmp_path, name, *OVERRIDES, **SETTINGS[name])
     assert done.returncode == 0, done.stderr
@@ -68,6 +70,15 @@ def test_a_setting_that_is_missing_is_named(tmp_path, name, missing):
     done = launch(tmp_path, name, "--dry-run", **SETTINGS[name] | {missing: ""})
     assert done.returncode == 1
     assert f"error: {missing} is not set: see the top of" in done.stderr
+
+
+def test_the_project_of_a_tpu_is_by_default_that_of_gcloud(tmp_path):
+    settings = SETTINGS["tpu"]
+    printed = launch(tmp_path, "tpu", "--dry-run", **settings)
+    without = launch(tmp_path, "tpu", "--dry-run", **settings | {"PROJECT": ""})
+    assert without.returncode == 0, without.stderr
+    assert printed.stdout.count(" --project=p") == 3
+    assert without.stdout == printed.stdout.replace(" --project=p", "")
 
 
 def test_every_tpu_host_starts_the_program_with_all_flags(tmp_path):
