@@ -1,11 +1,17 @@
 """Shape of a decoder, under the names of Hugging Face's `config.json`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reskill_jax.policy.rope import Scaling, read_scaling, write_scaling
+from reskill_jax.policy.rope import (
+    Scaling,
+    is_positive,
+    read_scaling,
+    write_scaling,
+)
 
 _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
@@ -115,6 +121,41 @@ _FIXED: dict[str, Any] = {
 }
 
 
+# What the values of keys have to be, where they are there and not null.
+_WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+        ),
+        ("a positive integer", lambda x: type(x) is int and x > 0),
+    ),
+    **dict.fromkeys(("rms_norm_eps", "rope_theta"), ("a positive number", is_positive)),
+    **dict.fromkeys(
+        ("tie_word_embeddings", "attention_bias"),
+        ("true or false", lambda x: isinstance(x, bool)),
+    ),
+    **dict.fromkeys(
+        ("model_type", "dtype", "torch_dtype"),
+        ("a string", lambda x: isinstance(x, str)),
+    ),
+    **dict.fromkeys(
+        ("rope_parameters", "rope_scaling"),
+        ("an object", lambda x: isinstance(x, dict)),
+    ),
+    "layer_types": (
+        "a list of strings",
+        lambda x: isinstance(x, list) and all(isinstance(y, str) for y in x),
+    ),
+}
+
+
 def to_hf(config: DecoderConfig) -> dict[str, Any]:
     """Return the `config.json` dict that transformers 5 reads for this decoder."""
     values = {
@@ -136,9 +177,10 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
     """Read a `config.json` dict, of transformers 4 or 5.
 
     Raises:
-        ValueError: for a model type or a feature that the decoder does not compute, or
-            a missing key, by name.
+        ValueError: for a model type or a feature that the decoder does not compute, a
+            missing key, or a value of the wrong type, by name.
     """
+    _check_types(values)
     model_type = values.get("model_type")
     if model_type not in _ARCHITECTURES:
         raise ValueError(
@@ -158,6 +200,7 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
             "whose layers are all full_attention"
         )
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    _check_types({"rope_theta": rope.get("rope_theta")})
     theta: Any = rope.get("rope_theta", values.get("rope_theta"))
     missing = [key for key in _REQUIRED if values.get(key) is None]
     missing += ["rope_theta"] if theta is None else []
@@ -182,6 +225,19 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
         rope_scaling=read_scaling(rope),
         dtype=values.get("dtype") or values.get("torch_dtype") or "float32",
     )
+
+
+def _check_types(values: Any) -> None:
+    """Raise unless values are such as `_WANTED` says."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{values!r} is not an object with the keys of a model")
+    wrong = [
+        f"{key}={values[key]!r} is not {wanted}"
+        for key, (wanted, fits) in _WANTED.items()
+        if values.get(key) is not None and not fits(values[key])
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
 
 
 def load_config(directory: Path | str) -> DecoderConfig:

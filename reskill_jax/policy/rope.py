@@ -61,13 +61,14 @@ def read_scaling(rope: dict[str, Any]) -> Scaling | None:
     """Read the scaling of a configuration; None for plain frequencies.
 
     Raises:
-        ValueError: it is of a kind, or has a parameter, that is not computed here.
+        ValueError: it is of a kind, or has a parameter, that is not computed here; or a
+            value of another type than it has to be.
     """
     given = {key: value for key, value in rope.items() if value is not None}
     kind = given.pop("rope_type", given.get("type", "default"))
     for key in ("type", "rope_theta"):
         given.pop(key, None)
-    if kind != "default" and kind not in _TYPES:
+    if kind not in ("default", *_TYPES):
         raise ValueError(
             f"rope_type={kind!r} is not supported: use one of default, "
             f"{', '.join(_TYPES)}. Where all prompts stay within the context of "
@@ -82,10 +83,24 @@ def read_scaling(rope: dict[str, Any]) -> Scaling | None:
         raise ValueError(f"rope_type={kind!r} with {shown} is not supported")
     if kind == "default":
         return None
+    for key, value in given.items():
+        if key == "truncate" and not isinstance(value, bool):
+            raise ValueError(
+                f"rope_type={kind!r}: {key}={value!r} is not true or false"
+            )
+        if key != "truncate" and not is_positive(value):
+            raise ValueError(
+                f"rope_type={kind!r}: {key}={value!r} is not a positive number"
+            )
     try:
         return _TYPES[kind](**given)
     except TypeError as error:  # it names the parameters that are missing
         raise ValueError(f"rope_type={kind!r} is incomplete: {error}") from error
+
+
+def is_positive(value: Any) -> bool:
+    """Tell whether a value of JSON is a positive, finite number."""
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def write_scaling(scaling: Scaling | None) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Tokenizer:
         settings_path = path.with_name("tokenizer_config.json")
         settings = {}
         if settings_path.is_file():
-            settings = json.loads(settings_path.read_text())
+            settings = _read_settings(settings_path)
         template_path = path.with_name("chat_template.jinja")
         if template_path.is_file():  # it takes precedence in transformers too
             settings["chat_template"] = template_path.read_text()
@@ -195,6 +195,16 @@ class Tokenizer:
         """Return the ids of text that the template made: special tokens are meant."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds {settings!r}, not an object")
+    return settings
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -85,3 +85,11 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_bad_settings_are_named(tokenizer, tmp_path, text):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+        Tokenizer.load(tmp_path)

@@ -269,6 +269,10 @@ def rope(**values):
         ({"head_dim": None}, "lacks head_dim"),
         ({"rope_parameters": {"rope_type": "default"}}, "lacks rope_theta"),
         ({"head_dim": 7}, "head_dim=7"),
+        ({"rope_parameters": rope(rope_type=["yarn"])}, "rope_type="),
+        ({"rope_parameters": rope(rope_type="yarn", factor="4")}, "factor='4'"),
+        ({"rope_parameters": rope(rope_type="yarn", truncate=1)}, "truncate=1"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta=0 is not a positive"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
     ],
 )
@@ -276,6 +280,32 @@ def test_configs_that_cannot_be_computed_are_refused(tmp_path, change, message):
     values = {**to_hf(CONFIG), **change}
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key", sorted({*to_hf(CONFIG), "rope_scaling", "torch_dtype", "layer_types"})
+)
+def test_values_of_any_type_are_read_or_refused_by_name(tmp_path, key):
+    path = tmp_path / "config.json"
+    for value in (None, "x", "", -1, 0, 1.5, 1e400, True, [], [1], {}):
+        path.write_text(json.dumps({**to_hf(CONFIG), key: value}))
+        problem = ""
+        try:
+            read = load_config(tmp_path)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            assert problem.startswith(str(path))
+            assert key.split("_")[0] in problem.removeprefix(str(path))
+        else:
+            assert from_hf(to_hf(read)) == read
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", "{", ""])
+def test_files_without_a_config_are_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json.* is not"):
         load_config(tmp_path)
 
 
