@@ -2,13 +2,14 @@
 
     pip install '.[parity]'; python -m reskill_jax.benchmarks.policy
 
-times forward and backward of small Qwen3s on the same random tokens, in float32, the
-two in turn; the best of the repeats counts, which on a noisy machine is the steadiest.
+times forward and backward of small Qwen3s on the same random tokens, in float32, all
+in turn; the best of the repeats counts, which on a noisy machine is the steadiest.
 FLOPs are those of the matrix products (a causal mask halves attention's); the peak is
 this machine's own, of one large product in JAX.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,26 +41,27 @@ def main(argv: Sequence[str]) -> None:
     del argv
     keep_freed_memory()  # as in a run
     peak = matmul_peak()
+    shape = (_ROWS.value, _LENGTH.value)
+    size = math.prod(shape)
+    configs = [decoder(*sizes) for sizes in SHAPES.values()]
+    steps: list[Callable[[], Any]] = []
+    for config in configs:
+        tokens = np.random.default_rng(0).integers(0, config.vocab_size, shape)
+        params = init(config, jax.random.key(0))
+        steps.append(jax_step(config, params, tokens))
+        steps.append(torch_step(torch_model(config), tokens))
+    # All sizes in turn: a disturbance of a minute meets some timings of each.
+    seconds = in_turn(steps, _REPEATS.value)
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {"matmul peak, GFLOP/s": peak / 1e9}
     bars: dict[str, Bar] = {}
-    for name, shape in SHAPES.items():
-        config = decoder(*shape)
-        tokens = np.random.default_rng(0).integers(
-            0, config.vocab_size, (_ROWS.value, _LENGTH.value)
-        )
-        params = init(config, jax.random.key(0))
-        ours, theirs = in_turn(
-            [jax_step(config, params, tokens), torch_step(torch_model(config), tokens)],
-            _REPEATS.value,
-        )
-        share = flops(config, *tokens.shape) / ours / peak
-        rows.append(
-            [name, tokens.size / ours, tokens.size / theirs, theirs / ours, share]
-        )
+    pairs = zip(SHAPES, configs, seconds[::2], seconds[1::2], strict=True)
+    for name, config, ours, theirs in pairs:
+        share = flops(config, *shape) / ours / peak
+        rows.append([name, size / ours, size / theirs, theirs / ours, share])
         figures |= {
-            f"{name}/tokens per second": tokens.size / ours,
-            f"{name}/tokens per second, torch": tokens.size / theirs,
+            f"{name}/tokens per second": size / ours,
+            f"{name}/tokens per second, torch": size / theirs,
             f"{name}/share of peak": share,
         }
         bars[f"{name}: speed over torch"] = Bar(theirs / ours, 1.0)
