@@ -15,6 +15,7 @@ pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'"
 from pydantic import BaseModel, ConfigDict
 
 from reskill_jax.creator.backends import Model, OpenAI
+from reskill_jax.creator.budget import Budget
 from reskill_jax.creator.call_log import CallLog
 from reskill_jax.creator.calls import Caller
 from reskill_jax.creator.patience import CallError, Failure, Patience
@@ -35,8 +36,12 @@ class Choice(BaseModel):
 
 def make(engine, log, **changes):
     model = Model("sidecar", "", **{"max_tokens": 64, "timeout": 15.0, **changes})
-    patience = Patience(pause=0.0, cooldown=0.0)
-    return Caller(Sidecar(model, engine.urls), CallLog(log), patience=patience)
+    return Caller(
+        Sidecar(model, engine.urls),
+        CallLog(log),
+        patience=Patience(pause=0.0, cooldown=0.0),
+        budget=Budget(cycle_calls=0),  # on a busy machine a push outlasts 60 of them
+    )
 
 
 def recorded(log):
