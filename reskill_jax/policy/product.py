@@ -27,7 +27,7 @@ def dot_general(
     Raises:
         ValueError: they want another product.
     """
-    inner = tuple(range(kernel.ndim))[: x.ndim - 1]
+    inner = tuple(range(x.ndim - 1))
     wanted = ((tuple(axis + 1 for axis in inner), inner), ((), ()))
     if dimensions != wanted or any(option is not None for option in options.values()):
         raise ValueError(f"not a product of tokens: {dimensions}, {options}")
