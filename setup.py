@@ -59,7 +59,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
-    package_data={"reskill_jax": ["assets/**/*", "creator/prompts/*.md"]},
+    package_data={"reskill_jax": ["laboratory/assets/**/*", "creator/prompts/*.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
 )

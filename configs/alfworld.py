@@ -69,7 +69,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     # Supervised learning on demonstrations that obey skills, unless policy.path is set.
     c.warm_start = ConfigDict()
-    c.warm_start.recipe = ""  # a name in warm_start/recipe.py; empty: none
+    c.warm_start.recipe = ""  # a name in laboratory/recipe.py; empty: none
     c.warm_start.retrain = False  # ignore the shipped result and cached ones
 
     # Rollouts.
@@ -155,7 +155,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.strategy.reservoir = 200  # episodes that the creator sees, at most
     c.strategy.reservoir_min = 100  # and at least
 
-    # The trial of a candidate bank; see skills/trial.py.
+    # The trial of a candidate bank; see trials/trial.py.
     c.trial = ConfigDict()
     c.trial.mode = "paired"  # or paper: independent arms, K_e = max_steps, strict mean
     c.trial.assignment = "stratified"  # or per_rollout (paper)

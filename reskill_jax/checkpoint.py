@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from reskill_jax.workdir import plain
+from reskill_jax.storage import plain
 
 _SLACK = 1 << 20  # bytes of metadata that a write adds to arrays and host document
 _LISTED = 5  # differing arrays that an error message shows

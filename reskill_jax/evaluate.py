@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reskill_jax.environments.base import Task
+from reskill_jax.environments.protocol import Task
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
-from reskill_jax.rollout.types import Episode, Sampling
+from reskill_jax.rollout.engine import Sampling
+from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 
 

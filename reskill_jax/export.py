@@ -13,11 +13,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from reskill_jax import run
+from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer, left_out
-from reskill_jax.grpo.optimization import abstract_state
-from reskill_jax.policy.config import load_config
+from reskill_jax.grpo.optimizer import abstract_state
 from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import save
 from reskill_jax.workdir import Workdir
@@ -44,9 +44,9 @@ def export_run(
         ValueError: the run has no checkpoint yet.
     """
     _refuse_existing(output)
-    source = run.policy_directory(config)
+    source = build.policy_directory(config)
     decoder = load_config(source)
-    tx, _ = run.make_grpo(config, decoder)
+    tx, _ = build.make_grpo(config, decoder)
     state = abstract_state(abstract_params(decoder), tx)
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:

@@ -27,8 +27,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import distributed
-from reskill_jax.memory import keep_freed_memory
-from reskill_jax.workdir import Workdir, compilation_cache, write_text
+from reskill_jax.process import compilation_cache, keep_freed_memory
+from reskill_jax.storage import write_text
+from reskill_jax.workdir import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"--mode={_MODE.value} needs --workdir, a run's directory")
     workdir = Workdir(Path(_WORKDIR.value))
     if _MODE.value == "show":
-        from reskill_jax.show import show  # noqa: PLC0415
+        from reskill_jax.report.show import show  # noqa: PLC0415
 
         print(show(workdir))
         return
@@ -113,8 +114,8 @@ def _keep_traceback(workdir: Workdir) -> str:
 
 
 def _train(workdir: Workdir) -> None:
-    from reskill_jax.config import validate  # noqa: PLC0415
     from reskill_jax.train import train  # noqa: PLC0415
+    from reskill_jax.validate import validate  # noqa: PLC0415
 
     if _CONFIG.value is None:
         raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
@@ -130,7 +131,7 @@ def _train(workdir: Workdir) -> None:
 
 
 def _compile() -> None:
-    from reskill_jax.compile import compile_run, render  # noqa: PLC0415
+    from reskill_jax.memory_plan import compile_run, render  # noqa: PLC0415
 
     if _CONFIG.value is None:
         raise app.UsageError("--mode=compile needs --config, e.g. configs/alfworld.py")

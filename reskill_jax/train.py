@@ -9,15 +9,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from reskill_jax import distributed, run
+from reskill_jax import build, distributed
 from reskill_jax.checkpoint import Checkpointer, Restored, left_out
-from reskill_jax.environments.base import Task
+from reskill_jax.environments.protocol import Task
 from reskill_jax.evaluate import evaluate
-from reskill_jax.grpo.optimization import abstract_state, init_state
-from reskill_jax.logbook import Logbook, summary
-from reskill_jax.rollout.batches import Batches
+from reskill_jax.grpo.optimizer import abstract_state, init_state
+from reskill_jax.report.logbook import Logbook, summary
 from reskill_jax.rollout.collector import Collector
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.prefetch import Batches
 from reskill_jax.strategies import make_strategy
 from reskill_jax.strategies.base import Strategy
 from reskill_jax.workdir import Workdir
@@ -30,10 +30,10 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         The metrics of the last evaluation.
     """
     with ExitStack() as resources:
-        tasks = run.load_tasks(config)
-        policy = run.load_policy(config)
-        reference = run.make_reference(config, policy)
-        tx, update = run.make_grpo(config, policy.config, policy.mesh)
+        tasks = build.load_tasks(config)
+        policy = build.load_policy(config)
+        reference = build.make_reference(config, policy)
+        tx, update = build.make_grpo(config, policy.config, policy.mesh)
 
         checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
         resources.callback(checkpointer.close)
@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         done, state, host = checkpointer.restore(fresh) or Restored(
             0, init_state(policy.params, tx, policy.mesh), {}
         )
-        collector = run.make_collector(config, policy, state.params, done, resources)
+        collector = build.make_collector(config, policy, state.params, done, resources)
         servers = collector.engine.urls
         strategy = make_strategy(config, workdir.creator_calls, servers)
         batches = Batches(
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         def evaluation(step: int) -> dict[str, float]:
             batches.serve(state.params, step)
             metrics, episodes = evaluate(
-                collector, tasks.held_out, strategy.banks[0], run.sampling(config)
+                collector, tasks.held_out, strategy.banks[0], build.sampling(config)
             )
             if logbook:
                 logbook.evaluation(step, metrics, episodes)
@@ -82,7 +82,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                     state,
                     reference,
                     batch.episodes,
-                    seed=run.derive(config.seed, "minibatches", step),
+                    seed=build.derive(config.seed, "minibatches", step),
                 )
                 metrics |= learning
             metrics["time/update"] = time.perf_counter() - updating
@@ -90,9 +90,9 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
 
             if logbook:
                 logbook.step(step, metrics, batch.episodes, strategy)
-            if run.due(step, config.eval.every, config.num_steps):
+            if build.due(step, config.eval.every, config.num_steps):
                 held_out = evaluation(step)
-            if run.due(step, config.checkpoint.every, config.num_steps):
+            if build.due(step, config.checkpoint.every, config.num_steps):
                 checkpointer.save(
                     step,
                     state,
@@ -102,13 +102,13 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         return held_out
 
 
-def _tasks(config: ConfigDict, tasks: run.TaskSets, step: int) -> list[Task]:
-    return run.sample_tasks(tasks.train, config.rollout.tasks, config.seed, step - 1)
+def _tasks(config: ConfigDict, tasks: build.TaskSets, step: int) -> list[Task]:
+    return build.sample_tasks(tasks.train, config.rollout.tasks, config.seed, step - 1)
 
 
 def _collect(
     config: ConfigDict,
-    tasks: run.TaskSets,
+    tasks: build.TaskSets,
     strategy: Strategy,
     collector: Collector,
     step: int,
@@ -116,23 +116,23 @@ def _collect(
     """Settle now what a step plays, and on which banks; await it to be played."""
     batch = _tasks(config, tasks, step)
     arms = strategy.assign(
-        run.derive(config.seed, "assign", step), len(batch), config.grpo.group_size
+        build.derive(config.seed, "assign", step), len(batch), config.grpo.group_size
     )
     return collector.collect(
         batch,
         arms,
         strategy.banks,
-        sampling=run.sampling(config),
-        seed=run.derive(config.seed, "rollout", step),
+        sampling=build.sampling(config),
+        seed=build.derive(config.seed, "rollout", step),
     )
 
 
 def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
     """Evaluate the newest checkpoint of a run and print success by split."""
     with ExitStack() as resources:
-        tasks = run.load_tasks(config)
-        policy = run.load_policy(config)
-        tx, _ = run.make_grpo(config, policy.config, policy.mesh)
+        tasks = build.load_tasks(config)
+        policy = build.load_policy(config)
+        tx, _ = build.make_grpo(config, policy.config, policy.mesh)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
         state = abstract_state(policy.params, tx, policy.mesh)
@@ -140,14 +140,14 @@ def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         restored = checkpointer.restore(state)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        collector = run.make_collector(
+        collector = build.make_collector(
             config, policy, restored.arrays.params, restored.step, resources
         )
         servers = collector.engine.urls
         strategy = make_strategy(config, workdir.creator_calls, servers)
         strategy.restore(restored.host["strategy"])
         metrics, _ = evaluate(
-            collector, tasks.held_out, strategy.banks[0], run.sampling(config)
+            collector, tasks.held_out, strategy.banks[0], build.sampling(config)
         )
     print(summary(restored.step, metrics))
     return metrics

@@ -19,7 +19,6 @@ A process that trains does this before any work, and later starts do the same:
 
 import fcntl
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
+from reskill_jax.storage import plain, write_text
 
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
@@ -164,39 +163,6 @@ class Workdir:
             ) from error
 
 
-def plain(value: Any, name: str) -> Any:
-    """Copy a JSON document, refusing what would not come back as it went in.
-
-    Args:
-        value: dict with string keys, list, tuple, str, finite float, int, bool or None.
-        name: where the value stands, for the error message.
-
-    Returns:
-        The copy; tuples have become lists.
-
-    Raises:
-        TypeError: a value or key of another type.
-        ValueError: a float that is not finite.
-    """
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}: JSON has finite numbers only")
-        return value
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{name} has the key {key!r}: use a string")
-        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
-    raise TypeError(
-        f"{name} is of type {type(value).__name__}, which JSON cannot hold: convert it "
-        "to dict, list, str, float, int, bool or None"
-    )
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested dicts to dotted keys; an empty dict stays a value."""
     flat: dict[str, Any] = {}
@@ -206,39 +172,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file by one rename: readers see the old or the new text, never a part.
-
-    Raises:
-        OSError: it cannot be written, e.g. the disk is full; the old file is intact.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        # The error of a full disk does not tell which file it was.
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def compilation_cache(directory: Path) -> None:
-    """Keep compiled programs on disk, so that a second start does not compile again.
-
-    To be called before the first compilation. The environment variable
-    JAX_COMPILATION_CACHE_DIR takes precedence over `directory`.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
-    # By default JAX keeps only what took a second to compile; a small model on a CPU
-    # has many programs below that.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _extends(stored: Any, wanted: Any) -> bool:

@@ -21,7 +21,7 @@ from programs import (
 )
 
 from reskill_jax import distributed
-from reskill_jax.metrics import read_metrics
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
 needs_alfworld = pytest.mark.skipif(

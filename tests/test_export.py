@@ -13,12 +13,12 @@ import pytest
 import transformers
 from ml_collections import ConfigDict
 
-from reskill_jax import run
+from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.export import export, export_run
-from reskill_jax.grpo.optimization import init_state
-from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import load, save
 from reskill_jax.workdir import Workdir
@@ -72,7 +72,7 @@ def workdir(source, tmp_path_factory) -> Workdir:
     config = smoke(source)
     workdir = Workdir(tmp_path_factory.mktemp("run"))
     workdir.bind(config.to_dict())
-    tx, _ = run.make_grpo(config, DECODER)
+    tx, _ = build.make_grpo(config, DECODER)
     checkpointer = Checkpointer(workdir.checkpoints)
     checkpointer.save(2, init_state(random(1), tx), {})
     checkpointer.save(3, init_state(random(2), tx), {})
@@ -142,4 +142,4 @@ def test_a_tokenizer_of_another_model_is_refused(source, tmp_path):
     Tokenizer.load(source).save(tmp_path)
     config = smoke(tmp_path)
     with pytest.raises(ValueError, match="embeds only vocab_size=100"):
-        run.load_policy(config)
+        build.load_policy(config)

@@ -23,11 +23,11 @@ from programs import (
     written,
 )
 
-from reskill_jax import run
-from reskill_jax.config import validate
-from reskill_jax.metrics import read_metrics
+from reskill_jax import build
 from reskill_jax.policy.weights import load
-from reskill_jax.show import show
+from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.show import show
+from reskill_jax.validate import validate
 from reskill_jax.workdir import Workdir
 
 # Not importorskip: importing alfworld sets ALFWORLD_DATA for the whole test process.
@@ -74,12 +74,12 @@ def outcome(workdir):
 def parameters(workdir):
     """The bytes of the last checkpoint's arrays, read by the run's own reader."""
     from reskill_jax.checkpoint import Checkpointer
-    from reskill_jax.grpo.optimization import init_state
+    from reskill_jax.grpo.optimizer import init_state
 
     config = get_config().copy_and_resolve_references()
     config.update(Workdir(workdir).read_config())
     decoder, params = load(config.policy.path)
-    tx, _ = run.make_grpo(config, decoder)
+    tx, _ = build.make_grpo(config, decoder)
     checkpointer = Checkpointer(Workdir(workdir).checkpoints, read_only=True)
     restored = checkpointer.restore(init_state(params, tx))
     checkpointer.close()
@@ -318,14 +318,14 @@ def test_the_paper_variant_asks_for_weights_alone(policy):
 
 
 def test_task_sampling_is_a_function_of_seed_and_step_and_covers_epochs():
-    from reskill_jax.environments.base import Task
+    from reskill_jax.environments.protocol import Task
 
     tasks = [Task(str(k), "kind", "train", "") for k in range(10)]
-    steps = [run.sample_tasks(tasks, 4, seed=3, step=s) for s in range(10)]
-    assert steps[7] == run.sample_tasks(tasks, 4, seed=3, step=7)
+    steps = [build.sample_tasks(tasks, 4, seed=3, step=s) for s in range(10)]
+    assert steps[7] == build.sample_tasks(tasks, 4, seed=3, step=7)
     flat = [task.id for step in steps for task in step]
     for epoch in range(4):
         assert sorted(flat[10 * epoch : 10 * epoch + 10]) == sorted(t.id for t in tasks)
     assert flat[:10] != flat[10:20]
-    other = [run.sample_tasks(tasks, 4, seed=4, step=s) for s in range(10)]
+    other = [build.sample_tasks(tasks, 4, seed=4, step=s) for s in range(10)]
     assert other != steps

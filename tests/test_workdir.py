@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reskill_jax.workdir import Workdir, flatten, plain, write_text
+from reskill_jax.storage import plain, write_text
+from reskill_jax.workdir import Workdir, flatten
 
 CONFIG = {
     "seed": 0,

@@ -38,14 +38,14 @@ from reskill_jax.benchmarks.players import (
 )
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
-from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.laboratory.recipe import Shape
 from reskill_jax.policy.decoder import Params, init
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.policy.weights import load, save
-from reskill_jax.rollout.jax_engine import JaxEngine
-from reskill_jax.rollout.types import Engine
-from reskill_jax.rollout.vllm_server import Server, ServerOptions
-from reskill_jax.warm_start.recipe import Shape
+from reskill_jax.rollout.engine import Engine
+from reskill_jax.rollout.jax.engine import JaxEngine
+from reskill_jax.rollout.vllm.server import Server, ServerOptions
 
 _VLLM = flags.DEFINE_string("vllm", "", "bin/vllm of an environment; empty: skipped.")
 _GROUPS = flags.DEFINE_integer("groups", 2, "Groups, whose episodes share a head.")
@@ -200,8 +200,8 @@ def start_vllm(
     resources: ExitStack,
 ) -> tuple[Server, Engine]:
     """Start a vLLM server on this machine's cores, with as much room as our engine."""
-    from reskill_jax.rollout.vllm_engine import VllmEngine  # noqa: PLC0415
-    from reskill_jax.rollout.vllm_files import FilesTransfer  # noqa: PLC0415
+    from reskill_jax.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
+    from reskill_jax.rollout.vllm.files_transfer import FilesTransfer  # noqa: PLC0415
 
     token = 2 * config.num_hidden_layers * config.num_key_value_heads
     token *= config.head_dim * np.dtype(config.dtype).itemsize

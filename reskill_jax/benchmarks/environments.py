@@ -27,8 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reskill_jax.benchmarks import reporting
-from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
-from reskill_jax.environments.base import Observation, Task
+from reskill_jax.environments.alfworld.environment import (
+    AlfworldEnvironment,
+    find_games,
+)
+from reskill_jax.environments.protocol import Observation, Task
 
 if TYPE_CHECKING:
     from textworld.logic import Proposition
@@ -137,7 +140,7 @@ def _make(engine: str) -> tuple[Any, Callable[[Task], None]]:
     if engine == "stock":
         stock = StockEnvironment()
         return stock, stock.load
-    from reskill_jax.environments import alfworld_engine  # noqa: PLC0415
+    from reskill_jax.environments.alfworld import engine as alfworld_engine  # noqa: PLC0415
 
     def load(task: Task) -> None:
         alfworld_engine.load_game.cache_clear()
@@ -192,7 +195,8 @@ def _compare(tasks: list[Task], repeats: int) -> dict[str, dict[str, float]]:
 def _cases(games: str | None, limit: int) -> Iterator[tuple[str, list[Task]]]:
     """Yield names and tasks of what to play: small houses, and full-size games."""
     # Importing the generator imports the engine.
-    from reskill_jax.environments import alfworld_games, alfworld_recipe  # noqa: PLC0415
+    from reskill_jax.environments.alfworld import games as alfworld_games  # noqa: PLC0415
+    from reskill_jax.environments.alfworld import house_settings as alfworld_recipe  # noqa: PLC0415
 
     def generate(preset: str, folder: str) -> list[Task]:
         recipe = dataclasses.replace(

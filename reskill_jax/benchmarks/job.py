@@ -19,14 +19,15 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from reskill_jax import run
+from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.benchmarks.runs import CONFIG
 from reskill_jax.benchmarks.timing import in_turn
 from reskill_jax.benchmarks.trees import as_flat, flat_prompt
-from reskill_jax.grpo.optimization import TrainState, init_state
-from reskill_jax.rollout.jax_engine import JaxEngine
-from reskill_jax.rollout.types import Episode, Request, Sampling
+from reskill_jax.grpo.optimizer import TrainState, init_state
+from reskill_jax.rollout.engine import Request, Sampling
+from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.skills.skill import SkillBank
 
 _TIMINGS = flags.DEFINE_integer("timings", 3, "Of each, of which the best counts.")
@@ -37,14 +38,14 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = runpy.run_path(CONFIG)["get_config"]("cpu")
     with ExitStack() as resources:
-        tasks = run.load_tasks(config)
-        policy = run.load_policy(config)
-        reference = run.make_reference(config, policy)
-        tx, update = run.make_grpo(config, policy.config, policy.mesh)
-        collector = run.make_collector(config, policy, policy.params, 0, resources)
-        chosen = run.sample_tasks(tasks.train, config.rollout.tasks, config.seed, 0)
+        tasks = build.load_tasks(config)
+        policy = build.load_policy(config)
+        reference = build.make_reference(config, policy)
+        tx, update = build.make_grpo(config, policy.config, policy.mesh)
+        collector = build.make_collector(config, policy, policy.params, 0, resources)
+        chosen = build.sample_tasks(tasks.train, config.rollout.tasks, config.seed, 0)
         arms = np.zeros((len(chosen), config.grpo.group_size), np.int32)
-        sampling = run.sampling(config)
+        sampling = build.sampling(config)
         episodes = asyncio.run(
             collector.collect(
                 chosen, arms, (SkillBank(),), sampling=sampling, seed=config.seed
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def play_again(
-    engine: JaxEngine, episodes: Sequence[Episode], policy: run.Policy, *, flat: bool
+    engine: JaxEngine, episodes: Sequence[Episode], policy: build.Policy, *, flat: bool
 ) -> None:
     """Ask for all turns, every episode at its own pace, from an empty cache.
 

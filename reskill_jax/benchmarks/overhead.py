@@ -20,8 +20,8 @@ from pathlib import Path
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import Changes, finish
-from reskill_jax.creator.rules import HELPFUL
-from reskill_jax.metrics import read_metrics
+from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
 TARGET = 1.05  # the paper reports 1.33

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
-from reskill_jax.rollout.types import Completion, Engine, Request, Sampling
+from reskill_jax.rollout.engine import Completion, Engine, Request, Sampling
 
 T = TypeVar("T")
 _logprobs = jax.jit(token_logprobs, static_argnums=0)

@@ -20,10 +20,10 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
-from reskill_jax.memory import keep_freed_memory
-from reskill_jax.policy.config import DecoderConfig, to_hf
 from reskill_jax.policy.decoder import Params, init
+from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.process import keep_freed_memory
 
 _ROWS = flags.DEFINE_integer("rows", 4, "Rows of a batch.")
 _LENGTH = flags.DEFINE_integer("length", 768, "Tokens of a row.")

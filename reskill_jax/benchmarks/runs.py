@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reskill_jax.metrics import read_metrics
-from reskill_jax.warm_start.recipe import RECIPES
+from reskill_jax.laboratory.recipe import RECIPES
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import PLACES, Workdir, flatten
 
 Value = str | int | float | tuple[str, ...]

@@ -22,9 +22,10 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.skills import thompson
-from reskill_jax.skills.trial import Memory, Trial
-from reskill_jax.skills.trial_config import TrialConfig
+from reskill_jax.trials import thompson
+from reskill_jax.trials.discount import MemoryEstimate
+from reskill_jax.trials.trial import Trial
+from reskill_jax.trials.trial_config import TrialConfig
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Runs of each side.", lower_bound=1)
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     small = _trial(TrialConfig.paper(), 160, 8)
     large = _trial(TrialConfig(), 125_000, 8)
     wins, episodes = np.moveaxis(small.padded_counts().sum(1), -1, 0)[:, :_STEPS]
-    memory = Memory()
+    memory = MemoryEstimate()
     memory.add(small)
     rng = np.random.default_rng(0)
     rows: list[list[str | float]] = []
@@ -91,7 +92,7 @@ def assign_naively(
     return arms
 
 
-def update_memory(memory: Memory, trial: Trial) -> float:
+def update_memory(memory: MemoryEstimate, trial: Trial) -> float:
     """Add one trial and estimate M."""
     updated = replace(memory)
     updated.add(trial)

@@ -34,19 +34,23 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.creator.rules import HELPFUL
-from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
-from reskill_jax.environments.base import Task
-from reskill_jax.grpo.batch import pack
-from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.environments.alfworld.environment import (
+    AlfworldEnvironment,
+    find_games,
+)
+from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.environments.protocol import Task
+from reskill_jax.grpo.optimizer import init_state, make_optimizer
+from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.supervised import make_supervised_update
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
-from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.engine import Request, Sampling
+from reskill_jax.rollout.episode import Episode, Turn
+from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.prompts import FULL, Conversation, PromptBuilder, render_skill
-from reskill_jax.rollout.types import Episode, Request, Sampling, Turn
 from reskill_jax.skills.skill import SkillBank
 
 _ROOT = flags.DEFINE_string("root", "", "Holds json_2.1.1/; empty: $ALFWORLD_DATA.")
@@ -155,7 +159,7 @@ def play(environment: AlfworldEnvironment, task: Task, expert: bool) -> Play:
         The task; goal and observations; admissible commands and action of every turn;
         whether the game was won.
     """
-    from reskill_jax.environments.alfworld_expert import Expert  # noqa: PLC0415
+    from reskill_jax.environments.alfworld.expert import Expert  # noqa: PLC0415
 
     rng = random.Random(task.id)
     goal, now = environment.reset(task)

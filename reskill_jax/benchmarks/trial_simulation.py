@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from reskill_jax.skills import paired, thompson
-from reskill_jax.skills.trial_config import TrialConfig
+from reskill_jax.trials import paired, thompson
+from reskill_jax.trials.trial_config import TrialConfig
 
 EFFECTS = np.array([0.10, 0.05, 0.02, 0.0, -0.05])  # worth of a proposed skill
 SHARES = np.array([0.1, 0.2, 0.2, 0.3, 0.2])

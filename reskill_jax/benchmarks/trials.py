@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
-from reskill_jax.skills.trial_config import TrialConfig
+from reskill_jax.trials.trial_config import TrialConfig
 
 _RUNS = flags.DEFINE_integer(
     "runs",

@@ -14,17 +14,17 @@ import json
 import sys
 from pathlib import Path
 
-from reskill_jax.creator import digest
-from reskill_jax.creator.backends import NAMES
+from reskill_jax.creator import render
 from reskill_jax.creator.episodes import as_evidence, read_episodes
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, Proposal
-from reskill_jax.creator.report import Cycle, markdown
-from reskill_jax.creator.rules import FAMILY
+from reskill_jax.creator.proposal_report import Cycle, markdown
 from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.environments.alfworld.rules import FAMILY
+from reskill_jax.llm.backends import NAMES
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
-from reskill_jax.workdir import write_text
+from reskill_jax.storage import write_text
 
 
 def main() -> None:
@@ -88,13 +88,13 @@ def _propose(
     name, _, rest = flags.llm.partition(":")
     if name == "offline":
         offline = OfflineCreator()
-        cycle = Cycle(assertions=digest.assertions(FAMILY, evidence))
+        cycle = Cycle(assertions=render.assertions(FAMILY, evidence))
         found = offline.propose(evidence)
         return found, markdown(evidence, found, cycle, {}), ""
     if name not in (*NAMES, "replay"):
         raise ValueError(f"--llm={flags.llm!r}: use offline, replay or one of {NAMES}")
     # pydantic comes with an extra.
-    from reskill_jax.creator.making import make_llm_creator, problem  # noqa: PLC0415
+    from reskill_jax.creator.factory import make_llm_creator, problem  # noqa: PLC0415
 
     settings = {
         "llm": {

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reskill_jax.creator.assertions import Assertion, Rate, profile
-from reskill_jax.creator.reservoir import Record
+from reskill_jax.skills.assertions import Assertion, Rate, profile
+from reskill_jax.skills.episode_record import EpisodeRecord
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Finding:
 
 def diagnose(
     assertions: Iterable[Assertion],
-    records: Sequence[Record],
+    records: Sequence[EpisodeRecord],
     *,
     min_support: float,
     min_lift: float,
@@ -73,7 +73,7 @@ def diagnose(
     return sorted(found, key=lambda finding: (-finding.blamed, -finding.lift))
 
 
-def _blame(findings: Sequence[Finding], record: Record) -> str:
+def _blame(findings: Sequence[Finding], record: EpisodeRecord) -> str:
     """Return the id of the first finding that the record fails, or nothing."""
     failed = (f.assertion for f in findings if f.assertion.grade(record) is False)
     return next((assertion.id for assertion in failed), "")

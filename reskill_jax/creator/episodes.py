@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from reskill_jax.creator.proposal import Evidence
-from reskill_jax.creator.reservoir import Record, Reservoir
+from reskill_jax.creator.reservoir import Reservoir
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import SkillBank
 
 
-def read_episodes(path: Path) -> list[Record]:
+def read_episodes(path: Path) -> list[EpisodeRecord]:
     """Read a file, or all ``*.jsonl`` of a directory, by falling age.
 
     A run's evaluations (``eval-*``) are left out: held-out tasks teach nothing.
@@ -42,7 +43,7 @@ def read_episodes(path: Path) -> list[Record]:
 
 
 def as_evidence(
-    records: Sequence[Record], bank: SkillBank, *, capacity: int, most: int = 200
+    records: Sequence[EpisodeRecord], bank: SkillBank, *, capacity: int, most: int = 200
 ) -> Evidence:
     """Select records as a run's reservoir would: the newest of each kind.
 
@@ -64,7 +65,7 @@ def as_evidence(
     )
 
 
-def _read(path: Path) -> Iterator[Record]:
+def _read(path: Path) -> Iterator[EpisodeRecord]:
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             if text.strip():
@@ -74,7 +75,7 @@ def _read(path: Path) -> Iterator[Record]:
                     raise ValueError(f"{path}, line {number}: {error}") from error
 
 
-def _record(data: Any) -> Record:
+def _record(data: Any) -> EpisodeRecord:
     if not isinstance(data, Mapping):
         raise ValueError("an episode must be a JSON object")
     actions = _get(data, "actions", list, None)
@@ -82,7 +83,7 @@ def _record(data: Any) -> Record:
         if not all(isinstance(text, str) for text in data.get(key, ())):
             raise ValueError(f"{key!r} must be a list of texts")
     fired = [tuple(map(str, names)) for names in _get(data, "fired", list, [])]
-    return Record(
+    return EpisodeRecord(
         task=_get(data, "task", str, None),
         kind=_get(data, "kind", str, ""),
         goal=_get(data, "goal", str, ""),

@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-from reskill_jax.creator.assertions import Assertion, profile
-from reskill_jax.creator.checks import ActionBefore, ActionExists
-from reskill_jax.creator.reservoir import Record
-from reskill_jax.creator.rules import Rule
+from reskill_jax.skills.assertions import Assertion, profile
+from reskill_jax.skills.checks import ActionBefore, ActionExists
+from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import matches
 
 _MOSTLY = 0.8
@@ -20,7 +20,7 @@ _VERB = re.compile(r"[a-z]{2,20}( [a-z]{2,6})?")
 
 
 def mine(
-    records: Sequence[Record], known: Sequence[str]
+    records: Sequence[EpisodeRecord], known: Sequence[str]
 ) -> tuple[list[Assertion], list[Rule]]:
     """Derive assertions and the rules that answer their failure.
 
@@ -60,7 +60,7 @@ def verb_of(action: str) -> str | None:
     return verb if _VERB.fullmatch(verb) else None
 
 
-def _first_uses(record: Record, known: Sequence[str]) -> dict[str, int]:
+def _first_uses(record: EpisodeRecord, known: Sequence[str]) -> dict[str, int]:
     """Map each verb that no known pattern covers to the turn that first uses it."""
     first: dict[str, int] = {}
     for turn, action in enumerate(record.actions):

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from reskill_jax.creator.assertions import Assertion
 from reskill_jax.creator.diagnosis import diagnose
 from reskill_jax.creator.mining import mine
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
-from reskill_jax.creator.rules import FAMILY, HELPFUL, PATTERNS, Rule
 from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
+from reskill_jax.environments.alfworld.rules import FAMILY, HELPFUL, PATTERNS
+from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation
+from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import Skill, Trigger
 
 

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from reskill_jax.creator.reservoir import Record, Tally
+from reskill_jax.creator.reservoir import Tally
+from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import (
     Operation,
     bank_from_json,
@@ -20,7 +22,6 @@ from reskill_jax.skills.operations import (
     to_json,
 )
 from reskill_jax.skills.skill import Skill, SkillBank
-from reskill_jax.skills.trial_config import Contrast
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Evidence:
     """
 
     bank: SkillBank
-    records: Sequence[Record]
+    records: Sequence[EpisodeRecord]
     tallies: Sequence[Tally] = ()
     history: Sequence[PastTrial] = ()
     capacity: int = 8
@@ -189,7 +190,9 @@ class Evidence:
         """Read what `to_json` wrote."""
         parts = {
             "bank": bank_from_json(data["bank"]),
-            "records": tuple(Record.from_json(record) for record in data["records"]),
+            "records": tuple(
+                EpisodeRecord.from_json(record) for record in data["records"]
+            ),
             "tallies": tuple(Tally.from_json(tally) for tally in data["tallies"]),
             "history": tuple(PastTrial.from_json(trial) for trial in data["history"]),
         }

@@ -1,80 +1,18 @@
 """What a creator may know of the past: distilled episodes and honest counts.
 
-A `Record` keeps an episode's words and drops its tokens. The `Reservoir` keeps the
-newest record per (task, bank, outcome), bounded, so that one task cannot crowd out the
-others (paper, section 3.4). Such a selection is no basis for success rates, so every
-episode is also counted in a `Tally` per (bank, step).
+The `Reservoir` keeps the newest record per (task, bank, outcome), bounded, so that one
+task cannot crowd out the others (paper, section 3.4). Such a selection is no basis for
+success rates, so every episode is also counted in a `Tally` per (bank, step).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from reskill_jax.rollout.types import Episode
-
-
-@dataclass(frozen=True)
-class Record:
-    """One episode in words.
-
-    Attributes:
-        task: id of the task.
-        kind: task type.
-        goal: the task's goal sentence.
-        bank: content hash of the skill bank it ran on.
-        step: training step that played it.
-        success: whether the goal was reached.
-        actions: projected actions, in order; never the model's reasoning.
-        observations: what the environment said before each action and, when known,
-            after the last one.
-        fired: names of the skills shown at each turn.
-        valid: whether each response was well formed and its action admissible.
-    """
-
-    task: str
-    kind: str
-    goal: str
-    bank: str
-    step: int
-    success: bool
-    actions: tuple[str, ...]
-    observations: tuple[str, ...]
-    fired: tuple[tuple[str, ...], ...] = ()
-    valid: tuple[bool, ...] = ()
-
-    @classmethod
-    def from_episode(cls, episode: Episode, step: int) -> "Record":
-        """Distil an episode that training step `step` played."""
-        return cls(
-            task=episode.task.id,
-            kind=episode.task.kind,
-            goal=episode.goal,
-            bank=episode.bank,
-            step=step,
-            success=episode.success,
-            actions=episode.actions,
-            observations=episode.observations,
-            fired=tuple(turn.fired for turn in episode.turns),
-            valid=tuple(turn.valid for turn in episode.turns),
-        )
-
-    def skills(self) -> frozenset[str]:
-        """Return the names of the skills that fired at some turn."""
-        return frozenset(name for names in self.fired for name in names)
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the record into JSON types; `from_json` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Record":
-        """Read what `to_json` wrote."""
-        lists = {key: tuple(data[key]) for key in ("actions", "observations", "valid")}
-        fired = tuple(tuple(names) for names in data["fired"])
-        return cls(**{**data, **lists, "fired": fired})
+from reskill_jax.skills.episode_record import EpisodeRecord
 
 
 @dataclass
@@ -95,7 +33,7 @@ class Tally:
     successes: int = 0
     fired: Counter[str] = field(default_factory=Counter)
 
-    def count(self, record: Record) -> None:
+    def count(self, record: EpisodeRecord) -> None:
         """Add one episode."""
         self.episodes += 1
         self.successes += record.success
@@ -136,10 +74,10 @@ class Reservoir:
         self._window = window
         self._failure_share = failure_share
         # Insertion order is age: a newer record of the same key moves to the end.
-        self._records: dict[tuple[str, str, bool], Record] = {}
+        self._records: dict[tuple[str, str, bool], EpisodeRecord] = {}
         self._tallies: dict[tuple[str, int], Tally] = {}
 
-    def add(self, records: Iterable[Record]) -> None:
+    def add(self, records: Iterable[EpisodeRecord]) -> None:
         """Take in the episodes of a step, in their order in the batch."""
         for record in records:
             key = (record.task, record.bank, record.success)
@@ -156,7 +94,7 @@ class Reservoir:
             if tally.step > newest - self._window
         }
 
-    def records(self, step: int) -> tuple[Record, ...]:
+    def records(self, step: int) -> tuple[EpisodeRecord, ...]:
         """Return the records of the last `window` steps up to `step`, oldest first."""
         return tuple(
             r for r in self._records.values() if step - self._window < r.step <= step
@@ -170,7 +108,7 @@ class Reservoir:
 
     def sample(
         self, count: int, step: int, rng: np.random.Generator
-    ) -> tuple[Record, ...]:
+    ) -> tuple[EpisodeRecord, ...]:
         """Draw recent records without replacement, stratified by outcome.
 
         Args:
@@ -201,7 +139,7 @@ class Reservoir:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Hold exactly what `state` says; the inverse of `state`."""
-        records: Sequence[Record] = [Record.from_json(r) for r in state["records"]]
+        records = [EpisodeRecord.from_json(r) for r in state["records"]]
         self._records = {(r.task, r.bank, r.success): r for r in records}
         tallies = [Tally.from_json(tally) for tally in state["tallies"]]
         self._tallies = {(tally.bank, tally.step): tally for tally in tallies}

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from reskill_jax.creator.assertions import Assertion
-from reskill_jax.creator.untrusted import clean
+from reskill_jax.llm.sanitize import clean
+from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from reskill_jax.creator.proposal import Evidence, Proposal, content_hash, new_skills
-from reskill_jax.creator.reservoir import Record
-from reskill_jax.creator.untrusted import markup
+from reskill_jax.llm.sanitize import markup
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import OperationError, Rejection, apply
 from reskill_jax.skills.skill import Skill, SkillBank, matches
 
@@ -106,7 +106,7 @@ def verify(
     return Rejected(tuple(problems)) if problems else Verified(candidate)
 
 
-def trigger_rate(pattern: str, records: Sequence[Record]) -> float:
+def trigger_rate(pattern: str, records: Sequence[EpisodeRecord]) -> float:
     """Return the share of episodes in which an action pattern would fire.
 
     The last action of an episode does not count: no turn follows it. 0 when there is
@@ -203,7 +203,7 @@ def _duplicate_problems(
 
 
 def _trigger_problems(
-    skill: Skill, records: Sequence[Record], limits: Limits
+    skill: Skill, records: Sequence[EpisodeRecord], limits: Limits
 ) -> Iterator[Problem]:
     if skill.trigger.kind != "action_pattern":
         return

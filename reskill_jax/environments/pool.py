@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import fields
 from typing import Any, Self
 
-from reskill_jax.environments.base import Environment, Observation, Task
+from reskill_jax.environments.protocol import Environment, Observation, Task
 from reskill_jax.environments.worker import (
     GRACE_SECONDS,
     PoolCounters,
-    Record,
+    ReplayLog,
     Worker,
     WorkerStartError,
 )
@@ -33,7 +33,7 @@ class PooledEnvironment:
         self._pool = pool  # a pool that is forgotten closes itself
         self._worker = worker
         self._group = group
-        self._record = Record(worker.acquire(group))
+        self._record = ReplayLog(worker.acquire(group))
         self._open = True
 
     async def reset(self, task: Task) -> tuple[str, Observation]:

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from reskill_jax.environments.base import Task
+from reskill_jax.environments.protocol import Task
 from reskill_jax.environments.worker_process import (
     Call,
     Failure,
@@ -87,7 +87,7 @@ class PoolCounters:
 
 
 @dataclass
-class Record:
+class ReplayLog:
     """All it takes to bring an episode back.
 
     Attributes:
@@ -174,7 +174,7 @@ class Worker:
         self._life += 1
         self.counters.restarts += self._life > 1
 
-    def play(self, record: Record, call: Call) -> Any:
+    def play(self, record: ReplayLog, call: Call) -> Any:
         """Do one request of an episode, through crashes; a job for the thread."""
         if call.method == "step" and record.task is None:
             raise RuntimeError(f"step {call.argument!r} without a task: reset first")
@@ -233,7 +233,7 @@ class Worker:
         self.counters.cpu_seconds += reply.cpu_seconds
         return reply
 
-    def _ask(self, record: Record, call: Call) -> Any:
+    def _ask(self, record: ReplayLog, call: Call) -> Any:
         reply = self._send(call, self._limit)
         if reply.failure is not None:
             context = _describe(record, call)
@@ -241,7 +241,7 @@ class Worker:
             raise EnvironmentRaisedError(context, reply.failure)
         return reply.value
 
-    def _note(self, record: Record, call: Call, value: Any) -> None:
+    def _note(self, record: ReplayLog, call: Call, value: Any) -> None:
         if isinstance(call.argument, Task):
             record.task, record.actions = call.argument, []
             self.counters.resets += 1
@@ -250,7 +250,7 @@ class Worker:
             self.counters.steps += 1
         record.last, record.life = value, self._life
 
-    def _replay(self, record: Record) -> None:
+    def _replay(self, record: ReplayLog) -> None:
         assert record.task is not None
         seen = self._ask(record, Call(record.slot, "reset", record.task))
         for action in record.actions:
@@ -266,7 +266,7 @@ class Worker:
         self.counters.replayed_steps += len(record.actions)
 
 
-def _describe(record: Record, call: Call) -> str:
+def _describe(record: ReplayLog, call: Call) -> str:
     if isinstance(call.argument, Task):
         return f"reset of task {call.argument.id} (source {call.argument.source})"
     task = record.task.id if record.task is not None else None

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from reskill_jax.environments.base import Environment, Task
+from reskill_jax.environments.protocol import Environment, Task
 
 _LAST_WORDS = 2000  # bytes of a dead worker's error output that a message quotes
 _EXIT_SECONDS = 1.0  # from a closed connection to the end of the process

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
 
 Rule = Literal["corrected", "reference"]
 Scale = Literal["std", "none"]

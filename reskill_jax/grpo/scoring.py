@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reskill_jax.grpo.batch import PackedBatch
-from reskill_jax.grpo.optimization import LogprobFn
-from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.grpo.optimizer import LogprobFn
+from reskill_jax.grpo.packing import PackedBatch
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from reskill_jax.grpo.batch import Array, PackedBatch
-from reskill_jax.grpo.loss import token_weights
-from reskill_jax.grpo.metrics import Max, Mean, Metrics, reduce_metrics
-from reskill_jax.grpo.optimization import LogprobFn, TrainState, make_step
+from reskill_jax.grpo.losses import token_weights
+from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
+from reskill_jax.grpo.packing import Array, PackedBatch
+from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
 
 SupervisedUpdate = Callable[
     [TrainState, Sequence[PackedBatch]], tuple[TrainState, dict[str, float]]

@@ -10,12 +10,12 @@ import optax
 from jax.sharding import Mesh
 
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
-from reskill_jax.grpo.batch import PackedBatch, pack
-from reskill_jax.grpo.loss import Aggregation, GrpoBatch, grpo_loss, token_weights
-from reskill_jax.grpo.metrics import Metrics, reduce_metrics
-from reskill_jax.grpo.optimization import LogprobFn, LossFn, TrainState, make_step
+from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_weights
+from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
+from reskill_jax.grpo.packing import PackedBatch, pack
+from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
 from reskill_jax.policy.sharding import ROWS, constrain, move, put_rows, row_shards
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
 
 OldLogprobs = Literal["sampler", "recompute"]
 

@@ -21,12 +21,12 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from reskill_jax.policy.attention import attention
-from reskill_jax.policy.block_attention import ATTENDED
-from reskill_jax.policy.cache import KVCache, attend_to_cache, write_to_cache
-from reskill_jax.policy.config import DecoderConfig
-from reskill_jax.policy.product import dot_general, multiply
-from reskill_jax.policy.rope import frequencies
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.kv_cache import KVCache, attend_to_cache, write_to_cache
+from reskill_jax.policy.ops.attention import attention
+from reskill_jax.policy.ops.block_attention import ATTENDED
+from reskill_jax.policy.ops.matmul import dot_general, multiply
+from reskill_jax.policy.ops.rope import frequencies
 from reskill_jax.policy.sharding import ROWS, constrain
 
 Params = dict[str, Any]

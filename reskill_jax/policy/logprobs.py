@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import Params, hidden_states, logits
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.sharding import VOCABULARY, constrain
 
 _UNROLLED = 8  # chunks; more are a loop in the program, or it would grow with T

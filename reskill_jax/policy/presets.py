@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reskill_jax.policy.config import DecoderConfig, load_config
+from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 
 # As in the models' config.json.
 PRESETS = {

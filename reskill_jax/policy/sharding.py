@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy.decoder_config import DecoderConfig
 
 Tree = TypeVar("Tree")
 

@@ -22,10 +22,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reskill_jax.policy.config import DecoderConfig, load_config, to_hf
 from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.decoder_config import DecoderConfig, load_config, to_hf
+from reskill_jax.policy.safetensors_io import (
+    Stored,
+    Tensor,
+    open_tensors,
+    write_tensors,
+)
 from reskill_jax.policy.sharding import parameter_sharding
-from reskill_jax.policy.tensor_files import Stored, Tensor, open_tensors, write_tensors
 
 # Pieces of a parameter as they are read: the index on its leading axis L (None for the
 # whole of a parameter without that axis) and the array, in our layout and their dtype.

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reskill_jax import distributed
-from reskill_jax.environments.base import Task
 from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.environments.protocol import Task
+from reskill_jax.rollout.engine import Engine, Request, Sampling
+from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import Conversation, PromptBuilder, project
-from reskill_jax.rollout.types import Engine, Episode, Request, Sampling, Turn
 from reskill_jax.skills.skill import SkillBank
 
 

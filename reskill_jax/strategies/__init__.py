@@ -7,20 +7,20 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
-from reskill_jax.creator.backends import NAMES, SIDECAR
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.creator.rules import HARMFUL, HELPFUL
-from reskill_jax.creator.scripted import Injecting, addition
+from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.laboratory.known_proposals import Injecting, addition
+from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.base import Static, Strategy
-from reskill_jax.strategies.led import Led
+from reskill_jax.strategies.leader import Leader
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
+from reskill_jax.trials.trial_config import TrialConfig
 
 CREATORS = ("offline", *NAMES, SIDECAR, "replay")
 STAGED = ("skill_first", "policy_first")
@@ -54,7 +54,7 @@ def make_strategy(
     """
     if distributed.is_alone():
         return _make_strategy(config, creator_calls, servers)
-    return Led(lambda: _make_strategy(config, creator_calls, servers))
+    return Leader(lambda: _make_strategy(config, creator_calls, servers))
 
 
 def _make_strategy(
@@ -100,7 +100,7 @@ def make_creator(
     creator: Creator = OfflineCreator(analyse=config.strategy.name != "no_analyzer")
     if config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
-        from reskill_jax.creator.making import make_llm_creator  # noqa: PLC0415
+        from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
 
         settings = llm_settings(config)
         creator = Background(

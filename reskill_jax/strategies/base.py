@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 
 

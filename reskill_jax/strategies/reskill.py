@@ -21,19 +21,16 @@ from reskill_jax.creator.proposal import (
     Pending,
     Proposal,
 )
-from reskill_jax.creator.reservoir import Record, Reservoir
+from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.verify import Limits, Rejected, verify
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
+from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import bank_from_json, bank_to_json
-from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import (
-    Contrast,
-    Memory,
-    Trial,
-    TrialConfig,
-    changed_triggers,
-    could_fire,
-)
+from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
+from reskill_jax.trials.discount import MemoryEstimate
+from reskill_jax.trials.trial import Trial
+from reskill_jax.trials.trial_config import TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
 
@@ -78,7 +75,7 @@ class ReSkill:
         self._auto_accept = auto_accept
         self._trial: Trial | None = None
         self._candidates: list[tuple[Proposal, SkillBank]] = []
-        self._memory = Memory()
+        self._memory = MemoryEstimate()
         self._evidence: tuple[float, float] | None = None  # of the accepted bank
         self._history: list[PastTrial] = []
         self._events: list[str] = []
@@ -103,7 +100,7 @@ class ReSkill:
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Remember the episodes, judge the candidate, ask for the next one."""
-        self._reservoir.add(Record.from_episode(e, step) for e in episodes)
+        self._reservoir.add(e.record(step) for e in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics = {"skills/fired": float(np.mean([len(turn.fired) for turn in turns]))}
         if self._trial is not None:
@@ -189,7 +186,7 @@ class ReSkill:
             self._idle += 1
         return metrics
 
-    def _what_is_known(self, step: int, records: Sequence[Record]) -> Evidence:
+    def _what_is_known(self, step: int, records: Sequence[EpisodeRecord]) -> Evidence:
         """Gather it for the creator; it shall not propose twice what is on trial."""
         on_trial = [
             PastTrial.judged(step, proposal, (self._bank, bank), accepted=False)
@@ -262,7 +259,7 @@ class ReSkill:
             for data in state["candidates"]
         ]
         self._trial = state["trial"] and Trial.from_json(state["trial"])
-        self._memory = Memory(**state["memory"])
+        self._memory = MemoryEstimate(**state["memory"])
         self._evidence = state["evidence"] and tuple(state["evidence"])
         self._history = [PastTrial.from_json(trial) for trial in state["history"]]
         self._reservoir.restore(state["reservoir"])

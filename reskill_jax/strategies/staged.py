@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.base import Strategy
 

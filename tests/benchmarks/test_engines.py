@@ -5,7 +5,7 @@ import pytest
 
 from reskill_jax.benchmarks import engines, players
 from reskill_jax.policy.weights import load
-from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.jax.engine import JaxEngine
 
 WORK = engines.Work(
     groups=2, rollouts=3, turns=4, head=30, step=(3, 6), branch=(5, 9), response=4

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from reskill_jax.benchmarks import job
-from reskill_jax.environments.base import Task
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.environments.protocol import Task
+from reskill_jax.rollout.episode import Episode, Turn
 
 
 class Recorder:

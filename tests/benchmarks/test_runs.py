@@ -4,7 +4,7 @@ import pytest
 
 from reskill_jax.benchmarks import runs
 from reskill_jax.benchmarks.runs import Results, identity
-from reskill_jax.metrics import MetricWriter
+from reskill_jax.report.metrics import MetricWriter
 
 CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from reskill_jax.benchmarks import trees
-from reskill_jax.environments.base import Task
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.environments.protocol import Task
+from reskill_jax.rollout.episode import Episode, Turn
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ import pytest
 from reskill_jax.benchmarks import trial_simulation as simulation
 from reskill_jax.benchmarks import trials
 from reskill_jax.benchmarks.trial_simulation import Rule, Scenario
-from reskill_jax.skills import thompson
 from reskill_jax.skills.skill import Skill, SkillBank
-from reskill_jax.skills.trial import Memory, Trial, TrialConfig
+from reskill_jax.trials import thompson
+from reskill_jax.trials.discount import MemoryEstimate
+from reskill_jax.trials.trial import Trial
+from reskill_jax.trials.trial_config import TrialConfig
 
 TASKS, GROUP = 6, 8
 BANKS = (SkillBank(), SkillBank((Skill("a", "b", "c", "d"),)))
@@ -31,7 +33,7 @@ def test_simulation_and_trial_agree_over_many_trials(config, monkeypatch):
         judge = jax.jit(partial(simulation.judge, **fixed))
         memory_of = jax.jit(partial(simulation.memory_of, paper=paper))
         following = jax.jit(partial(simulation.next_trial, **fixed))
-        state, trial, memory = simulation.start(TASKS), start(config), Memory()
+        state, trial, memory = simulation.start(TASKS), start(config), MemoryEstimate()
         lengths = []
         for step in range(60):
             key = jax.random.key(step)

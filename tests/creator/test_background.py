@@ -16,10 +16,10 @@ from reskill_jax.creator.proposal import (
     Proposal,
 )
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.creator.rules import HARMFUL, HELPFUL
-from reskill_jax.creator.scripted import Injecting, addition
+from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.laboratory.known_proposals import Injecting, addition
+from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import Contrast
 
 RECORDS = tuple(many(acts("go to a", "look"), 3, "t"))
 EVIDENCE = Evidence(SkillBank(), RECORDS, step=1)

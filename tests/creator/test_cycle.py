@@ -11,15 +11,15 @@ from llm_cases import ANALYSIS, caller, creator, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
 from reskill_jax.creator.background import Background
-from reskill_jax.creator.llm import LlmCreator
-from reskill_jax.creator.patience import Patience
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.environments.base import Task
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.creator.stages import LlmCreator
+from reskill_jax.environments.protocol import Task
+from reskill_jax.llm.retry import Patience
+from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.reskill import ReSkill
+from reskill_jax.trials.trial_config import TrialConfig
 
 NO_TOKENS = np.zeros(1, np.int32)
 TASKS, GROUP = 8, 8

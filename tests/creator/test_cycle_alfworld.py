@@ -19,16 +19,19 @@ if importlib.util.find_spec("alfworld") is None:
 
 from llm_cases import GOOD, creator, draft
 
-from reskill_jax import cache
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.environments.alfworld.environment import (
+    AlfworldEnvironment,
+    find_games,
+)
+from reskill_jax.environments.alfworld.games import cached_houses
+from reskill_jax.laboratory.demonstrator import Demonstrator, Habits, Teaching
+from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies.reskill import ReSkill
-from reskill_jax.warm_start.demonstrator import Demonstrator, Habits, Teaching
+from reskill_jax.trials.trial_config import TrialConfig
 
 NO_TOKENS = np.zeros(1, np.int32)
 TASKS, GROUP, MAX_TURNS = 6, 8, 12
@@ -41,7 +44,7 @@ PLAYER = Teaching(habits=Habits(0.95, 0.0, 0.1, 0.0, 0.0, 0.0, 0.0))
 def houses(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("RESKILL_CACHE", str(tmp_path_factory.mktemp("cache")))
-    root = cache.houses("small", train=TASKS, held_out=0, seed=0, workers=1)
+    root = cached_houses("small", train=TASKS, held_out=0, seed=0, workers=1)
     patch.undo()
     environment = AlfworldEnvironment()
     yield environment, find_games(str(root), "train")

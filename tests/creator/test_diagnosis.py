@@ -3,9 +3,9 @@
 import pytest
 from text_episodes import acts, many
 
-from reskill_jax.creator.assertions import Assertion
-from reskill_jax.creator.checks import ActionExists
 from reskill_jax.creator.diagnosis import diagnose
+from reskill_jax.skills.assertions import Assertion
+from reskill_jax.skills.checks import ActionExists
 
 A = Assertion(ActionExists("^a$"), "a")
 B = Assertion(ActionExists("^b$"), "b")

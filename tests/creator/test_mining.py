@@ -5,8 +5,8 @@ from text_episodes import acts, many
 
 from reskill_jax.creator.mining import mine, verb_of
 from reskill_jax.creator.proposal import Evidence, Proposal
-from reskill_jax.creator.rules import PATTERNS
 from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.environments.alfworld.rules import PATTERNS
 from reskill_jax.skills.operations import Add
 from reskill_jax.skills.skill import SkillBank
 

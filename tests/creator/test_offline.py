@@ -9,9 +9,10 @@ from text_episodes import acts, added, ask, many, record
 
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, PastTrial
-from reskill_jax.creator.reservoir import Record, Tally
-from reskill_jax.creator.rules import FAMILY, HARMFUL, HELPFUL
+from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.environments.alfworld.rules import FAMILY, HARMFUL, HELPFUL
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import Add, Delete, Modify, apply
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
@@ -81,11 +82,11 @@ MODES = [
 ]
 
 
-def wins(goal=WIN.goal) -> list[Record]:
+def wins(goal=WIN.goal) -> list[EpisodeRecord]:
     return many(replace(WIN, goal=goal), 10, "win")
 
 
-def evidence(failure: Record, **changes) -> Evidence:
+def evidence(failure: EpisodeRecord, **changes) -> Evidence:
     records = [*many(failure, 15, "fail"), *wins()]
     return replace(Evidence(SkillBank(), records), **changes)
 
@@ -176,7 +177,8 @@ def test_same_evidence_same_proposal_after_a_round_trip():
     again = replace(
         seen,
         records=[
-            Record.from_json(json.loads(json.dumps(r.to_json()))) for r in seen.records
+            EpisodeRecord.from_json(json.loads(json.dumps(r.to_json())))
+            for r in seen.records
         ],
         seed=99,
     )

@@ -12,9 +12,9 @@ from reskill_jax.creator.proposal import (
     content_hash,
     new_skills,
 )
+from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.operations import Add, Delete, Modify
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
-from reskill_jax.skills.trial import Contrast
 
 SKILL = Skill("take-it", "Takes.", "You see it.", "Take it.", example="a\nb")
 PROPOSAL = Proposal(

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_episodes import acts
 
-from reskill_jax.creator.reservoir import Record, Reservoir
-from reskill_jax.environments.base import Task
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.creator.reservoir import Reservoir
+from reskill_jax.environments.protocol import Task
+from reskill_jax.rollout.episode import Episode, Turn
+from reskill_jax.skills.episode_record import EpisodeRecord
 
 
 def make(task, success=False, *, bank="b", step=0):
@@ -46,9 +47,9 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
         success=True,
     )
 
-    record = Record.from_episode(episode, step=12)
+    record = episode.record(step=12)
 
-    assert record == Record(
+    assert record == EpisodeRecord(
         task="t1",
         kind="pick",
         goal="put a egg in fridge.",
@@ -61,7 +62,7 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
         valid=(True, False),
     )
     assert record.skills() == {"a", "b"}
-    assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert EpisodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
 def test_newest_record_of_task_bank_and_outcome_replaces_the_older():

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from reskill_jax.environments.base import Observation, Task
 from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.environments.protocol import Observation, Task
 from reskill_jax.environments.worker import (
     EnvironmentRaisedError,
     ReplayError,
@@ -491,9 +491,12 @@ class Spawner(ChainWorld):
 
 def test_alfworld_houses_survive_kills(tmp_path):
     pytest.importorskip("alfworld")
-    from reskill_jax.environments.alfworld import AlfworldEnvironment, find_games
-    from reskill_jax.environments.alfworld_games import generate
-    from reskill_jax.environments.alfworld_recipe import PRESETS
+    from reskill_jax.environments.alfworld.environment import (
+        AlfworldEnvironment,
+        find_games,
+    )
+    from reskill_jax.environments.alfworld.games import generate
+    from reskill_jax.environments.alfworld.house_settings import PRESETS
 
     recipe = dataclasses.replace(PRESETS["small"], train=2, valid_seen=0)
     generate(tmp_path, dataclasses.replace(recipe, valid_unseen=0))

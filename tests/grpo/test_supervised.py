@@ -5,8 +5,8 @@ import optax
 import pytest
 from grpo_cases import flatten, init_params, logprob_fn, make_batch
 
-from reskill_jax.grpo.batch import pack
-from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.grpo.optimizer import init_state, make_optimizer
+from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.supervised import make_supervised_update
 
 BUCKETS = (32, 64, 128)

@@ -19,18 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
-from reskill_jax.grpo.optimization import (
+from reskill_jax.grpo.optimizer import (
     init_state,
     make_optimizer,
     make_step,
     schedule,
 )
 from reskill_jax.grpo.update import make_update, split_groups
-from reskill_jax.policy import attention, block_attention, decoder
-from reskill_jax.policy.config import DecoderConfig
+from reskill_jax.policy import decoder
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.ops import attention, block_attention
 from reskill_jax.policy.sharding import move
-from reskill_jax.rollout.types import Episode
+from reskill_jax.rollout.episode import Episode
 
 SGD = optax.sgd(1.0)  # new weights = old weights - gradient
 DEFAULTS = {"buckets": (64,), "tokens_per_microbatch": 512, "kl_coef": 0.05}
@@ -399,7 +400,7 @@ def test_a_policy_learns_what_is_rewarded():
 
 
 def _answers(params, turns):
-    from reskill_jax.grpo.batch import pack
+    from reskill_jax.grpo.packing import pack
 
     episodes = [Episode(TASK, 0, 0, 0, "", "", [], [turn]) for turn in turns]
     (packed,) = pack(episodes, buckets=[128], tokens_per_microbatch=128)

@@ -16,12 +16,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.grpo.batch import PackedBatch
-from reskill_jax.grpo.optimization import init_state, make_optimizer
+from reskill_jax.grpo.optimizer import init_state, make_optimizer
+from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import make_update
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import abstract_params, init
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.sharding import (
     ROWS,
     abstract,
@@ -30,11 +30,11 @@ from reskill_jax.policy.sharding import (
     make_mesh,
 )
 from reskill_jax.policy.weights import load, on_devices, on_mesh, save
-from reskill_jax.rollout.jax_engine import JaxEngine
-from reskill_jax.rollout.jax_programs import abstract_calls
-from reskill_jax.rollout.types import Request, Sampling
+from reskill_jax.rollout.engine import Request, Sampling
+from reskill_jax.rollout.jax.engine import JaxEngine
+from reskill_jax.rollout.jax.programs import abstract_calls
 
-sys.path.append(str(Path(__file__).parents[1] / "grpo"))
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from grpo_cases import make_batch
 
 CONFIG = DecoderConfig(

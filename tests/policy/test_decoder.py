@@ -12,10 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_trees import plant, random_until
 
-from reskill_jax.policy import attention as attention_file
-from reskill_jax.policy import block_attention
-from reskill_jax.policy.attention import attention, choose_backend, tree_mask
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import (
     REMAT,
     abstract_params,
@@ -23,7 +19,11 @@ from reskill_jax.policy.decoder import (
     init,
     logits,
 )
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.ops import attention as attention_file
+from reskill_jax.policy.ops import block_attention
+from reskill_jax.policy.ops.attention import attention, choose_backend, tree_mask
 
 CONFIG = DecoderConfig(
     vocab_size=50,

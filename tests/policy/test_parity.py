@@ -20,8 +20,8 @@ import transformers  # noqa: E402 (a model needs torch)
 
 from reskill_jax.policy.decoder import hidden_states, logits  # noqa: E402
 from reskill_jax.policy.weights import load, save  # noqa: E402
-from reskill_jax.rollout.jax_engine import JaxEngine  # noqa: E402
-from reskill_jax.rollout.types import Request, Sampling  # noqa: E402
+from reskill_jax.rollout.engine import Request, Sampling  # noqa: E402
+from reskill_jax.rollout.jax.engine import JaxEngine  # noqa: E402
 
 VOCAB, LENGTH, NEW = 96, 40, 16
 BASE = {

@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.sharding import (
     AXES,
     make_mesh,

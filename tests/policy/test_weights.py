@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from reskill_jax.policy import decoder
-from reskill_jax.policy.config import DecoderConfig, from_hf, load_config, to_hf
 from reskill_jax.policy.decoder import init
-from reskill_jax.policy.rope import Llama3Scaling, YarnScaling
+from reskill_jax.policy.decoder_config import DecoderConfig, from_hf, load_config, to_hf
+from reskill_jax.policy.ops.rope import Llama3Scaling, YarnScaling
 from reskill_jax.policy.weights import load, save
 
 CONFIG = DecoderConfig(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.policy.config import DecoderConfig
 from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
-from reskill_jax.rollout.jax_engine import JaxEngine
+from reskill_jax.rollout.engine import Sampling
+from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder, project
-from reskill_jax.rollout.types import Episode, Sampling
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 SAMPLING = Sampling(max_tokens=6)

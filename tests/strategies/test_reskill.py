@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from configs.alfworld import get_config
-from reskill_jax.config import validate
 from reskill_jax.creator.proposal import PENDING
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.creator.rules import HARMFUL, HELPFUL
-from reskill_jax.creator.scripted import ScriptedCreator, addition
-from reskill_jax.environments.base import Task
-from reskill_jax.rollout.types import Episode, Turn
+from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.environments.protocol import Task
+from reskill_jax.laboratory.known_proposals import ScriptedCreator, addition
+from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.trial import TrialConfig
 from reskill_jax.strategies import STRATEGIES, make_strategy
 from reskill_jax.strategies.base import Static
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
+from reskill_jax.trials.trial_config import TrialConfig
+from reskill_jax.validate import validate
 
 EMPTY = np.zeros(1, np.int32)
 TASKS, GROUP = 16, 8

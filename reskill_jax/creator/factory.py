@@ -1,0 +1,86 @@
+"""Builds a creator with a language model from plain settings.
+
+The settings are the section ``creator`` of a configuration; making one opens no file
+and no connection.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reskill_jax.creator.prompting import Prompts
+from reskill_jax.creator.stages import LlmCreator
+from reskill_jax.llm.backends import SIDECAR, Backend, Model, make_backend
+from reskill_jax.llm.call_log import CallLog
+from reskill_jax.llm.caller import Budget, Caller, Patience
+from reskill_jax.llm.sidecar import Sidecar
+
+REPLAY = "replay"
+
+
+def make_llm_creator(
+    name: str,
+    calls: Path,
+    *,
+    servers: Sequence[str] = (),
+    llm: Mapping[str, Any],
+    budget: Mapping[str, Any],
+    patience: Mapping[str, Any],
+    prompts: str = "",
+    replay: str = "",
+    groups: int = 30,
+    workers: int = 16,
+    attempts: int = 3,
+) -> LlmCreator:
+    """Make the creator.
+
+    Args:
+        name: a backend of `backends.NAMES`, ``sidecar``, or ``replay``: answers come
+            from the log `replay` alone.
+        calls: file for its calls; answers in it are not asked for again.
+        servers: addresses of the engine's, for a sidecar.
+        llm: fields of `Model`, without the backend.
+        budget: fields of `Budget`.
+        patience: fields of `Patience`.
+        prompts: directory of prompts that replace ours; empty: none.
+        replay: the log of an earlier run.
+        groups: see `LlmCreator`.
+        workers: see `LlmCreator`.
+        attempts: see `LlmCreator`.
+
+    Raises:
+        ValueError: budget, patience or prompts cannot be meant, or there is no log.
+    """
+    model = Model(backend=name, **llm)
+    earlier = None
+    if name == REPLAY:
+        earlier = Path(replay)
+        if not earlier.is_file():
+            raise ValueError(
+                f"replay={replay!r} is no log of calls: name a calls.jsonl"
+            )
+    backend: Backend | None = None
+    if name == SIDECAR:
+        backend = Sidecar(model, servers)
+    elif name != REPLAY:
+        backend = make_backend(model)
+    caller = Caller(
+        backend,
+        CallLog(calls, earlier),
+        budget=Budget(**budget),
+        patience=Patience(**patience),
+        model=f"{name} {model.name}".strip(),
+        secrets=(model.key,),
+    )
+    return LlmCreator(
+        caller, Prompts(prompts), groups=groups, workers=workers, attempts=attempts
+    )
+
+
+def problem(name: str, **settings: Any) -> str:
+    """Say why such a creator cannot work here and now; nothing where it can."""
+    try:
+        make_llm_creator(name, Path("calls.jsonl"), **settings)
+    except ValueError as error:
+        return str(error)
+    return "" if name == REPLAY else Model(backend=name, **settings["llm"]).problem()

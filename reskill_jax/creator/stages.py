@@ -1,0 +1,308 @@
+"""A creator with a language model: from episodes to a proposal in five stages.
+
+    analyse    what sets failed episodes of a task apart; one call per task, in parallel
+    diagnose   what goes wrong most; edits of the assertions that measure it
+    recommend  one to three changes of the library, and why
+    author     their words
+    verify     no call; what is refused goes back to the author with the reasons
+
+`LlmCreator.propose` blocks until it is done; `background.Background` keeps it out of
+the training loop's way.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import logging
+
+from reskill_jax.creator import render
+from reskill_jax.creator.prompting import Prompts
+from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.proposal_report import Cycle
+from reskill_jax.creator.schemas import (
+    Analysis,
+    AssertionChange,
+    Diagnosis,
+    Drafts,
+    Plan,
+    Recommendation,
+    strict_schema,
+)
+from reskill_jax.creator.verify import Limits, Problem, Verified, verify
+from reskill_jax.llm.caller import Caller, CallError
+from reskill_jax.skills.assertions import Assertion, AssertionSet
+from reskill_jax.skills.episode_record import EpisodeRecord
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class LlmCreator:
+    """Proposes what a language model makes of the evidence.
+
+    Args:
+        caller: asks the model.
+        prompts: what it is asked.
+        limits: what a proposal may be.
+        groups: most groups of episodes that are analysed; 0 leaves the stage out.
+        workers: calls at a time.
+        attempts: bundles that the author may try.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        prompts: Prompts,
+        limits: Limits | None = None,
+        *,
+        groups: int = 30,
+        workers: int = 16,
+        attempts: int = 3,
+    ):
+        self._caller = caller
+        self._prompts = prompts
+        self._limits = limits or Limits()
+        self._groups = groups
+        self._workers = workers
+        self._attempts = attempts
+        self._assertions = AssertionSet()
+        self.last = Cycle()
+
+    def propose(self, evidence: Evidence) -> Proposal | None:
+        """Go through the stages; None where the model has nothing, or cannot be had."""
+        self._caller.begin(evidence.step)
+        cycle = self.last = Cycle()
+        try:
+            cycle.insights = self._analyse(evidence)
+            cycle.diagnosis = self._diagnose(evidence, cycle.insights)
+            cycle.assertions = render.assertions(self._assertions.assertions, evidence)
+            cycle.plan = self._recommend(evidence, cycle)
+            return self._author(evidence, cycle) if cycle.plan else None
+        except CallError as error:
+            cycle.error = str(error)
+            logging.warning("the creator has no proposal this time: %s", error)
+            return None
+
+    def take_metrics(self) -> dict[str, float]:
+        """Return what was counted since the last call."""
+        return self._caller.spending.take()
+
+    def state(self) -> dict[str, Any]:
+        """Return the assertions and what the run has spent."""
+        return {
+            "assertions": self._assertions.to_json(),
+            "spent": dict(self._caller.state()),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        found = tuple(Assertion.from_json(data) for data in state["assertions"])
+        self._assertions = AssertionSet(found)
+        self._caller.restore(state["spent"])
+
+    def _analyse(self, evidence: Evidence) -> list[str]:
+        """Compare the episodes of each task; a group without an answer is left out.
+
+        Raises:
+            CallError: there is no answer for any group.
+        """
+
+        def ask(group: list[EpisodeRecord]) -> Analysis | CallError:
+            prompt = self._fill(
+                "analyse",
+                Analysis,
+                task=render.task(group[0]),
+                episodes=render.episodes(group, evidence.bank.hash),
+            )
+            try:
+                return self._caller.ask(*prompt, Analysis)
+            except CallError as error:
+                return error
+
+        groups = render.groups(evidence.records, self._groups)
+        answers = parallel(ask, groups, self._workers)
+        errors = [answer for answer in answers if isinstance(answer, CallError)]
+        if errors and len(errors) == len(answers):
+            raise errors[0]
+        return [
+            _insight(group, answer)
+            for group, answer in zip(groups, answers, strict=True)
+            if isinstance(answer, Analysis)
+        ]
+
+    def _diagnose(self, evidence: Evidence, insights: Sequence[str]) -> Diagnosis:
+        """Ask for the diagnosis and edit the assertions as it says."""
+        prompt = self._fill(
+            "diagnose",
+            Diagnosis,
+            outcomes=render.outcomes(evidence),
+            assertions=render.assertions(self._assertions.assertions, evidence),
+            skills=render.skills(evidence),
+            insights=render.numbered(insights, 900),
+            assertion_cap=self._assertions.cap,
+        )
+        diagnosis = self._caller.ask(*prompt, Diagnosis)
+        for change in diagnosis.assertions:
+            try:
+                self._assertions = edited(self._assertions, change)
+            except ValueError as error:
+                self._caller.spending.count("assertions_refused")
+                logging.info("assertion %s is refused: %s", change.id, error)
+        return diagnosis
+
+    def _recommend(self, evidence: Evidence, cycle: Cycle) -> list[Recommendation]:
+        assert cycle.diagnosis is not None
+        labels = [f"{c.label}: {c.insight}" for c in cycle.diagnosis.clusters]
+        prompt = self._fill(
+            "recommend",
+            Plan,
+            diagnosis=f"{cycle.diagnosis.summary}\n{render.numbered(labels)}",
+            assertions=cycle.assertions,
+            skills=render.skills(evidence),
+            trials=render.trials(evidence.history),
+            actions=render.actions(evidence.records),
+            count=len(evidence.bank.skills),
+            capacity=evidence.capacity,
+            rate=f"{self._limits.trigger_rate:.0%}",
+        )
+        return self._caller.ask(*prompt, Plan).operations
+
+    def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
+        """Ask for the words until they pass; every refusal tells the next attempt."""
+        for _ in range(self._attempts):
+            prompt = self._fill(
+                "author",
+                Drafts,
+                plan=render.numbered(map(_planned, cycle.plan), 1400),
+                insights=render.numbered(_cited(cycle), 900),
+                skills=render.skills(evidence),
+                actions=render.actions(evidence.records),
+                rejections=_refusals(cycle.rejections),
+                when_to_use_words=self._limits.when_to_use_words,
+                action_words=self._limits.action_words,
+                example_lines=self._limits.example_lines,
+                characters=self._limits.characters,
+                rate=f"{self._limits.trigger_rate:.0%}",
+            )
+            drafts = self._caller.ask(*prompt, Drafts).operations
+            proposal = Proposal(
+                operations=tuple(d.operation(evidence.bank) for d in drafts),
+                reasons=tuple(draft.reason for draft in drafts),
+                evidence=tuple(f"{r.intent} {r.evidence}".strip() for r in cycle.plan),
+                bank=evidence.bank.hash,
+            )
+            verdict = verify(proposal, evidence, self._limits)
+            if isinstance(verdict, Verified):
+                return proposal
+            cycle.rejections.append(verdict.problems)
+            for reason in {problem.reason for problem in verdict.problems}:
+                self._caller.spending.count(f"rejected/{reason}")
+        return None
+
+    def _fill(self, stage: str, schema: Any, **values: object) -> tuple[str, str]:
+        """Return the system prompt and a stage's prompt."""
+        values["schema"] = json.dumps(strict_schema(schema))
+        return self._prompts.fill("system", {}), self._prompts.fill(stage, values)
+
+
+def edited(assertions: AssertionSet, change: AssertionChange) -> AssertionSet:
+    """Carry out one edit.
+
+    Raises:
+        ValueError: the edit is about no assertion or cannot be used; none is made.
+    """
+    found = {assertion.id: assertion for assertion in assertions.assertions}
+    if change.op == "add" and change.id in found:
+        raise ValueError(f"there is an assertion {change.id!r}: modify it")
+    if change.op != "add" and change.id not in found:
+        raise ValueError(f"there is no assertion {change.id!r}")
+    if change.op == "delete":
+        del found[change.id]
+    else:
+        found[change.id] = change.assertion()
+    return AssertionSet(tuple(found.values()), assertions.cap)
+
+
+def parallel(
+    function: Callable[[_T], _R], items: Sequence[_T], workers: int
+) -> list[_R]:
+    """Apply a function to all items, `workers` at a time, in order.
+
+    The threads are daemons: unlike those of an executor they do not keep a program that
+    has come to its end waiting for a slow service.
+
+    Raises:
+        Exception: what the function raised first.
+    """
+    results: dict[int, _R] = {}
+    errors: list[Exception] = []
+    places = iter(range(len(items)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                place = next(places, None)
+            if place is None or errors:
+                return
+            try:
+                results[place] = function(items[place])
+            except Exception as error:  # raised below, in the thread that waits
+                errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, daemon=True)
+        for _ in range(min(workers, len(items)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[place] for place in range(len(items))]
+
+
+def _insight(group: Sequence[EpisodeRecord], answer: Analysis) -> str:
+    """Put an analysis into one line, with the figures of its group."""
+    won = sum(record.success for record in group)
+    parts = {
+        "failure": f"{answer.failure_mode} {answer.failure_point}".strip(),
+        "works": answer.success_pattern,
+        "skills": answer.skill_impact,
+        "after": ", ".join(answer.patterns),
+    }
+    shown = "; ".join(f"{name}: {text}" for name, text in parts.items() if text)
+    figures = f"{group[0].kind}, {won} of {len(group)} won, {answer.confidence}"
+    return f"({figures}) {answer.insight} {shown}"
+
+
+def _planned(item: Recommendation) -> str:
+    return (
+        f"{item.op} {item.target}: {item.intent} Evidence: {item.evidence} Trigger:"
+        f" {item.trigger or 'as fits'}"
+    )
+
+
+def _cited(cycle: Cycle) -> list[str]:
+    """Return the insights behind the plan; all clusters' words where none is cited."""
+    assert cycle.diagnosis is not None
+    clusters = cycle.diagnosis.clusters
+    wanted = {i for item in cycle.plan for i in item.clusters if 0 <= i < len(clusters)}
+    chosen = [clusters[i] for i in sorted(wanted)] or clusters
+    groups = {group for cluster in chosen for group in cluster.groups}
+    cited = [line for i, line in enumerate(cycle.insights) if i in groups]
+    return [f"{cluster.label}: {cluster.insight}" for cluster in chosen] + cited[:12]
+
+
+def _refusals(rejections: Sequence[tuple[Problem, ...]]) -> str:
+    """Lay out what was wrong with each bundle so far."""
+    return render.numbered(
+        (
+            "; ".join(f"{p.reason}: {p.detail}" for p in problems)
+            for problems in rejections
+        ),
+        1500,
+    )

@@ -1,0 +1,1 @@
+"""ALFWorld: the fast engine, the house builder, the expert, the rule table."""

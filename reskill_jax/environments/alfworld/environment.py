@@ -1,0 +1,178 @@
+"""ALFWorld: household tasks in text, played by the real engine.
+
+Tasks are the games of the published folder layout,
+``<root>/json_2.1.1/<split>/<task>/<trial>/game.tw-pddl``; no other file is needed.
+Texts and command lists equal those of the stock engine (alfworld 0.4.2 on TextWorld's
+`PddlEnv`), which the tests compare byte by byte.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reskill_jax.environments.protocol import Observation, Task
+
+if TYPE_CHECKING:
+    from textworld.logic import Proposition
+
+KINDS = (
+    "pick_and_place_simple",
+    "look_at_obj_in_light",
+    "pick_clean_then_place_in_recep",
+    "pick_heat_then_place_in_recep",
+    "pick_cool_then_place_in_recep",
+    "pick_two_obj_and_place",
+)
+SPLITS = ("train", "valid_seen", "valid_unseen")
+_GAMES = "json_2.1.1"
+_GET_GAMES = (
+    "download the games with `alfworld-download`, or make some with "
+    "reskill_jax.environments.alfworld.games"
+)
+# The key stands near a file's end; within the file's texts its quotes are escaped.
+_SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
+_TAIL = 4096  # bytes
+
+
+def find_games(root: str | None, split: str, *, limit: int | None = None) -> list[Task]:
+    """List the solvable games of a split, sorted by id.
+
+    As in ALFWorld, games with movable receptacles or sliced objects are left out, and
+    so are those not marked as solvable.
+
+    Args:
+        root: folder that holds ``json_2.1.1``; None reads the variable ALFWORLD_DATA.
+        split: one of `SPLITS`.
+        limit: at most this many games, evenly spaced over the list, so that all kinds
+            stay represented.
+
+    Raises:
+        ValueError: for an unknown split, no root, a limit below 1 or an unknown kind.
+        FileNotFoundError: if the split's folder or its games are missing.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; ALFWorld has {', '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; give 1 or more, or None for all games")
+    folder = _data_root(root) / _GAMES / split
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}; {_GET_GAMES}")
+    paths = sorted(
+        path
+        for path in folder.glob("*/*/game.tw-pddl")
+        if not re.search("movable|Sliced", path.parent.parent.name)
+        and _is_solvable(path)
+    )
+    if not paths:
+        pattern = folder / "*/*/game.tw-pddl"
+        raise FileNotFoundError(f"no solvable game matches {pattern}; {_GET_GAMES}")
+    count = len(paths) if limit is None else min(limit, len(paths))
+    return [_task(paths[i * len(paths) // count], split) for i in range(count)]
+
+
+def _data_root(root: str | None) -> Path:
+    root = root or os.environ.get("ALFWORLD_DATA")
+    if not root:
+        raise ValueError(
+            "no folder of ALFWorld games was given and ALFWORLD_DATA is not set; set "
+            f"it to the folder that holds {_GAMES}; {_GET_GAMES}"
+        )
+    return Path(root)
+
+
+def _is_solvable(path: Path) -> bool:
+    """Look for the mark without parsing the file (a split has thousands of 100 kB)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        match = _SOLVABLE.search(file.read())
+        if match is None:
+            file.seek(0)
+            match = _SOLVABLE.search(file.read())
+    return match is not None and match[1] == b"true"
+
+
+def _task(path: Path, split: str) -> Task:
+    trial, name = path.parent.name, path.parent.parent.name
+    kind = name.split("-", 1)[0]
+    if kind not in KINDS:
+        raise ValueError(
+            f"unknown kind of task {kind!r} in {path}; task folders are named "
+            "<kind>-<object>-<movable>-<receptacle>-<scene> with a kind of "
+            f"{', '.join(KINDS)}"
+        )
+    return Task(f"{split}/{name}/{trial}", kind, split, str(path))
+
+
+class AlfworldEnvironment:
+    """Plays ALFWorld games (see `reskill_jax.environments.protocol.Environment`).
+
+    Environments of one process share what is known about a game, so that the rollouts
+    of a group cost one translation. Each holds its own copy of the planner's library:
+    make few, reuse them for any number of games, and keep them out of threads.
+    """
+
+    def __init__(self) -> None:
+        """Load the engine.
+
+        Raises:
+            ImportError: if the extra `alfworld` is not installed.
+        """
+        # An optional extra, and importing it takes a second.
+        from reskill_jax.environments.alfworld import engine  # noqa: PLC0415
+
+        self._engine = engine
+        self._player = engine.Player()
+        self._playing = False
+
+    def reset(self, task: Task) -> tuple[str, Observation]:
+        """Start a game; return its goal sentence and the description of the room.
+
+        Raises:
+            ValueError: if the game file cannot be read or is broken.
+        """
+        try:
+            game = self._engine.load_game(Path(task.source).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"cannot load the game {task.source} of task {task.id}: {error}; "
+                f"remove its folder or get it again: {_GET_GAMES}"
+            ) from error
+        self._player.start(game)
+        self._playing = True
+        return game.goal, Observation(game.room, self._admissible())
+
+    def step(self, action: str) -> Observation:
+        """Play a command; any but the engine's exact ones changes nothing.
+
+        The command ``help`` is accepted, though not listed. Reward is 1 when the goal
+        is reached, which ends the episode, and 0 before.
+
+        Raises:
+            RuntimeError: if no episode is going on.
+        """
+        if not self._playing:
+            raise RuntimeError(
+                f"step({action!r}) without an episode: none was started, or it is "
+                "done; call reset(task) first"
+            )
+        text = self._player.play(action)
+        won = self._player.won
+        self._playing = not won
+        return Observation(text.strip(), self._admissible(), float(won), won, won)
+
+    @property
+    def facts(self) -> "tuple[Proposition, ...]":
+        """TextWorld's propositions that hold now, as the stock engine's info `facts`.
+
+        They are for experts and tests; an agent must not see them.
+        """
+        return self._player.facts
+
+    def close(self) -> None:
+        """Release the planner's library; the environment cannot be used again."""
+        self._player.close()
+        self._playing = False
+
+    def _admissible(self) -> tuple[str, ...]:
+        return tuple(c for c in self._player.commands if c != "help")

@@ -1,0 +1,1 @@
+"""Commands that measure methods: many runs, kept results, tables."""

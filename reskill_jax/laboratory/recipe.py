@@ -1,0 +1,180 @@
+"""Recipes of warm-started policies: plain data with a content hash.
+
+`make.py` makes the policy of a recipe, and finds those that were made before.
+"""
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass, field
+
+import optax
+
+from reskill_jax.laboratory.demonstrator import Habits, Teaching
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.rollout.prompts import PromptBuilder
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The decoder's shape, see `DecoderConfig`."""
+
+    vocab_size: int = 1024
+    hidden_size: int = 160
+    intermediate_size: int = 320
+    layers: int = 4
+    heads: int = 2
+    kv_heads: int = 2
+    head_dim: int = 64
+
+    def decoder(self, vocab_size: int) -> DecoderConfig:
+        """Return the decoder for a tokenizer of `vocab_size` ids."""
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            # Names are compared by what turns slowly, over a prompt's whole length.
+            rope_theta=1e6,
+            max_position_embeddings=1024,
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: what each of its steps learns from.
+
+    Attributes:
+        steps: optimiser steps.
+        text: fluent episodes per step, names shuffled, whose every token is predicted.
+        fluent: fluent episodes per step whose actions are predicted.
+        taught: episodes per step, made as `Recipe.teaching` says, to be imitated.
+        practised: episodes per step that the policy played and the demonstrator
+            corrected.
+        rounds: how often it plays: `steps` are cut into so many equal parts, and it
+            plays before each. At least 1 where something is practised.
+        shuffled: share of the episodes, other than text, whose names are shuffled.
+    """
+
+    steps: int
+    text: int = 0
+    fluent: int = 0
+    taught: int = 0
+    practised: int = 0
+    rounds: int = 0
+    shuffled: float = 0.2
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps `begin` to `end` of a recipe, of one phase; whether it plays before."""
+
+    begin: int
+    end: int
+    phase: Phase
+    plays: bool
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the warm-started policy depends on.
+
+    Attributes:
+        houses: size of the houses, a preset of `alfworld_recipe`.
+        num_houses: houses of the train split that are demonstrated.
+        episodes: demonstrations per house.
+        held_out: demonstrations, of the first houses, that only measure the loss.
+        attempts: episodes that the policy plays in one round.
+        memory: newest rounds whose episodes are practised.
+        fluent: how demonstrations nearly without errors are made.
+        teaching: how those are made that the policy shall imitate in the end.
+        shape: the decoder.
+        wording: prompt wording.
+        actions: whether prompts list the admissible actions.
+        max_tokens: prompt budget.
+        learning_rate: after the warm-up. One for all phases: whenever Muon's rate is
+            raised again, about a hundred steps are lost.
+        warmup: steps of linear warm-up.
+        decay: last steps, in which it falls to nothing, linearly.
+        phases: first to copy names out of the prompt, which takes text, then to act.
+        seed: of everything random.
+    """
+
+    houses: str = "small"
+    num_houses: int = 400
+    episodes: int = 8
+    held_out: int = 64
+    attempts: int = 256
+    memory: int = 4
+    fluent: Teaching = field(
+        default_factory=lambda: Teaching(
+            skilled=0.0, habits=Habits(0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0)
+        )
+    )
+    teaching: Teaching = field(default_factory=Teaching)
+    shape: Shape = field(default_factory=Shape)
+    wording: str = "brief"
+    actions: bool = False
+    max_tokens: int = 624
+    learning_rate: float = 4e-3
+    warmup: int = 16
+    decay: int = 500
+    phases: tuple[Phase, ...] = (
+        Phase(240, text=6, fluent=10, shuffled=1.0),
+        Phase(360, fluent=2, taught=8, practised=4, rounds=2),
+        Phase(800, taught=6, practised=8, rounds=8),
+    )
+    seed: int = 0
+
+    @property
+    def hash(self) -> str:
+        """Content hash, 12 hex digits."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def stretches(self) -> list[Stretch]:
+        """List the stretches between which the policy is stored, and may play."""
+        stretches = []
+        begin = 0
+        for phase in self.phases:
+            parts = max(phase.rounds, 1)
+            ends = [begin + phase.steps * k // parts for k in range(parts + 1)]
+            stretches += [
+                Stretch(*pair, phase, plays=phase.rounds > 0)
+                for pair in itertools.pairwise(ends)
+            ]
+            begin = ends[-1]
+        return stretches
+
+    def schedule(self) -> optax.Schedule:
+        """Return the learning rate of each step."""
+        up = optax.linear_schedule(0.0, self.learning_rate, self.warmup)
+        down = optax.linear_schedule(self.learning_rate, 0.0, self.decay)
+        flat = max(self.warmup, self.steps - self.decay)
+        return optax.join_schedules(
+            [up, optax.constant_schedule(self.learning_rate), down],
+            [self.warmup, flat],
+        )
+
+    def prompts(self, tokenizer: Tokenizer) -> PromptBuilder:
+        """Return the prompts that the policy learns to read."""
+        return PromptBuilder(
+            tokenizer,
+            wording=self.wording,
+            layout="tree",
+            max_tokens=self.max_tokens,
+            max_turns=self.teaching.max_turns,
+            show_actions=self.actions,
+        )
+
+
+RECIPES = {"alfworld-small": Recipe()}

@@ -1,0 +1,1 @@
+"""Clients of language models: backends, retries, budgets, the call log, parsing."""

@@ -1,0 +1,129 @@
+"""Every call of a run, in one file: prompt, answer, usage, latency; never a key.
+
+It is what people read to see what the model was told and said, and what `replay` and a
+resumed run take answers from: a call is found again by its cycle and its words.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reskill_jax.llm.backends import Request, Response
+
+_SECRETS = re.compile(
+    r"\b(sk|pk|rk|hf|gsk|xai)[-_][\w-]{8,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|\bBearer\s+\S+|://[^/@\s]+:[^/@\s]+@",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An answer from a log, and the seconds that it took."""
+
+    response: Response
+    seconds: float
+
+
+class CallLog:
+    """Appends calls to a file and finds earlier ones.
+
+    Args:
+        path: JSON lines; made with the first call.
+        earlier: another run's log to find calls in; by default the same file.
+    """
+
+    def __init__(self, path: Path, earlier: Path | None = None):
+        self._path = path
+        self._lock = threading.Lock()
+        self._earlier = earlier or path
+        self._answers: dict[str, Recorded] | None = None
+
+    def find(self, cycle: int, request: Request) -> Recorded | None:
+        """Return the last recorded answer to the same words in the same cycle."""
+        with self._lock:
+            if self._answers is None:
+                self._answers = dict(_read(self._earlier))
+            return self._answers.get(_key(cycle, request))
+
+    def add(
+        self,
+        cycle: int,
+        request: Request,
+        outcome: Response | str,
+        *,
+        seconds: float,
+        model: str,
+        recorded: bool = False,
+    ) -> None:
+        """Append one call; `outcome` is the answer, or what went wrong.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        line: dict[str, Any] = {
+            "cycle": cycle,
+            "stage": request.name,
+            "key": _key(cycle, request),
+            "model": model,
+            "seconds": round(seconds, 3),
+            "recorded": recorded,
+            "system": request.system,
+            "prompt": request.prompt,
+        }
+        if isinstance(outcome, Response):
+            line |= {
+                "response": outcome.text,
+                "tokens_in": outcome.tokens_in,
+                "tokens_out": outcome.tokens_out,
+            }
+        else:
+            line |= {"error": outcome}
+        with self._lock:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as file:
+                # A killed process may have left a part of a line.
+                torn = file.tell() > 0 and not _ends_with_newline(self._path)
+                text = ("\n" if torn else "") + json.dumps(line) + "\n"
+                file.write(text.encode())
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Blot out keys, the given ones and whatever looks like one."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return _SECRETS.sub("***", text)
+
+
+def _key(cycle: int, request: Request) -> str:
+    words = json.dumps([cycle, request.name, request.system, request.prompt])
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"
+
+
+def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
+    """Yield the answers of a log by key; lines that were torn by a kill are passed."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+                if "response" in line:
+                    response = Response(
+                        line["response"], line["tokens_in"], line["tokens_out"]
+                    )
+                    yield line["key"], Recorded(response, line["seconds"])
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue

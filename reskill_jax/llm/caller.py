@@ -1,0 +1,186 @@
+"""One way to ask a language model: recorded, within a budget, and patient.
+
+`Caller.ask` returns an answer of the right shape or raises `CallError` with a reason of
+the closed set `Failure`. In between it looks the call up in the log, spends from the
+budget, tries again after errors that may pass, and spares a service that is down.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from reskill_jax.creator.schemas import strict_schema
+from reskill_jax.llm.backends import Backend, Request, Response
+from reskill_jax.llm.budget import Budget, Spending
+from reskill_jax.llm.call_log import CallLog, redact
+from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
+from reskill_jax.llm.retry import (
+    PASSING,
+    Breaker,
+    CallError,
+    Failure,
+    Patience,
+    classify,
+)
+from reskill_jax.llm.sanitize import clean
+
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class Caller:
+    """Asks one backend; `ask` may be called from many threads.
+
+    Args:
+        backend: whom to ask; None where only recorded answers count.
+        log: where calls are kept and found again.
+        budget: what may be spent.
+        patience: what to do about failures.
+        model: name of the model, for the log.
+        secrets: words that must not get into the log or a message.
+        sleep: waits, for tests.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        backend: Backend | None,
+        log: CallLog,
+        *,
+        budget: Budget | None = None,
+        patience: Patience | None = None,
+        model: str = "",
+        secrets: tuple[str, ...] = (),
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._backend = backend
+        self._log = log
+        self._patience = patience or Patience()
+        self._model = model
+        self._secrets = secrets
+        self._sleep = sleep
+        self._clock = clock
+        self._breaker = Breaker(self._patience, clock)
+        self._random = random.Random()  # its own: others' draws stay as they are
+        self._cycle = 0
+        self.spending = Spending(budget or Budget())
+
+    def begin(self, cycle: int) -> None:
+        """Begin a proposal: its budget is whole, its calls are found by this number."""
+        self._cycle = cycle
+        self.spending.cycle = Counter()
+
+    def ask(self, system: str, prompt: str, schema: type[_Answer]) -> _Answer:
+        """Ask until there is an answer of the right shape, or no hope for one.
+
+        An answer of a wrong shape is asked for once more, with what was wrong.
+
+        Raises:
+            CallError: there is none.
+            OSError: the log cannot be written.
+        """
+        name = schema.__name__.lower()
+        request = Request(system, prompt, strict_schema(schema), name)
+        try:
+            try:
+                return parse(self._complete(request), schema)
+            except AnswerError as error:
+                self.spending.count(f"errors/{Failure.BAD_ANSWER}")
+                complaint = (
+                    f"\n\nYour last answer could not be used: {clean(str(error), 600)}."
+                    " Answer again with one JSON object of the schema above."
+                )
+            request = Request(system, prompt + complaint, request.schema, name)
+            return parse(self._complete(request), schema)
+        except AnswerError as error:
+            self.spending.count(f"errors/{Failure.BAD_ANSWER}")
+            raise CallError(Failure.BAD_ANSWER, str(error)) from error
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what the run has spent, as JSON types."""
+        return dict(self.spending.run)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.spending.run = Counter(state)
+
+    def _complete(self, request: Request) -> str:
+        """Return the text of an answer, recorded or new."""
+        if found := self._log.find(self._cycle, request):
+            if limit := self.spending.reserve():
+                raise self._failed(Failure.BUDGET, f"budget.{limit} is spent")
+            self.spending.settle(found.response, found.seconds)
+            if self._backend is None:  # a log of its own, whole like any other
+                self._note(request, found.response, found.seconds, recorded=True)
+            return found.response.text
+        if self._backend is None:
+            raise self._failed(
+                Failure.NOT_RECORDED,
+                f"the log has no answer to {request.name} of cycle {self._cycle}",
+            )
+        failed: list[CallError] = []
+        for attempt in range(1, self._patience.attempts + 1):
+            try:
+                return self._attempt(self._backend, request)
+            except CallError as error:
+                failed.append(error)
+            if failed[-1].failure not in PASSING or attempt == self._patience.attempts:
+                break
+            self._sleep(
+                self._patience.seconds(attempt) * self._random.uniform(0.5, 1.5)
+            )
+        raise failed[
+            0
+        ]  # the cause; later ones may only tell that patience is at an end
+
+    def _attempt(self, backend: Backend, request: Request) -> str:
+        if left := self._breaker.seconds_left():
+            raise self._failed(
+                Failure.CIRCUIT_OPEN, f"too many failures, calls again in {left:.0f} s"
+            )
+        if limit := self.spending.reserve():
+            raise self._failed(Failure.BUDGET, f"budget.{limit} is spent")
+        started = self._clock()
+        try:
+            response = backend.complete(request)
+        except Exception as error:  # every SDK has its own; all are counted and told
+            failure = classify(error)
+            if failure is not Failure.RATE_LIMIT:
+                self._breaker.failed()
+            shown = redact(f"{type(error).__name__}: {error}", *self._secrets)[:300]
+            self._note(request, f"{failure}: {shown}", self._clock() - started)
+            raise self._failed(failure, shown) from error
+        seconds = self._clock() - started
+        self._breaker.succeeded()
+        # Longer ones are refused; one character more tells that it was longer.
+        response = replace(response, text=response.text[: MAX_CHARACTERS + 1])
+        self.spending.settle(response, seconds)
+        self._note(request, response, seconds)
+        return response.text
+
+    def _note(
+        self,
+        request: Request,
+        outcome: Response | str,
+        seconds: float,
+        *,
+        recorded: bool = False,
+    ) -> None:
+        self._log.add(
+            self._cycle,
+            request,
+            outcome,
+            seconds=seconds,
+            model=self._model,
+            recorded=recorded,
+        )
+
+    def _failed(self, failure: Failure, detail: str) -> CallError:
+        self.spending.count("errors")
+        self.spending.count(f"errors/{failure}")
+        return CallError(failure, detail)

@@ -1,0 +1,423 @@
+"""Compiles the programs of a run for devices that need not be there.
+
+Every array is abstract: nothing is loaded or run. TPUs are described by a topology such
+as v6e:4x4 and compiled for with libtpu, on any machine; without a topology it is done
+for the devices of this machine.
+"""
+
+import collections
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from reskill_jax import build
+from reskill_jax.grpo.losses import GrpoBatch
+from reskill_jax.grpo.optimizer import TrainState, abstract_state, make_programs
+from reskill_jax.grpo.packing import PackedBatch, field_dtypes
+from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.presets import find_shape
+from reskill_jax.policy.sharding import (
+    AXES,
+    ROWS,
+    abstract,
+    devices_of,
+    engine_mesh,
+    mesh_sizes,
+    platform_of,
+    row_shards,
+)
+from reskill_jax.rollout.jax.programs import abstract_calls
+
+_GIB = 2**30
+# GiB of memory per device that programs may use, by what JAX calls its kind.
+_MEMORY = {"TPU v4": 32, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
+_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+_COLLECTIVE = re.compile(rf" ({_KINDS})(?:-start)?\(")
+# How compilers say what a program needs that is too large for a device.
+_REFUSAL = re.compile(
+    r"RESOURCE_EXHAUSTED.*?(?:Used |required for [^(]*\()([\d.]+)([MGT])", re.S
+)
+_UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is known of a compiled program; bytes are per device.
+
+    Attributes:
+        name: what it does.
+        arguments: bytes of its inputs.
+        temporary: bytes that it needs beside inputs and outputs, at most at a time.
+        new: bytes of outputs that are not donated inputs.
+        collectives: how often each kind of communication stands in the program; what
+            stands in the loop over layers counts once. None if the compiler refused it,
+            for it needs more than a device has.
+        lines: of the program before it is compiled; they do not grow with the depth.
+        seconds: that compiling took.
+    """
+
+    name: str
+    arguments: int
+    temporary: int
+    new: int
+    collectives: Mapping[str, int] | None
+    lines: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training step: what lies in memory during it, and its programs.
+
+    Attributes:
+        name: rollout, update, or both.
+        arrays: bytes per device of what is there only in this phase, by name.
+        programs: those that run in it.
+    """
+
+    name: str
+    arrays: Mapping[str, int]
+    programs: Sequence[Program]
+
+    @property
+    def peak(self) -> int:
+        """Its arrays, and the most that a program needs beside them."""
+        extra = max(program.temporary + program.new for program in self.programs)
+        return sum(self.arrays.values()) + extra
+
+
+@dataclass(frozen=True)
+class Report:
+    """The programs of a run and what lies in memory beside them, bytes per device.
+
+    Attributes:
+        title: model and devices.
+        resident: what stays in memory all the time, by name.
+        phases: rollout and update, where neither needs the other's memory; else one.
+        limit: of a device's memory; None if not known.
+        flops: of one micro-batch, forward and backward, per device.
+    """
+
+    title: str
+    resident: Mapping[str, int]
+    phases: Sequence[Phase]
+    limit: int | None
+    flops: float
+
+    @property
+    def peak(self) -> int:
+        """All that stays, and the most that a phase needs beside it."""
+        return sum(self.resident.values()) + max(phase.peak for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the memory of a device, as far as it is known."""
+        return self.limit is None or self.peak <= self.limit
+
+
+def compile_run(config: ConfigDict) -> Report:
+    """Compile the programs of a run: the update in its longest bucket, the engine's.
+
+    Raises:
+        ValueError: devices, model and configuration do not fit each other.
+    """
+    decoder = decoder_of(config)
+    mesh = _mesh(config)
+    tx, _ = build.make_grpo(config, decoder, mesh)
+    params = abstract(mesh, abstract_params(decoder))
+    state = abstract_state(params, tx, mesh)
+    resident = {
+        "parameters": _bytes(state.params),
+        "optimiser": _bytes(state.opt_state),
+    }
+    if config.grpo.kl_coef and config.policy.reference == "device":
+        reference = abstract(mesh, _cast(params, decoder.dtype))
+        resident["reference"] = _bytes(reference)
+    length = max(config.grpo.buckets)
+    rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
+    kind = mesh.devices.flat[0].device_kind
+    memory = _MEMORY.get(kind)
+    model = config.policy.path or config.warm_start.recipe
+    phases = [
+        _rollout(config, decoder, mesh),
+        _update(config, decoder, mesh, tx, state, rows, length),
+    ]
+    if config.rollout.overlap:
+        phases = [_at_once(*phases)]
+    return Report(
+        f"{model} on {mesh.size} x {kind}, mesh "
+        + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
+        + f"; micro-batches of {rows} x {length} tokens",
+        resident,
+        phases,
+        None if memory is None else int(memory * _GIB),
+        model_flops(decoder, rows, length) / mesh.size,
+    )
+
+
+def decoder_of(config: ConfigDict) -> DecoderConfig:
+    """Return the shape of the policy that a run would start from.
+
+    Raises:
+        ValueError: its model is neither here nor known.
+    """
+    model = config.policy.path
+    if not model and config.warm_start.recipe:
+        model = str(build.policy_directory(config))
+    return replace(find_shape(model), dtype=config.policy.dtype)
+
+
+def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
+    """Compile what samples, on the devices of one process."""
+    host = _first_host(mesh, config.mesh.topology)
+    # Of one device, a mesh of one: it says which, for a topology.
+    own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
+    params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
+    options = build.engine_options(config)
+    cache, calls = abstract_calls(decoder, own, params, **options)
+    return Phase(
+        "rollout",
+        {
+            "engine's parameters": _bytes(params),
+            "engine's keys and values": _bytes(cache),
+        },
+        [_compile(own, n, program, *args) for n, (program, args) in calls.items()],
+    )
+
+
+def _update(
+    config: ConfigDict,
+    decoder: DecoderConfig,
+    mesh: Mesh,
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    rows: int,
+    length: int,
+) -> Phase:
+    """Compile what trains."""
+    logprob_fn = build.make_logprob_fn(config, decoder, mesh)
+    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    accumulate, apply = make_programs(loss_fn, tx, mesh)
+    params = state.params
+    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
+    programs = [
+        _compile(mesh, "gradients of a micro-batch", accumulate, params, params, batch),
+        _compile(mesh, "optimiser step", apply, state, params),
+    ]
+    if config.grpo.kl_coef:
+        forward = make_forward(logprob_fn, mesh)
+        serving = abstract(mesh, _cast(params, decoder.dtype))
+        programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
+    return Phase("update", {"gradients": _bytes(params)}, programs)
+
+
+def _at_once(rollout: Phase, update: Phase) -> Phase:
+    """Join the phases of a run with `rollout.overlap`; a device runs one program."""
+    return Phase(
+        "rollout beside the update",
+        {**rollout.arrays, **update.arrays},
+        [*rollout.programs, *update.programs],
+    )
+
+
+def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
+    """Count FLOPs of forward and backward of full rows, without recomputation.
+
+    6 per token and weight of a matrix; attention is causal, 6 per pair of tokens and
+    channel of all heads.
+    """
+    shapes = jax.tree_util.tree_leaves_with_path(abstract_params(decoder))
+    matrices = sum(
+        leaf.size for path, leaf in shapes if path[-1].key == "kernel"
+    ) + decoder.tie_word_embeddings * (decoder.vocab_size * decoder.hidden_size)
+    channels = decoder.num_attention_heads * decoder.head_dim
+    pairs = decoder.num_hidden_layers * length * channels
+    return 6.0 * rows * length * (matrices + pairs)
+
+
+def render(report: Report) -> str:
+    """Return the report as text."""
+    lines = [report.title, "", "per device:", *_sizes(report.resident, "")]
+    for phase in report.phases:
+        lines += _sizes(phase.arrays, f"; {phase.name} only")
+        for program in phase.programs:
+            extra = program.temporary + program.new
+            lines.append(f"  {extra / _GIB:8.2f} GiB  temporary, in: {program.name}")
+    known = "unknown" if report.limit is None else f"{report.limit / _GIB:.2f} GiB"
+    stays = sum(report.resident.values())
+    lines += [
+        *(
+            f"  {(stays + p.peak) / _GIB:8.2f} GiB  peak of the {p.name}, of {known}"
+            for p in report.phases
+        ),
+        f"  {report.flops / 1e12:8.1f} TFLOP per micro-batch, by formula",
+        "",
+        "programs, with their collectives (those of the loop over layers once):",
+    ]
+    for program in (p for phase in report.phases for p in phase.programs):
+        lines.append(
+            f"  {program.name}: {program.lines:,} lines, {_outcome(program)} "
+            f"{program.seconds:.0f} s"
+        )
+    if not report.fits:
+        lines += ["", _advice(report)]
+    return "\n".join(lines)
+
+
+def _outcome(program: Program) -> str:
+    if program.collectives is None:
+        return "too large for a device, refused after"
+    counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
+    return f"{counts or 'no collectives'}; compiled in"
+
+
+def _sizes(arrays: Mapping[str, int], note: str) -> list[str]:
+    return [f"  {size / _GIB:8.2f} GiB  {name}{note}" for name, size in arrays.items()]
+
+
+def _advice(report: Report) -> str:
+    assert report.limit is not None
+    phase = max(report.phases, key=lambda phase: phase.peak)
+    temporary = phase.peak - sum(phase.arrays.values())
+    split = sum(report.resident.values()) + sum(phase.arrays.values())
+    room = report.limit - temporary
+    text = f"It does not fit, in the {phase.name}: "
+    if room <= 0:
+        return text + (
+            "activations alone are too large. Lower "
+            "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
+            "raise config.mesh.tensor."
+        )
+    if "rollout" in phase.name:
+        text += "lower config.engine.slots (sequences of full length in memory), or "
+    return text + (
+        f"split parameters over {math.ceil(split / room)} times as many devices, with "
+        "config.mesh.fsdp or config.mesh.tensor."
+    )
+
+
+def _mesh(config: ConfigDict) -> Mesh:
+    """Return a mesh, of one device too, of the topology or of what is here."""
+    devices: Sequence[Any] = jax.devices()
+    if name := config.mesh.topology:
+        devices = _topology(name)
+    sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    auto = (AxisType.Auto,) * len(AXES)
+    chosen = devices[: math.prod(sizes)]
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=auto, devices=chosen)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"config.mesh={sizes} cannot be laid out on {name or 'these devices'}: "
+            f"{error}"
+        ) from error
+
+
+def _topology(name: str) -> list[Any]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"config.mesh.topology={name!r} needs libtpu: pip install '.[tpu]'"
+        )
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no cloud where we are
+    from jax.experimental import topologies  # noqa: PLC0415
+
+    try:
+        return list(topologies.get_topology_desc(name, platform="tpu").devices)
+    except Exception as error:  # libtpu raises several kinds
+        raise ValueError(
+            f"config.mesh.topology={name!r}: {error}. Names are like v5e:4x4, "
+            "v5p:2x2x2 or v6e:2x4"
+        ) from error
+
+
+def _first_host(mesh: Mesh, topology: str) -> Mesh:
+    """Return a mesh of the devices of one process.
+
+    Of a topology, it is one of that host alone: libtpu numbers the devices of a program
+    from 0 on, and those of a host need not be the first of a larger topology.
+    """
+    first = mesh.devices.flat[0].process_index
+    devices = devices_of(mesh, first)
+    if topology:
+        bounds = np.ptp([device.coords for device in devices], axis=0) + 1
+        generation, _, sizes = topology.partition(":")
+        shape = "x".join(str(n) for n in bounds[: len(sizes.split("x"))])
+        devices = _topology(f"{generation}:{shape}")
+    return Mesh(np.reshape(devices, (1, -1, 1)), AXES)
+
+
+def _abstract_batch(mesh: Mesh, rows: int, length: int, reference: bool) -> GrpoBatch:
+    place = NamedSharding(mesh, P(ROWS))
+
+    def array(dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+
+    floats = array(jnp.float32)
+    packed = PackedBatch(**{n: array(t) for n, t in field_dtypes().items()})
+    return GrpoBatch(packed, floats, floats, floats, floats if reference else None)
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
+
+
+def _bytes(tree: Any) -> int:
+    """Sum what one device holds of arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _compile(mesh: Mesh, name: str, program: Any, *arguments: Any) -> Program:
+    started = time.perf_counter()
+    lowered = program.lower(*arguments)
+    lines = lowered.as_text().count("\n")
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        refusal = _REFUSAL.search(str(error))
+        if refusal is None:
+            raise
+        seconds = time.perf_counter() - started
+        size = _bytes(arguments)
+        beside = int(float(refusal[1]) * _UNITS[refusal[2]]) - size
+        return Program(name, size, beside, 0, None, lines, seconds)
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    if platform_of(mesh) == "tpu":
+        # There it is more than ever lies in memory at a time. The compiler refuses
+        # programs by their peak, which elsewhere leaves temporary arrays out.
+        beside = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
+        temporary = max(beside - new, 0)
+    return Program(
+        name,
+        memory.argument_size_in_bytes,
+        temporary,
+        new,
+        dict(collections.Counter(_collectives(compiled.as_text()))),
+        lines,
+        seconds,
+    )
+
+
+def _collectives(text: str) -> Iterator[str]:
+    for match in _COLLECTIVE.finditer(text):
+        yield match[1]

@@ -1,0 +1,1 @@
+"""Array programs of the decoder: attention, matrix products, rotary embedding."""

@@ -1,0 +1,224 @@
+"""Attention behind one function, and the mask of tree-packed rows.
+
+Three programs compute it: `xla` anywhere, `cudnn` on GPUs and `splash` on TPUs.
+
+Letters: B batch, T tokens, N query heads, K key-value heads (N = K * G), H head width.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from reskill_jax.policy.ops import block_attention
+from reskill_jax.policy.sharding import ROWS, platform_of
+
+BACKENDS = ("xla", "cudnn", "splash")
+
+_LONG = 1024  # tokens; in such rows a CPU gains by looking for the blocks that are seen
+_TILES = (512, 256, 128)  # of splash, per side; the first that divides T
+_QUERIES = 2048  # at a time with splash, whose masks of a row take 12 bytes per pair
+
+
+def tree_mask(until: jax.Array) -> jax.Array:
+    """Return who sees whom in rows that pack episodes as trunks with branches.
+
+    In the order of the tokens all that follow from token j, and so see it, stand right
+    behind it: i sees j iff j <= i < until[j].
+
+    Args:
+        until: int32 [B, T], the first token behind j that does not see it; 0 in
+            padding.
+
+    Returns:
+        bool [B, T, T], [b, i, j].
+    """
+    return _sees(jnp.arange(until.shape[1]), until)
+
+
+def _sees(queries: jax.Array, until: jax.Array) -> jax.Array:
+    """Return what queries at slots [S] see of rows [..., T]: bool [..., S, T]."""
+    queries = queries[:, None]
+    causal = queries >= jnp.arange(until.shape[-1])
+    return causal & (queries < until[..., None, :])
+
+
+def choose_backend(name: str, platform: str, dtype: str) -> str:
+    """Return the fastest program for a platform if `name` is auto, else `name`.
+
+    Args:
+        name: auto, or one of `BACKENDS`.
+        platform: cpu, gpu or tpu.
+        dtype: compute dtype; cudnn has no float32.
+
+    Raises:
+        ValueError: if the program does not run there.
+    """
+    if name == "auto":
+        fastest = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
+        return "xla" if (fastest, dtype) == ("cudnn", "float32") else fastest
+    if name == "cudnn" and (platform, dtype) != ("gpu", "bfloat16"):
+        raise ValueError(
+            f"config.policy.attention='cudnn' is for GPUs and bfloat16, not {platform} "
+            f"and config.policy.dtype={dtype!r}: choose 'auto' or 'xla'"
+        )
+    if name == "splash" and platform == "gpu":
+        raise ValueError(
+            "config.policy.attention='splash' is for TPUs, not for a GPU: choose 'auto'"
+        )
+    return name
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    until: jax.Array,
+    *,
+    backend: str = "xla",
+    mesh: Mesh | None = None,
+) -> jax.Array:
+    """Attend within rows, as `tree_mask` says; softmax is float32.
+
+    Args:
+        query: [B, T, N, H].
+        key: [B, T, K, H].
+        value: [B, T, K, H].
+        until: int32 [B, T], see `tree_mask`.
+        backend: one of `BACKENDS`; splash wants T in multiples of 128.
+        mesh: the devices; rows and heads are split.
+
+    Returns:
+        [B, T, N, H]; rows that see nothing are finite, to be ignored.
+
+    Raises:
+        ValueError: on a T that splash cannot tile.
+    """
+    if backend == "cudnn":
+        mask = tree_mask(until)[:, None]
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation="cudnn"
+        )
+    query = query * query.shape[-1] ** -0.5
+    if backend == "splash":
+        return _on_devices(mesh, _splash(mesh, query.shape[1]))(
+            query, key, value, until
+        )
+    length = query.shape[1]
+    whole_blocks = length % block_attention.BLOCK == 0
+    if length >= _LONG and whole_blocks and platform_of(mesh) == "cpu":
+        return _on_devices(mesh, _sparse)(query, key, value, until)
+    return _dense(query, key, value, until)
+
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _on_devices(mesh: Mesh | None, attend: Attention) -> Attention:
+    """Let every device attend with its own rows and heads."""
+    if mesh is None:
+        return attend
+    heads = P(ROWS, None, "tensor")
+    return jax.shard_map(
+        attend,
+        mesh=mesh,
+        in_specs=(heads, heads, heads, P(ROWS)),
+        out_specs=heads,
+        check_vma=False,
+    )
+
+
+def _splash(mesh: Mesh | None, length: int) -> Attention:
+    """Return the Pallas kernel for TPUs, row by row; other platforms interpret it."""
+    # Imported here, since Pallas takes a second that other programs need not spend.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (  # noqa: PLC0415
+        splash_attention_kernel,
+    )
+
+    tile = next((tile for tile in _TILES if length % tile == 0), None)
+    if tile is None:
+        raise ValueError(
+            f"config.policy.attention='splash' needs rows in multiples of {_TILES[-1]} "
+            f"tokens, not {length}: change config.grpo.buckets, or choose 'xla'"
+        )
+    sizes = splash_attention_kernel.BlockSizes(
+        *(tile,) * 8  # the backward pass has a kernel for queries and one for keys
+    )
+    make = functools.partial(
+        splash_attention_kernel.make_splash_mha_single_device,
+        block_sizes=sizes,
+        residual_checkpoint_name=block_attention.ATTENDED,
+        interpret=platform_of(mesh) != "tpu",
+    )
+    queries = max(n for n in range(tile, _QUERIES + 1, tile) if length % n == 0)
+    # Masks are cheap to make again and large to keep.
+    keep = jax.checkpoint_policies.save_only_these_names(block_attention.ATTENDED)
+
+    def one_row(row: tuple[jax.Array, ...]) -> jax.Array:
+        query, key, value, until = row  # heads first
+        # Gradients of keys are summed over the queries' spans: not in bfloat16.
+        keys = key.astype(jnp.float32), value.astype(jnp.float32)
+
+        @functools.partial(jax.checkpoint, policy=keep)
+        def one_span(span: tuple[jax.Array, jax.Array]) -> jax.Array:
+            query, slots = span  # [N, S, H], [S]
+            # The kernel divides by the sum of what is seen: padding sees itself.
+            mask = _sees(slots, until) | (slots[:, None] == jnp.arange(length))
+            kernel = make(mask[None])
+            for name in ("fwd", "dq", "dkv"):
+                # A label that must not be traced, as jax 0.10's kernels do.
+                field = f"{name}_mask_info"
+                info = getattr(kernel, field)._replace(is_dynamic_mask=None)
+                setattr(kernel, field, info)
+            return kernel(query, *(x.astype(query.dtype) for x in keys))
+
+        heads, _, width = query.shape
+        spans = query.reshape(heads, -1, queries, width).swapaxes(0, 1)
+        slots = jnp.arange(length).reshape(-1, queries)
+        out = jax.lax.map(one_span, (spans, slots))
+        return out.swapaxes(0, 1).reshape(query.shape)
+
+    def rows(
+        query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+    ) -> jax.Array:
+        heads_first = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
+        return jax.lax.map(one_row, (*heads_first, until)).transpose(0, 2, 1, 3)
+
+    return rows
+
+
+def _dense(
+    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+) -> jax.Array:
+    """Take each block of queries against all keys up to its end."""
+    batch, length, heads, width = query.shape
+    kv_heads = key.shape[2]
+    # Heads first: XLA's CPU backend is faster by a third than on the layout of rows.
+    query = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
+    query = query.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)  # [B, K, T, H]
+    out = block_attention.dense(query, key, value, tree_mask(until))
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def _sparse(
+    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+) -> jax.Array:
+    """Take each block of queries against the blocks of keys that it sees.
+
+    Rows are laid end to end, since who sees whom also tells them apart.
+    """
+    batch, length, heads, width = query.shape
+    kv_heads, block = key.shape[2], block_attention.BLOCK
+    until = jnp.where(until > 0, until + jnp.arange(batch)[:, None] * length, 0)
+    query = query.reshape(-1, block, kv_heads, heads // kv_heads, width)
+    query = query.transpose(0, 2, 3, 1, 4)  # [M, K, G, P, H]
+    key, value = (
+        x.reshape(-1, block, kv_heads, width).transpose(0, 2, 1, 3)
+        for x in (key, value)
+    )  # [M, K, P, H]
+    out = block_attention.sparse(query, key, value, until.reshape(-1, block))
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)

@@ -1,0 +1,133 @@
+"""Metrics of a run, to files.
+
+A *step* in this file is the index of a training step, from 0. A checkpoint saved under
+`s` holds the state before step s, so that a run resumed from it writes step s next:
+`MetricWriter(..., start=s)` drops lines of steps >= s that the killed process had still
+written. The file then ends up as if nothing had happened, but for keys that begin with
+``time/`` or ``speed/``. For this to hold, the metrics of all steps below s are written
+before checkpoint s is saved, and what is measured between two steps counts to the
+earlier one.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import SupportsFloat
+
+from tensorboardX import SummaryWriter
+
+from reskill_jax.storage import write_text
+
+_RESERVED = ("phase", "step")
+
+
+class MetricWriter:
+    """Writes flat metrics as JSON lines and as TensorBoard events.
+
+    A line holds ``phase``, ``step`` and the metrics, keys sorted. JSON has no NaN:
+    values that are not finite are written as the strings "nan", "inf" and "-inf", which
+    `read_metrics` turns back.
+
+    Args:
+        path: the JSON lines file.
+        tensorboard: directory of the event files, one subdirectory per phase, so that
+            TensorBoard shows the phases of one metric in one chart.
+        start: first step to be written; later lines of a former process are dropped.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path, start: int = 0) -> None:
+        self._tensorboard = tensorboard
+        self._start = start
+        self._events: dict[str, SummaryWriter] = {}
+        self._last: dict[str, int] = {}
+        cut(path, start)
+        for line in read_metrics(path):
+            self._last[str(line["phase"])] = int(line["step"])
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(
+        self, step: int, metrics: Mapping[str, SupportsFloat], phase: str = "train"
+    ) -> None:
+        """Append the metrics of one step; they are in the files when this returns.
+
+        Raises:
+            ValueError: a phase's steps do not increase, or a metric's name is reserved.
+        """
+        last = self._last.get(phase, self._start - 1)
+        if step <= last:
+            raise ValueError(f"phase {phase!r}: step {step} comes after step {last}")
+        for key in _RESERVED:
+            if key in metrics:
+                raise ValueError(f"a metric cannot be called {key!r}: rename it")
+        values = {key: float(value) for key, value in metrics.items()}
+        line = {"phase": phase, "step": step} | {
+            key: _encode(value) for key, value in values.items()
+        }
+        self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
+        self._file.flush()
+        self._last[phase] = step
+        events = self._phase_events(phase)
+        for key, value in values.items():
+            events.add_scalar(key, value, step)
+        events.flush()
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        self._file.close()
+        for events in self._events.values():
+            events.close()
+
+    def _phase_events(self, phase: str) -> SummaryWriter:
+        if phase not in self._events:
+            self._events[phase] = SummaryWriter(
+                str(self._tensorboard / phase),
+                # TensorBoard hides what a former process wrote from this step on.
+                purge_step=self._start,
+                # Files are named by the second: two starts in one would share a file.
+                filename_suffix=f".{self._start}",
+            )
+        return self._events[phase]
+
+
+def read_metrics(path: Path) -> list[dict[str, str | int | float]]:
+    """Read a file of `MetricWriter`; an unfinished last line is left out.
+
+    Returns:
+        One dict per line: ``phase`` (str), ``step`` (int) and the metrics (float).
+
+    Raises:
+        ValueError: a line before the last is damaged.
+    """
+    return [_decode(line) for line in _lines(path)]
+
+
+def cut(path: Path, start: int) -> None:
+    """Drop lines of steps >= `start` and an unfinished last line, by one rename."""
+    lines = [line for line in _lines(path) if int(_decode(line)["step"]) < start]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the complete lines; a killed process may have left a part of one."""
+    if not path.exists():
+        return []
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number} is damaged ({error}): remove that line"
+            ) from error
+    return lines
+
+
+def _encode(value: float) -> float | str:
+    return value if abs(value) < float("inf") else str(value)
+
+
+def _decode(line: str) -> dict[str, str | int | float]:
+    return {
+        key: value if key in _RESERVED else float(value)
+        for key, value in json.loads(line).items()
+    }

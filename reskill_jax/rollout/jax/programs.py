@@ -1,0 +1,165 @@
+"""The programs of the embedded engine, compiled once each.
+
+All have one shape, in which rows are independent.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.kv_cache import KVCache, abstract_cache
+from reskill_jax.policy.sharding import ROWS, constrain
+from reskill_jax.rollout.jax.sampling import sample
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def prefill(
+    config: DecoderConfig,
+    mesh: Mesh | None,
+    params: Params,
+    cache: KVCache,
+    tokens: jax.Array,
+    starts: jax.Array,
+    tables: jax.Array,
+) -> KVCache:
+    """Compute keys and values of blocks of prompts.
+
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        params: the weights.
+        cache: donated.
+        tokens: int32 [B, P].
+        starts: int32 [B], the position of each row's first token.
+        tables: int32 [B, C / P], see `policy.cache`.
+
+    Returns:
+        The new cache.
+    """
+    positions = starts[:, None] + jnp.arange(tokens.shape[1])
+    return cached_hidden_states(
+        config, params, tokens, positions, tables, cache, mesh=mesh
+    )[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+def decode(
+    config: DecoderConfig,
+    mesh: Mesh | None,
+    steps: int,
+    params: Params,
+    cache: KVCache,
+    tables: jax.Array,
+    state: dict[str, jax.Array],
+    how: tuple[jax.Array, jax.Array, jax.Array],
+    eos_id: jax.Array,
+) -> tuple[jax.Array, jax.Array, KVCache]:
+    """Sample up to `steps` tokens per row.
+
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        steps: most tokens.
+        params: the weights.
+        cache: donated.
+        tables: int32 [B, C / P], see `policy.cache`.
+        state: int32 [B] each: the last `token`, its `position`, the `index` of the next
+            one in the response, and how many are `left` to sample, 0 when done.
+        how: temperature and top-p, float32 [B], and seeds, uint32 [B, 2].
+        eos_id: int32 [], the token that ends a response.
+
+    Returns:
+        Tokens int32 and log-probs float32, [B, steps], without meaning after the end of
+        a response; and the new cache.
+    """
+    rows = tables.shape[0]
+    count = cache.keys.shape[1]
+    tokens = jnp.zeros((steps, rows), jnp.int32)
+    logprobs = jnp.zeros((steps, rows), jnp.float32)
+
+    def more(carry):
+        step, state, *_ = carry
+        return (step < steps) & jnp.any(state["left"] > 0)
+
+    def advance(carry):
+        step, state, tokens, logprobs, cache = carry
+        active = state["left"] > 0
+        states, cache = cached_hidden_states(
+            config,
+            params,
+            state["token"][:, None],
+            state["position"][:, None],
+            jnp.where(active[:, None], tables, count),
+            cache,
+            mesh=mesh,
+        )
+        # First as the weights are split, or these would be gathered, not the scores.
+        scores = logits(config, params, states[:, 0])
+        scores = constrain(mesh, constrain(mesh, scores, ROWS, "tensor"), ROWS)
+        token, logprob = sample(scores, *how, state["index"])
+        state = {
+            "token": token,
+            "position": state["position"] + active,
+            "index": state["index"] + 1,
+            "left": jnp.where(token == eos_id, 0, state["left"] - active),
+        }
+        tokens = tokens.at[step].set(token)
+        return step + 1, state, tokens, logprobs.at[step].set(logprob), cache
+
+    carry = (jnp.int32(0), state, tokens, logprobs, cache)
+    _, _, tokens, logprobs, cache = jax.lax.while_loop(more, advance, carry)
+    return tokens.T, logprobs.T, cache
+
+
+def abstract_calls(
+    config: DecoderConfig,
+    mesh: Mesh | None,
+    params: Params,
+    *,
+    slots: int,
+    context: int,
+    prefill_chunk: int,
+    prefill_rows: int,
+    decode_rows: int,
+    decode_steps: int,
+) -> tuple[KVCache, dict[str, tuple[Any, tuple[Any, ...]]]]:
+    """Describe the engine's programs, to compile them without an engine.
+
+    Args:
+        config: the decoder's shape.
+        mesh: the devices.
+        params: abstract weights.
+        slots: as `JaxEngine` takes it, like those that follow.
+        context: likewise.
+        prefill_chunk: likewise.
+        prefill_rows: likewise.
+        decode_rows: likewise.
+        decode_steps: likewise.
+
+    Returns:
+        The abstract cache; and by name, each program with all its arguments.
+    """
+    blocks = slots * context // prefill_chunk
+    cache = abstract_cache(config, blocks, prefill_chunk, mesh)
+    width = context // prefill_chunk
+    whole = None if mesh is None else NamedSharding(mesh, P())
+
+    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=whole)
+
+    rows = decode_rows
+    state = {name: array(rows) for name in ("token", "position", "index", "left")}
+    floats = array(rows, dtype=jnp.float32)
+    how = (floats, floats, array(rows, 2, dtype=jnp.uint32))
+    blocks_of = (array(prefill_rows, width), array(rows, width))
+    tokens = array(prefill_rows, prefill_chunk)
+    starts = array(prefill_rows)
+    first = (config, mesh, params, cache, tokens, starts, blocks_of[0])
+    then = (config, mesh, decode_steps, params, cache, blocks_of[1], state, how)
+    return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array()))}

@@ -1,0 +1,205 @@
+"""The batch of every step: collected when the step begins, or one step ahead.
+
+    batch = batches.take(step, params, version)      # the step's episodes
+    batches.start(step + 1, params, version)         # in a thread ...
+    params = update(params, batch.episodes)          # ... while the policy trains
+
+A batch that is started ahead is sampled by the weights that the update beside it starts
+from, so it is one update old when it is learnt from. The engine gets weights only
+between batches: with what follows from the step, they decide what is sampled, whether
+or not a run was interrupted. Nothing is started ahead of the last step, so a run that
+is made longer goes on as it began, with a batch of the newest weights.
+"""
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from reskill_jax.environments.protocol import Task
+from reskill_jax.rollout.collector import rollout_metrics
+from reskill_jax.rollout.engine import Engine
+from reskill_jax.rollout.episode import Episode
+
+# Settles at the call what a step plays; plays it when awaited.
+Collect = Callable[[int], Coroutine[Any, Any, list[Episode]]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step learns from.
+
+    Attributes:
+        episodes: ordered by group, then by index within the group.
+        seconds: that it took to collect them.
+        waited: seconds that the trainer had to wait for it.
+    """
+
+    episodes: list[Episode]
+    seconds: float
+    waited: float = 0.0
+
+    def metrics(self, version: int) -> dict[str, float]:
+        """Summarise it for a trainer whose weights have this version.
+
+        ``rollout/lag`` is how many versions the sampled tokens are behind it, on
+        average.
+        """
+        turns = [turn for episode in self.episodes for turn in episode.turns]
+        sampled = sum(len(turn.response) for turn in turns)
+        behind = sum(len(turn.response) * (version - turn.version) for turn in turns)
+        return rollout_metrics(self.episodes, self.seconds) | {
+            "rollout/lag": behind / sampled,
+            "time/wait": self.waited,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON document, but for the tasks, which the step tells."""
+        return vars(self) | {"episodes": [e.to_json() for e in self.episodes]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], tasks: Sequence[Task]) -> Self:
+        """Make the batch of a document and of its step's tasks.
+
+        Raises:
+            ValueError: the document is none of `to_json`, or not of so many tasks.
+        """
+        try:
+            episodes = [
+                Episode.from_json(tasks[stored["group"]], stored)
+                for stored in document["episodes"]
+            ]
+            size = len(episodes) // len(tasks)
+            places = list(itertools.product(range(len(tasks)), range(size)))
+            if not places or [(e.group, e.index) for e in episodes] != places:
+                raise ValueError(
+                    f"{len(episodes)} episodes are not the groups of {len(tasks)} "
+                    "tasks, in order"
+                )
+            return cls(**{**document, "episodes": episodes})
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the checkpoint's batch is not a recorded one ({error!r}): resume "
+                "with the version that wrote it, or choose another --workdir"
+            ) from error
+
+
+class Batches:
+    """Hands out the batches of the steps; see the module's docstring."""
+
+    def __init__(self, engine: Engine, collect: Collect, version: int):
+        """Have nothing started.
+
+        Args:
+            engine: that `collect` samples with; only this object gives it weights.
+            collect: plays a step's episodes.
+            version: of the weights that the engine has.
+        """
+        self._engine = engine
+        self._collect = collect
+        self._version: int | None = version  # None: the engine sleeps
+        self._running: _Thread | None = None
+        self._ahead: Batch | None = None
+
+    def take(self, step: int, params: Any, version: int) -> Batch:
+        """Return the batch that was started; if none was, collect that of `step` now.
+
+        Args:
+            step: which.
+            params: the weights that sample it now.
+            version: of those.
+
+        Raises:
+            Exception: what collecting raised, here or in its thread.
+        """
+        self._wait()
+        if self._ahead is None:
+            started = time.perf_counter()
+            self.serve(params, version)
+            batch = asyncio.run(_timed(self._collect(step)))
+            return replace(batch, waited=time.perf_counter() - started)
+        batch, self._ahead = self._ahead, None
+        return batch
+
+    def start(self, step: int, params: Any, version: int) -> None:
+        """Begin to collect the batch of a step, in a thread; see `take`."""
+        self.serve(params, version)
+        self._running = _Thread(_timed(self._collect(step)))
+
+    def serve(self, params: Any, version: int) -> None:
+        """Wait for the batch that was started; then let the engine have these weights.
+
+        Raises:
+            Exception: what collecting raised.
+        """
+        self._wait()
+        if version != self._version:
+            self._engine.push(params, version)
+            self._version = version
+
+    def sleep(self) -> None:
+        """Let the engine sleep until weights come; nothing may have been started."""
+        self._engine.sleep()
+        self._version = None
+
+    def state(self) -> dict[str, Any] | None:
+        """Wait for the batch that was started and return it, for a checkpoint."""
+        self._wait()
+        return self._ahead.to_json() if self._ahead else None
+
+    def restore(self, state: Mapping[str, Any] | None, tasks: Sequence[Task]) -> None:
+        """Go back to a state; `tasks` are those of the next step.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        self._ahead = Batch.from_json(state, tasks) if state else None
+
+    def close(self) -> None:
+        """Stop collecting; to be called before the engine is closed."""
+        if self._running is not None:
+            self._running.stop()
+
+    def _wait(self) -> None:
+        if self._running is not None:
+            started = time.perf_counter()
+            batch = self._running.result()
+            self._running = None
+            self._ahead = replace(batch, waited=time.perf_counter() - started)
+
+
+async def _timed(work: Coroutine[Any, Any, list[Episode]]) -> Batch:
+    started = time.perf_counter()
+    episodes = await work
+    return Batch(episodes, time.perf_counter() - started)
+
+
+class _Thread(threading.Thread):
+    """Runs a coroutine; a daemon, so that no program's end waits for it."""
+
+    def __init__(self, work: Coroutine[Any, Any, Batch]):
+        super().__init__(name="rollout", daemon=True)
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._loop = self._runner.get_loop()
+        self._task = self._loop.create_task(work)
+        self.start()
+
+    def run(self) -> None:
+        """Run it to its end, and whatever it has begun."""
+        with self._runner:
+            self._loop.run_until_complete(asyncio.wait([self._task]))
+
+    def result(self) -> Batch:
+        """Wait for it; what it raised is raised here, with its traceback."""
+        self.join()
+        return self._task.result()
+
+    def stop(self) -> None:
+        """Cancel it and wait until it has ended."""
+        with suppress(RuntimeError):  # the loop is closed: it had ended
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self.join()

@@ -1,0 +1,1 @@
+"""The vLLM engine: servers beside the trainer, and how weights reach them."""

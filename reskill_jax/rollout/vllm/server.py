@@ -1,0 +1,208 @@
+"""Starts and stops `vllm serve`, in its own environment.
+
+The server listens on a Unix socket in a private directory: its control routes have no
+authentication, whatever keys it is given. It ends with this process, also by kill -9.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PLUGIN = Path(__file__).parent / "plugin"
+_STOP_SECONDS = 10.0
+# How weights come -> who receives them in the server: our plugin, or vLLM itself.
+_RECEIVERS = {"files": "reskill_files", "nccl": "nccl"}
+# Becomes the server, and leaves a process behind that ends it when the trainer ends: it
+# asks first, and after some seconds it does not ask.
+_GUARD = f"""
+import os, select, signal, sys
+server = os.getpid()
+trainer = os.pidfd_open(os.getppid())
+if os.getppid() == int(sys.argv[1]):
+    if os.fork():
+        os.execv(sys.argv[2], sys.argv[2:])
+    ended = os.pidfd_open(server)
+    poll = select.poll()
+    poll.register(trainer, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    if ended not in dict(poll.poll()):
+        poll.unregister(trainer)
+        os.kill(server, signal.SIGINT)
+        poll.poll({1000 * _STOP_SECONDS})
+        os.killpg(0, signal.SIGKILL)
+"""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to start a server.
+
+    Attributes:
+        executable: `vllm` of an environment with vLLM.
+        model: Hugging Face directory; its config and tokenizer count, and its weights
+            are served until the first push.
+        dtype: of weights and computation.
+        context: tokens of the longest prompt and response.
+        sequences: that it works on at once, at most.
+        tensor: devices that one server splits the model over.
+        transfer: how weights come: files or nccl.
+        memory: share of each device's memory; 0 leaves it to `arguments`.
+        arguments: further ones of `vllm serve`.
+        environment: further variables.
+    """
+
+    executable: str
+    model: Path
+    dtype: str
+    context: int
+    sequences: int = 128
+    tensor: int = 1
+    transfer: str = "files"
+    memory: float = 0.9
+    arguments: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server:
+    """One `vllm serve` process."""
+
+    def __init__(self, options: ServerOptions, directory: Path):
+        """Start it; it is not ready yet.
+
+        Args:
+            options: how.
+            directory: private to it, for its socket and its log.
+
+        Raises:
+            FileNotFoundError: there is no such executable.
+        """
+        self._options = options
+        self._socket = directory / "socket"
+        self.log = directory / "log"
+        if shutil.which(options.executable) is None:
+            raise FileNotFoundError(
+                f"config.engine.vllm.executable={options.executable!r} is not there: "
+                "install vLLM into an environment of its own and name its bin/vllm"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        self._process = self._start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"unix:{self._socket}"
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves."""
+        return self._process.pid
+
+    def ended(self) -> bool:
+        """Tell whether it is not running any more."""
+        return self._process.poll() is not None
+
+    def restart(self) -> None:
+        """Start it again, after ending what is left of it."""
+        self.stop()
+        self._process = self._start()
+
+    def stop(self) -> None:
+        """End it and its children; it is asked first."""
+        if not self.ended():
+            os.kill(self._process.pid, signal.SIGINT)
+        deadline = time.monotonic() + _STOP_SECONDS
+        while _alive(self._process):
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            time.sleep(0.05)
+        self._socket.unlink(missing_ok=True)
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the end of its log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._socket.unlink(missing_ok=True)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [
+                    *(sys.executable, "-c", _GUARD, f"{os.getpid()}"),
+                    *command(self._options, self._socket),
+                ],
+                env=environment(self._options),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # ctrl-c is for the trainer, which ends us
+            )
+
+
+def command(options: ServerOptions, socket: Path) -> list[str]:
+    """Return the command line of a server."""
+    arguments = {
+        "served-model-name": "policy",
+        "uds": socket,
+        "dtype": options.dtype,
+        "max-model-len": options.context,
+        "max-num-seqs": options.sequences,
+        "tensor-parallel-size": options.tensor,
+        # Without it the model's own defaults replace what a request leaves out.
+        "generation-config": "vllm",
+        "logprobs-mode": "processed_logprobs",
+        "worker-extension-cls": "reskill_vllm.Extension",
+        "weight-transfer-config": json.dumps({"backend": _RECEIVERS[options.transfer]}),
+    }
+    if options.memory:
+        arguments["gpu-memory-utilization"] = options.memory
+    return [
+        shutil.which(options.executable) or options.executable,
+        "serve",
+        str(options.model),
+        *(
+            word
+            for name, value in arguments.items()
+            for word in (f"--{name}", f"{value}")
+        ),
+        "--enable-scale-out",
+        "--disable-uvicorn-access-log",
+        *options.arguments,
+    ]
+
+
+def environment(options: ServerOptions) -> dict[str, str]:
+    """Return the variables of a server: ours, without what is about our Python."""
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONHOME", "VIRTUAL_ENV")
+    }
+    return own | {
+        "PYTHONPATH": str(_PLUGIN),
+        "VLLM_SERVER_DEV_MODE": "1",  # or there are no routes for weights
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        **options.environment,
+    }
+
+
+def _alive(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether any process of the group is left."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

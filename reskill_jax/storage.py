@@ -1,0 +1,66 @@
+"""Files: what is written, whole or not at all, and where caches are."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def cache_directory() -> Path:
+    """Return the directory, $RESKILL_CACHE or ~/.cache/reskill_jax."""
+    default = Path.home() / ".cache" / "reskill_jax"
+    return Path(os.environ.get("RESKILL_CACHE", default))
+
+
+def plain(value: Any, name: str) -> Any:
+    """Copy a JSON document, refusing what would not come back as it went in.
+
+    Args:
+        value: dict with string keys, list, tuple, str, finite float, int, bool or None.
+        name: where the value stands, for the error message.
+
+    Returns:
+        The copy; tuples have become lists.
+
+    Raises:
+        TypeError: a value or key of another type.
+        ValueError: a float that is not finite.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: JSON has finite numbers only")
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{name} has the key {key!r}: use a string")
+        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+    raise TypeError(
+        f"{name} is of type {type(value).__name__}, which JSON cannot hold: convert it "
+        "to dict, list, str, float, int, bool or None"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by one rename: readers see the old or the new text, never a part.
+
+    Raises:
+        OSError: it cannot be written, e.g. the disk is full; the old file is intact.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The error of a full disk does not tell which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error

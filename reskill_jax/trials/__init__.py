@@ -1,0 +1,1 @@
+"""The trial that decides between banks: assignment, statistics, decision."""

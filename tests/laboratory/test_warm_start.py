@@ -1,0 +1,149 @@
+"""The warm start: recipes run, and the shipped policy is what its recipe makes."""
+
+import importlib.util
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from reskill_jax.laboratory.demonstrator import Teaching
+from reskill_jax.laboratory.fitting import as_episode
+from reskill_jax.laboratory.recipe import RECIPES, Phase, Recipe, Shape
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.policy.weights import load
+from reskill_jax.rollout.prompts import WORDINGS, render_skill
+from reskill_jax.storage import cache_directory
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+
+
+@pytest.fixture(scope="module")
+def making():
+    from reskill_jax.laboratory import warm_start as make
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def small():
+    shape = Shape(
+        vocab_size=500, hidden_size=32, intermediate_size=64, layers=1, heads=2
+    )
+    return Recipe(
+        num_houses=4, episodes=2, held_out=2, attempts=3, memory=1, shape=shape,
+        teaching=replace(Teaching(), skilled=1.0, max_turns=5),
+        learning_rate=1e-2, warmup=1, decay=3,
+        phases=(Phase(6, text=1, fluent=1, taught=1),
+                Phase(4, taught=1, practised=1, rounds=2, shuffled=0.5)),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(making, small, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("RESKILL_CACHE", str(directory))
+    yield making.obtain(small, workers=1), directory
+    patch.undo()
+
+
+def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(making, small, made):
+    directory, root = made
+    assert directory == root / "warm_start" / small.hash
+    document = json.loads((directory / "recipe.json").read_text())
+    assert document["recipe"] == json.loads(json.dumps(asdict(small)))
+    uniform = np.log(load(directory)[0].vocab_size)
+    assert document["results"]["held_out_loss"] < 0.95 * uniform
+    stamp = (directory / "recipe.json").stat().st_mtime_ns
+    assert making.obtain(small, workers=1) == directory
+    assert (directory / "recipe.json").stat().st_mtime_ns == stamp
+    assert not directory.with_name(f"{directory.name}.partial").exists()
+
+
+@pytest.mark.slow
+def test_making_goes_on_where_it_was_killed(making, small, made, tmp_path, monkeypatch):
+    """Killed in the second round of practice: the same weights, bit for bit."""
+    output = tmp_path / "out"
+    fit = making.fit
+
+    def killed(update, state, steps, episodes):
+        if 8 in steps:
+            raise KeyboardInterrupt
+        return fit(update, state, steps, episodes)
+
+    monkeypatch.setattr(making, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        making.make(small, output, workers=1)
+    assert not output.exists()
+    seen = []
+
+    def watched(update, state, steps, episodes):
+        seen.extend(steps)
+        return fit(update, state, steps, episodes)
+
+    monkeypatch.setattr(making, "fit", watched)
+    making.make(small, output, workers=1)
+    assert seen == [8, 9]
+    weights = "model.safetensors"
+    assert (output / weights).read_bytes() == (made[0] / weights).read_bytes()
+
+
+def test_stretches_cover_all_steps_and_play_before_every_round(small):
+    stretches = small.stretches()
+    assert [(s.begin, s.end, s.plays) for s in stretches] == [
+        (0, 6, False), (6, 8, True), (8, 10, True)
+    ]  # fmt: skip
+    recipe = RECIPES["alfworld-small"]
+    rate = recipe.schedule()
+    assert rate(0) == 0.0
+    assert rate(recipe.warmup) == rate(recipe.steps - recipe.decay)
+    assert rate(recipe.warmup) == pytest.approx(recipe.learning_rate)
+    middle = rate(recipe.steps - recipe.decay // 2)
+    assert middle == pytest.approx(recipe.learning_rate / 2)
+
+
+def demonstrations(small, **kwargs):
+    from reskill_jax.laboratory.collect import demonstrate_all, find_houses
+
+    tasks = find_houses(small, workers=1)[: kwargs.pop("houses", None)]
+    return demonstrate_all(tasks, small.teaching, small.episodes, small.seed, workers=1)
+
+
+def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
+    tokenizer = Tokenizer.load(made[0])
+    prompts = small.prompts(tokenizer)
+    shown = demonstrations(small)
+    assert shown == demonstrations(small)
+    for demonstration in shown:
+        episode = as_episode(prompts, demonstration)
+        taught = [m for m in demonstration.moments if m.taught is not None]
+        for moment, turn in zip(taught, episode.turns, strict=True):
+            trunk = episode.trunks[turn.window][: turn.trunk_length]
+            prompt = tokenizer.decode([*trunk, *turn.branch])
+            assert moment.observation in prompt
+            assert demonstration.goal in prompt
+            for skill in moment.skills:
+                assert render_skill(WORDINGS["brief"], skill) in prompt
+            response = f"<action>{moment.taught}</action>"
+            assert tokenizer.decode(turn.response) == response
+            assert turn.response[-1] == tokenizer.eos_id
+
+
+def test_the_shipped_policy_is_the_one_that_its_recipe_makes(making, made):
+    """Same recipe, same demonstrations, and on those the loss that was recorded."""
+    recipe = RECIPES["alfworld-small"]
+    directory = making.SHIPPED / recipe.hash
+    document = json.loads((directory / "recipe.json").read_text())
+    assert document["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert cache_directory() == made[1]
+    houses = -(-recipe.held_out // recipe.episodes)
+    held_out = demonstrations(recipe, houses=houses)[: recipe.held_out]
+    decoder, params = load(directory)
+    prompts = recipe.prompts(Tokenizer.load(directory))
+    episodes = [as_episode(prompts, d) for d in held_out]
+    loss = making.held_out_loss(decoder, params, episodes)
+    assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)

@@ -1,0 +1,88 @@
+"""Anthropic's and Amazon's SDKs against scripted HTTP: what is sent and understood."""
+
+import json
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from reskill_jax.benchmarks.llm_server import LlmServer, reply
+from reskill_jax.llm.backends import Model, Request, Response, make_backend
+
+REQUEST = Request("be brief", "how?", {"type": "object", "properties": {}}, "plan")
+
+
+class Capturing:
+    """Answers everything with one body and keeps path and headers."""
+
+    def __init__(self, answer: dict):
+        self.answer = answer
+        self.path = ""
+        self.headers: dict[str, str] = {}
+
+    def __call__(self, handler: BaseHTTPRequestHandler) -> bool:
+        self.path = handler.path
+        self.headers = {k.lower(): v for k, v in handler.headers.items()}
+        reply(handler, json.dumps(self.answer).encode())
+        return True
+
+
+def test_anthropic(monkeypatch):
+    pytest.importorskip("anthropic", reason="needs the extra llm")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "the-key")
+    tool = {"type": "tool_use", "id": "x", "name": "plan", "input": {"a": 1}}
+    answer = {"content": [tool], "usage": {"input_tokens": 7, "output_tokens": 3}}
+    capture = Capturing(answer)
+    with LlmServer(lambda stage, prompt: "", fault=capture) as server:
+        url = server.url.removesuffix("/v1")
+        backend = make_backend(Model("anthropic", "m", url, timeout=5))
+        assert backend.complete(REQUEST) == Response('{"a": 1}', 7, 3)
+        answer["content"] = [{"type": "text", "text": "no tool"}]
+        assert backend.complete(REQUEST).text == "no tool"
+        sent = server.requests[0]
+    assert capture.path == "/v1/messages"
+    # Older versions of the SDK send the one, newer ones the other.
+    sent_key = {"x-api-key", "authorization"} & set(capture.headers)
+    assert "the-key" in capture.headers[sent_key.pop()]
+    assert sent["system"] == "be brief"
+    assert sent["messages"] == [{"role": "user", "content": "how?"}]
+    assert sent["tool_choice"] == {"type": "tool", "name": "plan"}
+    assert sent["tools"][0]["input_schema"] == REQUEST.schema
+    assert sent["temperature"] == 0.2
+
+
+def test_bedrock(monkeypatch):
+    pytest.importorskip("boto3", reason="needs the extra llm")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    content = [{"toolUse": {"toolUseId": "x", "name": "plan", "input": {"a": 1}}}]
+    capture = Capturing(
+        {
+            "output": {"message": {"role": "assistant", "content": content}},
+            "stopReason": "tool_use",
+            "usage": {"inputTokens": 7, "outputTokens": 3, "totalTokens": 10},
+            "metrics": {"latencyMs": 1},
+        }
+    )
+    with LlmServer(lambda stage, prompt: "", fault=capture) as server:
+        url = server.url.removesuffix("/v1")
+        backend = make_backend(Model("bedrock", "a.model", url, timeout=5))
+        assert backend.complete(REQUEST) == Response('{"a": 1}', 7, 3)
+        sent = server.requests[0]
+    assert capture.path == "/model/a.model/converse"
+    assert sent["system"] == [{"text": "be brief"}]
+    assert sent["inferenceConfig"] == {"maxTokens": 4096, "temperature": 0.2}
+    spec = sent["toolConfig"]["tools"][0]["toolSpec"]
+    assert spec["inputSchema"] == {"json": REQUEST.schema}
+
+
+def test_openai_without_schema_or_temperature():
+    pytest.importorskip("openai", reason="needs the extra llm")
+    body = {"choices": [{"message": {"content": "hi"}}]}
+    with LlmServer(lambda stage, prompt: "", fault=Capturing(body)) as server:
+        model = Model(
+            "openai", "m", server.url, "PATH", structured=False, temperature=-1
+        )
+        assert make_backend(model).complete(REQUEST) == Response("hi", 0, 0)
+        assert "response_format" not in server.requests[0]
+        assert "temperature" not in server.requests[0]

@@ -1,0 +1,294 @@
+"""Faults over real HTTP: each has its name, its patience and its price."""
+
+import json
+import os
+import socket
+import time
+
+import pytest
+
+pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
+
+from llm_cases import GOOD, caller, creator, evidence, script
+
+from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
+from reskill_jax.creator.schemas import Plan
+from reskill_jax.llm.backends import MAX_BYTES, Model, Request, Response
+from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.call_log import CallLog, redact
+from reskill_jax.llm.caller import Caller
+from reskill_jax.llm.retry import CallError, Failure, Patience
+
+ANSWER = json.dumps(GOOD["plan"])
+
+
+def half(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"mess')
+    handler.close_connection = True
+    return True
+
+
+def drip(handler):
+    """Never silent for long, never done."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    try:
+        for _ in range(100):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+    except OSError:
+        pass
+    return True
+
+
+def hang_up(handler):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+    return True
+
+
+def send(body, status=200):
+    def fault(handler):
+        reply(handler, body, status)
+        return True
+
+    return fault
+
+
+FAULTS = {
+    "429": (send(b'{"error": "slow"}', 429), Failure.RATE_LIMIT, 2),
+    "500": (send(b"oops", 500), Failure.SERVER, 2),
+    "401": (send(b'{"error": {"message": "bad key"}}', 401), Failure.REFUSED, 1),
+    "400": (send(b"{}", 400), Failure.REFUSED, 1),
+    "silence": (lambda handler: time.sleep(1.5) or True, Failure.TIMEOUT, 2),
+    "drip": (drip, Failure.TIMEOUT, 2),
+    "half": (half, Failure.UNREACHABLE, 2),
+    "hang up": (hang_up, Failure.UNREACHABLE, 2),
+    "no JSON": (send(b"<html>proxy</html>"), Failure.BAD_RESPONSE, 2),
+    "no object": (send(b"[1, 2]"), Failure.BAD_RESPONSE, 2),
+    "empty": (send(b""), Failure.BAD_RESPONSE, 2),
+    "wrong shape": (send(b'{"choices": []}'), Failure.BAD_RESPONSE, 2),
+    "no text": (send(b'{"choices": [{"message": null}]}'), Failure.BAD_RESPONSE, 2),
+    "not UTF-8": (send(b'{"choices": "\xff\xfe"}'), Failure.BAD_RESPONSE, 2),
+    "10 MB": (send(completion("x" * 10_000_000)), Failure.BAD_RESPONSE, 2),
+    "garbage": (send(completion("\x00{{{[" * 99)), Failure.BAD_ANSWER, 2),
+    "other shape": (send(completion('{"a": 1}')), Failure.BAD_ANSWER, 2),
+    "too long": (send(completion("{" * 70_000)), Failure.BAD_ANSWER, 2),
+    "deep": (send(completion('{"operations":' * 9_000)), Failure.BAD_ANSWER, 2),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
+    fault, failure, calls = FAULTS[name]
+    log = tmp_path / "calls.jsonl"
+    with LlmServer(script, fault=fault) as server:
+        asking = caller(server.url, log, patience=Patience(2, 0.0), timeout=0.5)
+        with pytest.raises(CallError) as error:
+            asking.ask("system", "prompt", Plan)
+        assert len(server.requests) == calls
+    assert error.value.failure == failure
+    metrics = asking.spending.take()
+    assert metrics["creator/calls"] == calls
+    assert metrics[f"creator/errors/{failure}"] >= 1
+    assert len(log.read_text().splitlines()) == calls
+    assert log.stat().st_size < 2 * MAX_BYTES
+
+
+def test_a_refused_connection_is_named(tmp_path):
+    asking = caller("http://127.0.0.1:9/v1", tmp_path / "c", patience=Patience(2, 0.0))
+    with pytest.raises(CallError, match="unreachable"):
+        asking.ask("system", "prompt", Plan)
+
+
+@pytest.mark.parametrize("name", ["429", "500", "half", "no JSON"])
+def test_a_passing_fault_costs_attempts_and_nothing_else(tmp_path, name):
+    faults = iter([FAULTS[name][0], FAULTS[name][0]])
+
+    def fault(handler):
+        return next(faults, lambda handler: False)(handler)
+
+    with LlmServer(script, fault=fault) as server:
+        made = creator(server.url, tmp_path / "c")
+        assert made.propose(evidence()) is not None
+    metrics = made.take_metrics()
+    assert metrics["creator/calls"] == 6 + 2
+    assert metrics["creator/errors"] == 2
+
+
+class Scripted:
+    """Answers or raises what a list says."""
+
+    def __init__(self, *outcomes):
+        self.outcomes = list(outcomes)
+        self.asked = 0
+
+    def complete(self, request: Request) -> Response:
+        self.asked += 1
+        outcome = self.outcomes.pop(0) if self.outcomes else ANSWER
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Response(outcome, 1000, 500)
+
+
+class Clock:
+    def __init__(self):
+        self.now, self.slept = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def scripted(tmp_path, *outcomes, **options):
+    backend, clock = Scripted(*outcomes), Clock()
+    asking = Caller(
+        backend, CallLog(tmp_path / "c"), sleep=clock.sleep, clock=clock, **options
+    )
+    return asking, backend, clock
+
+
+def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):
+    failures = [ConnectionError()] * 5
+    patience = Patience(attempts=6, pause=1.0, longest=4.0)
+    asking, _, clock = scripted(tmp_path, *failures, patience=patience)
+    asking.ask("s", "p", Plan)
+    wanted = [1, 2, 4, 4, 4]
+    ratios = [s / w for s, w in zip(clock.slept, wanted, strict=True)]
+    assert all(0.5 <= ratio <= 1.5 for ratio in ratios)
+    assert len(set(ratios)) > 1
+
+
+def test_the_circuit_opens_probes_and_closes(tmp_path):
+    patience = Patience(attempts=1, threshold=3, cooldown=10.0)
+    failures = [ConnectionError()] * 4
+    asking, backend, clock = scripted(tmp_path, *failures, patience=patience)
+
+    def failure(prompt):
+        with pytest.raises(CallError) as error:
+            asking.ask("s", prompt, Plan)
+        return error.value.failure
+
+    assert [failure(f"{i}") for i in range(3)] == [Failure.UNREACHABLE] * 3
+    assert [failure(f"{i}") for i in range(5)] == [Failure.CIRCUIT_OPEN] * 5
+    assert backend.asked == 3
+    clock.now = 10.0
+    assert failure("probe") == Failure.UNREACHABLE
+    clock.now = 29.9  # twice as long
+    assert failure("early") == Failure.CIRCUIT_OPEN
+    clock.now = 30.1
+    asking.ask("s", "healed", Plan)
+    asking.ask("s", "closed", Plan)
+    assert backend.asked == 6
+    assert asking.spending.take()["creator/errors/circuit_open"] == 6
+
+
+def test_being_told_to_slow_down_opens_no_circuit(tmp_path):
+    class SlowDownError(Exception):
+        status_code = 429
+
+    patience = Patience(attempts=9, threshold=2, pause=0.0)
+    asking, backend, _ = scripted(tmp_path, *[SlowDownError()] * 8, patience=patience)
+    asking.ask("s", "p", Plan)
+    assert backend.asked == 9
+
+
+@pytest.mark.parametrize(
+    ("budget", "calls"),
+    [
+        (Budget(cycle_calls=2), 2),
+        (Budget(cycle_tokens=1600), 2),  # known after the second: 3000
+        (Budget(cycle_dollars=0.01, price_in=2.0, price_out=8.0), 2),  # 0.6 cents each
+        (Budget(run_calls=3), 3),
+        (Budget(run_tokens=4500), 3),
+    ],
+)
+def test_what_is_spent_is_counted_and_bounded(tmp_path, budget, calls):
+    asking, backend, _ = scripted(tmp_path, budget=budget)
+    asking.begin(1)
+    for i in range(calls):
+        asking.ask("s", f"{i}", Plan)
+    with pytest.raises(CallError, match=r"budget\.\w+=[\d.]+ is spent"):
+        asking.ask("s", "one more", Plan)
+    assert backend.asked == calls
+    of_run = budget.run_calls or budget.run_tokens
+    asking.begin(2)
+    if not of_run:
+        asking.ask("s", "a fresh cycle", Plan)
+        return
+    restored, backend, _ = scripted(tmp_path / "b", budget=budget)
+    restored.restore(json.loads(json.dumps(asking.state())))
+    for again in (asking, restored):
+        with pytest.raises(CallError, match="budget"):
+            again.ask("s", "the same run", Plan)
+    assert backend.asked == 0
+
+
+def test_money_without_prices_is_refused():
+    with pytest.raises(ValueError, match=r"budget.run_dollars=3 needs budget.price_in"):
+        Budget(run_dollars=3)
+    with pytest.raises(ValueError, match=r"budget.cycle_calls=-1"):
+        Budget(cycle_calls=-1)
+
+
+def test_the_log_keeps_everything_but_keys(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "hush-12345")
+
+    def leak(handler):
+        sent = handler.headers["Authorization"]
+        assert "hush-12345" in sent
+        reply(handler, json.dumps({"error": {"message": f"bad {sent}"}}).encode(), 401)
+        return True
+
+    from reskill_jax.llm.backends import make_backend
+
+    with LlmServer(script, fault=leak) as server:
+        model = Model("openai", "m", server.url, key_variable="TEST_KEY")
+        log = tmp_path / "creator" / "calls.jsonl"
+        asking = Caller(make_backend(model), CallLog(log), secrets=(model.key,))
+        with pytest.raises(CallError) as error:
+            asking.ask("the system", "the prompt", Plan)
+    line = json.loads(log.read_text())
+    assert "hush" not in log.read_text() + str(error.value)
+    assert (line["system"], line["prompt"]) == ("the system", "the prompt")
+    assert line["error"].startswith("refused: AuthenticationError")
+    text = "sk-abcdefgh1234 AKIAABCDEFGHIJKLMNOP http://me:pass@host Bearer abc.def"
+    assert redact(text) == "*** *** http***host ***"
+
+
+def test_recorded_answers_are_not_asked_for_again_even_after_a_torn_line(tmp_path):
+    asking, _, _ = scripted(tmp_path)
+    asking.begin(7)
+    asking.ask("s", "p", Plan)
+    with (tmp_path / "c").open("a") as file:
+        file.write('{"cycle": 7, "resp')
+    again, other, _ = scripted(tmp_path)
+    again.begin(7)
+    again.ask("s", "p", Plan)
+    assert other.asked == 0
+    assert again.state() == asking.state()
+    again.begin(8)
+    again.ask("s", "p", Plan)
+    assert other.asked == 1
+    third, last, _ = scripted(tmp_path)
+    third.begin(8)
+    third.ask("s", "p", Plan)
+    assert last.asked == 0
+
+
+def test_a_model_that_cannot_be_asked_is_told(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "OPENAI_API_KEY holds no key" in Model("openai", "m").problem()
+    assert "name of a model" in Model("openai", "").problem()
+    bad = Model("openai", "m", "http://me:secret@host", key_variable="PATH")
+    assert "credentials" in bad.problem()
+    assert os.environ["PATH"]
+    assert Model("openai", "m", key_variable="PATH").problem() == ""

@@ -1,0 +1,217 @@
+import io
+import json
+import struct
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboardX.proto.event_pb2 import Event
+
+from reskill_jax.report.metrics import MetricWriter, cut, read_metrics
+from reskill_jax.report.progress import Progress
+
+
+def writer(directory: Path, start: int = 0) -> MetricWriter:
+    return MetricWriter(directory / "metrics.jsonl", directory / "tensorboard", start)
+
+
+def play(metrics: MetricWriter, steps: range) -> None:
+    """Write what a deterministic run measures."""
+    for step in steps:
+        metrics.write(step, {"loss": 1 / (step + 3), "adv/abs_max": step})
+        if step % 2:
+            metrics.write(step, {"success": step / 7}, phase="unseen")
+
+
+def events(directory: Path) -> list[Event]:
+    """Read event files: records of length, crc, data, crc."""
+    found = []
+    for path in sorted(directory.glob("events.*")):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            found.append(Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_lines_have_sorted_keys_and_exact_values(tmp_path):
+    metrics = writer(tmp_path)
+    metrics.write(0, {"z": 0.1 + 0.2, "a/b": jnp.float32(0.1), "n": np.int64(3)})
+    text = (tmp_path / "metrics.jsonl").read_text()  # before close: already flushed
+    metrics.close()
+    assert text == (
+        '{"a/b": 0.10000000149011612, "n": 3.0, "phase": "train", "step": 0, '
+        '"z": 0.30000000000000004}\n'
+    )
+
+
+@given(st.lists(st.floats(), max_size=20))
+@settings(max_examples=20, deadline=None)
+def test_every_float_comes_back(values):
+    with tempfile.TemporaryDirectory() as name:
+        metrics = writer(Path(name))
+        metrics.write(0, {f"x{i}": value for i, value in enumerate(values)})
+        metrics.close()
+        path = Path(name) / "metrics.jsonl"
+        # Strict JSON: no NaN, no Infinity.
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+        (line,) = read_metrics(path)
+    np.testing.assert_array_equal([line[f"x{i}"] for i in range(len(values))], values)
+
+
+@pytest.mark.parametrize("start", range(7))
+@pytest.mark.parametrize("written", [3, 6])
+def test_a_resumed_run_ends_with_the_file_of_an_uninterrupted_one(
+    tmp_path, start, written
+):
+    play(metrics := writer(tmp_path / "whole"), range(6))
+    metrics.close()
+    play(metrics := writer(tmp_path / "resumed"), range(written))
+    metrics.close()
+    path = tmp_path / "resumed" / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"loss": 0.33')  # the process was killed in mid-line
+    start = min(start, written)
+    play(metrics := writer(tmp_path / "resumed", start), range(start, 6))
+    metrics.close()
+    whole = tmp_path / "whole" / "metrics.jsonl"
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_tensorboard_gets_every_metric_and_hides_repeated_steps(tmp_path):
+    play(metrics := writer(tmp_path), range(4))
+    metrics.close()
+    play(metrics := writer(tmp_path, 2), range(2, 4))
+    metrics.close()
+    train = events(tmp_path / "tensorboard" / "train")
+    losses = [
+        (event.step, value.simple_value)
+        for event in train
+        for value in event.summary.value
+        if value.tag == "loss"
+    ]
+    assert [step for step, _ in losses] == [0, 1, 2, 3, 2, 3]
+    assert losses[1][1] == pytest.approx(1 / 4)
+    # A session log of kind START tells TensorBoard from which step on to forget.
+    assert [e.step for e in train if e.session_log.status == 1] == [0, 2]
+    unseen = events(tmp_path / "tensorboard" / "unseen")
+    tags = [(e.step, v.tag) for e in unseen for v in e.summary.value]
+    assert tags == [(1, "success"), (3, "success"), (3, "success")]
+
+
+def test_steps_of_a_phase_increase_also_after_a_resume(tmp_path):
+    play(metrics := writer(tmp_path), range(3))
+    with pytest.raises(ValueError, match="'train': step 2 comes after step 2"):
+        metrics.write(2, {"loss": 0.0})
+    metrics.write(2, {"success": 0.0}, phase="seen")
+    metrics.close()
+    metrics = writer(tmp_path, 2)
+    with pytest.raises(ValueError, match="step 1 comes after step 1"):
+        metrics.write(1, {"loss": 0.0})
+    metrics.close()
+
+
+@pytest.mark.parametrize("key", ["step", "phase"])
+def test_reserved_names_are_refused(tmp_path, key):
+    metrics = writer(tmp_path)
+    with pytest.raises(ValueError, match=f"cannot be called '{key}'"):
+        metrics.write(0, {key: 1.0})
+    metrics.close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"phase": "train", "step": 0}\n{"phase"\n{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is damaged"):
+        cut(path, 5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_shows_speed_and_time_left():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(100, start=10, stream=stream, clock=clock)
+    clock.now = 60.0
+    progress.update(11, tokens=1200, old=0.5)
+    assert stream.getvalue() == (
+        "step 11/100 | success old 50% new - | 20 tokens/s | 1:29:00 left\n"
+    )
+
+
+def test_progress_forgets_the_slow_start():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(100, stream=stream, interval=0, clock=clock)
+    clock.now = 1000.0  # compilation
+    progress.update(1, tokens=10)
+    for done in range(2, 31):
+        clock.now += 2.0
+        progress.update(done, tokens=10)
+    last = stream.getvalue().splitlines()[-1]
+    assert last.endswith("5 tokens/s | 2:20 left")
+
+
+def test_progress_prints_plain_lines_now_and_then_and_the_last_step():
+    clock, stream = Clock(), io.StringIO()
+    progress = Progress(7, stream=stream, interval=10, clock=clock)
+    for done in range(1, 8):
+        clock.now += 4.0
+        progress.update(done, tokens=0, trial="trial 1 of 5")
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(" ")[1] for line in lines] == ["1/7", "4/7", "7/7"]
+    assert "\r" not in stream.getvalue()
+    assert lines[0].split(" | ")[2] == "trial 1 of 5"
+
+
+def test_progress_redraws_one_line_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    clock, stream = Clock(), Terminal()
+    progress = Progress(3, stream=stream, clock=clock)
+    clock.now = 1.0
+    progress.update(1, tokens=5, old=0.0, new=1.0)
+    progress.note("trial 1: accepted")
+    progress.update(2, tokens=5)
+    progress.close()
+    assert _screen(stream.getvalue()) == [
+        "trial 1: accepted",
+        "step 2/3 | success old - new - | 10 tok",
+        "",
+    ]
+
+
+def _screen(output: str) -> list[str]:
+    """Interpret carriage return, line feed and erase-to-end-of-line."""
+    lines, column = [""], 0
+    index = 0
+    while index < len(output):
+        if output.startswith("\x1b[K", index):
+            lines[-1] = lines[-1][:column]
+            index += 3
+            continue
+        character = output[index]
+        if character == "\r":
+            column = 0
+        elif character == "\n":
+            lines.append("")
+            column = 0
+        else:
+            lines[-1] = lines[-1][:column] + character + lines[-1][column + 1 :]
+            column += 1
+        index += 1
+    return lines

@@ -1,0 +1,322 @@
+"""Servers that are not what they should be, played by a small one of our own."""
+
+import asyncio
+import dataclasses
+import importlib.util
+import logging
+import resource
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from programs import save_random_policy, start_two
+
+pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+
+from fake_vllm import FINISH, INIT, RELOAD, FakeVllm
+
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.rollout.engine import Request, Sampling
+from reskill_jax.rollout.vllm import files_transfer as vllm_files
+from reskill_jax.rollout.vllm.api import _ROUTES
+from reskill_jax.rollout.vllm.engine import VllmEngine
+from reskill_jax.rollout.vllm.files_transfer import FilesTransfer
+
+CONFIG = DecoderConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+)
+
+
+def weights(seed=0):
+    return init(CONFIG, jax.random.key(seed))
+
+
+def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
+    """Use a server, by default another's; the trainer computes `expected`."""
+    return VllmEngine(
+        dataclasses.replace(CONFIG, **changes),
+        weights(),
+        servers=[server if ours else server.url],
+        transfer=FilesTransfer(CONFIG, tmp_path / "weights"),
+        eos_id=1,
+        score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
+        tolerance=1e-4,
+        start_seconds=5.0,
+    )
+
+
+def ask(engine):
+    request = Request("s", [1, 2, 3], Sampling(max_tokens=1), seed=0)
+    return asyncio.run(engine.generate(request))
+
+
+def test_a_server_that_is_one_is_used(tmp_path):
+    with FakeVllm() as server:
+        engine = attach(server, tmp_path)
+        assert ask(engine).version == 0
+        engine.push(weights(1), 1)
+        assert ask(engine).version == 1
+        engine.close()
+    assert server.asked.count(FINISH) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+NO_DEV_MODE = {"paths": {"/v1/completions": {}, "/inference/v1/generate": {}}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"health": 404}, r"http://\S+ is no vLLM server, does something else listen"),
+        ({"weight_info": b"<html>"}, r"does not take version 0 .* no JSON: '<html>'"),
+        (
+            {"weight_info": 404, "openapi.json": NO_DEV_MODE},
+            r"vLLM 0\.29\.0 lacks .*/pause.*: start it with VLLM_SERVER_DEV_MODE=1",
+        ),
+        (
+            {"openapi.json": {"paths": dict.fromkeys(_ROUTES[1:])}},
+            r"lacks /inference/v1/generate: start it with .* --enable-scale-out",
+        ),
+        ({"start_weight_update": 404}, "/start_weight_update answered 404"),
+        (
+            {"weight_info": {"weight_version": "12"}},
+            "version '12', not '0': does another run push to it",
+        ),
+        ({"reset_prefix_cache": {"success": False}}, r"/reset_prefix_cache .*False"),
+    ],
+    ids=["foreign", "pages", "no dev mode", "old", "newer", "shared", "busy"],
+)
+def test_a_server_that_is_none_for_us_is_refused(tmp_path, changes, message):
+    with FakeVllm() as server:
+        server.changes = {f"/{route}": answer for route, answer in changes.items()}
+        with pytest.raises(RuntimeError, match=message):
+            attach(server, tmp_path)
+    assert ("/pause" in server.asked) == ("/resume" in server.asked)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_keeps_its_own_weights_is_noticed(tmp_path):
+    """It takes updates, says that it serves them, and computes what it did before."""
+    with FakeVllm() as server:
+        engine = attach(server, tmp_path)
+        server.logprob = -1.001
+        with pytest.raises(
+            RuntimeError, match=r"'theirs' version 1, but .* off the tra"
+        ):
+            engine.push(weights(1), 1)
+        engine.close()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_output_layer_is_named_as_a_reason(tmp_path, tied):
+    """On CPUs, vLLM's own reload leaves a copy of it as it was."""
+    with (
+        FakeVllm(plugin=False) as server,
+        pytest.raises(RuntimeError, match="off the trainer's") as error,
+    ):
+        attach(server, tmp_path, expected=-1.001, tie_word_embeddings=tied)
+    assert ("start the server with the plugin" in str(error.value)) == tied
+
+
+def test_weights_that_cannot_be_written_whole_are_not_sent(tmp_path):
+    with FakeVllm() as server:
+        engine = attach(server, tmp_path)
+        asked = len(server.asked)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # less than weights
+        try:
+            with pytest.raises(
+                OSError, match=r"engine\.vllm\.root='.*' did not take all"
+            ):
+                engine.push(weights(1), 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert len(server.asked) == asked
+        assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v0"]
+        assert ask(engine).version == 0
+        engine.push(weights(1), 1)
+        assert ask(engine).version == 1
+        engine.close()
+
+
+def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path):
+    with FakeVllm() as server:
+        engine = attach(server, tmp_path)
+        server.changes = {"/update_weights": 500}
+        with pytest.raises(
+            RuntimeError, match=r"does not take version 1 .* answered 500"
+        ):
+            engine.push(weights(1), 1)
+        assert server.asked[-1] == "/resume"
+        assert ask(engine).version == 0
+        server.changes = {}
+        engine.push(weights(1), 2)
+        assert ask(engine).version == 2
+        assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v2"]
+        engine.close()
+
+
+def test_a_server_without_our_plugin_reloads_by_itself_and_that_is_said(
+    tmp_path, caplog
+):
+    with FakeVllm(plugin=False) as server, caplog.at_level(logging.WARNING):
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        engine.push(weights(1), 1)
+        assert server.asked == [
+            "/weight_info",
+            "/weight_info",
+            "/pause",
+            "/update_weight_version",
+            RELOAD,
+            "/update_weight_version",
+            "/reset_prefix_cache",
+            "/resume",
+            "/weight_info",
+            "/v1/models",
+            "/v1/completions",
+        ]
+        assert [path.name for path in server.reloaded] == ["v0", "v1"]
+        assert ask(engine).version == 1
+        engine.close()
+        again = attach(server, tmp_path)  # it has weights already
+        assert ask(again).version == 0
+        again.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert [message.partition(" (")[0] for message in said] == [
+        f"{server.url} runs without our plugin"
+    ] * 2  # engines
+
+
+def test_a_server_with_our_plugin_is_never_reloaded_without(tmp_path, caplog):
+    with FakeVllm() as server, caplog.at_level(logging.WARNING):
+        server.changes = {INIT: 500}
+        with pytest.raises(RuntimeError, match=r"not take version 0 .* answered 500"):
+            attach(server, tmp_path)
+    assert not server.reloaded
+    assert not caplog.records
+
+
+def test_a_reload_that_failed_is_not_built_upon(tmp_path):
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        server.changes = {RELOAD: 500}
+        message = (
+            r"is not ours to start again, after .*_rpc answered 500.*'1 \(partly\)'"
+        )
+        with pytest.raises(RuntimeError, match=message):
+            engine.push(weights(1), 1)
+        assert server.asked.count(RELOAD) == 1
+        server.changes = {}
+        with pytest.raises(RuntimeError, match=r"failed .*: start that server again"):
+            engine.push(weights(2), 2)
+        engine.close()
+        with pytest.raises(RuntimeError, match="start that server again"):
+            attach(server, tmp_path)
+        assert "/resume" not in server.asked
+        server.restart()
+        engine = attach(server, tmp_path)
+        assert ask(engine).version == 0
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("route", "answer"),
+    [
+        ("/update_weight_version", 500),
+        ("/reset_prefix_cache", {"success": False}),
+    ],
+)
+def test_a_server_that_may_have_parts_of_weights_stays_paused(tmp_path, route, answer):
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        server.changes = {route: answer}
+        with pytest.raises(RuntimeError, match="may have parts of version 1"):
+            engine.push(weights(1), 1)
+        assert "/resume" not in server.asked
+        engine.close()
+
+
+def test_a_server_of_ours_is_started_again_after_a_reload_that_failed(tmp_path):
+    class Healing(FakeVllm):
+        def restart(self):
+            self.changes = {}
+            super().restart()
+
+    with Healing(plugin=False) as server:
+        engine = attach(server, tmp_path, ours=True)
+        server.changes = {RELOAD: 500}
+        engine.push(weights(1), 1)
+        assert engine.counters["restarted"] == 1
+        assert ask(engine).version == 1
+        engine.close()
+
+
+def test_files_that_a_reload_would_not_survive_are_not_sent(tmp_path, monkeypatch):
+    save = vllm_files.save
+
+    def cut(directory, *arguments, **options):
+        save(directory, *arguments, **options)
+        path = directory / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+
+    with FakeVllm(plugin=False) as server:
+        engine = attach(server, tmp_path)
+        server.asked.clear()
+        monkeypatch.setattr(vllm_files, "save", cut)
+        with pytest.raises(RuntimeError, match=r"version 1 .* is not sent .* damaged"):
+            engine.push(weights(1), 1)
+        assert server.asked == ["/weight_info"]
+        assert ask(engine).version == 0
+        monkeypatch.undo()
+        engine.push(weights(2), 2)
+        assert ask(engine).version == 2
+        engine.close()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
+    """Both have a server, which gets all weights, though each has a part of them."""
+
+    class Reading(FakeVllm):
+        """Keeps the first weights; if it is stubborn, it takes no others."""
+
+        first, stubborn = None, False
+
+        def _answer(self, route, body):
+            if route == "/update_weights" and self.first is None:
+                path = Path(body["update_info"]["path"])
+                self.first = (path / "model.safetensors").read_bytes()
+                self.changes = {route: 500} if self.stubborn else {}
+            return super()._answer(route, body)
+
+    policy = save_random_policy(tmp_path / "policy")
+    with Reading() as good, Reading() as bad:
+        bad.stubborn = True
+        changes = (
+            "--config.engine.name=vllm",
+            f"--config.engine.vllm.urls={(good.url, bad.url)!r}",
+            f"--config.engine.vllm.root={tmp_path / 'weights'}",
+            "--config.engine.vllm.tolerance=100",
+        )
+        processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
+        assert all(process.wait(timeout=480) != 0 for process in processes)
+    assert good.first == bad.first == (policy / "model.safetensors").read_bytes()
+    told = [(tmp_path / f"{process}.err").read_text() for process in range(2)]
+    assert f"{bad.url} does not take version 1 of the weights" in told[1]
+    assert bad.url not in told[0]
+    assert (good.version, bad.version) == ("1", "0")
+    assert list((tmp_path / "weights").iterdir()) == []
