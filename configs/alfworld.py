@@ -32,7 +32,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.env.houses_seed = 0
     c.env.workers = 8  # processes
     c.env.timeout_s = 120.0  # for one reset or step, then the worker is replaced
-    c.env.attempts = 3  # workers that one request may cost before it is an error
+    c.env.max_attempts = 3  # workers that one request may cost before it is an error
 
     # Prompts.
     c.prompt = ConfigDict()
@@ -74,7 +74,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
 
     # Rollouts.
     c.rollout = ConfigDict()
-    c.rollout.tasks = 16  # groups per step
+    c.rollout.tasks_per_step = 16  # groups per step
     c.rollout.max_turns = 50
     c.rollout.temperature = 1.0
     c.rollout.top_p = 1.0
@@ -89,8 +89,8 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.engine.name = "jax"  # in this process; or vllm: servers beside it
     # Sequences of full length that the cache of a process has room for; most are much
     # shorter, and those that find no room wait.
-    c.engine.slots = 32
-    c.engine.prefill_chunk = 128  # positions per cache block
+    c.engine.max_sequences = 32
+    c.engine.block_size = 128  # positions per cache block
     c.engine.prefill_rows = 8  # blocks per prefill call
     c.engine.decode_rows = 64  # sequences per decode call
     c.engine.decode_steps = 4  # tokens per sequence and decode call
@@ -102,19 +102,21 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.engine.vllm.urls = ()
     c.engine.vllm.replicas = 1  # to start, in each process
     c.engine.vllm.devices = ()  # CUDA_VISIBLE_DEVICES of each, e.g. ("4,5", "6,7")
-    c.engine.vllm.tensor = 1  # devices that each splits the model over
-    c.engine.vllm.memory = 0.9  # share of each device's; 0: left to the arguments
+    c.engine.vllm.tensor_parallel_size = 1  # devices that each splits the model over
+    c.engine.vllm.gpu_memory_utilization = (
+        0.9  # share of each device's; 0: left to the arguments
+    )
     c.engine.vllm.arguments = ()  # further ones of vllm serve
     # How weights come to servers: files; or nccl, from GPU to GPU of trainers on GPUs.
     c.engine.vllm.transfer = "files"
-    c.engine.vllm.root = "/dev/shm"  # for files; servers and trainer share it
+    c.engine.vllm.weights_dir = "/dev/shm"  # for files; servers and trainer share it
     # libnccl.so.2 for nccl, the servers'; empty: that of the executable's environment.
     c.engine.vllm.libnccl = ""
-    c.engine.vllm.start_seconds = 600.0
-    c.engine.vllm.timeout = 300.0  # seconds for one answer
-    c.engine.vllm.attempts = 3  # at one request, with restarts between them
+    c.engine.vllm.start_timeout_s = 600.0
+    c.engine.vllm.timeout_s = 300.0  # seconds for one answer
+    c.engine.vllm.max_attempts = 3  # at one request, with restarts between them
     # Nats by which log-probs may differ from the trainer's; in float32, 1e-4 will do.
-    c.engine.vllm.tolerance = 0.1
+    c.engine.vllm.logprob_tolerance = 0.1
 
     # GRPO.
     c.grpo = ConfigDict()
@@ -132,11 +134,11 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.grpo.importance_cap = 0.0
     # Nats between sampler and trainer, on average, to warn of; with rollout.overlap,
     # what an update changes is among them.
-    c.grpo.alarm = 0.02
+    c.grpo.logprob_diff_warning = 0.02
     c.grpo.minibatches = 4  # optimiser steps per training step
     c.grpo.learning_rate = 1e-6
-    c.grpo.warmup = 0  # optimiser steps in which the learning rate rises to that
-    c.grpo.decay = 0  # and those after it in which it falls to zero; 0: it stays
+    c.grpo.warmup_steps = 0  # optimiser steps in which the learning rate rises to that
+    c.grpo.decay_steps = 0  # and those after it in which it falls to zero; 0: it stays
     c.grpo.weight_decay = 0.01
     c.grpo.clip_norm = 1.0
     c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # row lengths, tokens
@@ -148,11 +150,11 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # no_analyzer, skill_first, policy_first
     c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of SKILL.md directories to start from
-    c.strategy.capacity = 8  # skills in a bank, at most
+    c.strategy.max_skills = 8  # skills in a bank, at most
     # Bundles tried at once, at most; 1 in the paper. Each has fewer episodes then, and
     # chance more bundles to favour.
     c.strategy.candidates = 1
-    c.strategy.reservoir = 200  # episodes that the creator sees, at most
+    c.strategy.reservoir_size = 200  # episodes that the creator sees, at most
     c.strategy.reservoir_min = 100  # and at least
 
     # The trial of a candidate bank; see trials/trial.py.
@@ -177,20 +179,28 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # offline, openai (or compatible), anthropic, bedrock, replay; sidecar: the policy
     # itself, on the servers of engine.name="vllm"
     c.creator.name = "offline"
-    c.creator.after = 0  # take a proposal up so many steps after asking; 0: when ready
-    c.creator.groups = 30  # tasks whose episodes are analysed for one proposal; 0: none
-    c.creator.workers = 16  # of them at a time
-    c.creator.attempts = 3  # of the author at a proposal that passes
+    c.creator.delay_steps = (
+        0  # take a proposal up so many steps after asking; 0: when ready
+    )
+    c.creator.analysed_tasks = (
+        30  # tasks whose episodes are analysed for one proposal; 0: none
+    )
+    c.creator.max_concurrency = 16  # of them at a time
+    c.creator.author_attempts = 3  # of the author at a proposal that passes
     c.creator.prompts = ""  # directory of prompts that replace creator/prompts/*.md
     c.creator.replay = ""  # the creator/calls.jsonl of the run to be replayed
     c.creator.llm = ConfigDict()
     c.creator.llm.name = ""  # of the model, at its service
-    c.creator.llm.url = ""  # empty: the maker's; else e.g. http://localhost:8000/v1
-    c.creator.llm.key_variable = ""  # environment variable; empty: e.g. OPENAI_API_KEY
+    c.creator.llm.base_url = (
+        ""  # empty: the maker's; else e.g. http://localhost:8000/v1
+    )
+    c.creator.llm.api_key_variable = (
+        ""  # environment variable; empty: e.g. OPENAI_API_KEY
+    )
     c.creator.llm.structured = True  # the service enforces the schema of answers
     c.creator.llm.temperature = 0.2  # negative: left to the service
     c.creator.llm.max_tokens = 4096  # per answer
-    c.creator.llm.timeout = 120.0  # seconds per attempt
+    c.creator.llm.timeout_s = 120.0  # seconds per attempt
     c.creator.budget = ConfigDict()  # 0: no limit
     c.creator.budget.cycle_calls = 60  # for one proposal
     c.creator.budget.cycle_tokens = 500_000
@@ -198,14 +208,14 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     c.creator.budget.run_calls = 0
     c.creator.budget.run_tokens = 0
     c.creator.budget.run_dollars = 0.0
-    c.creator.budget.price_in = 0.0  # dollars per million tokens of prompts
-    c.creator.budget.price_out = 0.0  # and of answers
-    c.creator.patience = ConfigDict()
-    c.creator.patience.attempts = 4  # at one call
-    c.creator.patience.pause = 1.0  # seconds before the second, then doubled
-    c.creator.patience.longest = 30.0  # seconds of a pause, at most
-    c.creator.patience.threshold = 20  # failures in a row that stop all calls
-    c.creator.patience.cooldown = 60.0  # seconds without calls, then doubled
+    c.creator.budget.input_price = 0.0  # dollars per million tokens of prompts
+    c.creator.budget.output_price = 0.0  # and of answers
+    c.creator.retry = ConfigDict()
+    c.creator.retry.max_attempts = 4  # at one call
+    c.creator.retry.initial_delay_s = 1.0  # seconds before the second, then doubled
+    c.creator.retry.max_delay_s = 30.0  # seconds of a pause, at most
+    c.creator.retry.failure_threshold = 20  # failures in a row that stop all calls
+    c.creator.retry.cooldown_s = 60.0  # seconds without calls, then doubled
     # Experiments: every k-th proposal is one of a known kind, helpful or harmful.
     c.creator.inject = "harmful"
     c.creator.inject_every = 0
@@ -213,7 +223,7 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
     # Greedy, with the accepted bank only.
     c.eval = ConfigDict()
     c.eval.every = 10  # steps; the first and the last state are always evaluated
-    c.eval.games = 140  # per split, at most
+    c.eval.max_tasks = 140  # per split, at most
     c.eval.splits = ("valid_seen", "valid_unseen")
 
     c.checkpoint = ConfigDict()
@@ -236,12 +246,12 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.policy.logprob_chunk = 768
         c.mesh.fsdp = 1  # a small policy needs one device
         c.warm_start.recipe = "alfworld-small"
-        c.rollout.tasks = 6
+        c.rollout.tasks_per_step = 6
         c.rollout.max_turns = 16
         c.rollout.max_tokens = 16
         c.rollout.concurrency = 64
-        c.engine.slots = 64
-        c.engine.prefill_chunk = 32
+        c.engine.max_sequences = 64
+        c.engine.block_size = 32
         c.engine.prefill_rows = 16
         c.engine.decode_rows = 16
         c.grpo.minibatches = 2
@@ -249,23 +259,23 @@ def get_config(variant: str = "paper") -> ConfigDict:  # noqa: PLR0915 (a list)
         c.grpo.kl_coef = 0.0  # saves the reference's pass, a quarter of an update
         c.grpo.buckets = (512, 768)
         c.grpo.tokens_per_microbatch = 3072
-        c.strategy.capacity = 6
+        c.strategy.max_skills = 6
         c.trial.max_steps = 8  # small batches and few steps, but large effects
         c.trial.effect_sd = 0.15
         c.strategy.reservoir_min = 32
-        c.eval.games = 48
+        c.eval.max_tasks = 48
         c.eval.every = 20
     if variant == "smoke":
         c.num_steps = 3
         c.env.houses_train = 4
         c.env.houses_eval = 3
-        c.rollout.tasks = 2
+        c.rollout.tasks_per_step = 2
         c.rollout.max_turns = 6
         c.rollout.concurrency = 8
-        c.engine.slots = 8
+        c.engine.max_sequences = 8
         c.grpo.group_size = 4
         c.strategy.reservoir_min = 4
-        c.eval.games = 3
+        c.eval.max_tasks = 3
         c.checkpoint.every = 1
     c.lock()
     return c

@@ -84,7 +84,7 @@ def load_tasks(config: ConfigDict) -> TaskSets:
     return TaskSets(
         train=find_games(root, "train"),
         held_out={
-            split: find_games(root, split, limit=config.eval.games)
+            split: find_games(root, split, limit=config.eval.max_tasks)
             for split in config.eval.splits
         },
     )
@@ -239,7 +239,7 @@ def _make_vllm(
     # Paths of sockets are short by law, so not in the workdir.
     places = Path(tempfile.mkdtemp(prefix="reskill-"))
     resources.callback(shutil.rmtree, places, ignore_errors=True)
-    transfer = _make_transfer(config, policy, Path(vllm.root) / places.name)
+    transfer = _make_transfer(config, policy, Path(vllm.weights_dir) / places.name)
     servers: list[Server | str] = [
         vllm.urls[index] for index in distributed.share(len(vllm.urls))
     ]
@@ -251,9 +251,9 @@ def _make_vllm(
             dtype=policy.config.dtype,
             context=config.prompt.max_tokens + config.rollout.max_tokens,
             sequences=config.rollout.concurrency,
-            tensor=vllm.tensor,
+            tensor_parallel_size=vllm.tensor_parallel_size,
             transfer=vllm.transfer,
-            memory=vllm.memory,
+            gpu_memory_utilization=vllm.gpu_memory_utilization,
             arguments=vllm.arguments,
             environment=devices,
         )
@@ -267,11 +267,11 @@ def _make_vllm(
         transfer=transfer,
         eos_id=policy.tokenizer.eos_id,
         score=_make_score(policy),
-        tolerance=vllm.tolerance,
+        logprob_tolerance=vllm.logprob_tolerance,
         version=version,
-        start_seconds=vllm.start_seconds,
-        timeout=vllm.timeout,
-        attempts=vllm.attempts,
+        start_timeout_s=vllm.start_timeout_s,
+        timeout=vllm.timeout_s,
+        attempts=vllm.max_attempts,
     )
 
 
@@ -305,7 +305,7 @@ def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[
         policy.config,
         mesh=policy.mesh,
         library=vllm.libnccl or find_library(vllm.executable),
-        timeout=vllm.timeout,
+        timeout=vllm.timeout_s,
     )
 
 
@@ -323,9 +323,9 @@ def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]
         tokens, targets = text[:, :-1], text[:, 1:]
         length = tokens.shape[1]
         positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-        until = jnp.full_like(tokens, length)
+        visible_end = jnp.full_like(tokens, length)
         found, _ = token_logprobs(
-            policy.config, params, tokens, positions, until, targets, mesh=mesh
+            policy.config, params, tokens, positions, visible_end, targets, mesh=mesh
         )
         return constrain(mesh, found[0])  # all of it everywhere
 
@@ -336,13 +336,19 @@ def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]
 
 def engine_options(config: ConfigDict) -> dict[str, int]:
     """Return the sizes of the engine's programs and of its cache."""
-    keys = ("slots", "prefill_chunk", "prefill_rows", "decode_rows", "decode_steps")
+    keys = (
+        "max_sequences",
+        "block_size",
+        "prefill_rows",
+        "decode_rows",
+        "decode_steps",
+    )
     return {key: config.engine[key] for key in keys} | {"context": _context(config)}
 
 
 def _context(config: ConfigDict) -> int:
     """Return the longest prompt and response, in whole blocks of the engine."""
-    chunk = config.engine.prefill_chunk
+    chunk = config.engine.block_size
     longest = config.prompt.max_tokens + config.rollout.max_tokens
     return -(-longest // chunk) * chunk
 
@@ -353,7 +359,7 @@ def make_pool(config: ConfigDict) -> EnvironmentPool:
         AlfworldEnvironment,
         workers=config.env.workers,
         limit=config.env.timeout_s,
-        max_attempts=config.env.attempts,
+        max_attempts=config.env.max_attempts,
     )
 
 
@@ -398,7 +404,7 @@ def make_grpo(
     """Build the optimiser and the GRPO update."""
     grpo = config.grpo
     tx = make_optimizer(
-        schedule(grpo.learning_rate, warmup=grpo.warmup, decay=grpo.decay),
+        schedule(grpo.learning_rate, warmup=grpo.warmup_steps, decay=grpo.decay_steps),
         clip_norm=grpo.clip_norm,
         weight_decay=grpo.weight_decay,
     )

@@ -99,7 +99,7 @@ def broadcast(value: Any) -> Any:
     return gather(value if is_leader() else None)[0]
 
 
-def led(action: Callable[[], T]) -> T:
+def on_leader(action: Callable[[], T]) -> T:
     """Do something in the leader alone and return there what it returns.
 
     Returns:

@@ -125,8 +125,8 @@ def _train(workdir: Workdir) -> None:
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
     with ExitStack() as resources:
-        distributed.led(lambda: resources.enter_context(workdir.lock()))
-        distributed.led(lambda: workdir.bind(config.to_dict()))
+        distributed.on_leader(lambda: resources.enter_context(workdir.lock()))
+        distributed.on_leader(lambda: workdir.bind(config.to_dict()))
         train(config, workdir)
 
 

@@ -81,7 +81,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Phase:
+class MemoryPhase:
     """A part of a training step: what lies in memory during it, and its programs.
 
     Attributes:
@@ -115,7 +115,7 @@ class Report:
 
     title: str
     resident: Mapping[str, int]
-    phases: Sequence[Phase]
+    phases: Sequence[MemoryPhase]
     limit: int | None
     flops: float
 
@@ -182,7 +182,7 @@ def decoder_of(config: ConfigDict) -> DecoderConfig:
     return replace(find_shape(model), dtype=config.policy.dtype)
 
 
-def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
+def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPhase:
     """Compile what samples, on the devices of one process."""
     host = _first_host(mesh, config.mesh.topology)
     # Of one device, a mesh of one: it says which, for a topology.
@@ -190,7 +190,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> Phase:
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
     options = build.engine_options(config)
     cache, calls = abstract_calls(decoder, own, params, **options)
-    return Phase(
+    return MemoryPhase(
         "rollout",
         {
             "engine's parameters": _bytes(params),
@@ -208,7 +208,7 @@ def _update(
     state: TrainState,
     rows: int,
     length: int,
-) -> Phase:
+) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
     loss_fn = make_loss(logprob_fn, **build.loss_options(config))
@@ -223,12 +223,12 @@ def _update(
         forward = make_forward(logprob_fn, mesh)
         serving = abstract(mesh, _cast(params, decoder.dtype))
         programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
-    return Phase("update", {"gradients": _bytes(params)}, programs)
+    return MemoryPhase("update", {"gradients": _bytes(params)}, programs)
 
 
-def _at_once(rollout: Phase, update: Phase) -> Phase:
+def _at_once(rollout: MemoryPhase, update: MemoryPhase) -> MemoryPhase:
     """Join the phases of a run with `rollout.overlap`; a device runs one program."""
-    return Phase(
+    return MemoryPhase(
         "rollout beside the update",
         {**rollout.arrays, **update.arrays},
         [*rollout.programs, *update.programs],
@@ -304,7 +304,7 @@ def _advice(report: Report) -> str:
             "raise config.mesh.tensor."
         )
     if "rollout" in phase.name:
-        text += "lower config.engine.slots (sequences of full length in memory), or "
+        text += "lower config.engine.max_sequences (whole sequences in memory), or "
     return text + (
         f"split parameters over {math.ceil(split / room)} times as many devices, with "
         "config.mesh.fsdp or config.mesh.tensor."

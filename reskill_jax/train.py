@@ -55,7 +55,9 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             batches.restore(host["ahead"], _tasks(config, tasks, done + 1))
         logbook = None
         if distributed.is_leader():
-            logbook = Logbook(workdir, config.num_steps, done, config.grpo.alarm)
+            logbook = Logbook(
+                workdir, config.num_steps, done, config.grpo.logprob_diff_warning
+            )
             resources.callback(logbook.close)
 
         def evaluation(step: int) -> dict[str, float]:
@@ -103,7 +105,9 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
 
 
 def _tasks(config: ConfigDict, tasks: build.TaskSets, step: int) -> list[Task]:
-    return build.sample_tasks(tasks.train, config.rollout.tasks, config.seed, step - 1)
+    return build.sample_tasks(
+        tasks.train, config.rollout.tasks_per_step, config.seed, step - 1
+    )
 
 
 def _collect(

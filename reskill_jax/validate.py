@@ -48,46 +48,46 @@ _AT_LEAST: dict[str, float] = {
     "env.houses_train": 0,
     "env.houses_eval": 0,
     "env.workers": 1,
-    "env.attempts": 1,
+    "env.max_attempts": 1,
     "prompt.max_tokens": 64,
     "prompt.history": 0,
     "policy.logprob_chunk": 1,
-    "rollout.tasks": 1,
+    "rollout.tasks_per_step": 1,
     "rollout.max_turns": 1,
     "rollout.temperature": 0,
     "rollout.max_tokens": 1,
     "rollout.concurrency": 1,
-    "engine.slots": 1,
-    "engine.prefill_chunk": 1,
+    "engine.max_sequences": 1,
+    "engine.block_size": 1,
     "engine.prefill_rows": 1,
     "engine.decode_rows": 1,
     "engine.decode_steps": 1,
     "engine.vllm.replicas": 1,
-    "engine.vllm.tensor": 1,
-    "engine.vllm.memory": 0,
-    "engine.vllm.attempts": 1,
-    "engine.vllm.tolerance": 0,
+    "engine.vllm.tensor_parallel_size": 1,
+    "engine.vllm.gpu_memory_utilization": 0,
+    "engine.vllm.max_attempts": 1,
+    "engine.vllm.logprob_tolerance": 0,
     "grpo.group_size": 1,
     "grpo.minibatches": 1,
     "grpo.learning_rate": 0,
-    "grpo.warmup": 0,
-    "grpo.decay": 0,
+    "grpo.warmup_steps": 0,
+    "grpo.decay_steps": 0,
     "grpo.kl_coef": 0,
     "grpo.importance_cap": 0,
-    "grpo.alarm": 0,
+    "grpo.logprob_diff_warning": 0,
     "grpo.invalid_penalty": 0,
-    "strategy.capacity": 1,
+    "strategy.max_skills": 1,
     "strategy.candidates": 1,
-    "strategy.reservoir": 2,
+    "strategy.reservoir_size": 2,
     "strategy.reservoir_min": 1,
-    "creator.after": 0,
-    "creator.groups": 0,
-    "creator.workers": 1,
-    "creator.attempts": 1,
+    "creator.delay_steps": 0,
+    "creator.analysed_tasks": 0,
+    "creator.max_concurrency": 1,
+    "creator.author_attempts": 1,
     "creator.llm.max_tokens": 1,
     "creator.inject_every": 0,
     "eval.every": 0,
-    "eval.games": 1,
+    "eval.max_tasks": 1,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
 }
@@ -115,10 +115,10 @@ def _value_problems(config: ConfigDict) -> Iterator[str]:
 
 
 def _fit_problems(config: ConfigDict) -> Iterator[str]:
-    tasks, parts = config.rollout.tasks, config.grpo.minibatches
+    tasks, parts = config.rollout.tasks_per_step, config.grpo.minibatches
     if parts < 1 or tasks % parts:
         yield (
-            f"config.rollout.tasks={tasks} cannot be divided into "
+            f"config.rollout.tasks_per_step={tasks} cannot be divided into "
             f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
         )
     arms = 1 + config.strategy.candidates
@@ -152,11 +152,11 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.{error}"
     if config.env.timeout_s <= 0:
         yield f"config.env.timeout_s={config.env.timeout_s}: must be above 0 seconds"
-    if config.strategy.reservoir_min > config.strategy.reservoir:
+    if config.strategy.reservoir_min > config.strategy.reservoir_size:
         yield (
             f"config.strategy.reservoir_min={config.strategy.reservoir_min} exceeds "
-            f"config.strategy.reservoir={config.strategy.reservoir}: the creator would "
-            "never be asked"
+            f"config.strategy.reservoir_size={config.strategy.reservoir_size}: the "
+            "creator would never be asked"
         )
     longest = config.prompt.max_tokens + config.rollout.max_tokens
     if max(config.grpo.buckets) < longest:
@@ -237,7 +237,7 @@ def _vllm_problems(config: ConfigDict) -> Iterator[str]:
             f"config.engine.vllm.libnccl={vllm.libnccl!r} is no file: name the "
             "libnccl.so.2 of vLLM's environment, or leave it empty"
         )
-    for key in ("start_seconds", "timeout"):
+    for key in ("start_timeout_s", "timeout_s"):
         if vllm[key] <= 0:
             yield f"config.engine.vllm.{key}={vllm[key]}: must be above 0 seconds"
 
@@ -249,8 +249,8 @@ def _creator_problems(config: ConfigDict) -> Iterator[str]:
         return
     from reskill_jax.creator.factory import problem  # noqa: PLC0415
 
-    if (timeout := config.creator.llm.timeout) <= 0:
-        yield f"config.creator.llm.timeout={timeout}: must be above 0 seconds"
+    if (timeout := config.creator.llm.timeout_s) <= 0:
+        yield f"config.creator.llm.timeout_s={timeout}: must be above 0 seconds"
     if found := problem(**llm_settings(config)):
         yield f"config.creator: {found}"
     if config.creator.name == SIDECAR:
@@ -264,11 +264,11 @@ def _sidecar_problems(config: ConfigDict) -> Iterator[str]:
             f"config.engine.name={config.engine.name!r} has no servers for "
             "config.creator.name='sidecar': use 'vllm', or another creator"
         )
-    creator, engine = config.creator.llm.timeout, config.engine.vllm.timeout
+    creator, engine = config.creator.llm.timeout_s, config.engine.vllm.timeout_s
     if creator >= engine:
         yield (
-            f"config.creator.llm.timeout={creator:g}: a push waits for the creator's "
-            f"answers, at most config.engine.vllm.timeout={engine:g} s: make it less"
+            f"config.creator.llm.timeout_s={creator:g}: a push waits for the creator's "
+            f"answers, at most config.engine.vllm.timeout_s={engine:g} s: make it less"
         )
 
 

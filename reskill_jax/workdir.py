@@ -39,7 +39,7 @@ PLACES = (
     "checkpoint.",
     "env.workers",
     "env.timeout_s",
-    "env.attempts",
+    "env.max_attempts",
     "rollout.concurrency",
     "policy.attention",
     "policy.reference",

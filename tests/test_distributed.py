@@ -151,7 +151,7 @@ def test_a_single_process_does_everything_itself():
     assert list(distributed.share(3)) == [0, 1, 2]
     assert distributed.gather({"a": [1.5]}) == [{"a": [1.5]}]
     assert distributed.broadcast([1]) == [1]
-    assert distributed.led(lambda: 3) == 3
+    assert distributed.on_leader(lambda: 3) == 3
     distributed.agree("anything", {"a": 1})
     with pytest.raises(ZeroDivisionError):
-        distributed.led(lambda: 1 / 0)
+        distributed.on_leader(lambda: 1 / 0)

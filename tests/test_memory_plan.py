@@ -10,7 +10,7 @@ from programs import get_config
 
 from reskill_jax import memory_plan as ahead
 from reskill_jax.memory_plan import (
-    Phase,
+    MemoryPhase,
     Program,
     Report,
     compile_run,
@@ -200,7 +200,7 @@ def test_flops_are_those_of_the_formula():
 
 def report(resident, temporary, phase="update"):
     program = Program("program", 0, temporary, 0, {"all-gather": 3}, 9, 1.0)
-    phases = [Phase("rollout", {}, []), Phase("update", {}, [])]
+    phases = [MemoryPhase("rollout", {}, []), MemoryPhase("update", {}, [])]
     phases = [
         dataclasses.replace(p, programs=[program])
         if p.name == phase
@@ -217,7 +217,7 @@ def test_advises_when_it_does_not_fit():
     assert "does not fit" not in render(report(60, 40))
     assert "over 3 times as many devices" in render(report(150, 40))
     assert "tokens_per_microbatch" in render(report(60, 110))
-    assert "config.engine.slots" in render(report(60, 50, "rollout"))
+    assert "config.engine.max_sequences" in render(report(60, 50, "rollout"))
 
 
 def test_collectives_are_counted_once_each():

@@ -92,7 +92,7 @@ def test_a_run_trains_evaluates_tries_skills_and_can_be_shown(finished):
     assert [x["step"] for x in lines if x["phase"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [x["step"] for x in lines if x["phase"] == "eval"] == [0, 6]
     assert (
-        max(x["agreement/logprob_diff_max"] for x in lines if "train" in x["phase"])
+        max(x["rollout/logprob_diff_max"] for x in lines if "train" in x["phase"])
         < 1e-4
     )
     assert "on trial" in output
@@ -196,7 +196,7 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
     assert versions["eval"] == {0: {0}, 2: {2}, 4: {4}}
     lines = read_metrics(Workdir(tmp_path).metrics)
     lines = [line for line in lines if line["phase"] == "train"]
-    assert [line["rollout/lag"] for line in lines] == [0, 1, 1, 1]
+    assert [line["rollout/staleness"] for line in lines] == [0, 1, 1, 1]
     # What the policy learnt since is what importance weights correct.
     off = [abs(line["grpo/importance"] - 1) for line in lines]
     assert off[0] < 1e-4
@@ -217,7 +217,7 @@ def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("grpo.minibatches", 3, "config.rollout.tasks=2 cannot be divided"),
+        ("grpo.minibatches", 3, "config.rollout.tasks_per_step=2 cannot be divided"),
         ("grpo.group_size", 1, "config.grpo.group_size=1: a trial splits a group"),
         ("grpo.buckets", (64,), "holds no turn of"),
         ("strategy.name", "magic", "config.strategy.name='magic': choose one of"),

@@ -55,7 +55,7 @@ _PLAYS = flags.DEFINE_integer("plays", 4, "Timed ones, of which the best counts.
 _VLLM_ARGUMENTS = flags.DEFINE_list(
     "vllm_arguments", ["--enforce-eager", "--block-size=32"], "Of vllm serve."
 )
-_PREFILL_CHUNK = flags.DEFINE_integer("prefill_chunk", 32, "Of the JAX engine.")
+_PREFILL_CHUNK = flags.DEFINE_integer("block_size", 32, "Of the JAX engine.")
 _PREFILL_ROWS = flags.DEFINE_integer("prefill_rows", 16, "Of the JAX engine.")
 _DECODE_ROWS = flags.DEFINE_integer("decode_rows", 16, "Of the JAX engine.")
 _DECODE_STEPS = flags.DEFINE_integer("decode_steps", 4, "Of the JAX engine.")
@@ -165,9 +165,9 @@ def make_players(
         config,
         params,
         eos_id=-1,
-        slots=SLOTS,
+        max_sequences=SLOTS,
         context=context,
-        prefill_chunk=chunk,
+        block_size=chunk,
         prefill_rows=_PREFILL_ROWS.value,
         decode_rows=_DECODE_ROWS.value,
         decode_steps=_DECODE_STEPS.value,
@@ -210,7 +210,7 @@ def start_vllm(
         model=directory / "model",
         dtype=config.dtype,
         context=context,
-        memory=0,
+        gpu_memory_utilization=0,
         arguments=(
             f"--kv-cache-memory-bytes={SLOTS * context * token}",
             *_VLLM_ARGUMENTS.value,
@@ -230,7 +230,7 @@ def start_vllm(
         transfer=FilesTransfer(config, Path("/dev/shm") / f"reskill-{directory.name}"),
         eos_id=-1,
         score=lambda params, text: scores(config, params, [text])[0],
-        tolerance=TOLERANCE,
+        logprob_tolerance=TOLERANCE,
     )
     resources.callback(engine.close)
     return server, engine

@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
         reference = build.make_reference(config, policy)
         tx, update = build.make_grpo(config, policy.config, policy.mesh)
         collector = build.make_collector(config, policy, policy.params, 0, resources)
-        chosen = build.sample_tasks(tasks.train, config.rollout.tasks, config.seed, 0)
+        chosen = build.sample_tasks(
+            tasks.train, config.rollout.tasks_per_step, config.seed, 0
+        )
         arms = np.zeros((len(chosen), config.grpo.group_size), np.int32)
         sampling = build.sampling(config)
         episodes = asyncio.run(

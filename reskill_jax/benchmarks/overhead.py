@@ -61,10 +61,10 @@ def changes(url: str) -> Changes:
     return {
         "creator.name": "openai",
         "creator.llm.name": "scripted",
-        "creator.llm.url": url,
-        "creator.llm.key_variable": _KEY,
+        "creator.llm.base_url": url,
+        "creator.llm.api_key_variable": _KEY,
         "strategy.reservoir_min": 2,
-        "eval.games": 1,
+        "eval.max_tasks": 1,
         "eval.every": 0,
     }
 

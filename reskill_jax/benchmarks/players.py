@@ -130,13 +130,13 @@ def scores(
 ) -> list[np.ndarray]:
     """Return the decoder's log-probs of all tokens of each text but the first."""
     width = max(map(len, texts)) - 1
-    tokens, targets, until = np.zeros((3, len(texts), width), np.int32)
+    tokens, targets, visible_end = np.zeros((3, len(texts), width), np.int32)
     for row, text in enumerate(texts):
         last = len(text) - 1
         tokens[row, :last], targets[row, :last] = text[:-1], text[1:]
-        until[row, :last] = last
+        visible_end[row, :last] = last
     positions = np.broadcast_to(np.arange(width), tokens.shape)
-    found, _ = _logprobs(config, params, tokens, positions, until, targets)
+    found, _ = _logprobs(config, params, tokens, positions, visible_end, targets)
     return [
         row[: len(text) - 1] for row, text in zip(np.asarray(found), texts, strict=True)
     ]

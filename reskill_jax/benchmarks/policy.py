@@ -93,7 +93,7 @@ def jax_step(
     """Return what computes loss and gradients of next tokens once."""
     rows, length = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
-    until = jnp.full((rows, length), length)  # a row is one trunk
+    visible_end = jnp.full((rows, length), length)  # a row is one trunk
     inputs = jnp.asarray(tokens, jnp.int32)
 
     @jax.jit
@@ -104,7 +104,7 @@ def jax_step(
                 params,
                 inputs,
                 positions,
-                until,
+                visible_end,
                 jnp.roll(inputs, -1, axis=1),
                 chunk=length,
                 remat="dots",

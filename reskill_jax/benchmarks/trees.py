@@ -239,7 +239,7 @@ def cost(episodes: Sequence[Episode], buckets: Sequence[int]) -> tuple[float, fl
     matrices = hidden * (2 * width * (heads + kv_heads) + 3 * feed_forward)
     tokens = pairs = 0.0
     for packed in pack(episodes, buckets=buckets, tokens_per_microbatch=max(buckets)):
-        real = np.asarray(packed.until) > 0
+        real = np.asarray(packed.visible_end) > 0
         tokens += real.sum()
         pairs += (np.asarray(packed.positions)[real] + 1.0).sum()
     return tokens, 2.0 * layers * (tokens * matrices + 2 * pairs * heads * width)
@@ -321,9 +321,9 @@ def time_rollout(folder: Path, *, flat: bool) -> dict[str, float]:
         decoder,
         init(decoder, jax.random.key(0)),
         eos_id=-1,
-        slots=8,
+        max_sequences=8,
         context=context,
-        prefill_chunk=128,
+        block_size=128,
         prefill_rows=8,
         decode_rows=8,
     )

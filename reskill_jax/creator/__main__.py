@@ -52,20 +52,20 @@ def _parser() -> argparse.ArgumentParser:
         help=f"offline, replay:calls.jsonl, or one of {', '.join(NAMES)} with a model,"
         " e.g. openai:gpt-5",
     )
-    add("--url", default="", help="address of the service; default: the maker's")
-    add("--key_variable", default="", help="environment variable with the key")
+    add("--base_url", default="", help="address of the service; default: the maker's")
+    add("--api_key_variable", default="", help="environment variable with the key")
     add("--unstructured", action="store_true", help="the service takes no schemas")
     add("--prompts", default="", help="directory of prompts that replace ours")
-    add("--groups", type=int, default=30, help="tasks analysed, at most")
+    add("--analysed_tasks", type=int, default=30, help="tasks analysed, at most")
     add("--calls", type=int, default=60, help="calls made, at most")
-    add("--capacity", type=int, default=8, help="skills in a bank, at most")
+    add("--max_skills", type=int, default=8, help="skills in a bank, at most")
     return parser
 
 
 def _run(flags: argparse.Namespace) -> str | None:
     bank = load_bank(flags.bank) if flags.bank else SkillBank()
     records = read_episodes(flags.episodes)
-    evidence = as_evidence(records, bank, capacity=flags.capacity)
+    evidence = as_evidence(records, bank, max_skills=flags.max_skills)
     proposal, report, error = _propose(flags, evidence)
     flags.output.mkdir(parents=True, exist_ok=True)
     write_text(flags.output / "report.md", report)
@@ -99,15 +99,15 @@ def _propose(
     settings = {
         "llm": {
             "name": "" if name == "replay" else rest,
-            "url": flags.url,
-            "key_variable": flags.key_variable,
+            "base_url": flags.base_url,
+            "api_key_variable": flags.api_key_variable,
             "structured": not flags.unstructured,
         },
         "budget": {"cycle_calls": flags.calls},
-        "patience": {},
+        "retry": {},
         "prompts": flags.prompts,
         "replay": rest if name == "replay" else "",
-        "groups": flags.groups,
+        "analysed_tasks": flags.analysed_tasks,
     }
     if trouble := problem(name, **settings):
         raise ValueError(f"--llm={flags.llm}: {trouble}")

@@ -40,13 +40,13 @@ class Background:
 
     Args:
         creator: makes the proposals; its `propose` may take its time.
-        after: take a proposal up exactly so many steps after it was asked for, waiting
-            for it if need be; 0: as soon as it is ready, never waiting.
+        delay_steps: take a proposal up exactly so many steps after it was asked for,
+            waiting for it if need be; 0: as soon as it is ready, never waiting.
     """
 
-    def __init__(self, creator: Creator, after: int = 0):
+    def __init__(self, creator: Creator, delay_steps: int = 0):
         self._creator = creator
-        self._after = after
+        self._delay_steps = delay_steps
         self._job: _Job | None = None
         self._before: dict[str, Any] = {}  # the creator's state when the job began
         self._unfinished: Evidence | None = None  # asked for before a restart
@@ -83,7 +83,7 @@ class Background:
         and not before, so that metrics can be repeated too.
         """
         news, self._news = self._news, {}
-        if self._job is None or not self._after:
+        if self._job is None or not self._delay_steps:
             for key, value in self._creator.take_metrics().items():
                 news[key] = news.get(key, 0.0) + value
         return news | {"creator/queue": float(self._job is not None)}
@@ -108,8 +108,8 @@ class Background:
         self._job = _Job(self._creator, evidence)
 
     def _due(self, job: _Job, step: int) -> bool:
-        if self._after:
-            if step < job.evidence.step + self._after:
+        if self._delay_steps:
+            if step < job.evidence.step + self._delay_steps:
                 return False
             job.join()
         return not job.is_alive()

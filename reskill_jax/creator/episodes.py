@@ -9,8 +9,8 @@ One JSON object per line:
 Episodes of one `task` are compared with each other. `observations` are what was seen
 before each action and, if there is one more, after the last. Also read are `goal`,
 `kind` (task type), `step` (when it was played; newer ones count more), `bank` (content
-hash of the skills in use), `fired` (per action, the names of the skills shown) and
-`valid` (per action). A run's own files in ``episodes/`` have all of these.
+hash of the skills in use), `active_skills` (per action, the names of the skills shown)
+and `valid` (per action). A run's own files in ``episodes/`` have all of these.
 """
 
 import json
@@ -43,14 +43,18 @@ def read_episodes(path: Path) -> list[EpisodeRecord]:
 
 
 def as_evidence(
-    records: Sequence[EpisodeRecord], bank: SkillBank, *, capacity: int, most: int = 200
+    records: Sequence[EpisodeRecord],
+    bank: SkillBank,
+    *,
+    max_skills: int,
+    most: int = 200,
 ) -> Evidence:
     """Select records as a run's reservoir would: the newest of each kind.
 
     Args:
         records: oldest first.
         bank: the skills to improve.
-        capacity: most skills that the bank may hold.
+        max_skills: most skills that the bank may hold.
         most: records kept.
     """
     last = records[-1].step
@@ -60,7 +64,7 @@ def as_evidence(
         bank=bank,
         records=reservoir.records(last),
         tallies=reservoir.tallies(last),
-        capacity=capacity,
+        max_skills=max_skills,
         step=last,
     )
 
@@ -82,7 +86,9 @@ def _record(data: Any) -> EpisodeRecord:
     for key in ("actions", "observations"):
         if not all(isinstance(text, str) for text in data.get(key, ())):
             raise ValueError(f"{key!r} must be a list of texts")
-    fired = [tuple(map(str, names)) for names in _get(data, "fired", list, [])]
+    active_skills = [
+        tuple(map(str, names)) for names in _get(data, "active_skills", list, [])
+    ]
     return EpisodeRecord(
         task=_get(data, "task", str, None),
         kind=_get(data, "kind", str, ""),
@@ -92,7 +98,7 @@ def _record(data: Any) -> EpisodeRecord:
         success=_get(data, "success", bool, None),
         actions=tuple(actions),
         observations=tuple(_get(data, "observations", list, [])),
-        fired=tuple(fired),
+        active_skills=tuple(active_skills),
         valid=tuple(map(bool, _get(data, "valid", list, []))),
     )
 

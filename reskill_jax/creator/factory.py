@@ -12,7 +12,7 @@ from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.stages import LlmCreator
 from reskill_jax.llm.backends import SIDECAR, Backend, Model, make_backend
 from reskill_jax.llm.call_log import CallLog
-from reskill_jax.llm.caller import Budget, Caller, Patience
+from reskill_jax.llm.caller import Budget, Caller, RetryPolicy
 from reskill_jax.llm.sidecar import Sidecar
 
 REPLAY = "replay"
@@ -25,12 +25,12 @@ def make_llm_creator(
     servers: Sequence[str] = (),
     llm: Mapping[str, Any],
     budget: Mapping[str, Any],
-    patience: Mapping[str, Any],
+    retry: Mapping[str, Any],
     prompts: str = "",
     replay: str = "",
-    groups: int = 30,
-    workers: int = 16,
-    attempts: int = 3,
+    analysed_tasks: int = 30,
+    max_concurrency: int = 16,
+    author_attempts: int = 3,
 ) -> LlmCreator:
     """Make the creator.
 
@@ -41,12 +41,12 @@ def make_llm_creator(
         servers: addresses of the engine's, for a sidecar.
         llm: fields of `Model`, without the backend.
         budget: fields of `Budget`.
-        patience: fields of `Patience`.
+        retry: fields of `RetryPolicy`.
         prompts: directory of prompts that replace ours; empty: none.
         replay: the log of an earlier run.
-        groups: see `LlmCreator`.
-        workers: see `LlmCreator`.
-        attempts: see `LlmCreator`.
+        analysed_tasks: see `LlmCreator`.
+        max_concurrency: see `LlmCreator`.
+        author_attempts: see `LlmCreator`.
 
     Raises:
         ValueError: budget, patience or prompts cannot be meant, or there is no log.
@@ -68,12 +68,16 @@ def make_llm_creator(
         backend,
         CallLog(calls, earlier),
         budget=Budget(**budget),
-        patience=Patience(**patience),
+        retry=RetryPolicy(**retry),
         model=f"{name} {model.name}".strip(),
         secrets=(model.key,),
     )
     return LlmCreator(
-        caller, Prompts(prompts), groups=groups, workers=workers, attempts=attempts
+        caller,
+        Prompts(prompts),
+        analysed_tasks=analysed_tasks,
+        max_concurrency=max_concurrency,
+        author_attempts=author_attempts,
     )
 
 

@@ -105,8 +105,8 @@ class OfflineCreator:
         own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
         played = sum(tally.episodes for tally in own)
         for skill in evidence.bank.skills:
-            fired = sum(tally.fired[skill.name] for tally in own)
-            if played < self.min_records or fired > 0:
+            shown = sum(tally.active_skills[skill.name] for tally in own)
+            if played < self.min_records or shown > 0:
                 continue
             figures = f"{skill.name} fired in none of {played} episodes"
             reason = f"the pattern of {skill.name} never fires"
@@ -125,7 +125,7 @@ class OfflineCreator:
             add = Add(self._write(rule, evidence))
             if not self._waits(evidence, add):
                 adds.append(Change(add, rule.description, figures))
-        room = evidence.capacity - len(known)
+        room = evidence.max_skills - len(known)
         if room < 1:
             drop = [_least_used(evidence)]
         else:
@@ -214,13 +214,15 @@ def _target(operation: Operation) -> str:
 
 def _least_used(evidence: Evidence) -> Change:
     """Drop the skill that fired in the fewest episodes, the older one of two."""
-    fired = {
-        skill.name: sum(tally.fired[skill.name] for tally in evidence.tallies)
+    shown = {
+        skill.name: sum(tally.active_skills[skill.name] for tally in evidence.tallies)
         for skill in evidence.bank.skills
     }
-    name = min(fired, key=lambda name: fired[name])
+    name = min(shown, key=lambda name: shown[name])
     return Change(
-        Delete(name), "the bank is full", f"{name} fired in {fired[name]} episodes"
+        Delete(name),
+        "the bank is full",
+        f"{name} fired in {shown[name]} episodes",
     )
 
 
@@ -235,8 +237,8 @@ def _harm(skill: Skill, evidence: Evidence, min_episodes: int) -> str:
         trial.proposal.bank for trial in evidence.history
     }
     tallies = [tally for tally in evidence.tallies if tally.bank in accepted]
-    with_it = _sums([tally for tally in tallies if tally.fired[skill.name]])
-    without = _sums([tally for tally in tallies if not tally.fired[skill.name]])
+    with_it = _sums([tally for tally in tallies if tally.active_skills[skill.name]])
+    without = _sums([tally for tally in tallies if not tally.active_skills[skill.name]])
     if min(with_it[1], without[1]) < min_episodes:
         return ""
     effect = with_it[0] / with_it[1] - without[0] / without[1]

@@ -152,7 +152,7 @@ class Evidence:
         records: recent episodes, oldest first.
         tallies: counts of all recent episodes per bank and step, for success rates.
         history: all judged proposals, oldest first.
-        capacity: most skills that a bank may hold.
+        max_skills: most skills that a bank may hold.
         step: the current training step.
         seed: for creators that sample; same evidence, same proposal.
     """
@@ -161,7 +161,7 @@ class Evidence:
     records: Sequence[EpisodeRecord]
     tallies: Sequence[Tally] = ()
     history: Sequence[PastTrial] = ()
-    capacity: int = 8
+    max_skills: int = 8
     step: int = 0
     seed: int = 0
 
@@ -180,7 +180,7 @@ class Evidence:
             "records": [record.to_json() for record in self.records],
             "tallies": [tally.to_json() for tally in self.tallies],
             "history": [trial.to_json() for trial in self.history],
-            "capacity": self.capacity,
+            "max_skills": self.max_skills,
             "step": self.step,
             "seed": self.seed,
         }

@@ -135,9 +135,9 @@ def skills(evidence: Evidence) -> str:
 
 def _skill(skill: Skill, evidence: Evidence) -> str:
     own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
-    fired = sum(tally.fired[skill.name] for tally in own)
+    shown = sum(tally.active_skills[skill.name] for tally in own)
     played = sum(tally.episodes for tally in own)
-    return f"{words(skill)} [fired in {fired} of {played} recent episodes]"
+    return f"{words(skill)} [fired in {shown} of {played} recent episodes]"
 
 
 def words(skill: Skill) -> str:

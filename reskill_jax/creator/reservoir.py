@@ -24,29 +24,32 @@ class Tally:
         step: training step.
         episodes: how many were played.
         successes: how many of them reached the goal.
-        fired: in how many of them each skill fired at least once.
+        active_skills: in how many of them each skill fired at least once.
     """
 
     bank: str
     step: int
     episodes: int = 0
     successes: int = 0
-    fired: Counter[str] = field(default_factory=Counter)
+    active_skills: Counter[str] = field(default_factory=Counter)
 
     def count(self, record: EpisodeRecord) -> None:
         """Add one episode."""
         self.episodes += 1
         self.successes += record.success
-        self.fired.update(record.skills())
+        self.active_skills.update(record.skills())
 
     def to_json(self) -> dict[str, Any]:
         """Turn the tally into JSON types; `from_json` is the inverse."""
-        return {**vars(self), "fired": dict(self.fired)}  # not asdict: breaks counters
+        return {
+            **vars(self),
+            "active_skills": dict(self.active_skills),
+        }  # not asdict: breaks counters
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Tally":
         """Read what `to_json` wrote."""
-        return cls(**{**data, "fired": Counter(data["fired"])})
+        return cls(**{**data, "active_skills": Counter(data["active_skills"])})
 
 
 class Reservoir:

@@ -46,9 +46,9 @@ class LlmCreator:
         caller: asks the model.
         prompts: what it is asked.
         limits: what a proposal may be.
-        groups: most groups of episodes that are analysed; 0 leaves the stage out.
-        workers: calls at a time.
-        attempts: bundles that the author may try.
+        analysed_tasks: most groups of episodes analysed; 0 leaves the stage out.
+        max_concurrency: calls at a time.
+        author_attempts: bundles that the author may try.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class LlmCreator:
         prompts: Prompts,
         limits: Limits | None = None,
         *,
-        groups: int = 30,
-        workers: int = 16,
-        attempts: int = 3,
+        analysed_tasks: int = 30,
+        max_concurrency: int = 16,
+        author_attempts: int = 3,
     ):
         self._caller = caller
         self._prompts = prompts
         self._limits = limits or Limits()
-        self._groups = groups
-        self._workers = workers
-        self._attempts = attempts
+        self._analysed_tasks = analysed_tasks
+        self._max_concurrency = max_concurrency
+        self._author_attempts = author_attempts
         self._assertions = AssertionSet()
         self.last = Cycle()
 
@@ -121,8 +121,8 @@ class LlmCreator:
             except CallError as error:
                 return error
 
-        groups = render.groups(evidence.records, self._groups)
-        answers = parallel(ask, groups, self._workers)
+        groups = render.groups(evidence.records, self._analysed_tasks)
+        answers = parallel(ask, groups, self._max_concurrency)
         errors = [answer for answer in answers if isinstance(answer, CallError)]
         if errors and len(errors) == len(answers):
             raise errors[0]
@@ -164,14 +164,14 @@ class LlmCreator:
             trials=render.trials(evidence.history),
             actions=render.actions(evidence.records),
             count=len(evidence.bank.skills),
-            capacity=evidence.capacity,
+            max_skills=evidence.max_skills,
             rate=f"{self._limits.trigger_rate:.0%}",
         )
         return self._caller.ask(*prompt, Plan).operations
 
     def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
         """Ask for the words until they pass; every refusal tells the next attempt."""
-        for _ in range(self._attempts):
+        for _ in range(self._author_attempts):
             prompt = self._fill(
                 "author",
                 Drafts,
@@ -226,9 +226,9 @@ def edited(assertions: AssertionSet, change: AssertionChange) -> AssertionSet:
 
 
 def parallel(
-    function: Callable[[_T], _R], items: Sequence[_T], workers: int
+    function: Callable[[_T], _R], items: Sequence[_T], max_concurrency: int
 ) -> list[_R]:
-    """Apply a function to all items, `workers` at a time, in order.
+    """Apply a function to all items, `max_concurrency` at a time, in order.
 
     The threads are daemons: unlike those of an executor they do not keep a program that
     has come to its end waiting for a slow service.
@@ -254,7 +254,7 @@ def parallel(
 
     threads = [
         threading.Thread(target=work, daemon=True)
-        for _ in range(min(workers, len(items)))
+        for _ in range(min(max_concurrency, len(items)))
     ]
     for thread in threads:
         thread.start()

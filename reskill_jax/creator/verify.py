@@ -93,7 +93,7 @@ def verify(
     limits = limits or Limits()
     try:
         candidate = apply(
-            evidence.bank, proposal.operations, capacity=evidence.capacity
+            evidence.bank, proposal.operations, max_skills=evidence.max_skills
         )
     except OperationError as error:
         return Rejected((Problem(error.rejection, error.detail),))

@@ -163,7 +163,7 @@ class WorkerProcess:
         return f"; its last words:\n{words.strip()}" if words.strip() else ""
 
 
-class _Server:
+class _Host:
     """The child's environments by slot; a slot is one player, reused for ever."""
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class _Server:
             environment.close()
 
 
-def _reply(server: _Server, message: Open | Call) -> Reply:
+def _reply(server: _Host, message: Open | Call) -> Reply:
     start = time.process_time()
     value, failure = None, None
     try:
@@ -220,7 +220,7 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     connection = Connection(descriptor)
-    server = _Server()
+    server = _Host()
     while (message := connection.recv()) is not None:
         connection.send(_reply(server, message))
     server.close()

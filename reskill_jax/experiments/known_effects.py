@@ -95,7 +95,7 @@ def changes(kind: str, seed: int) -> Changes:
         "creator.inject": kind,
         "creator.inject_every": 1,
         "strategy.reservoir_min": 1,
-        "eval.games": 1,
+        "eval.max_tasks": 1,
     }
 
 

@@ -45,7 +45,7 @@ EXPERIMENTS: dict[str, Changes] = {
 # Twice the main job's unseen houses, and nothing else evaluated than begin and end.
 _EVALUATION: Changes = {
     "env.houses_eval": 96,
-    "eval.games": 96,
+    "eval.max_tasks": 96,
     "eval.splits": ("valid_unseen",),
     "eval.every": 0,
 }

@@ -74,7 +74,7 @@ def advantages(
 
     Returns:
         float32 [E, K], and metrics: `adv/abs_max` (before whitening, so that a blow-up
-        shows), `adv/mean` and `adv/std` over response tokens, `adv/tied_groups`.
+        shows), `adv/mean` and `adv/std` over response tokens, `adv/zero_std_groups`.
 
     Raises:
         ValueError: on an unknown rule or scale.
@@ -93,7 +93,7 @@ def advantages(
         "adv/abs_max": float(abs_max),
         "adv/mean": mean,
         "adv/std": std,
-        "adv/tied_groups": float(tied_groups),
+        "adv/zero_std_groups": float(tied_groups),
     }
     return values.astype(np.float32), metrics
 

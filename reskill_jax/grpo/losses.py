@@ -165,7 +165,7 @@ def agreement(logprobs: jax.Array, packed: PackedBatch) -> dict[str, Mean | Max]
     close = (ratio >= 0.999) & (ratio <= 1.002)
     count = jnp.sum(packed.mask)
     return {
-        "agreement/logprob_diff": Mean(jnp.sum(jnp.abs(difference)), count),
-        "agreement/logprob_diff_max": Max(jnp.max(jnp.abs(difference))),
-        "agreement/ratio_close": Mean(jnp.sum(close * packed.mask), count),
+        "rollout/logprob_diff": Mean(jnp.sum(jnp.abs(difference)), count),
+        "rollout/logprob_diff_max": Max(jnp.max(jnp.abs(difference))),
+        "rollout/logprob_ratio_close": Mean(jnp.sum(close * packed.mask), count),
     }

@@ -181,6 +181,6 @@ def _check_finite(step: int, metrics: Sequence[Metrics]) -> None:
     if not np.isfinite(list(vital.values())).all():
         raise FloatingPointError(
             f"optimiser step {step}: {vital}; the weights were not changed. Look at "
-            "agreement/* and adv/abs_max of the steps before, lower the learning rate, "
-            "and resume from the last checkpoint"
+            "rollout/logprob_diff* and adv/abs_max of the steps before, lower the "
+            "learning rate, and resume from the last checkpoint"
         )

@@ -34,15 +34,15 @@ Array = np.ndarray | jax.Array
 class PackedBatch:
     """One micro-batch, all arrays [R, T]; numpy until a jitted function takes it.
 
-    Slot i may attend to slot j iff j <= i < until[j]: tokens that follow from j stand
-    right behind it, up to there.
+    Slot i may attend to slot j iff j <= i < visible_end[j]: tokens that follow from
+    j stand right behind it, up to there.
 
     Attributes:
         tokens: int32, token ids; 0 in padding.
         positions: int32, positions in the flat prompt.
-        until: int32, the first slot behind that does not see this one: the end of the
-            tree for a slot of the trunk, of the branch for one of a branch, of all
-            trees that share it for one of a head; 0 in padding.
+        visible_end: int32, the first slot after this one that does not see it: the end
+            of the tree for a slot of the trunk, of the branch for one of a branch, of
+            all trees that share it for one of a head; 0 in padding.
         targets: int32, the response token that this slot predicts; 0 elsewhere.
         mask: float32, 1 where `targets` is a response token.
         sampler_logprobs: float32, the engine's log-probs of `targets`; 0 elsewhere.
@@ -52,7 +52,7 @@ class PackedBatch:
 
     tokens: Array
     positions: Array
-    until: Array
+    visible_end: Array
     targets: Array
     mask: Array
     sampler_logprobs: Array
@@ -65,7 +65,7 @@ class _Tree:
     """One tree.
 
     Attributes:
-        fields: those of `PackedBatch` as [n]; `until` counts from the tree's begin.
+        fields: those of `PackedBatch` as [n]; `visible_end` counts from its begin.
         head: what it begins with, equal for trees that may share it.
         shared: slots of the head.
     """
@@ -214,7 +214,7 @@ def _layout(
     return {
         "tokens": tokens,
         "positions": offsets + np.repeat([0, *prefixes], lengths),
-        "until": np.append(ends[longer], np.repeat(ends[1:], lengths[1:])),
+        "visible_end": np.append(ends[longer], np.repeat(ends[1:], lengths[1:])),
         "targets": targets,
         "mask": mask,
         "sampler_logprobs": logprobs,
@@ -310,7 +310,7 @@ def _fill(rows: Sequence[Sequence[_Tree]], shape: tuple[int, int]) -> PackedBatc
                 slots = np.s_[r, start : start + len(tree) - skipped]
                 for name, values in tree.fields.items():
                     arrays[name][slots] = values[skipped:]
-                arrays["until"][slots] += start - skipped
+                arrays["visible_end"][slots] += start - skipped
                 start += len(tree) - skipped
-            arrays["until"][r, first : first + family[0].shared] = start
+            arrays["visible_end"][r, first : first + family[0].shared] = start
     return PackedBatch(**arrays)

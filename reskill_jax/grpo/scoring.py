@@ -29,7 +29,7 @@ def make_logprobs(
             params,
             jnp.asarray(packed.tokens),
             jnp.asarray(packed.positions),
-            jnp.asarray(packed.until),
+            jnp.asarray(packed.visible_end),
             jnp.asarray(packed.targets),
             temperature=temperature,
             chunk=chunk,

@@ -216,15 +216,17 @@ def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarra
 
 
 def _without_agreement(metrics: Metrics) -> Metrics:
-    return {k: v for k, v in metrics.items() if not k.startswith("agreement/")}
+    return {k: v for k, v in metrics.items() if not k.startswith("rollout/logprob_")}
 
 
 def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
     """Measure how many slots hold tokens."""
-    slots = [np.asarray(batch.packed.until) for part in prepared for batch in part]
-    used = sum(np.count_nonzero(until) for until in slots)
+    slots = [
+        np.asarray(batch.packed.visible_end) for part in prepared for batch in part
+    ]
+    used = sum(np.count_nonzero(visible_end) for visible_end in slots)
     return {
         "batch/tokens": float(used),
-        "batch/fill": used / sum(until.size for until in slots),
+        "batch/fill": used / sum(visible_end.size for visible_end in slots),
         "batch/microbatches": float(len(slots)),
     }

@@ -100,7 +100,7 @@ def play(
         params,
         eos_id=tokenizer.eos_id,
         context=-(-(recipe.max_tokens + _RESPONSE) // _CHUNK) * _CHUNK,
-        prefill_chunk=_CHUNK,
+        block_size=_CHUNK,
     )
     try:
         with EnvironmentPool(

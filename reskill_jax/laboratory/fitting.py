@@ -50,7 +50,7 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
                 text=text,
                 action=moment.taught,
                 valid=True,
-                fired=tuple(skill.name for skill in moment.skills),
+                active_skills=tuple(skill.name for skill in moment.skills),
             )
             episode.turns.append(turn)
         talk.advance(moment.action, observation)

@@ -28,7 +28,7 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Request:
+class ChatRequest:
     """One question.
 
     Attributes:
@@ -45,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Response:
+class ChatResponse:
     """One answer: its text, and what it cost in tokens."""
 
     text: str
@@ -61,34 +61,37 @@ class Model:
         backend: openai (any compatible server, a local vLLM too), anthropic, bedrock,
             or sidecar.
         name: the model's name at that service; a sidecar needs none.
-        url: the service's address; empty: the maker's.
-        key_variable: environment variable that holds the key; empty: the maker's. The
-            credentials of bedrock are those that boto3 finds.
+        base_url: the service's address; empty: the maker's.
+        api_key_variable: environment variable that holds the key; empty: the
+            maker's. The credentials of bedrock are those that boto3 finds.
         structured: let the service enforce the schema; not every server can.
         temperature: of sampling; negative: leave it to the service.
         max_tokens: of an answer.
-        timeout: seconds for one attempt, all in all.
+        timeout_s: seconds for one attempt, all in all.
     """
 
     backend: str
     name: str
-    url: str = ""
-    key_variable: str = ""
+    base_url: str = ""
+    api_key_variable: str = ""
     structured: bool = True
     temperature: float = 0.2
     max_tokens: int = 4096
-    timeout: float = 120.0
+    timeout_s: float = 120.0
 
     def problem(self) -> str:
         """Say why this model cannot be asked; nothing where it can."""
         package = _PACKAGES[self.backend]
         if importlib.util.find_spec(package) is None:
             return f"{self.backend!r} needs {package}: pip install '.[llm]'"
-        if self.backend == SIDECAR and self.url:
-            return f"url={self.url!r}: the engine says where a sidecar is, leave it ''"
+        if self.backend == SIDECAR and self.base_url:
+            return (
+                f"base_url={self.base_url!r}: the engine says where a sidecar is, "
+                "leave it ''"
+            )
         if self.backend != SIDECAR and not self.name:
             return f"{self.backend!r} needs the name of a model"
-        if urlsplit(self.url).username or urlsplit(self.url).password:
+        if urlsplit(self.base_url).username or urlsplit(self.base_url).password:
             return "the address holds credentials, which would be recorded: use a key"
         if self.backend not in ("bedrock", SIDECAR) and not self.key:
             return (
@@ -104,13 +107,13 @@ class Model:
 
     @property
     def _variable(self) -> str:
-        return self.key_variable or f"{self.backend.upper()}_API_KEY"
+        return self.api_key_variable or f"{self.backend.upper()}_API_KEY"
 
 
 class Backend(Protocol):
     """A language model."""
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """Answer once; raises anything."""
         ...
 
@@ -139,15 +142,15 @@ class OpenAI(_Backend):
         model = self._model
         return openai.OpenAI(
             api_key=model.key,
-            base_url=model.url or None,
+            base_url=model.base_url or None,
             max_retries=0,
         )
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """See `Backend`."""
-        return self._ask(request, self._model.timeout)
+        return self._ask(request, self._model.timeout_s)
 
-    def _ask(self, request: Request, seconds: float, **extra: Any) -> Response:
+    def _ask(self, request: ChatRequest, seconds: float, **extra: Any) -> ChatResponse:
         """Ask within so many seconds; `extra` goes along in the body."""
         model = self._model
         options: dict[str, Any] = self._temperature()
@@ -175,7 +178,7 @@ class OpenAI(_Backend):
         ) as response:
             answer = read(response.iter_bytes(), deadline)
         usage = answer.get("usage") or {}
-        return Response(
+        return ChatResponse(
             answer["choices"][0]["message"]["content"] or "",
             int(usage.get("prompt_tokens", 0)),
             int(usage.get("completion_tokens", 0)),
@@ -192,12 +195,12 @@ class Anthropic(_Backend):
         model = self._model
         return anthropic.Anthropic(
             api_key=model.key,
-            base_url=model.url or None,
-            timeout=model.timeout,
+            base_url=model.base_url or None,
+            timeout=model.timeout_s,
             max_retries=0,
         )
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """See `Backend`."""
         model = self._model
         # In the body: newer versions of the SDK have no such argument.
@@ -211,7 +214,7 @@ class Anthropic(_Backend):
             options["tools"] = [tool]
             options["tool_choice"] = {"type": "tool", "name": request.name}
         create = self._client.messages.with_streaming_response.create
-        deadline = time.monotonic() + model.timeout
+        deadline = time.monotonic() + model.timeout_s
         with create(
             model=model.name,
             system=request.system,
@@ -221,7 +224,7 @@ class Anthropic(_Backend):
         ) as response:
             answer = read(response.iter_bytes(), deadline)
         usage = answer.get("usage") or {}
-        return Response(
+        return ChatResponse(
             _text(answer["content"], lambda block: block.get("input")),
             int(usage.get("input_tokens", 0)),
             int(usage.get("output_tokens", 0)),
@@ -236,10 +239,10 @@ class Bedrock(_Backend):
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
-        limit = self._model.timeout
+        limit = self._model.timeout_s
         return boto3.client(
             "bedrock-runtime",
-            endpoint_url=self._model.url or None,
+            endpoint_url=self._model.base_url or None,
             config=Config(
                 connect_timeout=limit,
                 read_timeout=limit,
@@ -248,7 +251,7 @@ class Bedrock(_Backend):
             ),
         )
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """See `Backend`."""
         model = self._model
         options: dict[str, Any] = {}
@@ -270,7 +273,7 @@ class Bedrock(_Backend):
             **options,
         )
         usage = answer.get("usage") or {}
-        return Response(
+        return ChatResponse(
             _text(
                 answer["output"]["message"]["content"],
                 lambda block: block.get("toolUse", {}).get("input"),

@@ -4,7 +4,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from reskill_jax.llm.backends import Response
+from reskill_jax.llm.backends import ChatResponse
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Budget:
     Attributes:
         cycle_calls: for one proposal, as `cycle_tokens` and `cycle_dollars`.
         run_calls: for the whole run, as `run_tokens` and `run_dollars`.
-        price_in: dollars per million tokens of prompts.
-        price_out: dollars per million tokens of answers.
+        input_price: dollars per million tokens of prompts.
+        output_price: dollars per million tokens of answers.
     """
 
     cycle_calls: int = 60
@@ -27,8 +27,8 @@ class Budget:
     run_calls: int = 0
     run_tokens: int = 0
     run_dollars: float = 0.0
-    price_in: float = 0.0
-    price_out: float = 0.0
+    input_price: float = 0.0
+    output_price: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -36,15 +36,18 @@ class Budget:
             if not value >= 0:
                 raise ValueError(f"budget.{name}={value}: must be 0 or more")
         for name in ("cycle_dollars", "run_dollars"):
-            if getattr(self, name) and not self.price_in + self.price_out:
+            if getattr(self, name) and not self.input_price + self.output_price:
                 raise ValueError(
                     f"budget.{name}={getattr(self, name)} needs budget.price_in and"
                     " budget.price_out: dollars per million tokens"
                 )
 
-    def dollars(self, response: Response) -> float:
+    def dollars(self, response: ChatResponse) -> float:
         """Return what an answer costs."""
-        cost = response.tokens_in * self.price_in + response.tokens_out * self.price_out
+        cost = (
+            response.tokens_in * self.input_price
+            + response.tokens_out * self.output_price
+        )
         return cost / 1e6
 
 
@@ -70,7 +73,7 @@ class Spending:
             self._add("calls", 1)
             return ""
 
-    def settle(self, response: Response, seconds: float) -> None:
+    def settle(self, response: ChatResponse, seconds: float) -> None:
         """Count what an answer cost."""
         with self.lock:
             self._add("tokens", response.tokens_in + response.tokens_out)

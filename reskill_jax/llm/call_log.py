@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reskill_jax.llm.backends import Request, Response
+from reskill_jax.llm.backends import ChatRequest, ChatResponse
 
 _SECRETS = re.compile(
     r"\b(sk|pk|rk|hf|gsk|xai)[-_][\w-]{8,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
@@ -26,7 +26,7 @@ _SECRETS = re.compile(
 class Recorded:
     """An answer from a log, and the seconds that it took."""
 
-    response: Response
+    response: ChatResponse
     seconds: float
 
 
@@ -44,7 +44,7 @@ class CallLog:
         self._earlier = earlier or path
         self._answers: dict[str, Recorded] | None = None
 
-    def find(self, cycle: int, request: Request) -> Recorded | None:
+    def find(self, cycle: int, request: ChatRequest) -> Recorded | None:
         """Return the last recorded answer to the same words in the same cycle."""
         with self._lock:
             if self._answers is None:
@@ -54,8 +54,8 @@ class CallLog:
     def add(
         self,
         cycle: int,
-        request: Request,
-        outcome: Response | str,
+        request: ChatRequest,
+        outcome: ChatResponse | str,
         *,
         seconds: float,
         model: str,
@@ -76,7 +76,7 @@ class CallLog:
             "system": request.system,
             "prompt": request.prompt,
         }
-        if isinstance(outcome, Response):
+        if isinstance(outcome, ChatResponse):
             line |= {
                 "response": outcome.text,
                 "tokens_in": outcome.tokens_in,
@@ -101,7 +101,7 @@ def redact(text: str, *secrets: str) -> str:
     return _SECRETS.sub("***", text)
 
 
-def _key(cycle: int, request: Request) -> str:
+def _key(cycle: int, request: ChatRequest) -> str:
     words = json.dumps([cycle, request.name, request.system, request.prompt])
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
             try:
                 line = json.loads(text)
                 if "response" in line:
-                    response = Response(
+                    response = ChatResponse(
                         line["response"], line["tokens_in"], line["tokens_out"]
                     )
                     yield line["key"], Recorded(response, line["seconds"])

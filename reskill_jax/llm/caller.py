@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from reskill_jax.creator.schemas import strict_schema
-from reskill_jax.llm.backends import Backend, Request, Response
+from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
 from reskill_jax.llm.call_log import CallLog, redact
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
@@ -24,7 +24,7 @@ from reskill_jax.llm.retry import (
     Breaker,
     CallError,
     Failure,
-    Patience,
+    RetryPolicy,
     classify,
 )
 from reskill_jax.llm.sanitize import clean
@@ -39,7 +39,7 @@ class Caller:
         backend: whom to ask; None where only recorded answers count.
         log: where calls are kept and found again.
         budget: what may be spent.
-        patience: what to do about failures.
+        retry: what to do about failures.
         model: name of the model, for the log.
         secrets: words that must not get into the log or a message.
         sleep: waits, for tests.
@@ -52,7 +52,7 @@ class Caller:
         log: CallLog,
         *,
         budget: Budget | None = None,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         model: str = "",
         secrets: tuple[str, ...] = (),
         sleep: Callable[[float], None] = time.sleep,
@@ -60,12 +60,12 @@ class Caller:
     ):
         self._backend = backend
         self._log = log
-        self._patience = patience or Patience()
+        self._retry = retry or RetryPolicy()
         self._model = model
         self._secrets = secrets
         self._sleep = sleep
         self._clock = clock
-        self._breaker = Breaker(self._patience, clock)
+        self._breaker = Breaker(self._retry, clock)
         self._random = random.Random()  # its own: others' draws stay as they are
         self._cycle = 0
         self.spending = Spending(budget or Budget())
@@ -85,7 +85,7 @@ class Caller:
             OSError: the log cannot be written.
         """
         name = schema.__name__.lower()
-        request = Request(system, prompt, strict_schema(schema), name)
+        request = ChatRequest(system, prompt, strict_schema(schema), name)
         try:
             try:
                 return parse(self._complete(request), schema)
@@ -95,7 +95,7 @@ class Caller:
                     f"\n\nYour last answer could not be used: {clean(str(error), 600)}."
                     " Answer again with one JSON object of the schema above."
                 )
-            request = Request(system, prompt + complaint, request.schema, name)
+            request = ChatRequest(system, prompt + complaint, request.schema, name)
             return parse(self._complete(request), schema)
         except AnswerError as error:
             self.spending.count(f"errors/{Failure.BAD_ANSWER}")
@@ -109,7 +109,7 @@ class Caller:
         """Go on from what `state` returned."""
         self.spending.run = Counter(state)
 
-    def _complete(self, request: Request) -> str:
+    def _complete(self, request: ChatRequest) -> str:
         """Return the text of an answer, recorded or new."""
         if found := self._log.find(self._cycle, request):
             if limit := self.spending.reserve():
@@ -124,21 +124,19 @@ class Caller:
                 f"the log has no answer to {request.name} of cycle {self._cycle}",
             )
         failed: list[CallError] = []
-        for attempt in range(1, self._patience.attempts + 1):
+        for attempt in range(1, self._retry.max_attempts + 1):
             try:
                 return self._attempt(self._backend, request)
             except CallError as error:
                 failed.append(error)
-            if failed[-1].failure not in PASSING or attempt == self._patience.attempts:
+            if failed[-1].failure not in PASSING or attempt == self._retry.max_attempts:
                 break
-            self._sleep(
-                self._patience.seconds(attempt) * self._random.uniform(0.5, 1.5)
-            )
+            self._sleep(self._retry.seconds(attempt) * self._random.uniform(0.5, 1.5))
         raise failed[
             0
         ]  # the cause; later ones may only tell that patience is at an end
 
-    def _attempt(self, backend: Backend, request: Request) -> str:
+    def _attempt(self, backend: Backend, request: ChatRequest) -> str:
         if left := self._breaker.seconds_left():
             raise self._failed(
                 Failure.CIRCUIT_OPEN, f"too many failures, calls again in {left:.0f} s"
@@ -165,8 +163,8 @@ class Caller:
 
     def _note(
         self,
-        request: Request,
-        outcome: Response | str,
+        request: ChatRequest,
+        outcome: ChatResponse | str,
         seconds: float,
         *,
         recorded: bool = False,

@@ -40,47 +40,47 @@ class CallError(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to go on with a service that fails.
 
     Attributes:
-        attempts: for one call, the first included.
-        pause: seconds before the second attempt, doubled before each further one and
-            multiplied by a random number between 0.5 and 1.5.
-        longest: most seconds of a pause.
-        threshold: failed attempts in a row that open the circuit; being told to slow
-            down is no failure in this sense.
-        cooldown: seconds for which an open circuit refuses calls; then one call may
+        max_attempts: for one call, the first included.
+        initial_delay_s: seconds before the second attempt, doubled before each further
+            one and multiplied by a random number between 0.5 and 1.5.
+        max_delay_s: most seconds of a pause.
+        failure_threshold: failed attempts in a row that open the circuit; being told to
+            slow down is no failure in this sense.
+        cooldown_s: seconds for which an open circuit refuses calls; then one call may
             try, and if it fails the circuit is open for twice as long, an hour at most.
     """
 
-    attempts: int = 4
-    pause: float = 1.0
-    longest: float = 30.0
-    threshold: int = 20
-    cooldown: float = 60.0
+    max_attempts: int = 4
+    initial_delay_s: float = 1.0
+    max_delay_s: float = 30.0
+    failure_threshold: int = 20
+    cooldown_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.attempts < 1 or self.threshold < 1:
+        if self.max_attempts < 1 or self.failure_threshold < 1:
             raise ValueError(
-                f"patience: attempts={self.attempts} and threshold={self.threshold}"
-                " must be 1 or more"
+                f"retry: max_attempts={self.max_attempts} and "
+                f"failure_threshold={self.failure_threshold} must be 1 or more"
             )
-        for name in ("pause", "longest", "cooldown"):
+        for name in ("initial_delay_s", "max_delay_s", "cooldown_s"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"patience.{name} must be 0 seconds or more")
+                raise ValueError(f"retry.{name} must be 0 seconds or more")
 
     def seconds(self, attempt: int) -> float:
         """Return the pause after a failed attempt, counted from 1, without chance."""
-        return min(self.pause * 2 ** min(attempt - 1, 30), self.longest)
+        return min(self.initial_delay_s * 2 ** min(attempt - 1, 30), self.max_delay_s)
 
 
 class Breaker:
     """Stops calls to a service that keeps failing; for many threads."""
 
-    def __init__(self, patience: Patience, clock: Callable[[], float]):
-        self._patience = patience
+    def __init__(self, retry: RetryPolicy, clock: Callable[[], float]):
+        self._retry = retry
         self._clock = clock
         self._lock = threading.Lock()
         self._failed = 0
@@ -99,7 +99,7 @@ class Breaker:
             left = self._until - self._clock()
             if left <= 0:
                 self._probing = True
-                self._until = self._clock() + self._cooldown()
+                self._until = self._clock() + self._cooldown_s()
             return max(left, 0.0)
 
     def succeeded(self) -> None:
@@ -115,13 +115,13 @@ class Breaker:
         """
         with self._lock:
             self._failed += 1
-            if self._probing or self._failed == self._patience.threshold:
+            if self._probing or self._failed == self._retry.failure_threshold:
                 self._opened += 1
-                self._until = self._clock() + self._cooldown()
+                self._until = self._clock() + self._cooldown_s()
             self._probing = False
 
-    def _cooldown(self) -> float:
-        return min(self._patience.cooldown * 2 ** min(self._opened - 1, 12), 3600.0)
+    def _cooldown_s(self) -> float:
+        return min(self._retry.cooldown_s * 2 ** min(self._opened - 1, 12), 3600.0)
 
 
 def classify(error: Exception) -> Failure:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from reskill_jax.llm.backends import Model, OpenAI, Request, Response
+from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model, OpenAI
 
 _PAUSE = 0.5  # seconds between looks at a server that is not ready
 _TOO_LONG = ("maximum context length", "max_model_len")  # in vLLM's own words
@@ -33,21 +33,21 @@ class Sidecar:
     """
 
     def __init__(self, model: Model, urls: Sequence[str]):
-        self._servers = [_Server(model, url) for url in urls]
+        self._servers = [_SidecarBackend(model, url) for url in urls]
         self._turns = itertools.count()
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """See `backends.Backend`."""
         turn = next(self._turns)
         return self._servers[turn % len(self._servers)].complete(request)
 
 
-class _Server(OpenAI):
+class _SidecarBackend(OpenAI):
     def __init__(self, model: Model, url: str):
         super().__init__(model)
         self._url = url
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         """Wait for the server, then ask.
 
         Raises:
@@ -56,7 +56,7 @@ class _Server(OpenAI):
         """
         from openai import BadRequestError  # noqa: PLC0415
 
-        left = self._wait(time.monotonic() + self._model.timeout)
+        left = self._wait(time.monotonic() + self._model.timeout_s)
         try:
             # As the policy is asked for its actions, see `policy.tokenizer`.
             plainly = {"enable_thinking": False}
@@ -87,7 +87,9 @@ class _Server(OpenAI):
             except HTTPError:
                 pass  # it is being started again
             time.sleep(min(_PAUSE, left))
-        raise TimeoutError(f"{self._url} has not been ready in {self._model.timeout} s")
+        raise TimeoutError(
+            f"{self._url} has not been ready in {self._model.timeout_s} s"
+        )
 
     @cached_property
     def _http(self) -> Any:

@@ -163,7 +163,7 @@ def hidden_states(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    until: jax.Array,
+    visible_end: jax.Array,
     *,
     remat: str = "none",
     attention_backend: str = "xla",
@@ -176,7 +176,7 @@ def hidden_states(
         params: as `init` returns them.
         tokens: int32 [B, T].
         positions: int32 [B, T], for RoPE.
-        until: int32 [B, T], who sees whom, see `attention.tree_mask`.
+        visible_end: int32 [B, T], who sees whom, see `attention.tree_mask`.
         remat: what the backward pass keeps, a key of `REMAT`.
         attention_backend: one of `attention.BACKENDS`.
         mesh: the devices; rows are split as `sharding.ROWS` says.
@@ -187,7 +187,7 @@ def hidden_states(
 
     def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
         attend = functools.partial(
-            attention, until=until, backend=attention_backend, mesh=mesh
+            attention, visible_end=visible_end, backend=attention_backend, mesh=mesh
         )
         x = checkpoint_name(x, "layer_input")
         x = nnx.merge(definition, layer)(x, rotation, attend)

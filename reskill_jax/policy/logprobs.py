@@ -20,7 +20,7 @@ def token_logprobs(
     params: Params,
     tokens: jax.Array,
     positions: jax.Array,
-    until: jax.Array,
+    visible_end: jax.Array,
     targets: jax.Array,
     *,
     temperature: float | jax.Array = 1.0,
@@ -44,7 +44,7 @@ def token_logprobs(
         params: its parameters.
         tokens: int32 [B, T].
         positions: int32 [B, T], those of the flat prompt.
-        until: int32 [B, T], see `attention.tree_mask`; 0 is padding.
+        visible_end: int32 [B, T], see `attention.tree_mask`; 0 is padding.
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
         chunk: columns per piece.
@@ -61,7 +61,7 @@ def token_logprobs(
         params,
         tokens,
         positions,
-        until,
+        visible_end,
         remat=remat,
         attention_backend=attention_backend,
         mesh=mesh,

@@ -21,13 +21,15 @@ class Logbook:
         workdir: of the run.
         total: steps of the run.
         done: steps that were done before this process.
-        alarm: nats by which sampler and trainer may differ on average without a
-            warning.
+        logprob_diff_warning: nats by which sampler and trainer may differ on average
+            without a warning.
     """
 
-    def __init__(self, workdir: Workdir, total: int, done: int, alarm: float) -> None:
+    def __init__(
+        self, workdir: Workdir, total: int, done: int, logprob_diff_warning: float
+    ) -> None:
         self._workdir = workdir
-        self._alarm = alarm
+        self._logprob_diff_warning = logprob_diff_warning
         self._writer = MetricWriter(
             workdir.metrics, workdir.tensorboard, done + 1 if done else 0
         )
@@ -40,7 +42,7 @@ class Logbook:
         episodes: Sequence[Episode],
         strategy: Strategy,
     ) -> None:
-        """Tell of a training step."""
+        """Report a training step."""
         self._writer.write(step, metrics)
         self._record(f"train-{step:05d}", episodes, step)
         if events := strategy.take_events():
@@ -49,14 +51,16 @@ class Logbook:
             save_bank(strategy.banks[0], self._workdir.skills)
             text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
             write_text(self._workdir.root / "trials.jsonl", text)
-        if (difference := metrics.get("agreement/logprob_diff", 0.0)) > self._alarm:
-            lag = metrics["rollout/lag"]
-            learnt = f", with what {lag:g} updates have changed" if lag else ""
+        difference = metrics.get("rollout/logprob_diff", 0.0)
+        if difference > self._logprob_diff_warning:
+            staleness = metrics["rollout/staleness"]
+            changed = f" after {staleness:g} updates" if staleness else ""
             self._progress.note(
                 f"step {step}: WARNING: log-probs of sampler and trainer differ by "
-                f"{difference:.2g} nats on average{learnt}, above config.grpo.alarm="
-                f"{self._alarm:g}: compare their dtypes, or set config.grpo."
-                "old_logprobs='recompute' and config.grpo.importance_cap=2"
+                f"{difference:.2g} nats on average{changed}, above "
+                f"config.grpo.logprob_diff_warning={self._logprob_diff_warning:g}: "
+                "compare their dtypes, or set "
+                "config.grpo.old_logprobs='recompute' and config.grpo.importance_cap=2"
             )
         self._progress.update(
             step,

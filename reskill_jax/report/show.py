@@ -99,7 +99,11 @@ def _episode(workdir: Workdir, step: int) -> Iterator[str]:
     yield f"An episode of step {step}: {record.goal} ({outcome}, bank {record.bank})"
     for turn, action in enumerate(record.actions):
         yield f"  {record.observations[turn]}"
-        fired = f"   [{', '.join(record.fired[turn])}]" if record.fired[turn] else ""
+        active_skills = (
+            f"   [{', '.join(record.active_skills[turn])}]"
+            if record.active_skills[turn]
+            else ""
+        )
         mark = "" if record.valid[turn] else "   (invalid)"
-        yield f"  > {action}{fired}{mark}"
+        yield f"  > {action}{active_skills}{mark}"
     yield f"  {record.observations[-1]}"

@@ -139,7 +139,7 @@ class Collector:
                         text=text,
                         action=action,
                         valid=valid,
-                        fired=tuple(skill.name for skill in skills),
+                        active_skills=tuple(skill.name for skill in skills),
                     )
                 )
                 now = await environment.step(action)

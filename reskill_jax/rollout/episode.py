@@ -45,7 +45,7 @@ class Turn:
     text: str
     action: str
     valid: bool
-    fired: tuple[str, ...] = ()
+    active_skills: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as a JSON document; see `Episode.to_json`."""
@@ -56,7 +56,9 @@ class Turn:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Make the turn of a document; see `Episode.from_json`."""
         arrays = {name: _decode(document[name], _ARRAYS[name]) for name in _ARRAYS}
-        return cls(**{**document, **arrays, "fired": tuple(document["fired"])})
+        return cls(
+            **{**document, **arrays, "active_skills": tuple(document["active_skills"])}
+        )
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Episode:
             success=self.success,
             actions=self.actions,
             observations=self.observations,
-            fired=tuple(turn.fired for turn in self.turns),
+            active_skills=tuple(turn.active_skills for turn in self.turns),
             valid=tuple(turn.valid for turn in self.turns),
         )
 

@@ -46,14 +46,14 @@ class Batch:
     def metrics(self, version: int) -> dict[str, float]:
         """Summarise it for a trainer whose weights have this version.
 
-        ``rollout/lag`` is how many versions the sampled tokens are behind it, on
+        ``rollout/staleness`` is how many versions the sampled tokens are behind it, on
         average.
         """
         turns = [turn for episode in self.episodes for turn in episode.turns]
         sampled = sum(len(turn.response) for turn in turns)
         behind = sum(len(turn.response) * (version - turn.version) for turn in turns)
         return rollout_metrics(self.episodes, self.seconds) | {
-            "rollout/lag": behind / sampled,
+            "rollout/staleness": behind / sampled,
             "time/wait": self.waited,
         }
 

@@ -19,7 +19,7 @@ class EpisodeRecord:
         actions: projected actions, in order; never the model's reasoning.
         observations: what the environment said before each action and, when known,
             after the last one.
-        fired: names of the skills shown at each turn.
+        active_skills: names of the skills shown at each turn.
         valid: whether each response was well formed and its action admissible.
     """
 
@@ -31,12 +31,12 @@ class EpisodeRecord:
     success: bool
     actions: tuple[str, ...]
     observations: tuple[str, ...]
-    fired: tuple[tuple[str, ...], ...] = ()
+    active_skills: tuple[tuple[str, ...], ...] = ()
     valid: tuple[bool, ...] = ()
 
     def skills(self) -> frozenset[str]:
         """Return the names of the skills that fired at some turn."""
-        return frozenset(name for names in self.fired for name in names)
+        return frozenset(name for names in self.active_skills for name in names)
 
     def to_json(self) -> dict[str, Any]:
         """Turn the record into JSON types; `from_json` is the inverse."""
@@ -46,5 +46,5 @@ class EpisodeRecord:
     def from_json(cls, data: Mapping[str, Any]) -> "EpisodeRecord":
         """Read what `to_json` wrote."""
         lists = {key: tuple(data[key]) for key in ("actions", "observations", "valid")}
-        fired = tuple(tuple(names) for names in data["fired"])
-        return cls(**{**data, **lists, "fired": fired})
+        active_skills = tuple(tuple(names) for names in data["active_skills"])
+        return cls(**{**data, **lists, "active_skills": active_skills})

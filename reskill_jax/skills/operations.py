@@ -76,7 +76,7 @@ Operation = Add | Modify | Delete
 
 
 def apply(
-    bank: SkillBank, operations: Sequence[Operation], *, capacity: int
+    bank: SkillBank, operations: Sequence[Operation], *, max_skills: int
 ) -> SkillBank:
     """Make the bank that a bundle asks for; `bank` itself never changes.
 
@@ -86,7 +86,7 @@ def apply(
     Args:
         bank: the bank to start from.
         operations: the bundle; a name may occur in one operation only.
-        capacity: most skills that the new bank may hold.
+        max_skills: most skills that the new bank may hold.
 
     Returns:
         A bank whose content differs from `bank`.
@@ -105,11 +105,11 @@ def apply(
     for skill in added:
         validate(skill)
     skills = (*survivors, *added)
-    if len(skills) > capacity:
+    if len(skills) > max_skills:
         raise OperationError(
             Rejection.OVER_CAPACITY,
-            f"the bank would hold {len(skills)} skills, at most {capacity} are allowed:"
-            " delete some in the same bundle",
+            f"the bank would hold {len(skills)} skills, at most {max_skills} are"
+            " allowed: delete some in the same bundle",
         )
     return SkillBank(skills)
 

@@ -73,8 +73,8 @@ def _make_strategy(
         make_creator(config, creator_calls, servers),
         TrialConfig(**trial),
         bank=bank,
-        capacity=config.strategy.capacity,
-        reservoir=Reservoir(config.strategy.reservoir),
+        max_skills=config.strategy.max_skills,
+        reservoir=Reservoir(config.strategy.reservoir_size),
         reservoir_min=config.strategy.reservoir_min,
         seed=config.seed,
         candidates=config.strategy.candidates,
@@ -88,7 +88,7 @@ def _make_strategy(
 
 def llm_settings(config: ConfigDict) -> dict[str, Any]:
     """Return what `creator.making` takes, out of the configuration."""
-    own = {"after", "inject", "inject_every"}
+    own = {"delay_steps", "inject", "inject_every"}
     settings = config.creator.to_dict()
     return {key: value for key, value in settings.items() if key not in own}
 
@@ -105,7 +105,7 @@ def make_creator(
         settings = llm_settings(config)
         creator = Background(
             make_llm_creator(calls=calls, servers=servers, **settings),
-            config.creator.after,
+            config.creator.delay_steps,
         )
     if config.creator.inject_every:
         bundles = INJECTED[config.creator.inject]

@@ -33,18 +33,18 @@ class Leader:
 
     def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
         """Assign as the leader does."""
-        arms = distributed.led(
+        arms = distributed.on_leader(
             lambda: self._known().assign(seed, tasks, group_size).tolist()
         )
         return np.array(arms, np.int32)
 
     def trains_policy(self, step: int) -> bool:
         """Train when the leader does."""
-        return distributed.led(lambda: self._known().trains_policy(step))
+        return distributed.on_leader(lambda: self._known().trains_policy(step))
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
         """Let the leader learn; all get its metrics, and its banks."""
-        metrics = distributed.led(lambda: self._known().observe(step, episodes))
+        metrics = distributed.on_leader(lambda: self._known().observe(step, episodes))
         self._tell_banks()
         return metrics
 
@@ -75,7 +75,7 @@ class Leader:
         return self._strategy
 
     def _tell_banks(self) -> None:
-        documents = distributed.led(
+        documents = distributed.on_leader(
             lambda: [bank_to_json(bank) for bank in self._known().banks]
         )
         self._banks = tuple(bank_from_json(document) for document in documents)

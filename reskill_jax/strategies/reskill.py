@@ -44,7 +44,7 @@ class ReSkill:
         trial_config: TrialConfig,
         *,
         bank: SkillBank,
-        capacity: int,
+        max_skills: int,
         reservoir: Reservoir,
         reservoir_min: int,
         seed: int,
@@ -57,7 +57,7 @@ class ReSkill:
             creator: makes proposals.
             trial_config: how they are tried.
             bank: the bank to start from.
-            capacity: most skills in a bank.
+            max_skills: most skills in a bank.
             reservoir: where episodes are kept for the creator.
             reservoir_min: episodes in it before the creator is asked at all.
             seed: for creators that sample.
@@ -67,7 +67,7 @@ class ReSkill:
         self._creator = creator
         self._trial_config = trial_config
         self._bank = bank
-        self._capacity = capacity
+        self._max_skills = max_skills
         self._reservoir = reservoir
         self._reservoir_min = reservoir_min
         self._seed = seed
@@ -102,7 +102,9 @@ class ReSkill:
         """Remember the episodes, judge the candidate, ask for the next one."""
         self._reservoir.add(e.record(step) for e in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
-        metrics = {"skills/fired": float(np.mean([len(turn.fired) for turn in turns]))}
+        metrics = {
+            "skills/active": float(np.mean([len(turn.active_skills) for turn in turns]))
+        }
         if self._trial is not None:
             metrics |= self._judge(step, self._trial, episodes)
         if self._trial is None:
@@ -197,7 +199,7 @@ class ReSkill:
             records=records,
             tallies=self._reservoir.tallies(step),
             history=(*self._history, *on_trial),
-            capacity=self._capacity,
+            max_skills=self._max_skills,
             step=step,
             seed=self._seed,
         )

@@ -21,7 +21,7 @@ def model(tmp_path_factory):
 
 
 def make(model, eos_id=-1):
-    sizes = {"slots": 8, "context": 64, "prefill_chunk": 8, "prefill_rows": 4}
+    sizes = {"max_sequences": 8, "context": 64, "block_size": 8, "prefill_rows": 4}
     engine = JaxEngine(*model[1:], eos_id=eos_id, decode_rows=4, **sizes)
     return engine, players.OnEngine(engine, 4, lambda: engine.counters["prefilled"])
 

@@ -54,8 +54,10 @@ def test_figures_of_another_name_or_configuration_do_not_count(tmp_path):
 
 
 def test_an_identity_depends_on_values_that_count_and_on_the_policy(monkeypatch):
-    assert identity(CHANGES) == identity(CHANGES | {"strategy.capacity": 6})  # default
-    assert identity(CHANGES) != identity(CHANGES | {"strategy.capacity": 5})
+    assert identity(CHANGES) == identity(
+        CHANGES | {"strategy.max_skills": 6}
+    )  # default
+    assert identity(CHANGES) != identity(CHANGES | {"strategy.max_skills": 5})
     before = identity(CHANGES)
     recipe = runs.RECIPES["alfworld-small"]
     other = type(recipe)(seed=recipe.seed + 1)

@@ -120,7 +120,7 @@ def test_an_error_is_counted_and_the_next_request_tries_again():
 
 def test_a_fixed_offset_waits_neither_less_nor_more():
     slow = Slow()
-    background = Background(slow, after=2)
+    background = Background(slow, delay_steps=2)
     assert background.propose(at(1)) is PENDING
     finish(slow, background)
     assert background.propose(at(2)) is PENDING  # though it is ready
@@ -132,10 +132,10 @@ def test_a_fixed_offset_waits_neither_less_nor_more():
     assert isinstance(background.propose(at(6)), Proposal)  # waits for it
 
 
-@pytest.mark.parametrize("after", [0, 2])
-def test_what_was_under_way_is_asked_for_anew_after_a_restart(after):
+@pytest.mark.parametrize("delay_steps", [0, 2])
+def test_what_was_under_way_is_asked_for_anew_after_a_restart(delay_steps):
     slow = Slow()
-    background = Background(slow, after)
+    background = Background(slow, delay_steps)
     background.propose(at(1))
     slow.gate.release(2)
     while slow.made == 0:  # ended, not taken up yet
@@ -143,7 +143,7 @@ def test_what_was_under_way_is_asked_for_anew_after_a_restart(after):
     state = json.loads(json.dumps(background.state()))
     assert state["creator"] == {"made": 0}
     again = Slow()
-    resumed = Background(again, after)
+    resumed = Background(again, delay_steps)
     resumed.restore(state)
     assert not again.asked  # looking at a run asks nobody
     assert json.loads(json.dumps(resumed.state())) == state
@@ -155,7 +155,7 @@ def test_what_was_under_way_is_asked_for_anew_after_a_restart(after):
 
 def test_evidence_survives_json():
     reservoir = Reservoir()
-    reservoir.add(many(acts("look", fired=("a",), step=3), 2, "t"))
+    reservoir.add(many(acts("look", active_skills=("a",), step=3), 2, "t"))
     bank = SkillBank((HELPFUL[0].skill(),))
     proposal = addition(HELPFUL[1])
     found = Contrast(0.25, 0.1, 0.9)

@@ -15,7 +15,7 @@ from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.stages import LlmCreator
 from reskill_jax.environments.protocol import Task
-from reskill_jax.llm.retry import Patience
+from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.reskill import ReSkill
@@ -31,7 +31,7 @@ def make(made, after=1):
         Background(made, after),
         TrialConfig(),
         bank=SkillBank(),
-        capacity=4,
+        max_skills=4,
         reservoir=Reservoir(200),
         reservoir_min=4,
         seed=0,
@@ -57,11 +57,11 @@ def play(strategy, step, chances=(0.2, 0.8)):
             success=bool(rng.random() < chances[arm]),
         )
         for action in ACTIONS:
-            fired = tuple(skill.name for skill in bank.active(action))
+            active_skills = tuple(skill.name for skill in bank.active(action))
             episode.turns.append(
                 Turn(
                     0, 0, NO_TOKENS, NO_TOKENS, NO_TOKENS, 0,
-                    "You see a shelf.", "", action, True, fired,
+                    "You see a shelf.", "", action, True, active_skills,
                 )
             )  # fmt: skip
         episodes.append(episode)
@@ -149,7 +149,7 @@ def test_a_service_that_does_everything_wrong_never_disturbs_training(tmp_path):
         asking = caller(
             server.url,
             tmp_path / "c",
-            patience=Patience(2, 0.0, threshold=50, cooldown=0.0),
+            retry=RetryPolicy(2, 0.0, failure_threshold=50, cooldown_s=0.0),
         )
         strategy = make(LlmCreator(asking, Prompts(), workers=4))
         metrics = [play(strategy, step, (0.3, 0.3)) for step in range(1, 41)]
@@ -166,7 +166,9 @@ def test_a_service_that_does_everything_wrong_never_disturbs_training(tmp_path):
 
 def test_a_service_that_is_gone_is_asked_less_and_less(tmp_path):
     asking = caller(
-        "http://127.0.0.1:9/v1", tmp_path / "c", patience=Patience(2, 0.0, threshold=6)
+        "http://127.0.0.1:9/v1",
+        tmp_path / "c",
+        retry=RetryPolicy(2, 0.0, failure_threshold=6),
     )
     strategy = make(LlmCreator(asking, Prompts(), workers=4))
     metrics = [play(strategy, step) for step in range(1, 31)]

@@ -58,11 +58,11 @@ def play(houses, task, group, index, arm, bank, seed):
     episode = Episode(task, group, index, arm, bank.hash, goal=goal)
     while not now.done and len(episode.turns) < MAX_TURNS:
         action = player.advise()
-        fired = tuple(skill.name for skill in player.skills)
+        active_skills = tuple(skill.name for skill in player.skills)
         episode.turns.append(
             Turn(
                 0, 0, NO_TOKENS, NO_TOKENS, NO_TOKENS, 0,
-                now.text, f"<action>{action}</action>", action, True, fired,
+                now.text, f"<action>{action}</action>", action, True, active_skills,
             )
         )  # fmt: skip
         now = environment.step(action)
@@ -101,7 +101,7 @@ def test_from_lost_games_to_an_accepted_skill(houses, tmp_path):
             Background(creator(server.url, tmp_path / "calls.jsonl"), 1),
             TrialConfig(max_steps=8),
             bank=SkillBank(),
-            capacity=4,
+            max_skills=4,
             reservoir=Reservoir(200),
             reservoir_min=4,
             seed=0,

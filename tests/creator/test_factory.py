@@ -32,15 +32,19 @@ def config(monkeypatch):
         ("name", "oracle", "config.creator.name='oracle': choose one of 'offline'"),
         ("name", "replay", "config.creator: replay='' is no log of calls"),
         ("llm.name", "", "config.creator: 'openai' needs the name of a model"),
-        ("llm.key_variable", "NO_SUCH", "variable NO_SUCH holds no key"),
-        ("llm.url", "http://me:pass@host", "the address holds credentials"),
-        ("llm.timeout", 0.0, "config.creator.llm.timeout=0.0: must be above 0"),
-        ("budget.run_dollars", 5.0, "budget.run_dollars=5.0 needs budget.price_in"),
+        ("llm.api_key_variable", "NO_SUCH", "variable NO_SUCH holds no key"),
+        ("llm.base_url", "http://me:pass@host", "the address holds credentials"),
+        ("llm.timeout_s", 0.0, "config.creator.llm.timeout_s=0.0: must be above 0"),
+        ("budget.run_dollars", 5.0, "budget.run_dollars=5.0 needs budget.input_price"),
         ("budget.run_calls", -1, "budget.run_calls=-1: must be 0 or more"),
-        ("patience.attempts", 0, "patience: attempts=0 and threshold=20 must be 1"),
+        (
+            "retry.max_attempts",
+            0,
+            "retry: max_attempts=0 and ",
+        ),
         ("prompts", "/nowhere", "'/nowhere' is not a directory of prompts"),
-        ("after", -1, "config.creator.after=-1: must be 0 or more"),
-        ("workers", 0, "config.creator.workers=0: must be 1 or more"),
+        ("delay_steps", -1, "config.creator.delay_steps=-1: must be 0 or more"),
+        ("max_concurrency", 0, "config.creator.max_concurrency=0: must be 1 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(config, key, value, message):
@@ -54,8 +58,12 @@ def test_settings_that_cannot_work_are_refused_by_name(config, key, value, messa
     ("key", "value", "message"),
     [
         ("engine.name", "jax", "config.engine.name='jax' has no servers for"),
-        ("creator.llm.url", "http://x", "url='http://x': the engine says where"),
-        ("creator.llm.timeout", 300.0, "config.creator.llm.timeout=300: a push waits"),
+        ("creator.llm.base_url", "http://x", "url='http://x': the engine says where"),
+        (
+            "creator.llm.timeout_s",
+            300.0,
+            "config.creator.llm.timeout_s=300: a push waits",
+        ),
     ],
 )
 def test_a_sidecar_is_the_engines(config, monkeypatch, key, value, message):

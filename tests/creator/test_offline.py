@@ -100,7 +100,7 @@ def names(proposal) -> list[str]:
 
 def judge(seen: Evidence, proposal, accepted, steps=5) -> Evidence:
     """Let a trial end: the next evidence, `steps` later."""
-    candidate = apply(seen.bank, proposal.operations, capacity=seen.capacity)
+    candidate = apply(seen.bank, proposal.operations, max_skills=seen.max_skills)
     step = seen.step + steps
     trial = PastTrial.judged(step, proposal, (seen.bank, candidate), accepted)
     bank = candidate if accepted else seen.bank
@@ -221,10 +221,10 @@ def test_alternatives_follow_in_order_when_all_are_rejected():
 
 
 @pytest.mark.parametrize("verdict", [True, False, None])
-@pytest.mark.parametrize("capacity", [8, 2])
-def test_every_proposal_of_a_long_run_passes_and_none_repeats(verdict, capacity):
+@pytest.mark.parametrize("max_skills", [8, 2])
+def test_every_proposal_of_a_long_run_passes_and_none_repeats(verdict, max_skills):
     records = [r for _, episode, _ in MODES for r in many(episode, 4, f"{id(episode)}")]
-    seen = Evidence(SkillBank(), [*records, *wins()], capacity=capacity)
+    seen = Evidence(SkillBank(), [*records, *wins()], max_skills=max_skills)
     limits = OfflineCreator().limits
     last_rejected: dict[str, int] = {}
     for cycle in range(24):
@@ -242,14 +242,14 @@ def test_every_proposal_of_a_long_run_passes_and_none_repeats(verdict, capacity)
             if not accepted:
                 last_rejected[name] = seen.step + 5
         seen = judge(seen, proposal, accepted)
-        assert len(seen.bank.skills) <= capacity
+        assert len(seen.bank.skills) <= max_skills
 
 
 def test_full_bank_swaps_the_least_used_skill():
     used, unused = HARMFUL[0].skill(), HARMFUL[1].skill()
     bank = SkillBank((used, unused))
     tallies = [Tally(bank.hash, 0, 10, 5, Counter({used.name: 9, unused.name: 2}))]
-    seen = evidence(MODES[2][1], bank=bank, tallies=tallies, capacity=2)
+    seen = evidence(MODES[2][1], bank=bank, tallies=tallies, max_skills=2)
     proposal = ask(OfflineCreator(), seen)
     assert names(proposal) == ["Delete look-around-again", "use-the-lamp"]
     assert proposal.reasons[0] == "the bank is full"
@@ -301,10 +301,10 @@ BEFORE = SkillBank()
 
 def hurting(with_it: int, without: int, *, played=100, accepted=True) -> Evidence:
     """Success counts of `played` episodes each on HURT and on the bank before it."""
-    fired = Counter({HARMFUL[0].name: played})
+    active_skills = Counter({HARMFUL[0].name: played})
     tallies = [
         Tally(BEFORE.hash, 1, played, without),
-        Tally(HURT.hash, 2, played, with_it, fired),
+        Tally(HURT.hash, 2, played, with_it, active_skills),
     ]
     seen = evidence(MODES[2][1], bank=HURT, tallies=tallies, step=2)
     proposal = ask(OfflineCreator(), replace(seen, bank=BEFORE, tallies=()))
@@ -344,8 +344,8 @@ def test_drop_that_was_rejected_waits():
 def test_rejected_candidates_say_nothing_about_the_bank():
     """A harmful candidate held the bank's skill too: it must not take the blame."""
     seen = hurting(60, 60)
-    fired = Counter({HARMFUL[0].name: 100})
-    candidate = Tally("candidate", 3, 100, 0, fired)
+    active_skills = Counter({HARMFUL[0].name: 100})
+    candidate = Tally("candidate", 3, 100, 0, active_skills)
     proposal = ask(OfflineCreator(), replace(seen, tallies=[*seen.tallies, candidate]))
     assert names(proposal) == ["use-the-lamp"]
 

@@ -27,8 +27,20 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
     tokens = np.arange(3, dtype=np.int32)
     logprobs = np.zeros(3, np.float32)
     turns = [
-        Turn(0, 3, tokens, tokens, logprobs, 7, seen, "I think. go", act, ok, fired)
-        for seen, act, ok, fired in (
+        Turn(
+            0,
+            3,
+            tokens,
+            tokens,
+            logprobs,
+            7,
+            seen,
+            "I think. go",
+            act,
+            ok,
+            active_skills,
+        )
+        for seen, act, ok, active_skills in (
             ("A room.", "go to shelf 1", True, ("a", "b")),
             ("A shelf.", "fly", False, ("b",)),
         )
@@ -58,7 +70,7 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
         success=True,
         actions=("go to shelf 1", "fly"),
         observations=("A room.", "A shelf.", "Nothing happens."),
-        fired=(("a", "b"), ("b",)),
+        active_skills=(("a", "b"), ("b",)),
         valid=(True, False),
     )
     assert record.skills() == {"a", "b"}
@@ -97,12 +109,12 @@ def test_window_reaches_so_many_steps_back_and_not_ahead():
 
 def test_tally_counts_every_episode_even_if_one_record_stands_for_many():
     reservoir = Reservoir()
-    won = acts("look", success=True, bank="b", fired=("help",))
+    won = acts("look", success=True, bank="b", active_skills=("help",))
     lost = acts("look", success=False, bank="b")
     reservoir.add([won] * 7 + [lost])
     (tally,) = reservoir.tallies(0)
     assert (tally.episodes, tally.successes) == (8, 7)
-    assert tally.fired == {"help": 7}
+    assert tally.active_skills == {"help": 7}
     assert len(reservoir.records(0)) == 2
 
 
@@ -149,8 +161,8 @@ def test_sample_is_a_function_of_the_generator():
 )
 def test_state_goes_on_as_if_never_interrupted(episodes, cut):
     step, records = 0, []
-    for task, success, bank, pause in episodes:
-        step += pause
+    for task, success, bank, initial_delay_s in episodes:
+        step += initial_delay_s
         records.append(make(task, success, bank=bank, step=step))
     whole, first, second = (Reservoir(capacity=5, window=6) for _ in range(3))
     whole.add(records)

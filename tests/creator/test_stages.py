@@ -94,7 +94,7 @@ REASONS = {
         "rejected with the same content at step 1",
     ),
     Rejection.UNKNOWN_TARGET: (draft(op="delete", name="ghost"), {}, "has no 'ghost'"),
-    Rejection.OVER_CAPACITY: (draft(), {"bank": FULL, "capacity": 2}, "at most 2"),
+    Rejection.OVER_CAPACITY: (draft(), {"bank": FULL, "max_skills": 2}, "at most 2"),
     Rejection.EMPTY_CHANGE: (
         draft(op="modify"),
         {"bank": HISTORY_BANK},

@@ -47,7 +47,7 @@ def test_a_model_improves_a_bank_and_its_log_replays(tmp_path):
     with LlmServer(script) as server:
         done = tool(
             *arguments, f"--output={tmp_path / 'a'}", "--llm=openai:m",
-            f"--url={server.url}", "--key_variable=KEY", KEY="hush-hush",
+            f"--base_url={server.url}", "--api_key_variable=KEY", KEY="hush-hush",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert len(server.requests) == 4 + 3
@@ -95,7 +95,7 @@ def test_a_service_that_is_down_is_an_error_with_a_report(tmp_path):
     path = write(tmp_path / "e.jsonl", run_records())
     done = tool(
         f"--episodes={path}", f"--output={tmp_path / 'o'}", "--llm=openai:m",
-        "--url=http://127.0.0.1:9", "--key_variable=PATH", "--calls=4",
+        "--base_url=http://127.0.0.1:9", "--api_key_variable=PATH", "--calls=4",
     )  # fmt: skip
     assert done.returncode == 1
     assert "APIConnectionError" in (tmp_path / "o" / "report.md").read_text()
@@ -125,7 +125,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
 def test_recorded_episodes_become_evidence_as_in_a_run(tmp_path):
     records = [*many(acts("look", step=3), 2, "t"), acts("look", step=7, task="t-0")]
     path = write(tmp_path / "e.jsonl", [r.to_json() for r in reversed(records)])
-    found = as_evidence(read_episodes(path), SkillBank(), capacity=4)
+    found = as_evidence(read_episodes(path), SkillBank(), max_skills=4)
     assert [(r.task, r.step) for r in found.records] == [("t-1", 3), ("t-0", 7)]
     assert sum(tally.episodes for tally in found.tallies) == 3
     with pytest.raises(ValueError, match="holds no episodes"):

@@ -25,7 +25,7 @@ RECORDS = [acts("go to a", "take b", "move b"), acts("go to a", "look", "take b"
 
 
 def evidence(**changes) -> Evidence:
-    return replace(Evidence(BANK, RECORDS, capacity=3, step=100), **changes)
+    return replace(Evidence(BANK, RECORDS, max_skills=3, step=100), **changes)
 
 
 def proposal(*operations, bank=BANK) -> Proposal:
@@ -149,7 +149,7 @@ def test_budgets_are_met_exactly():
 
 def test_too_many_operations():
     adds = [Add(replace(TAKE, name=f"s{i}", action=f"Do {i}.")) for i in range(3)]
-    ((reason, detail),) = problems(*adds, limits=Limits(operations=2), capacity=9)
+    ((reason, detail),) = problems(*adds, limits=Limits(operations=2), max_skills=9)
     assert reason is Rejection.OVER_BUDGET
     assert "3 operations, at most 2" in detail
 
@@ -199,11 +199,11 @@ def test_unknown_target(operation):
 
 
 def test_over_capacity_unless_a_delete_makes_room():
-    ((reason, detail),) = problems(Add(TAKE), capacity=1)
+    ((reason, detail),) = problems(Add(TAKE), max_skills=1)
     assert reason is Rejection.OVER_CAPACITY
     assert "2 skills, at most 1" in detail
     swap = proposal(Add(TAKE), Delete("open-it"))
-    assert verify(swap, evidence(capacity=1)) == Verified(SkillBank((TAKE,)))
+    assert verify(swap, evidence(max_skills=1)) == Verified(SkillBank((TAKE,)))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_tied_groups_get_exactly_zero_and_are_counted():
     values, metrics = advantages(t)
     assert (values[[0, 1, 2, 6]] == 0).all()
     assert (values[3:6] != 0).all()
-    assert metrics["adv/tied_groups"] == 2  # a lone episode has no baseline either
+    assert metrics["adv/zero_std_groups"] == 2  # a lone episode has no baseline either
 
 
 def test_penalty_falls_on_invalid_turns_only_and_after_normalisation():
@@ -169,7 +169,7 @@ def test_order_of_episodes_does_not_matter(seed, rule):
     values, metrics = advantages(t, rule=rule)
     again, same = advantages(shuffled, rule=rule)
     np.testing.assert_allclose(again, values[order], rtol=1e-4, atol=1e-5)
-    assert same["adv/tied_groups"] == metrics["adv/tied_groups"]
+    assert same["adv/zero_std_groups"] == metrics["adv/zero_std_groups"]
 
 
 def test_moments_are_over_response_tokens():

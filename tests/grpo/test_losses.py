@@ -148,9 +148,9 @@ def test_agreement_with_the_engine():
     shift[rows[:4], columns[:4]] = [0.0015, -0.0005, -0.0015, 0.5]
     _, metrics = grpo_loss(packed.sampler_logprobs + shift, batch, **OPTIONS)
     figures, n = reduce_metrics([metrics]), packed.mask.sum()
-    assert figures["agreement/logprob_diff"] == pytest.approx(0.5035 / n, rel=1e-3)
-    assert figures["agreement/logprob_diff_max"] == pytest.approx(0.5)
-    assert figures["agreement/ratio_close"] == pytest.approx(1 - 2 / n)
+    assert figures["rollout/logprob_diff"] == pytest.approx(0.5035 / n, rel=1e-3)
+    assert figures["rollout/logprob_diff_max"] == pytest.approx(0.5)
+    assert figures["rollout/logprob_ratio_close"] == pytest.approx(1 - 2 / n)
 
 
 @pytest.mark.parametrize("aggregation", ["episode", "token"])

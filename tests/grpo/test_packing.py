@@ -18,7 +18,7 @@ def rows_of(batches):
     for batch in batches:
         names = [field.name for field in dataclasses.fields(batch)]
         for r in range(batch.tokens.shape[0]):
-            used = batch.until[r] > 0
+            used = batch.visible_end[r] > 0
             if used.any():
                 yield {name: getattr(batch, name)[r][used] for name in names}
 
@@ -31,7 +31,7 @@ def read_turn(rows, episode, turn):
     own = (row["episode"] == episode) & (row["turn"] == turn)
     last = np.flatnonzero(own)[-1]
     slots = np.arange(len(own))
-    seen = (slots <= last) & (last < row["until"])
+    seen = (slots <= last) & (last < row["visible_end"])
     assert seen[own].all()
     predicting = own & (row["mask"] > 0)
     response = row["targets"][predicting]
@@ -75,7 +75,7 @@ def test_a_tree_holds_the_used_trunk_once_and_no_more(seed):
     expected = sum(len(t.branch) + len(t.response) - 1 for t in episode.turns)
     for window in range(len(episode.trunks)):
         expected += max(t.trunk_length for t in episode.turns if t.window == window)
-    assert sum(np.count_nonzero(batch.until) for batch in batches) == expected
+    assert sum(np.count_nonzero(batch.visible_end) for batch in batches) == expected
 
 
 def two_episodes():
@@ -98,7 +98,7 @@ def test_episodes_of_a_group_share_the_head_of_their_trunks():
     expected = {
         "tokens": [1, 2, 3, 11, 6, 10, 6, 5, 21, 6, 20, 6, 0],
         "positions": [0, 1, 2, 3, 4, 2, 3, 2, 3, 4, 2, 3, 0],
-        "until": [12, 12, 5, 5, 5, 7, 7, 10, 10, 10, 12, 12, 0],
+        "visible_end": [12, 12, 5, 5, 5, 7, 7, 10, 10, 10, 12, 12, 0],
         "episode": [0] * 7 + [1] * 5 + [-1],
         "turn": [-1, -1, -1, 1, 1, 0, 0, -1, 1, 1, 0, 0, -1],
     }
@@ -108,7 +108,7 @@ def test_episodes_of_a_group_share_the_head_of_their_trunks():
 
 def test_a_head_is_written_again_where_the_row_has_no_room():
     batches = pack(two_episodes(), buckets=[11], tokens_per_microbatch=22)
-    assert sum(np.count_nonzero(batch.until) for batch in batches) == 14
+    assert sum(np.count_nonzero(batch.visible_end) for batch in batches) == 14
 
 
 def test_layout_of_one_tree_by_hand():
@@ -123,7 +123,7 @@ def test_layout_of_one_tree_by_hand():
     expected = {
         "tokens": [1, 2, 3, 20, 21, 22, 10, 11, 12, 0, 0, 0],
         "positions": [0, 1, 2, 3, 4, 5, 2, 3, 4, 0, 0, 0],
-        "until": [9, 9, 6, 6, 6, 6, 9, 9, 9, 0, 0, 0],
+        "visible_end": [9, 9, 6, 6, 6, 6, 9, 9, 9, 0, 0, 0],
         "targets": [0, 0, 0, 21, 22, 23, 0, 12, 13, 0, 0, 0],
         "mask": [0, 0, 0, 1, 1, 1, 0, 1, 1, 0, 0, 0],
         "sampler_logprobs": [0, 0, 0, -3, -4, -5, 0, -1, -2, 0, 0, 0],
@@ -137,7 +137,7 @@ def test_layout_of_one_tree_by_hand():
             np.float32 if name in ("mask", "sampler_logprobs") else np.int32
         )
         np.testing.assert_array_equal(array[0], row, err_msg=name)
-    assert not batch.until[1].any()
+    assert not batch.visible_end[1].any()
     assert not batch.mask[1].any()
 
 
@@ -175,14 +175,16 @@ def test_small_trees_share_rows_and_fill_longer_ones():
     short, long = pack(episodes, buckets=(8, 16), tokens_per_microbatch=16)
     assert sorted(set(long.episode[0])) == [1, 2]  # 12 + 4
     assert [sorted(set(row) - {-1}) for row in short.episode] == [[4], [0, 3]]
-    assert short.until[1].tolist() == [4] * 4 + [7] * 3 + [0]
+    assert short.visible_end[1].tolist() == [4] * 4 + [7] * 3 + [0]
 
 
 def test_a_prompt_is_its_own_tree_without_a_trunk():
     episode = flatten(make_episode(np.random.default_rng(5), windows=1))
     (batch,) = pack([episode], buckets=[128], tokens_per_microbatch=128)
-    assert len(set(batch.until[batch.until > 0])) == len(episode.turns)
-    assert np.count_nonzero(batch.positions[batch.until > 0] == 0) == len(episode.turns)
+    assert len(set(batch.visible_end[batch.visible_end > 0])) == len(episode.turns)
+    assert np.count_nonzero(batch.positions[batch.visible_end > 0] == 0) == len(
+        episode.turns
+    )
 
 
 def test_a_tree_that_fits_no_bucket_is_cut_between_turns():

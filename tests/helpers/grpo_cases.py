@@ -106,7 +106,7 @@ def visible(packed):
     """bool [R, T, S], by the rule that PackedBatch states."""
     slots = np.arange(packed.tokens.shape[1])
     causal = slots[:, None] >= slots
-    return causal & (slots[:, None] < packed.until[:, None, :])
+    return causal & (slots[:, None] < packed.visible_end[:, None, :])
 
 
 def logprob_fn(params, packed):

@@ -12,7 +12,7 @@ from reskill_jax.llm.backends import Model, make_backend
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.caller import Caller
-from reskill_jax.llm.retry import Patience
+from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import SkillBank
 
@@ -91,10 +91,10 @@ def evidence(tasks: int = 3, **changes) -> Evidence:
 def caller(url: str, log: Path, **options) -> Caller:
     """Ask a server with the real SDK, without pauses."""
     timeout = options.pop("timeout", 5.0)
-    model = Model("openai", "scripted", url, key_variable="PATH", timeout=timeout)
+    model = Model("openai", "scripted", url, api_key_variable="PATH", timeout_s=timeout)
     options = {
         "budget": Budget(),
-        "patience": Patience(pause=0.0, cooldown=0.0),
+        "retry": RetryPolicy(initial_delay_s=0.0, cooldown_s=0.0),
         "secrets": (model.key,),
         **options,
     }

@@ -7,7 +7,7 @@ def plant(depths):
     """Make a tree: token i is at depth `depths[i]` or less, below the one before it.
 
     Returns:
-        The path from a root to each token, itself included; and `until`, int32 [T].
+        The path from a root to each token, itself included; `visible_end`, int32 [T].
     """
     paths: list[list[int]] = []
     stack: list[int] = []
@@ -15,14 +15,14 @@ def plant(depths):
         stack = [*stack[:depth], token]
         paths.append(list(stack))
     last = {j: i for i, path in enumerate(paths) for j in path}
-    until = np.array([last[j] + 1 for j in range(len(paths))], np.int32)
-    return paths, until
+    visible_end = np.array([last[j] + 1 for j in range(len(paths))], np.int32)
+    return paths, visible_end
 
 
 def random_until(rng, rows, length, padding=0):
     """Rows of several trees with branches, the last slots padding: int32 [B, T]."""
-    until = np.zeros((rows, length), np.int32)
-    for row in until:
+    visible_end = np.zeros((rows, length), np.int32)
+    for row in visible_end:
         # Mostly one below the other, as in texts; at times up, to another branch.
         depths = np.where(
             rng.random(length - padding) < 0.8,
@@ -30,4 +30,4 @@ def random_until(rng, rows, length, padding=0):
             rng.integers(0, 5, length - padding),
         )
         row[: length - padding] = plant(depths)[1]
-    return until
+    return visible_end

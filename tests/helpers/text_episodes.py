@@ -18,11 +18,11 @@ def record(
     task: str = "task",
     bank: str = EMPTY,
     step: int = 0,
-    fired: tuple[str, ...] = (),
+    active_skills: tuple[str, ...] = (),
 ) -> EpisodeRecord:
     """Read a transcript; what stands before the first action is the first observation.
 
-    The skills of `fired` are shown at every turn.
+    The skills of `active_skills` are shown at every turn.
     """
     actions: list[str] = []
     observations = [""]
@@ -42,7 +42,7 @@ def record(
         success=success,
         actions=tuple(actions),
         observations=tuple(observations),
-        fired=(fired,) * len(actions),
+        active_skills=(active_skills,) * len(actions),
         valid=(True,) * len(actions),
     )
 

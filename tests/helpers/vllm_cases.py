@@ -35,9 +35,11 @@ def logprobs_of(config, params, tokens):
     tokens = np.asarray(tokens, np.int32)[None]
     length = tokens.shape[1] - 1
     positions = np.arange(length)[None]
-    until = np.full((1, length), length)
+    visible_end = np.full((1, length), length)
     score = jax.jit(token_logprobs, static_argnums=0)
-    found, _ = score(config, params, tokens[:, :-1], positions, until, tokens[:, 1:])
+    found, _ = score(
+        config, params, tokens[:, :-1], positions, visible_end, tokens[:, 1:]
+    )
     return np.asarray(found[0])
 
 
@@ -49,7 +51,7 @@ def serve(executable, model):
         dtype="float32",
         context=512,
         sequences=16,
-        memory=0,
+        gpu_memory_utilization=0,
         arguments=(*CPU_ARGUMENTS, f"--structured-outputs-config={COMPACT}"),
         environment=ON_CPU,
     )
@@ -65,7 +67,7 @@ def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options
         transfer=FilesTransfer(config, tmp_path / "weights"),
         eos_id=eos,
         score=lambda params, tokens: logprobs_of(config, params, tokens),
-        tolerance=1e-4,
+        logprob_tolerance=1e-4,
         timeout=timeout,
         **options,
     )

@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from reskill_jax.benchmarks.llm_server import LlmServer, reply
-from reskill_jax.llm.backends import Model, Request, Response, make_backend
+from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model, make_backend
 
-REQUEST = Request("be brief", "how?", {"type": "object", "properties": {}}, "plan")
+REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
 
 
 class Capturing:
@@ -34,8 +34,8 @@ def test_anthropic(monkeypatch):
     capture = Capturing(answer)
     with LlmServer(lambda stage, prompt: "", fault=capture) as server:
         url = server.url.removesuffix("/v1")
-        backend = make_backend(Model("anthropic", "m", url, timeout=5))
-        assert backend.complete(REQUEST) == Response('{"a": 1}', 7, 3)
+        backend = make_backend(Model("anthropic", "m", url, timeout_s=5))
+        assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         answer["content"] = [{"type": "text", "text": "no tool"}]
         assert backend.complete(REQUEST).text == "no tool"
         sent = server.requests[0]
@@ -66,8 +66,8 @@ def test_bedrock(monkeypatch):
     )
     with LlmServer(lambda stage, prompt: "", fault=capture) as server:
         url = server.url.removesuffix("/v1")
-        backend = make_backend(Model("bedrock", "a.model", url, timeout=5))
-        assert backend.complete(REQUEST) == Response('{"a": 1}', 7, 3)
+        backend = make_backend(Model("bedrock", "a.model", url, timeout_s=5))
+        assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         sent = server.requests[0]
     assert capture.path == "/model/a.model/converse"
     assert sent["system"] == [{"text": "be brief"}]
@@ -83,6 +83,6 @@ def test_openai_without_schema_or_temperature():
         model = Model(
             "openai", "m", server.url, "PATH", structured=False, temperature=-1
         )
-        assert make_backend(model).complete(REQUEST) == Response("hi", 0, 0)
+        assert make_backend(model).complete(REQUEST) == ChatResponse("hi", 0, 0)
         assert "response_format" not in server.requests[0]
         assert "temperature" not in server.requests[0]

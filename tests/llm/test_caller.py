@@ -13,11 +13,11 @@ from llm_cases import GOOD, caller, creator, evidence, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
 from reskill_jax.creator.schemas import Plan
-from reskill_jax.llm.backends import MAX_BYTES, Model, Request, Response
+from reskill_jax.llm.backends import MAX_BYTES, ChatRequest, ChatResponse, Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog, redact
 from reskill_jax.llm.caller import Caller
-from reskill_jax.llm.retry import CallError, Failure, Patience
+from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 
 ANSWER = json.dumps(GOOD["plan"])
 
@@ -88,7 +88,7 @@ def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
     fault, failure, calls = FAULTS[name]
     log = tmp_path / "calls.jsonl"
     with LlmServer(script, fault=fault) as server:
-        asking = caller(server.url, log, patience=Patience(2, 0.0), timeout=0.5)
+        asking = caller(server.url, log, retry=RetryPolicy(2, 0.0), timeout=0.5)
         with pytest.raises(CallError) as error:
             asking.ask("system", "prompt", Plan)
         assert len(server.requests) == calls
@@ -101,7 +101,7 @@ def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
 
 
 def test_a_refused_connection_is_named(tmp_path):
-    asking = caller("http://127.0.0.1:9/v1", tmp_path / "c", patience=Patience(2, 0.0))
+    asking = caller("http://127.0.0.1:9/v1", tmp_path / "c", retry=RetryPolicy(2, 0.0))
     with pytest.raises(CallError, match="unreachable"):
         asking.ask("system", "prompt", Plan)
 
@@ -128,12 +128,12 @@ class Scripted:
         self.outcomes = list(outcomes)
         self.asked = 0
 
-    def complete(self, request: Request) -> Response:
+    def complete(self, request: ChatRequest) -> ChatResponse:
         self.asked += 1
         outcome = self.outcomes.pop(0) if self.outcomes else ANSWER
         if isinstance(outcome, Exception):
             raise outcome
-        return Response(outcome, 1000, 500)
+        return ChatResponse(outcome, 1000, 500)
 
 
 class Clock:
@@ -158,8 +158,8 @@ def scripted(tmp_path, *outcomes, **options):
 
 def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):
     failures = [ConnectionError()] * 5
-    patience = Patience(attempts=6, pause=1.0, longest=4.0)
-    asking, _, clock = scripted(tmp_path, *failures, patience=patience)
+    retry = RetryPolicy(max_attempts=6, initial_delay_s=1.0, max_delay_s=4.0)
+    asking, _, clock = scripted(tmp_path, *failures, retry=retry)
     asking.ask("s", "p", Plan)
     wanted = [1, 2, 4, 4, 4]
     ratios = [s / w for s, w in zip(clock.slept, wanted, strict=True)]
@@ -168,9 +168,9 @@ def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):
 
 
 def test_the_circuit_opens_probes_and_closes(tmp_path):
-    patience = Patience(attempts=1, threshold=3, cooldown=10.0)
+    retry = RetryPolicy(max_attempts=1, failure_threshold=3, cooldown_s=10.0)
     failures = [ConnectionError()] * 4
-    asking, backend, clock = scripted(tmp_path, *failures, patience=patience)
+    asking, backend, clock = scripted(tmp_path, *failures, retry=retry)
 
     def failure(prompt):
         with pytest.raises(CallError) as error:
@@ -195,8 +195,8 @@ def test_being_told_to_slow_down_opens_no_circuit(tmp_path):
     class SlowDownError(Exception):
         status_code = 429
 
-    patience = Patience(attempts=9, threshold=2, pause=0.0)
-    asking, backend, _ = scripted(tmp_path, *[SlowDownError()] * 8, patience=patience)
+    retry = RetryPolicy(max_attempts=9, failure_threshold=2, initial_delay_s=0.0)
+    asking, backend, _ = scripted(tmp_path, *[SlowDownError()] * 8, retry=retry)
     asking.ask("s", "p", Plan)
     assert backend.asked == 9
 
@@ -206,7 +206,10 @@ def test_being_told_to_slow_down_opens_no_circuit(tmp_path):
     [
         (Budget(cycle_calls=2), 2),
         (Budget(cycle_tokens=1600), 2),  # known after the second: 3000
-        (Budget(cycle_dollars=0.01, price_in=2.0, price_out=8.0), 2),  # 0.6 cents each
+        (
+            Budget(cycle_dollars=0.01, input_price=2.0, output_price=8.0),
+            2,
+        ),  # 0.6 cents each
         (Budget(run_calls=3), 3),
         (Budget(run_tokens=4500), 3),
     ],
@@ -251,7 +254,7 @@ def test_the_log_keeps_everything_but_keys(tmp_path, monkeypatch):
     from reskill_jax.llm.backends import make_backend
 
     with LlmServer(script, fault=leak) as server:
-        model = Model("openai", "m", server.url, key_variable="TEST_KEY")
+        model = Model("openai", "m", server.url, api_key_variable="TEST_KEY")
         log = tmp_path / "creator" / "calls.jsonl"
         asking = Caller(make_backend(model), CallLog(log), secrets=(model.key,))
         with pytest.raises(CallError) as error:
@@ -288,7 +291,7 @@ def test_a_model_that_cannot_be_asked_is_told(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert "OPENAI_API_KEY holds no key" in Model("openai", "m").problem()
     assert "name of a model" in Model("openai", "").problem()
-    bad = Model("openai", "m", "http://me:secret@host", key_variable="PATH")
+    bad = Model("openai", "m", "http://me:secret@host", api_key_variable="PATH")
     assert "credentials" in bad.problem()
     assert os.environ["PATH"]
-    assert Model("openai", "m", key_variable="PATH").problem() == ""
+    assert Model("openai", "m", api_key_variable="PATH").problem() == ""

@@ -10,11 +10,11 @@ pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'"
 from openai import BadRequestError
 
 from reskill_jax.benchmarks.llm_server import LlmServer, reply
-from reskill_jax.llm.backends import Model, Request, Response
+from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model
 from reskill_jax.llm.retry import Failure, classify
 from reskill_jax.llm.sidecar import Sidecar, TooLongError
 
-REQUEST = Request("be brief", "how?", {"type": "object", "properties": {}}, "plan")
+REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
 
 
 class Vllm(LlmServer):
@@ -37,13 +37,13 @@ class Vllm(LlmServer):
 
 
 def make(*servers, **changes):
-    model = Model("sidecar", "", **{"timeout": 5.0, **changes})
+    model = Model("sidecar", "", **{"timeout_s": 5.0, **changes})
     return Sidecar(model, [server.address for server in servers])
 
 
 def test_it_asks_for_the_schema_without_thinking_aloud():
     with Vllm("1") as server:
-        assert make(server).complete(REQUEST) == Response('"plan"', 100, 1)
+        assert make(server).complete(REQUEST) == ChatResponse('"plan"', 100, 1)
         (sent,) = server.requests
     assert sent["response_format"]["json_schema"]["schema"] == REQUEST.schema
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}

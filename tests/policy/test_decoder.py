@@ -115,9 +115,9 @@ def test_matches_numpy(change):
 
     @jax.jit
     def run(params):
-        until = jnp.full((1, 13), 13)
+        visible_end = jnp.full((1, 13), 13)
         rows = jnp.asarray(tokens)[None]
-        states = hidden_states(config, params, rows, jnp.arange(13)[None], until)
+        states = hidden_states(config, params, rows, jnp.arange(13)[None], visible_end)
         return logits(config, params, states)[0]
 
     ours = run(params)
@@ -127,10 +127,10 @@ def test_matches_numpy(change):
 @given(depths=st.lists(st.integers(0, 6), max_size=14), padding=st.integers(0, 2))
 @settings(deadline=None, max_examples=40)
 def test_a_token_sees_itself_and_what_is_above_it(depths, padding):
-    paths, until = plant(depths)
+    paths, visible_end = plant(depths)
     length = len(depths) + padding
-    until = np.pad(until, (0, padding))
-    mask = np.asarray(tree_mask(jnp.asarray(until)[None]))[0]
+    visible_end = np.pad(visible_end, (0, padding))
+    mask = np.asarray(tree_mask(jnp.asarray(visible_end)[None]))[0]
     assert mask.shape == (length, length)
     for i in range(length):
         seen = paths[i] if i < len(depths) else []
@@ -143,11 +143,11 @@ def test_blocks_of_queries_change_nothing():
     q = jax.random.normal(keys[0], (2, length, 4, 8))
     k = jax.random.normal(keys[1], (2, length, 2, 8))
     v = jax.random.normal(keys[2], (2, length, 2, 8))
-    until = jnp.asarray(random_until(np.random.default_rng(0), 2, length))
-    mask = tree_mask(until)
+    visible_end = jnp.asarray(random_until(np.random.default_rng(0), 2, length))
+    mask = tree_mask(visible_end)
     expected = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
     sees = np.asarray(mask.any(-1))
-    ours = jax.jit(attention)(q, k, v, until)
+    ours = jax.jit(attention)(q, k, v, visible_end)
     np.testing.assert_allclose(ours[sees], expected[sees], atol=1e-5)
 
 
@@ -167,8 +167,8 @@ def test_backends_equal_blocks_of_queries_forward_and_backward(
     q = jax.random.normal(keys[0], (2, length, 4, 128), dtype)
     k = jax.random.normal(keys[1], (2, length, 2, 128), dtype)
     v = jax.random.normal(keys[2], (2, length, 2, 128), dtype)
-    until = random_until(np.random.default_rng(0), 2, length, padding=9)
-    mask = tree_mask(jnp.asarray(until))
+    visible_end = random_until(np.random.default_rng(0), 2, length, padding=9)
+    mask = tree_mask(jnp.asarray(visible_end))
     sees = mask.any(-1)[..., None, None]
     assert not sees.all()  # there is padding
     weights = jax.random.normal(keys[3], q.shape) * sees
@@ -176,7 +176,7 @@ def test_backends_equal_blocks_of_queries_forward_and_backward(
     @functools.partial(jax.jit, static_argnums=0)
     @functools.partial(jax.value_and_grad, argnums=(1, 2, 3))
     def score(backend, q, k, v):
-        return jnp.sum(attention(q, k, v, until, backend=backend) * weights)
+        return jnp.sum(attention(q, k, v, visible_end, backend=backend) * weights)
 
     expected, ours = score("xla", q, k, v), score(backend, q, k, v)
     scale = 1e-2 if on_gpu else 1e-5
@@ -245,13 +245,13 @@ def test_packed_trees_score_and_learn_as_flat_rows():
             flat[line, : start + 6] = [*trunk[:start], *ids]
             flat_where += [(line, start + i) for i in range(5)]
         used += len(rows)
-    tokens, positions, until = jnp.asarray(packed)
+    tokens, positions, visible_end = jnp.asarray(packed)
     at, flat_at = np.array(where), tuple(np.transpose(flat_where))
 
     def packed_logprobs(params):
         targets = jnp.roll(tokens, -1, axis=1)
         logprobs, _ = token_logprobs(
-            CONFIG, params, tokens, positions, until, targets, chunk=32
+            CONFIG, params, tokens, positions, visible_end, targets, chunk=32
         )
         return logprobs[0, at]
 

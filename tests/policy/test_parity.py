@@ -131,9 +131,11 @@ def their_greedy(model, prompt) -> list[int]:
 def our_logits(config, params, tokens) -> np.ndarray:
     @jax.jit
     def forward(params):
-        until = jnp.full((len(tokens), LENGTH), LENGTH)
+        visible_end = jnp.full((len(tokens), LENGTH), LENGTH)
         positions = jnp.arange(LENGTH) * jnp.ones((len(tokens), 1), int)
-        states = hidden_states(config, params, jnp.asarray(tokens), positions, until)
+        states = hidden_states(
+            config, params, jnp.asarray(tokens), positions, visible_end
+        )
         return logits(config, params, states)
 
     return np.asarray(forward(params))
@@ -160,9 +162,9 @@ def test_parity(case, tmp_path):
         case.config,
         case.params,
         eos_id=VOCAB - 1,
-        slots=2,
+        max_sequences=2,
         context=64,
-        prefill_chunk=8,
+        block_size=8,
         prefill_rows=2,
         decode_rows=2,
     )

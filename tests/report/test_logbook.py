@@ -20,8 +20,8 @@ def episode(arm, success):
 
 @pytest.mark.parametrize(("difference", "warned"), [(0.021, True), (0.019, False)])
 def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, warned):
-    logbook = Logbook(Workdir(tmp_path), total=2, done=0, alarm=0.02)
-    metrics = {"agreement/logprob_diff": difference, "rollout/lag": 0.0}
+    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    metrics = {"rollout/logprob_diff": difference, "rollout/staleness": 0.0}
     logbook.step(1, metrics, [episode(0, True), episode(1, False)], Static())
     logbook.close()
     shown = capsys.readouterr().out
@@ -31,8 +31,8 @@ def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, wa
 
 
 def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, capsys):
-    logbook = Logbook(Workdir(tmp_path), total=2, done=0, alarm=0.02)
-    metrics = {"agreement/logprob_diff": 0.03, "rollout/lag": 1.0}
+    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    metrics = {"rollout/logprob_diff": 0.03, "rollout/staleness": 1.0}
     logbook.step(1, metrics, [episode(0, True)], Static())
     logbook.close()
     shown = capsys.readouterr().out

@@ -35,9 +35,9 @@ def parts():
         config,
         init(config, jax.random.key(1)),
         eos_id=tokenizer.eos_id,
-        slots=4,
+        max_sequences=4,
         context=256,
-        prefill_chunk=32,
+        block_size=32,
         prefill_rows=4,
         decode_rows=4,
     )
@@ -73,7 +73,7 @@ def test_episodes_come_in_order_and_tell_what_they_ran_on(episodes):
     for episode in episodes:
         for number, turn in enumerate(episode.turns):
             first = ("go-right", "turn") if number == 0 else ("go-right",)
-            assert turn.fired == (first if episode.arm else ())
+            assert turn.active_skills == (first if episode.arm else ())
 
 
 def test_turns_hold_what_the_engine_saw_and_said(parts, episodes):
@@ -84,7 +84,7 @@ def test_turns_hold_what_the_engine_saw_and_said(parts, episodes):
             trunk = episode.trunks[turn.window][: turn.trunk_length]
             prompt = tokenizer.decode([*trunk, *turn.branch])
             assert turn.observation in prompt
-            assert ("Go right." in prompt) == ("go-right" in turn.fired)
+            assert ("Go right." in prompt) == ("go-right" in turn.active_skills)
             assert len(turn.response) == len(turn.logprobs) <= 6
             assert turn.text == tokenizer.decode(turn.response)
             assert project(turn.text, corridor.ACTIONS) == (turn.action, turn.valid)
@@ -150,7 +150,7 @@ def test_an_episode_survives_as_a_document(episodes):
         same([episode], [copy])
         assert json.dumps(copy.to_json()) == text
         assert copy.turns[0].branch.dtype == episode.turns[0].branch.dtype
-        assert copy.turns[0].fired == episode.turns[0].fired
+        assert copy.turns[0].active_skills == episode.turns[0].active_skills
         for one, other in zip(copy.trunks, episode.trunks, strict=True):
             np.testing.assert_array_equal(one, other)
     nothing = replace(episodes[0], turns=[], trunks=[np.zeros(0, np.int32)])

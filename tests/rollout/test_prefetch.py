@@ -236,7 +236,7 @@ def test_a_batch_that_is_none_is_refused(engine, damage, message):
 def test_tells_how_far_behind_sampled_tokens_are_on_average():
     episodes = [episode(0, 0, 4), episode(0, 2, 5)]  # of 1 and of 3 tokens
     metrics = Batch(episodes, seconds=2.0, waited=0.5).metrics(6)
-    assert metrics["rollout/lag"] == (1 * 2 + 3 * 1) / 4
+    assert metrics["rollout/staleness"] == (1 * 2 + 3 * 1) / 4
     assert metrics["time/rollout"] == 2.0
     assert metrics["time/wait"] == 0.5
     assert metrics["speed/rollout_tokens"] == 2.0

@@ -29,10 +29,10 @@ def make(skill_name: str, **changes) -> Skill:
 BANK = SkillBank((make("a"), make("b", example="DO: x"), make("c")))
 
 
-def refused(operations, capacity=8) -> Rejection:
+def refused(operations, max_skills=8) -> Rejection:
     before = BANK.hash
     with pytest.raises(OperationError) as caught:
-        apply(BANK, operations, capacity=capacity)
+        apply(BANK, operations, max_skills=max_skills)
     assert SkillBank(BANK.skills).hash == before
     return caught.value.rejection
 
@@ -41,7 +41,7 @@ def test_survivors_keep_their_order_and_adds_follow():
     bank = apply(
         BANK,
         [Add(make("d")), Modify("c", {"action": "Drop it."}), Delete("a")],
-        capacity=3,
+        max_skills=3,
     )
     assert list(bank.names()) == ["b", "c", "d"]
     assert bank.skills[0] is BANK.skills[1]
@@ -49,7 +49,7 @@ def test_survivors_keep_their_order_and_adds_follow():
 
 def test_modify_changes_only_what_is_given():
     trigger = Trigger("action_pattern", "^take .*")
-    bank = apply(BANK, [Modify("b", {"trigger": trigger})], capacity=3)
+    bank = apply(BANK, [Modify("b", {"trigger": trigger})], max_skills=3)
     assert bank.skills[1] == replace(BANK.skills[1], trigger=trigger, version=2)
 
 
@@ -70,7 +70,7 @@ def test_modify_changes_only_what_is_given():
     ],
 )
 def test_a_bad_bundle_is_refused_whole(operations, rejection):
-    assert refused(operations, capacity=3) == rejection
+    assert refused(operations, max_skills=3) == rejection
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_operations_and_banks_survive_json():
     ]
     data = json.loads(json.dumps([to_json(operation) for operation in operations]))
     assert [from_json(item) for item in data] == operations
-    bank = apply(BANK, operations, capacity=8)
+    bank = apply(BANK, operations, max_skills=8)
     again = bank_from_json(json.loads(json.dumps(bank_to_json(bank))))
     assert again == bank
     assert again.hash == bank.hash
@@ -122,4 +122,4 @@ def test_operations_and_banks_survive_json():
 @given(st.permutations([Add(make("d")), Modify("b", {"action": "x"}), Delete("a")]))
 def test_the_order_within_a_bundle_does_not_matter(operations):
     reference = [Delete("a"), Modify("b", {"action": "x"}), Add(make("d"))]
-    assert apply(BANK, operations, capacity=3) == apply(BANK, reference, capacity=3)
+    assert apply(BANK, operations, max_skills=3) == apply(BANK, reference, max_skills=3)

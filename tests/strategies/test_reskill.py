@@ -31,7 +31,7 @@ def make(
         ScriptedCreator([addition(rule) for rule in rules]),
         TrialConfig(**trial),
         bank=SkillBank(),
-        capacity=4,
+        max_skills=4,
         reservoir=Reservoir(200),
         reservoir_min=reservoir_min,
         seed=0,
@@ -71,9 +71,21 @@ def play(strategy, step, chance):
                 success=bool(rng.random() < chance[arm]),
             )
             for action in ("go to shelf 1", "open shelf 1", "take mug 1 from shelf 1"):
-                fired = tuple(skill.name for skill in bank.active(action))
+                active_skills = tuple(skill.name for skill in bank.active(action))
                 episode.turns.append(
-                    Turn(0, 0, EMPTY, EMPTY, EMPTY, 0, "room", "", action, True, fired)
+                    Turn(
+                        0,
+                        0,
+                        EMPTY,
+                        EMPTY,
+                        EMPTY,
+                        0,
+                        "room",
+                        "",
+                        action,
+                        True,
+                        active_skills,
+                    )
                 )
             episodes.append(episode)
     return strategy.observe(step, episodes), episodes

@@ -38,7 +38,7 @@ _SEARCHED_LIKE = {"desklamp": "alarmclock"}
 
 
 @dataclass
-class Memory:
+class Beliefs:
     """What the texts so far have told; names are the engine's, e.g. ``drawer 2``.
 
     Attributes:
@@ -104,7 +104,7 @@ class Expert:
             "parent_target": self._goal,
             "toggle_target": self._goal,
         }
-        self._memory = Memory(tuple(re.findall(_ITEM, room[1])))
+        self._memory = Beliefs(tuple(re.findall(_ITEM, room[1])))
         policy_class = HandCodedTWAgent().get_task_policy({"task_type": kind})
         self._policy = policy_class(params, max_steps=0)
         self._policy.receptacles = {

@@ -23,27 +23,27 @@ _TILES = (512, 256, 128)  # of splash, per side; the first that divides T
 _QUERIES = 2048  # at a time with splash, whose masks of a row take 12 bytes per pair
 
 
-def tree_mask(until: jax.Array) -> jax.Array:
+def tree_mask(visible_end: jax.Array) -> jax.Array:
     """Return who sees whom in rows that pack episodes as trunks with branches.
 
     In the order of the tokens all that follow from token j, and so see it, stand right
-    behind it: i sees j iff j <= i < until[j].
+    behind it: i sees j iff j <= i < visible_end[j].
 
     Args:
-        until: int32 [B, T], the first token behind j that does not see it; 0 in
+        visible_end: int32 [B, T], the first token behind j that does not see it; 0 in
             padding.
 
     Returns:
         bool [B, T, T], [b, i, j].
     """
-    return _sees(jnp.arange(until.shape[1]), until)
+    return _sees(jnp.arange(visible_end.shape[1]), visible_end)
 
 
-def _sees(queries: jax.Array, until: jax.Array) -> jax.Array:
+def _sees(queries: jax.Array, visible_end: jax.Array) -> jax.Array:
     """Return what queries at slots [S] see of rows [..., T]: bool [..., S, T]."""
     queries = queries[:, None]
-    causal = queries >= jnp.arange(until.shape[-1])
-    return causal & (queries < until[..., None, :])
+    causal = queries >= jnp.arange(visible_end.shape[-1])
+    return causal & (queries < visible_end[..., None, :])
 
 
 def choose_backend(name: str, platform: str, dtype: str) -> str:
@@ -76,7 +76,7 @@ def attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    until: jax.Array,
+    visible_end: jax.Array,
     *,
     backend: str = "xla",
     mesh: Mesh | None = None,
@@ -87,7 +87,7 @@ def attention(
         query: [B, T, N, H].
         key: [B, T, K, H].
         value: [B, T, K, H].
-        until: int32 [B, T], see `tree_mask`.
+        visible_end: int32 [B, T], see `tree_mask`.
         backend: one of `BACKENDS`; splash wants T in multiples of 128.
         mesh: the devices; rows and heads are split.
 
@@ -98,20 +98,20 @@ def attention(
         ValueError: on a T that splash cannot tile.
     """
     if backend == "cudnn":
-        mask = tree_mask(until)[:, None]
+        mask = tree_mask(visible_end)[:, None]
         return jax.nn.dot_product_attention(
             query, key, value, mask=mask, implementation="cudnn"
         )
     query = query * query.shape[-1] ** -0.5
     if backend == "splash":
         return _on_devices(mesh, _splash(mesh, query.shape[1]))(
-            query, key, value, until
+            query, key, value, visible_end
         )
     length = query.shape[1]
     whole_blocks = length % block_attention.BLOCK == 0
     if length >= _LONG and whole_blocks and platform_of(mesh) == "cpu":
-        return _on_devices(mesh, _sparse)(query, key, value, until)
-    return _dense(query, key, value, until)
+        return _on_devices(mesh, _sparse)(query, key, value, visible_end)
+    return _dense(query, key, value, visible_end)
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -158,7 +158,7 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
     keep = jax.checkpoint_policies.save_only_these_names(block_attention.ATTENDED)
 
     def one_row(row: tuple[jax.Array, ...]) -> jax.Array:
-        query, key, value, until = row  # heads first
+        query, key, value, visible_end = row  # heads first
         # Gradients of keys are summed over the queries' spans: not in bfloat16.
         keys = key.astype(jnp.float32), value.astype(jnp.float32)
 
@@ -166,7 +166,7 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
         def one_span(span: tuple[jax.Array, jax.Array]) -> jax.Array:
             query, slots = span  # [N, S, H], [S]
             # The kernel divides by the sum of what is seen: padding sees itself.
-            mask = _sees(slots, until) | (slots[:, None] == jnp.arange(length))
+            mask = _sees(slots, visible_end) | (slots[:, None] == jnp.arange(length))
             kernel = make(mask[None])
             for name in ("fwd", "dq", "dkv"):
                 # A label that must not be traced, as jax 0.10's kernels do.
@@ -182,16 +182,16 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
         return out.swapaxes(0, 1).reshape(query.shape)
 
     def rows(
-        query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+        query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
     ) -> jax.Array:
         heads_first = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-        return jax.lax.map(one_row, (*heads_first, until)).transpose(0, 2, 1, 3)
+        return jax.lax.map(one_row, (*heads_first, visible_end)).transpose(0, 2, 1, 3)
 
     return rows
 
 
 def _dense(
-    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+    query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> jax.Array:
     """Take each block of queries against all keys up to its end."""
     batch, length, heads, width = query.shape
@@ -200,12 +200,12 @@ def _dense(
     query = query.reshape(batch, length, kv_heads, heads // kv_heads, width)
     query = query.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
     key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)  # [B, K, T, H]
-    out = block_attention.dense(query, key, value, tree_mask(until))
+    out = block_attention.dense(query, key, value, tree_mask(visible_end))
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 def _sparse(
-    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+    query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> jax.Array:
     """Take each block of queries against the blocks of keys that it sees.
 
@@ -213,12 +213,14 @@ def _sparse(
     """
     batch, length, heads, width = query.shape
     kv_heads, block = key.shape[2], block_attention.BLOCK
-    until = jnp.where(until > 0, until + jnp.arange(batch)[:, None] * length, 0)
+    visible_end = jnp.where(
+        visible_end > 0, visible_end + jnp.arange(batch)[:, None] * length, 0
+    )
     query = query.reshape(-1, block, kv_heads, heads // kv_heads, width)
     query = query.transpose(0, 2, 3, 1, 4)  # [M, K, G, P, H]
     key, value = (
         x.reshape(-1, block, kv_heads, width).transpose(0, 2, 1, 3)
         for x in (key, value)
     )  # [M, K, P, H]
-    out = block_attention.sparse(query, key, value, until.reshape(-1, block))
+    out = block_attention.sparse(query, key, value, visible_end.reshape(-1, block))
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)

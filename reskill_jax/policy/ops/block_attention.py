@@ -86,19 +86,19 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 @jax.custom_vjp
 def sparse(
-    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+    query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> jax.Array:
-    """Attend with blocks [M, K, G, P, H] to [M, K, P, H]; `until` int32 [M, P].
+    """Attend with blocks [M, K, G, P, H] to [M, K, P, H]; `visible_end` int32 [M, P].
 
-    The blocks are those of one long row, in which i sees j iff j <= i < until[j].
+    The blocks are those of one long row, in which i sees j iff j <= i < visible_end[j].
     Softmax runs online over the blocks of keys in which a block of queries sees
     something.
     """
-    return _sparse_forward(query, key, value, until)[0]
+    return _sparse_forward(query, key, value, visible_end)[0]
 
 
 def _sparse_forward(
-    query: jax.Array, key: jax.Array, value: jax.Array, until: jax.Array
+    query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
 
     def one(_, block):
@@ -107,7 +107,7 @@ def _sparse_forward(
         def visit(index, carry):
             peak, total, out = carry
             k = blocks[index]
-            scores = _scores(query, key[k], _seen(number, k, until[k]))
+            scores = _scores(query, key[k], _seen(number, k, visible_end[k]))
             new_peak = jnp.maximum(peak, scores.max(-1, keepdims=True))
             weights = jnp.exp(scores - new_peak)
             scale = jnp.exp(peak - new_peak)
@@ -121,15 +121,17 @@ def _sparse_forward(
         return None, ((out / total).astype(query.dtype), peak + jnp.log(total))
 
     numbers = jnp.arange(len(query))
-    _, (out, normaliser) = jax.lax.scan(one, None, (numbers, query, _visible(until)))
+    _, (out, normaliser) = jax.lax.scan(
+        one, None, (numbers, query, _visible(visible_end))
+    )
     out, normaliser = (checkpoint_name(x, ATTENDED) for x in (out, normaliser))
-    return out, (query, key, value, until, out, normaliser)
+    return out, (query, key, value, visible_end, out, normaliser)
 
 
 def _sparse_backward(
     kept: tuple[jax.Array, ...], d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    query, key, value, until, out, normaliser = kept
+    query, key, value, visible_end, out, normaliser = kept
     delta = _product("mkgth,mkgth->mkgt", d_out, out)[..., None]
 
     def one(carry, block):
@@ -138,7 +140,7 @@ def _sparse_backward(
         def visit(index, carry):
             d_query, d_key, d_value = carry
             k = blocks[index]
-            scores = _scores(query, key[k], _seen(number, k, until[k]))
+            scores = _scores(query, key[k], _seen(number, k, visible_end[k]))
             d_q, d_k, d_v = _differentiate(
                 (query, key[k], value[k]), jnp.exp(scores - normaliser), delta, d_out
             )
@@ -150,7 +152,7 @@ def _sparse_backward(
 
     zeros = (jnp.zeros(key.swapaxes(2, 3).shape, jnp.float32),) * 2
     numbers = jnp.arange(len(query))
-    blocks = (numbers, query, normaliser, delta, d_out, _visible(until))
+    blocks = (numbers, query, normaliser, delta, d_out, _visible(visible_end))
     (d_key, d_value), d_query = jax.lax.scan(one, zeros, blocks)
     d_key, d_value = d_key.swapaxes(2, 3), d_value.swapaxes(2, 3)
     return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), None
@@ -159,7 +161,7 @@ def _sparse_backward(
 sparse.defvjp(_sparse_forward, _sparse_backward)
 
 
-def _visible(until: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _visible(visible_end: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Find the blocks of keys that each block of queries sees something of.
 
     Itself always, so that what a query of padding gets is finite.
@@ -168,9 +170,9 @@ def _visible(until: jax.Array) -> tuple[jax.Array, jax.Array]:
         Their numbers, int32 [M, M], increasing, without meaning after the first so
         many; and how many, int32 [M].
     """
-    number = jnp.arange(until.shape[0])
-    first = number[:, None] * until.shape[1]  # query of a block
-    seen = (number < number[:, None]) & (until.max(axis=1) > first)
+    number = jnp.arange(visible_end.shape[0])
+    first = number[:, None] * visible_end.shape[1]  # query of a block
+    seen = (number < number[:, None]) & (visible_end.max(axis=1) > first)
     seen = seen | (number == number[:, None])
     return jnp.argsort(~seen, axis=1, stable=True), seen.sum(axis=1)
 
@@ -186,18 +188,18 @@ def _spans(query: jax.Array) -> list[tuple[int, int]]:
     return [(at, min(at + size, length)) for at in range(0, length, size)]
 
 
-def _seen(query: jax.Array, key: jax.Array, until: jax.Array) -> jax.Array:
+def _seen(query: jax.Array, key: jax.Array, visible_end: jax.Array) -> jax.Array:
     """Mask of the queries of one block on the keys of another: bool [P, P].
 
     Args:
         query: number of the one.
         key: number of the other.
-        until: int32 [P], of the keys.
+        visible_end: int32 [P], of the keys.
     """
-    length = until.shape[0]
+    length = visible_end.shape[0]
     i = query * length + jnp.arange(length)[:, None]
     j = key * length + jnp.arange(length)
-    return (j <= i) & (i < until)
+    return (j <= i) & (i < visible_end)
 
 
 def _scores(query: jax.Array, key: jax.Array, seen: jax.Array) -> jax.Array:

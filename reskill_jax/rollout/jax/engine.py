@@ -61,9 +61,9 @@ class JaxEngine:
         *,
         eos_id: int,
         version: int = 0,
-        slots: int = 64,
+        max_sequences: int = 64,
         context: int = 512,
-        prefill_chunk: int = 32,
+        block_size: int = 32,
         prefill_rows: int = 16,
         decode_rows: int = 16,
         decode_steps: int = 4,
@@ -76,9 +76,9 @@ class JaxEngine:
             params: its weights, which may be spread over several processes; copied.
             eos_id: the token that ends a response.
             version: of the weights.
-            slots: sequences of full length that the cache has room for.
+            max_sequences: sequences of full length that the cache has room for.
             context: longest prompt plus response, in tokens.
-            prefill_chunk: positions per cache block.
+            block_size: positions per cache block.
             prefill_rows: blocks per prefill call.
             decode_rows: sequences per decode call.
             decode_steps: tokens per sequence and decode call; a new request waits at
@@ -87,12 +87,12 @@ class JaxEngine:
                 are split over them, and the cache by heads.
 
         Raises:
-            ValueError: if `context` is not a multiple of `prefill_chunk`, or the rows
+            ValueError: if `context` is not a multiple of `block_size`, or the rows
                 cannot be split evenly over the mesh.
         """
-        if context % prefill_chunk:
+        if context % block_size:
             raise ValueError(
-                f"context={context} is not a multiple of prefill_chunk={prefill_chunk}"
+                f"context={context} is not a multiple of block_size={block_size}"
             )
         for key, rows in (("prefill_rows", prefill_rows), ("decode_rows", decode_rows)):
             if rows % row_shards(mesh):
@@ -104,11 +104,11 @@ class JaxEngine:
         self._mesh = mesh
         self._eos_id = eos_id
         self._context = context
-        self._chunk = prefill_chunk
+        self._chunk = block_size
         self._prefill_rows = prefill_rows
         self._decode_rows = decode_rows
         self._decode_steps = decode_steps
-        self._pool = BlockPool(slots * context // prefill_chunk, prefill_chunk)
+        self._pool = BlockPool(max_sequences * context // block_size, block_size)
         self._cache: KVCache | None = None
         self._queue: deque[_Job] = deque()  # not admitted
         self._chunks: deque[tuple[_Job, int]] = deque()  # admitted, to prefill

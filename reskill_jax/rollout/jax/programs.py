@@ -122,9 +122,9 @@ def abstract_calls(
     mesh: Mesh | None,
     params: Params,
     *,
-    slots: int,
+    max_sequences: int,
     context: int,
-    prefill_chunk: int,
+    block_size: int,
     prefill_rows: int,
     decode_rows: int,
     decode_steps: int,
@@ -135,9 +135,9 @@ def abstract_calls(
         config: the decoder's shape.
         mesh: the devices.
         params: abstract weights.
-        slots: as `JaxEngine` takes it, like those that follow.
+        max_sequences: as `JaxEngine` takes it, like those that follow.
         context: likewise.
-        prefill_chunk: likewise.
+        block_size: likewise.
         prefill_rows: likewise.
         decode_rows: likewise.
         decode_steps: likewise.
@@ -145,9 +145,9 @@ def abstract_calls(
     Returns:
         The abstract cache; and by name, each program with all its arguments.
     """
-    blocks = slots * context // prefill_chunk
-    cache = abstract_cache(config, blocks, prefill_chunk, mesh)
-    width = context // prefill_chunk
+    blocks = max_sequences * context // block_size
+    cache = abstract_cache(config, blocks, block_size, mesh)
+    width = context // block_size
     whole = None if mesh is None else NamedSharding(mesh, P())
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -158,7 +158,7 @@ def abstract_calls(
     floats = array(rows, dtype=jnp.float32)
     how = (floats, floats, array(rows, 2, dtype=jnp.uint32))
     blocks_of = (array(prefill_rows, width), array(rows, width))
-    tokens = array(prefill_rows, prefill_chunk)
+    tokens = array(prefill_rows, block_size)
     starts = array(prefill_rows)
     first = (config, mesh, params, cache, tokens, starts, blocks_of[0])
     then = (config, mesh, decode_steps, params, cache, blocks_of[1], state, how)

@@ -120,9 +120,9 @@ class VllmEngine:
         transfer: Transfer[Any],
         eos_id: int,
         score: Score,
-        tolerance: float,
+        logprob_tolerance: float,
         version: int = 0,
-        start_seconds: float = 600.0,
+        start_timeout_s: float = 600.0,
         timeout: float = 300.0,
         attempts: int = 3,
     ):
@@ -135,9 +135,9 @@ class VllmEngine:
             transfer: how weights come to them; closed with the engine.
             eos_id: the token that ends a response.
             score: computes what the servers should, for the check after a push.
-            tolerance: of that check, in nats per token at most.
+            logprob_tolerance: of that check, in nats per token at most.
             version: of the weights.
-            start_seconds: that a server may take to start.
+            start_timeout_s: that a server may take to start.
             timeout: seconds for one answer.
             attempts: at one request.
 
@@ -147,8 +147,8 @@ class VllmEngine:
         self._transfer = transfer
         self._eos_id = eos_id
         self._score = score
-        self._tolerance = tolerance
-        self._start_seconds = start_seconds
+        self._logprob_tolerance = logprob_tolerance
+        self._start_timeout_s = start_timeout_s
         self._attempts = attempts
         self._home: dict[str, Replica] = {}  # of a session
         # What is sent, its version, and the fixed text's log-probs.
@@ -340,11 +340,11 @@ class VllmEngine:
         while not await replica.api.is_ready():
             waited = loop.time() - started
             ended = server is not None and server.ended()
-            if ended or waited > self._start_seconds:
+            if ended or waited > self._start_timeout_s:
                 raise RuntimeError(
                     f"the vLLM server {replica.api.url} "
                     f"{'ended' if ended else 'is not ready'} after {waited:.0f} s "
-                    f"(config.engine.vllm.start_seconds={self._start_seconds:g})"
+                    f"(config.engine.vllm.start_timeout_s={self._start_timeout_s:g})"
                     f"{_log_of(replica)}"
                 )
             await asyncio.sleep(0.5)
@@ -361,13 +361,13 @@ class VllmEngine:
         name = await replica.api.model()
         found = await replica.api.prompt_logprobs(name, self._text)
         difference = float(np.abs(found - expected).max())
-        if not difference <= self._tolerance:
+        if not difference <= self._logprob_tolerance:
             hint = _TIED if self._tied and replica.server is None else ""
             raise RuntimeError(
                 f"{replica.api.url} serves {name!r} version {version}, but its "
                 f"log-probs are up to {difference:.2g} off the trainer's "
-                f"(config.engine.vllm.tolerance={self._tolerance:g}): is it the same "
-                f"model, and the same dtype?{hint}"
+                f"(config.engine.vllm.logprob_tolerance={self._logprob_tolerance:g}): "
+                f"is it the same model, and the same dtype?{hint}"
             )
 
     async def _for_all(

@@ -55,16 +55,18 @@ class FilesTransfer:
         self._root.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(self._root).free) < size:
             raise OSError(
-                f"config.engine.vllm.root={str(self._root)!r} has {free:,} bytes free, "
-                f"but weights take {size:,}: make room or name another directory"
+                f"config.engine.vllm.weights_dir={str(self._root)!r} has {free:,} "
+                f"bytes free, but weights take {size:,}: make room or name another "
+                "directory"
             )
         try:
             save(partial, self._config, params, dtype=self._config.dtype)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
-                f"config.engine.vllm.root={str(self._root)!r} did not take all weights "
-                f"({size:,} bytes): make room or name another directory: {error}"
+                f"config.engine.vllm.weights_dir={str(self._root)!r} did not take "
+                f"all weights ({size:,} bytes): make room or name another "
+                f"directory: {error}"
             ) from error
         return partial.rename(path)
 

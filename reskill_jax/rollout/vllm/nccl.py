@@ -111,7 +111,7 @@ class Limit:
         if time.monotonic() > self._end:
             raise NcclError(
                 f"the others did not take part within {self._seconds:g} s "
-                "(config.engine.vllm.timeout)"
+                "(config.engine.vllm.timeout_s)"
             )
 
 

@@ -52,9 +52,9 @@ class ServerOptions:
         dtype: of weights and computation.
         context: tokens of the longest prompt and response.
         sequences: that it works on at once, at most.
-        tensor: devices that one server splits the model over.
+        tensor_parallel_size: devices that one server splits the model over.
         transfer: how weights come: files or nccl.
-        memory: share of each device's memory; 0 leaves it to `arguments`.
+        gpu_memory_utilization: share of each device's memory; 0: left to `arguments`.
         arguments: further ones of `vllm serve`.
         environment: further variables.
     """
@@ -64,9 +64,9 @@ class ServerOptions:
     dtype: str
     context: int
     sequences: int = 128
-    tensor: int = 1
+    tensor_parallel_size: int = 1
     transfer: str = "files"
-    memory: float = 0.9
+    gpu_memory_utilization: float = 0.9
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -156,15 +156,15 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
         "dtype": options.dtype,
         "max-model-len": options.context,
         "max-num-seqs": options.sequences,
-        "tensor-parallel-size": options.tensor,
+        "tensor-parallel-size": options.tensor_parallel_size,
         # Without it the model's own defaults replace what a request leaves out.
         "generation-config": "vllm",
         "logprobs-mode": "processed_logprobs",
         "worker-extension-cls": "reskill_vllm.Extension",
         "weight-transfer-config": json.dumps({"backend": _RECEIVERS[options.transfer]}),
     }
-    if options.memory:
-        arguments["gpu-memory-utilization"] = options.memory
+    if options.gpu_memory_utilization:
+        arguments["gpu-memory-utilization"] = options.gpu_memory_utilization
     return [
         shutil.which(options.executable) or options.executable,
         "serve",

@@ -11,7 +11,7 @@ from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
 )
-from reskill_jax.environments.alfworld.expert import Expert, Memory
+from reskill_jax.environments.alfworld.expert import Beliefs, Expert
 from reskill_jax.environments.alfworld.games import generate
 from reskill_jax.environments.alfworld.house_settings import HouseSettings
 from reskill_jax.environments.alfworld.pddl import House, Receptacle, Thing, game
@@ -182,7 +182,7 @@ def test_other_tasks_are_refused():
 
 
 def test_memory_follows_the_texts():
-    memory = Memory(("drawer 1", "fridge 1", "shelf 12"))
+    memory = Beliefs(("drawer 1", "fridge 1", "shelf 12"))
     memory.read("You arrive at drawer 1. The drawer 1 is closed.")
     assert memory.closed == {"drawer 1"}
     memory.read(

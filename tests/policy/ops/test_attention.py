@@ -29,8 +29,8 @@ def case(length, seed=0, heads=HEADS):
         jnp.asarray(rng.normal(size=(2, length, number, WIDTH)), jnp.float32)
         for number in (heads, KV_HEADS, KV_HEADS)
     ]
-    until = random_until(rng, 2, length, padding=2 if length > 3 else 0)
-    return arrays, jnp.asarray(until), until > 0
+    visible_end = random_until(rng, 2, length, padding=2 if length > 3 else 0)
+    return arrays, jnp.asarray(visible_end), visible_end > 0
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def case(length, seed=0, heads=HEADS):
 def test_values_and_gradients_are_those_of_softmax(length, long, heads, monkeypatch):
     monkeypatch.setattr(block_attention, "BLOCK", 16)  # several, and a part of one
     monkeypatch.setattr(module, "_LONG", long)
-    arrays, until, seen = case(length, heads=heads)
+    arrays, visible_end, seen = case(length, heads=heads)
     weight = jnp.asarray(seen)[..., None, None]
 
     def loss(attend, who):
@@ -52,8 +52,8 @@ def test_values_and_gradients_are_those_of_softmax(length, long, heads, monkeypa
         return jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arrays)
 
     # Padding sees itself in the oracle, where the softmax of nothing is no number.
-    mask = tree_mask(until) | jnp.eye(length, dtype=bool)[None]
-    (_, out), grads = loss(attention, until)
+    mask = tree_mask(visible_end) | jnp.eye(length, dtype=bool)[None]
+    (_, out), grads = loss(attention, visible_end)
     (_, expected), expected_grads = loss(plain, mask)
     np.testing.assert_allclose(out[seen], expected[seen], atol=2e-6)
     assert np.isfinite(out).all()
@@ -65,11 +65,13 @@ def test_values_and_gradients_are_those_of_softmax(length, long, heads, monkeypa
 def test_what_is_masked_has_no_influence(long, monkeypatch):
     monkeypatch.setattr(block_attention, "BLOCK", 4)
     monkeypatch.setattr(module, "_LONG", long)
-    (query, key, value), until, seen = case(20)
-    hidden = ~np.asarray(tree_mask(until))[0, 9]  # what slot 9 of row 0 does not see
+    (query, key, value), visible_end, seen = case(20)
+    hidden = ~np.asarray(tree_mask(visible_end))[
+        0, 9
+    ]  # what slot 9 of row 0 does not see
     other = value.at[0, hidden].set(1e3), key.at[0, hidden].set(-1e3)
-    out = attention(query, key, value, until)
-    changed = attention(query, other[1], other[0], until)
+    out = attention(query, key, value, visible_end)
+    changed = attention(query, other[1], other[0], visible_end)
     assert seen[0, 9]
     np.testing.assert_array_equal(out[0, 9], changed[0, 9])
 
@@ -79,9 +81,11 @@ def test_blocks_that_nothing_sees_are_not_visited(monkeypatch):
     monkeypatch.setattr(block_attention, "BLOCK", 4)
     monkeypatch.setattr(module, "_LONG", 4)
     (query, key, value), *_ = case(16)
-    until = jnp.array([[16] * 4 + [8] * 4 + [12] * 4 + [16] * 4] * 2)  # trunk, branches
+    visible_end = jnp.array(
+        [[16] * 4 + [8] * 4 + [12] * 4 + [16] * 4] * 2
+    )  # trunk, branches
     value = value.at[:, 4:12].set(np.nan)
-    out = np.asarray(attention(query, key, value, until))
+    out = np.asarray(attention(query, key, value, visible_end))
     assert np.isfinite(out[:, :4]).all()
     assert np.isnan(out[:, 4:12]).all()
     assert np.isfinite(out[:, 12:]).all()
@@ -91,8 +95,8 @@ def test_blocks_that_nothing_sees_are_not_visited(monkeypatch):
 def test_no_matrix_of_scores_is_kept_for_the_backward_pass(long, monkeypatch):
     monkeypatch.setattr(block_attention, "BLOCK", 32)
     monkeypatch.setattr(module, "_LONG", long)
-    (query, key, value), until, _ = case(64)
-    _, backward = jax.vjp(lambda *a: attention(*a, until), query, key, value)
+    (query, key, value), visible_end, _ = case(64)
+    _, backward = jax.vjp(lambda *a: attention(*a, visible_end), query, key, value)
     kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.dtype == jnp.float32]
     assert kept
     assert max(leaf.size for leaf in kept) <= query.size

@@ -30,9 +30,9 @@ PARAMS["norm"]["scale"] = PARAMS["norm"]["scale"] * 8
 
 def make(**changes) -> JaxEngine:
     sizes: dict[str, int] = {
-        "slots": 8,
+        "max_sequences": 8,
         "context": 96,
-        "prefill_chunk": 8,
+        "block_size": 8,
         "prefill_rows": 4,
         "decode_rows": 4,
         "decode_steps": 3,
@@ -144,7 +144,7 @@ def test_result_does_not_depend_on_the_load(engine):
 
 def test_result_does_not_depend_on_eviction():
     requests = crowd(24)
-    small, large = make(slots=1), make(slots=64)
+    small, large = make(max_sequences=1), make(max_sequences=64)
     for a, b in zip(run(small, *requests), run(large, *requests), strict=True):
         assert same(a, b)
     assert small.counters["reused"] < large.counters["reused"]
@@ -159,7 +159,7 @@ def test_kept_prefixes_are_not_computed_again():
 
 def test_bfloat16_agrees_with_the_bfloat16_trainer():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
-    engine = JaxEngine(config, PARAMS, eos_id=EOS, slots=4, context=96)
+    engine = JaxEngine(config, PARAMS, eos_id=EOS, max_sequences=4, context=96)
     ids = prompt(8, 40)
     (done,) = run(engine, ask("half", ids))
     expected = trainer_logprobs(ids, done.tokens, 1.0, config)

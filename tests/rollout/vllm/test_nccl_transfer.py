@@ -112,7 +112,7 @@ def connect(library):
             transfer=transfer,
             eos_id=1,
             score=lambda params, text: score(params["embed"]["embedding"], text),
-            tolerance=1e-3,
+            logprob_tolerance=1e-3,
             timeout=timeout,
         )
         resources.callback(engine.close)

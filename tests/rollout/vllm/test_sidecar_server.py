@@ -18,7 +18,7 @@ from reskill_jax.llm.backends import Model, OpenAI
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.caller import Caller
-from reskill_jax.llm.retry import CallError, Failure, Patience
+from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 from reskill_jax.llm.sidecar import Sidecar
 from reskill_jax.rollout.vllm.api import Api
 
@@ -35,11 +35,11 @@ class Choice(BaseModel):
 
 
 def make(engine, log, **changes):
-    model = Model("sidecar", "", **{"max_tokens": 64, "timeout": 15.0, **changes})
+    model = Model("sidecar", "", **{"max_tokens": 64, "timeout_s": 15.0, **changes})
     return Caller(
         Sidecar(model, engine.urls),
         CallLog(log),
-        patience=Patience(pause=0.0, cooldown=0.0),
+        retry=RetryPolicy(initial_delay_s=0.0, cooldown_s=0.0),
         budget=Budget(cycle_calls=0),  # on a busy machine a push outlasts 60 of them
     )
 

@@ -50,9 +50,9 @@ def with_vllm(executable):
     return (
         "--config.engine.name=vllm",
         f"--config.engine.vllm.executable={executable}",
-        "--config.engine.vllm.memory=0",
+        "--config.engine.vllm.gpu_memory_utilization=0",
         f"--config.engine.vllm.arguments={CPU_ARGUMENTS!r}",
-        "--config.engine.vllm.tolerance=1e-4",
+        "--config.engine.vllm.logprob_tolerance=1e-4",
     )
 
 
@@ -264,7 +264,7 @@ def test_two_processes_with_servers_of_their_own_are_one_run(
     )
     assert done.returncode == 0, done.stderr
     root = tmp_path / "weights"
-    vllm = (*with_vllm(executable), f"--config.engine.vllm.root={root}")
+    vllm = (*with_vllm(executable), f"--config.engine.vllm.weights_dir={root}")
     run_two(tmp_path / "vllm", policy, tmp_path, *same, *vllm)
     assert_same_run(tmp_path / "vllm", tmp_path / "jax")
     assert list(root.iterdir()) == []
@@ -276,7 +276,8 @@ import time
 from pathlib import Path
 from reskill_jax.rollout.vllm.server import Server, ServerOptions
 options = ServerOptions({executable!r}, Path({str(model[0])!r}), "float32", 512,
-                        memory=0, arguments={CPU_ARGUMENTS!r}, environment={ON_CPU!r})
+                        gpu_memory_utilization=0,
+                        arguments={CPU_ARGUMENTS!r}, environment={ON_CPU!r})
 server = Server(options, Path({str(tmp_path / "s")!r}))
 print(server.pid, flush=True)
 time.sleep(600)

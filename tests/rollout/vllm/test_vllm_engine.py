@@ -48,8 +48,8 @@ def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
         transfer=FilesTransfer(CONFIG, tmp_path / "weights"),
         eos_id=1,
         score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
-        tolerance=1e-4,
-        start_seconds=5.0,
+        logprob_tolerance=1e-4,
+        start_timeout_s=5.0,
     )
 
 
@@ -309,8 +309,8 @@ def test_a_push_that_fails_in_one_process_ends_the_other(tmp_path):
         changes = (
             "--config.engine.name=vllm",
             f"--config.engine.vllm.urls={(good.url, bad.url)!r}",
-            f"--config.engine.vllm.root={tmp_path / 'weights'}",
-            "--config.engine.vllm.tolerance=100",
+            f"--config.engine.vllm.weights_dir={tmp_path / 'weights'}",
+            "--config.engine.vllm.logprob_tolerance=100",
         )
         processes = start_two(tmp_path / "w", policy, tmp_path, (changes, changes))
         assert all(process.wait(timeout=480) != 0 for process in processes)
