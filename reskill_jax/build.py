@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,22 +22,32 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
-from reskill_jax.environments.alfworld.environment import (
-    AlfworldEnvironment,
-    find_games,
-)
-from reskill_jax.environments.alfworld.games import cached_houses
+from reskill_jax.checkpoint import Checkpointer, Restored
+from reskill_jax.creator.background import Background
+from reskill_jax.creator.offline import OfflineCreator
+from reskill_jax.creator.proposal import Creator
+from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.environments.protocol import Task
-from reskill_jax.grpo.optimizer import LogprobFn, make_optimizer, schedule
+from reskill_jax.environments.protocol import EnvironmentSpec
+from reskill_jax.environments.registry import environment_module
+from reskill_jax.environments.remote import RemotePlayers
+from reskill_jax.grpo.optimizer import (
+    LogprobFn,
+    TrainState,
+    abstract_state,
+    init_state,
+    make_optimizer,
+    schedule,
+)
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
-from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.decoder import Params, abstract_params
+from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops.attention import choose_backend
 from reskill_jax.policy.sharding import (
     AXES,
+    abstract,
     constrain,
     engine_mesh,
     make_mesh,
@@ -46,62 +57,49 @@ from reskill_jax.policy.sharding import (
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
-from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.collector import Collector, Players
 from reskill_jax.rollout.engine import Engine, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
+from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.skills.rule import RuleTable
+from reskill_jax.strategies import find_strategy
+from reskill_jax.strategies.base import Setup, Strategy
+from reskill_jax.strategies.leader import Leader
+from reskill_jax.workdir import Workdir
 
 if TYPE_CHECKING:
-    from reskill_jax.rollout.vllm.engine import Transfer
+    from reskill_jax.rollout.vllm.engine import Transfer, VllmEngine
 
 
-@dataclass(frozen=True)
-class TaskSets:
-    """The tasks of a run.
+def context_resources(config: ConfigDict) -> dict[str, Any]:
+    """Return what contexts need and JSON cannot hold, by name."""
+    return {}
 
-    Attributes:
-        train: sampled from in training.
-        held_out: by split, for evaluation.
+
+_SHARED_ENV_KEYS = ("name", "workers", "timeout_s", "max_attempts")
+
+
+def load_environment(config: ConfigDict) -> EnvironmentSpec:
+    """Find the environment and give it its own keys of the section `env`.
+
+    Raises:
+        ValueError: there is no such environment, or it refuses a key.
     """
+    module = environment_module(config.env.name)
+    own = {k: v for k, v in config.env.items() if k not in _SHARED_ENV_KEYS}
+    return module.load(module.Settings(**own), workers=config.env.workers)
 
-    train: list[Task]
-    held_out: dict[str, list[Task]]
 
-
-def load_tasks(config: ConfigDict) -> TaskSets:
-    """Find the games, building houses first where the configuration asks for them."""
-    root = config.env.root or None
-    if config.env.houses and root is None:
-        root = str(
-            cached_houses(
-                config.env.houses,
-                train=config.env.houses_train,
-                held_out=config.env.houses_eval,
-                seed=config.env.houses_seed,
-                workers=config.env.workers,
-            )
-        )
-    return TaskSets(
-        train=find_games(root, "train"),
+def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
+    """Load the tasks of the run."""
+    return Panels(
+        train=environment.panel("train", None),
         held_out={
-            split: find_games(root, split, limit=config.eval.max_tasks)
+            split: environment.panel(split, config.eval.max_tasks)
             for split in config.eval.splits
         },
     )
-
-
-def sample_tasks(tasks: list[Task], count: int, seed: int, step: int) -> list[Task]:
-    """Return the tasks of a step: a function of (seed, step), epoch by epoch.
-
-    Every epoch is a permutation of its own; a batch may span two.
-    """
-    first, last = step * count, (step + 1) * count - 1
-    orders = {
-        epoch: np.random.default_rng((seed, epoch)).permutation(len(tasks))
-        for epoch in range(first // len(tasks), last // len(tasks) + 1)
-    }
-    places = (divmod(place, len(tasks)) for place in range(first, last + 1))
-    return [tasks[orders[epoch][index]] for epoch, index in places]
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Policy:
     Attributes:
         directory: the Hugging Face directory that it came from.
         config: its shape.
-        params: its weights, float32.
+        params: its weights, float32, or their description.
         tokenizer: its tokenizer.
         mesh: the devices that they are on; None for one.
     """
@@ -140,15 +138,24 @@ def policy_directory(config: ConfigDict) -> Path:
     )
 
 
-def load_policy(config: ConfigDict) -> Policy:
-    """Load the weights to start from onto the run's devices.
+def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
+    """Load the policy to start from onto the run's devices.
+
+    Args:
+        config: of the run.
+        weights: whether to read them; otherwise `params` only describes them, as a
+            template for those of a checkpoint.
 
     Raises:
         ValueError: the directory's parts do not fit each other, or not the devices.
     """
     mesh = make_mesh([config.mesh[axis] for axis in AXES])
     directory = policy_directory(config)
-    decoder, params = load(directory, on_mesh(mesh))
+    if weights:
+        decoder, params = load(directory, on_mesh(mesh))
+    else:
+        decoder = load_config(directory)
+        params = abstract(mesh, abstract_params(decoder))
     decoder = replace(decoder, dtype=config.policy.dtype)
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > decoder.vocab_size:
@@ -175,11 +182,23 @@ def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
     return jax.tree.map(copy, policy.params)
 
 
-def make_prompts(config: ConfigDict, tokenizer: Tokenizer) -> PromptBuilder:
-    """Build the prompts of a run."""
+def make_prompts(
+    config: ConfigDict, environment: EnvironmentSpec, tokenizer: Tokenizer
+) -> PromptBuilder:
+    """Build the prompts of a run.
+
+    Raises:
+        ValueError: the environment has no such wording.
+    """
+    wordings = environment.wordings
+    if config.prompt.wording not in wordings:
+        raise ValueError(
+            f"config.prompt.wording={config.prompt.wording!r}: choose one of "
+            f"{list(wordings)}, which {config.env.name} has"
+        )
     return PromptBuilder(
         tokenizer,
-        wording=config.prompt.wording,
+        wording=wordings[config.prompt.wording],
         layout=config.prompt.layout,
         max_tokens=config.prompt.max_tokens,
         max_turns=config.rollout.max_turns,
@@ -194,11 +213,18 @@ def make_engine(
     params: Params,
     version: int,
     resources: ExitStack,
-) -> Engine:
-    """Build the engine that serves `params`; `resources` closes it."""
+) -> tuple[Engine, Sequence[str]]:
+    """Build the engine that serves `params`; `resources` closes it.
+
+    Returns:
+        The engine, and the addresses of its servers, which a creator may ask as well;
+        none for an engine in this process.
+    """
     engine: Engine
+    servers: Sequence[str] = ()
     if config.engine.name == "vllm":
-        engine = _make_vllm(config, policy, params, version, resources)
+        vllm = _make_vllm(config, policy, params, version, resources)
+        engine, servers = vllm, vllm.urls
     else:
         engine = JaxEngine(
             policy.config,
@@ -209,7 +235,7 @@ def make_engine(
             mesh=engine_mesh(policy.mesh, policy.config),
         )
     resources.callback(engine.close)
-    return engine
+    return engine, servers
 
 
 def _make_vllm(
@@ -218,7 +244,7 @@ def _make_vllm(
     params: Params,
     version: int,
     resources: ExitStack,
-) -> Engine:
+) -> "VllmEngine":
     """Start vLLM servers, or find those that run, and bring them the weights.
 
     Every process has its own, on its own node, or its share of those that run.
@@ -353,40 +379,95 @@ def _context(config: ConfigDict) -> int:
     return -(-longest // chunk) * chunk
 
 
-def make_pool(config: ConfigDict) -> EnvironmentPool:
-    """Start the processes that play."""
-    return EnvironmentPool(
-        AlfworldEnvironment,
+def make_players(
+    config: ConfigDict, environment: EnvironmentSpec, resources: ExitStack
+) -> Players:
+    """Start what plays: worker processes, or coroutines here; `resources` ends them."""
+    if environment.remote:
+        return RemotePlayers(environment.make, timeout_s=config.env.timeout_s)
+    pool = EnvironmentPool(
+        environment.make,
         workers=config.env.workers,
         limit=config.env.timeout_s,
         max_attempts=config.env.max_attempts,
     )
+    return resources.enter_context(pool)
 
 
 def make_collector(
     config: ConfigDict,
+    environment: EnvironmentSpec,
     policy: Policy,
-    params: Params,
-    version: int,
+    engine: Engine,
     resources: ExitStack,
 ) -> Collector:
-    """Build what plays episodes; `resources` closes engine and processes.
-
-    Args:
-        config: of the run.
-        policy: what it started from.
-        params: its weights now.
-        version: of those, the number of training steps.
-        resources: keeps what has to be closed.
-    """
-    pool = resources.enter_context(make_pool(config))
+    """Build what plays episodes; `resources` ends its processes."""
     return Collector(
-        engine=make_engine(config, policy, params, version, resources),
-        pool=pool,
-        prompts=make_prompts(config, policy.tokenizer),
+        engine=engine,
+        players=make_players(config, environment, resources),
+        prompts=make_prompts(config, environment, policy.tokenizer),
+        action_format=environment.action_format,
         max_turns=config.rollout.max_turns,
         concurrency=config.rollout.concurrency,
     )
+
+
+def make_strategy(
+    config: ConfigDict,
+    environment: EnvironmentSpec,
+    calls: Path,
+    servers: Sequence[str] = (),
+) -> Strategy:
+    """Build the strategy; of many processes, the leader has it.
+
+    Args:
+        config: of the run.
+        environment: of the run; its rules are for the offline creator.
+        calls: file for the calls of a creator that asks a language model.
+        servers: addresses of the engine's, for a creator that asks those.
+    """
+    setup = Setup(
+        settings=config.strategy.to_dict(),
+        trial=config.trial.to_dict(),
+        seed=config.seed,
+        num_steps=config.num_steps,
+        tasks_per_step=config.rollout.tasks_per_step,
+        group_size=config.grpo.group_size,
+        make_creator=partial(make_creator, config, environment.rules, calls, servers),
+    )
+    make = partial(find_strategy(config.strategy.name), setup)
+    return make() if distributed.is_alone() else Leader(make, setup.resources)
+
+
+def make_creator(
+    config: ConfigDict,
+    rules: RuleTable,
+    calls: Path,
+    servers: Sequence[str],
+    analyse: bool = True,
+) -> Creator:
+    """Build the creator; experiments mix bundles of known kind into its stream."""
+    creator: Creator = OfflineCreator(analyse=analyse)
+    if config.creator.name != "offline":
+        # Not imported above: pydantic comes with an extra.
+        from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
+
+        own = {"delay_steps", "inject", "inject_every"}
+        settings = {k: v for k, v in config.creator.to_dict().items() if k not in own}
+        creator = Background(
+            make_llm_creator(calls=calls, servers=servers, **settings),
+            config.creator.delay_steps,
+        )
+    if config.creator.inject_every:
+        # Only experiments need the laboratory.
+        from reskill_jax.laboratory.known_proposals import (  # noqa: PLC0415
+            Injecting,
+            known_proposals,
+        )
+
+        proposals = known_proposals(config.creator.inject, config.seed)
+        creator = Injecting(creator, config.creator.inject_every, proposals)
+    return creator
 
 
 def sampling(config: ConfigDict) -> Sampling:
@@ -447,16 +528,81 @@ def loss_options(config: ConfigDict) -> dict[str, float]:
     return {key: config.grpo[key] for key in keys}
 
 
-def due(step: int, every: int, last: int) -> bool:
-    """Tell whether something that happens every so many steps happens at `step`."""
-    return step == last or (every > 0 and step % every == 0)
+@dataclass(frozen=True)
+class Run:
+    """The parts of a training run, as its last checkpoint left them.
+
+    Attributes:
+        done: steps done.
+        panels: the tasks.
+        stream: draws tasks for training.
+        strategy: decides what is played.
+        collector: plays.
+        checkpointer: keeps states.
+        state: what an update changes.
+        version: of the weights, the last step that trained them.
+        reference: the weights that the KL term compares with; None without one.
+        update: one step of GRPO.
+        ahead: the batch that was collected ahead, as a JSON document; None if none was.
+    """
+
+    done: int
+    panels: Panels
+    stream: TaskStream
+    strategy: Strategy
+    collector: Collector
+    checkpointer: Checkpointer
+    state: TrainState
+    version: int
+    reference: Params | None
+    update: Update
+    ahead: Any
+    resources: ExitStack
+
+    def batches(self, plan: Callable[[int], Planned]) -> Batches:
+        """Make what hands out the steps' batches; the engine is its own from now on."""
+        batches = Batches(self.collector.engine, plan, self.version)
+        self.resources.callback(batches.close)
+        batches.restore(self.ahead)
+        return batches
 
 
-def derive(seed: int, *path: int | str) -> int:
-    """Derive an independent seed, 31 bits, for one use at one place of a run."""
-    words = [seed, *(_number(part) for part in path)]
-    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
+    """Build the parts of a run and go on from its newest checkpoint, if it has one.
 
-
-def _number(part: int | str) -> int:
-    return part if isinstance(part, int) else int.from_bytes(part.encode(), "little")
+    Args:
+        config: of the run.
+        workdir: of the run.
+        resources: keeps what has to be closed.
+    """
+    environment = load_environment(config)
+    panels = load_panels(config, environment)
+    policy = load_policy(config)
+    reference = make_reference(config, policy)
+    tx, update = make_grpo(config, policy.config, policy.mesh)
+    checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
+    resources.callback(checkpointer.close)
+    fresh = abstract_state(policy.params, tx, policy.mesh)
+    done, state, host = checkpointer.restore(fresh) or Restored(
+        0, init_state(policy.params, tx, policy.mesh), {}
+    )
+    version = host.get("version", 0)
+    engine, servers = make_engine(config, policy, state.params, version, resources)
+    collector = make_collector(config, environment, policy, engine, resources)
+    strategy = make_strategy(config, environment, workdir.creator_calls, servers)
+    if host:
+        strategy.restore(host["strategy"])
+    return Run(
+        done=done,
+        panels=panels,
+        stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
+        strategy=strategy,
+        collector=collector,
+        checkpointer=checkpointer,
+        state=state,
+        version=version,
+        reference=reference,
+        update=update,
+        ahead=host.get("ahead"),
+        resources=resources,
+    )

@@ -112,18 +112,28 @@ class Checkpointer:
                 f"{self._manager.latest_step()}"
             )
 
-    def restore(self, template: Any) -> Restored | None:
-        """Read the latest complete checkpoint; None if there is none.
+    def restore(
+        self, template: Any, step: int | None = None, *, partial: bool = False
+    ) -> Restored | None:
+        """Read a complete checkpoint; None if there is none.
 
         Args:
             template: pytree of `jax.Array` or `jax.ShapeDtypeStruct` with the wanted
                 structure, shapes, types and shardings (default: the first device).
-                Where it has ..., see `left_out`, nothing is read.
+            step: which; None for the latest.
+            partial: read only the arrays that the template names.
 
         Raises:
-            CheckpointError: it is damaged, or its arrays are not those of the template.
+            CheckpointError: there is none of `step`, it is damaged, or its arrays are
+                not those of the template.
         """
-        step = self._manager.latest_step()
+        saved = sorted(self._manager.all_steps())
+        if step is not None and step not in saved:
+            raise CheckpointError(
+                f"{self._directory} holds no checkpoint of step {step}: choose one of "
+                f"{saved}"
+            )
+        step = self._manager.latest_step() if step is None else step
         if step is None:
             return None
         path = self._directory / f"{step:08d}"
@@ -139,10 +149,12 @@ class Checkpointer:
             raise CheckpointError(_damaged(path, str(error))) from error
         if not intact:
             raise CheckpointError(_damaged(path, "its documents have changed"))
-        _check_fit(path, entries, template)
+        _check_fit(path, entries, template, partial)
         try:
             array_args = ocp.args.PyTreeRestore(
-                template, restore_args=jax.tree.map(_restore_args, template)
+                template,
+                restore_args=jax.tree.map(_restore_args, template),
+                partial_restore=partial,
             )
             restored = self._manager.restore(
                 step, args=ocp.args.Composite(arrays=array_args)
@@ -190,14 +202,7 @@ class Checkpointer:
         )
 
 
-def left_out(tree: Any) -> Any:
-    """Return the part of a template for arrays that are not to be read."""
-    return jax.tree.map(lambda _: ..., tree)
-
-
 def _restore_args(leaf: Any) -> ocp.RestoreArgs:
-    if leaf is ...:
-        return ocp.RestoreArgs()
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -207,12 +212,10 @@ def _restore_args(leaf: Any) -> ocp.RestoreArgs:
 
 
 def _names(tree: Any) -> list[tuple[str, Any]]:
-    """List the leaves, but for those left out, with names such as ``params/kernel``."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """List the leaves, with names such as ``params/kernel``."""
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in leaves
-        if leaf is not ...
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
@@ -258,11 +261,13 @@ def _fingerprint(x: jax.Array) -> jax.Array:
     return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
 
 
-def _check_fit(path: Path, stored: dict[str, list[str | int]], template: Any) -> None:
+def _check_fit(
+    path: Path, stored: dict[str, list[str | int]], template: Any, partial: bool
+) -> None:
     """Raise unless names, types and shapes are the stored ones."""
     want = {name: _signature(leaf) for name, leaf in _names(template)}
     have = {name: entry[0] for name, entry in stored.items()}
-    if any(leaf is ... for leaf in jax.tree.leaves(template)):
+    if partial:
         have = {name: entry for name, entry in have.items() if name in want}
     if differing := _differences(have, want):
         raise CheckpointError(

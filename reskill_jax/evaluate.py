@@ -1,30 +1,37 @@
-"""Held-out success of the accepted bank, greedy; one rule for every strategy."""
+"""Held-out success of the accepted context, greedy; one rule for every strategy."""
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from reskill_jax.environments.protocol import Task
+from reskill_jax import build
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.report.logbook import summary, write_evaluation
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
+from reskill_jax.rollout.context import Context, open_context
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.skill import SkillBank
+from reskill_jax.strategies import find_strategy
+from reskill_jax.workdir import Workdir
 
 
 def evaluate(
     collector: Collector,
-    splits: Mapping[str, Sequence[Task]],
-    bank: SkillBank,
+    panels: Mapping[str, TaskPanel],
+    context: Context,
     sampling: Sampling,
 ) -> tuple[dict[str, float], list[Episode]]:
     """Play every task once.
 
     Args:
         collector: plays.
-        splits: tasks by split.
-        bank: the accepted one; a candidate on trial is never evaluated.
+        panels: tasks by split.
+        context: the accepted one; a candidate on trial is never evaluated.
         sampling: gives the length limit; temperature and top-p are those of greedy.
 
     Returns:
@@ -33,16 +40,59 @@ def evaluate(
     """
     metrics: dict[str, float] = {}
     episodes: list[Episode] = []
-    for split, tasks in splits.items():
+    for split, panel in panels.items():
         started = time.perf_counter()
-        arms = np.zeros((len(tasks), 1), np.int32)
+        arms = np.zeros((len(panel), 1), np.int32)
         played = asyncio.run(
-            collector.collect(tasks, arms, (bank,), sampling=greedy(sampling), seed=0)
+            collector.collect(
+                panel.tasks, arms, (context,), sampling=greedy(sampling), seed=0
+            )
         )
         seconds = time.perf_counter() - started
         metrics |= rollout_metrics(played, seconds, prefix=split)
-        for kind in sorted({task.kind for task in tasks}):
+        for kind in sorted({task.kind for task in panel}):
             won = [e.success for e in played if e.task.kind == kind]
             metrics[f"{split}/success/{kind}"] = float(np.mean(won))
         episodes += played
     return metrics, episodes
+
+
+def evaluate_run(
+    config: ConfigDict, workdir: Workdir, step: int | None = None
+) -> dict[str, float]:
+    """Evaluate a checkpoint of a run, keep the result in the run, and print it.
+
+    Only the policy's weights are read, neither optimiser nor creator is made.
+
+    Args:
+        config: of the run; places and the section `eval` may be other than its own.
+        workdir: of the run.
+        step: which checkpoint; None for the newest.
+
+    Raises:
+        ValueError: the run has no checkpoint yet.
+    """
+    with ExitStack() as resources:
+        environment = build.load_environment(config)
+        panels = build.load_panels(config, environment)
+        policy = build.load_policy(config, weights=False)
+        checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
+        resources.callback(checkpointer.close)
+        template = {"params": policy.params}
+        restored = checkpointer.restore(template, step, partial=True)
+        if restored is None:
+            raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
+        engine, _ = build.make_engine(
+            config, policy, restored.arrays["params"], restored.step, resources
+        )
+        collector = build.make_collector(config, environment, policy, engine, resources)
+        find_strategy(config.strategy.name)  # its module registers its contexts
+        metrics, episodes = evaluate(
+            collector,
+            panels.held_out,
+            open_context(restored.host["incumbent"], build.context_resources(config)),
+            build.sampling(config),
+        )
+    write_evaluation(workdir, restored.step, metrics, episodes, panels.held_out)
+    print(summary(restored.step, metrics))
+    return metrics

@@ -7,15 +7,13 @@ tokenizer. All but the weights are those of the model that the run started from.
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import build
-from reskill_jax.checkpoint import Checkpointer, left_out
-from reskill_jax.grpo.optimizer import abstract_state
+from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.tokenizer import Tokenizer
@@ -35,9 +33,21 @@ _TOKENIZER_FILES = (
 
 
 def export_run(
-    config: ConfigDict, workdir: Workdir, output: Path, *, dtype: str = "float32"
+    config: ConfigDict,
+    workdir: Workdir,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    step: int | None = None,
 ) -> None:
-    """Export the newest checkpoint of a run, and say so.
+    """Export a checkpoint of a run, and say so.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        output: the new directory.
+        dtype: of the weights in the files, float32 or bfloat16.
+        step: which checkpoint; None for the newest.
 
     Raises:
         FileExistsError: `output` is there already.
@@ -45,19 +55,15 @@ def export_run(
     """
     _refuse_existing(output)
     source = build.policy_directory(config)
-    decoder = load_config(source)
-    tx, _ = build.make_grpo(config, decoder)
-    state = abstract_state(abstract_params(decoder), tx)
+    template = {"params": abstract_params(load_config(source))}
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
-        restored = checkpointer.restore(
-            replace(state, opt_state=left_out(state.opt_state))
-        )
+        restored = checkpointer.restore(template, step, partial=True)
     finally:
         checkpointer.close()
     if restored is None:
         raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-    export(output, source, restored.arrays.params, dtype=dtype)
+    export(output, source, restored.arrays["params"], dtype=dtype)
     print(f"the policy after {restored.step} steps is in {output} ({dtype})")
 
 

@@ -1,7 +1,8 @@
 """The command line.
 
     python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/a
-    python -m reskill_jax.main --mode=evaluate --workdir=runs/a
+    python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
+        --config.mesh.fsdp=1 --config.eval.max_tasks=50
     python -m reskill_jax.main --mode=show --workdir=runs/a
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
     python -m reskill_jax.main --mode=compile --config=configs/alfworld.py \
@@ -12,7 +13,8 @@
 
 `train`, the default, starts a run or resumes it; any key of the configuration can be
 changed by a flag such as ``--config.seed=1``. `compile` tells what a run would need of
-devices that need not be there. The other modes look at a run.
+devices that need not be there. The other modes look at a run; evaluation and export
+take flags for where they run and for what is evaluated.
 """
 
 import os
@@ -29,6 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from reskill_jax import distributed
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.storage import write_text
+from reskill_jax.stored_config import check_changes
 from reskill_jax.workdir import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -50,6 +53,9 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many, beside --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Checkpoint to evaluate or export; by default the newest."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
 _EXPORT_DTYPE = flags.DEFINE_enum(
     "export_dtype",
@@ -86,10 +92,10 @@ def main(argv: Sequence[str]) -> None:
     compilation_cache(Path(".cache") / "xla")
     try:
         if _MODE.value == "evaluate":
-            from reskill_jax.train import evaluate_run  # noqa: PLC0415
+            from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
 
             keep_freed_memory()
-            evaluate_run(ConfigDict(workdir.read_config()), workdir)
+            evaluate_run(_changed_config(workdir), workdir, _STEP.value)
         elif _MODE.value == "export":
             _export(workdir)
         else:
@@ -150,9 +156,33 @@ def _export(workdir: Workdir) -> None:
     if not _OUTPUT.value:
         raise app.UsageError("--mode=export needs --output, a directory to write")
     jax.config.update("jax_platforms", "cpu")  # a whole state, on one device: the host
-    config = ConfigDict(workdir.read_config())
-    export_run(config, workdir, Path(_OUTPUT.value), dtype=_EXPORT_DTYPE.value)
+    export_run(
+        _changed_config(workdir),
+        workdir,
+        Path(_OUTPUT.value),
+        dtype=_EXPORT_DTYPE.value,
+        step=_STEP.value,
+    )
+
+
+def _changed_config(workdir: Workdir) -> ConfigDict:
+    """Return the configuration of a run with the flags that may change it."""
+    workdir.read_config()  # says where there is no run
+    check_changes(_CONFIG.value, workdir)
+    return _CONFIG.value
+
+
+def add_stored_config(argv: Sequence[str]) -> list[str]:
+    """Let the flags of a mode that looks at a run change the run's configuration."""
+    given = dict(word.removeprefix("--").partition("=")[::2] for word in argv)
+    looks = given.get("mode") in ("evaluate", "export")
+    if not looks or "config" in given or not given.get("workdir"):
+        return list(argv)
+    if not Workdir(Path(given["workdir"])).config.is_file():
+        return list(argv)
+    loader = Path(__file__).with_name("stored_config.py")
+    return [argv[0], f"--config={loader}:{given['workdir']}", *argv[1:]]
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=add_stored_config(sys.argv))

@@ -1,25 +1,16 @@
 """The co-evolution loop: policy and skill library learn from the same rollouts."""
 
 import time
-from collections.abc import Coroutine
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.checkpoint import Checkpointer, Restored, left_out
-from reskill_jax.environments.protocol import Task
 from reskill_jax.evaluate import evaluate
-from reskill_jax.grpo.optimizer import abstract_state, init_state
-from reskill_jax.report.logbook import Logbook, summary
-from reskill_jax.rollout.collector import Collector
-from reskill_jax.rollout.episode import Episode
-from reskill_jax.rollout.prefetch import Batches
-from reskill_jax.strategies import make_strategy
-from reskill_jax.strategies.base import Strategy
+from reskill_jax.report.logbook import Logbook
+from reskill_jax.rollout.context import context_to_json
+from reskill_jax.rollout.prefetch import Planned
+from reskill_jax.seeds import derive_seed
 from reskill_jax.workdir import Workdir
 
 
@@ -30,128 +21,81 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         The metrics of the last evaluation.
     """
     with ExitStack() as resources:
-        tasks = build.load_tasks(config)
-        policy = build.load_policy(config)
-        reference = build.make_reference(config, policy)
-        tx, update = build.make_grpo(config, policy.config, policy.mesh)
-
-        checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
-        resources.callback(checkpointer.close)
-        fresh = abstract_state(policy.params, tx, policy.mesh)
-        done, state, host = checkpointer.restore(fresh) or Restored(
-            0, init_state(policy.params, tx, policy.mesh), {}
-        )
-        collector = build.make_collector(config, policy, state.params, done, resources)
-        servers = collector.engine.urls
-        strategy = make_strategy(config, workdir.creator_calls, servers)
-        batches = Batches(
-            collector.engine,
-            partial(_collect, config, tasks, strategy, collector),
-            done,
-        )
-        resources.callback(batches.close)
-        if host:
-            strategy.restore(host["strategy"])
-            batches.restore(host["ahead"], _tasks(config, tasks, done + 1))
+        run = build.open_run(config, workdir, resources)
+        batches = run.batches(lambda step: _plan(config, run, step))
+        state, version = run.state, run.version
         logbook = None
         if distributed.is_leader():
-            logbook = Logbook(
-                workdir, config.num_steps, done, config.grpo.logprob_diff_warning
-            )
+            warning = config.grpo.logprob_diff_warning
+            logbook = Logbook(workdir, config.num_steps, run.done, warning)
             resources.callback(logbook.close)
 
         def evaluation(step: int) -> dict[str, float]:
-            batches.serve(state.params, step)
+            batches.serve(state.params, version)
             metrics, episodes = evaluate(
-                collector, tasks.held_out, strategy.banks[0], build.sampling(config)
+                run.collector,
+                run.panels.held_out,
+                run.strategy.incumbent,
+                build.sampling(config),
             )
             if logbook:
                 logbook.evaluation(step, metrics, episodes)
             return metrics
 
-        held_out = evaluation(0) if done == 0 else {}
-        for step in range(done + 1, config.num_steps + 1):
+        held_out = evaluation(0) if run.done == 0 else {}
+        for step in range(run.done + 1, config.num_steps + 1):
             started = time.perf_counter()
-            batch = batches.take(step, state.params, step - 1)
-            metrics = batch.metrics(step - 1) | strategy.observe(step, batch.episodes)
+            batch = batches.take(step, state.params, version)
+            learned = run.strategy.observe(step, batch.episodes)
+            metrics = batch.metrics(version) | learned.metrics
             updating = time.perf_counter()
             if config.rollout.overlap and step < config.num_steps:
-                batches.start(step + 1, state.params, step - 1)
-            else:
+                batches.start(step + 1, state.params, version)
+            elif batch.train:
                 batches.sleep()  # the engine's memory is the update's
-            if strategy.trains_policy(step):
-                state, learning = update(
+            if batch.train:
+                state, learning = run.update(
                     state,
-                    reference,
-                    batch.episodes,
-                    seed=build.derive(config.seed, "minibatches", step),
+                    run.reference,
+                    batch.training_episodes,
+                    seed=derive_seed(config.seed, "minibatches", step),
                 )
                 metrics |= learning
+                version = step
             metrics["time/update"] = time.perf_counter() - updating
             metrics["time/step"] = time.perf_counter() - started
 
             if logbook:
-                logbook.step(step, metrics, batch.episodes, strategy)
-            if build.due(step, config.eval.every, config.num_steps):
+                incumbent = run.strategy.incumbent
+                logbook.step(step, metrics, batch.episodes, learned, incumbent)
+            if _due(step, config.eval.every, config.num_steps):
                 held_out = evaluation(step)
-            if build.due(step, config.checkpoint.every, config.num_steps):
-                checkpointer.save(
-                    step,
-                    state,
-                    {"strategy": strategy.state(), "ahead": batches.state()},
-                )
-        checkpointer.wait()
+            if _due(step, config.checkpoint.every, config.num_steps):
+                host = {
+                    "strategy": run.strategy.state(),
+                    "incumbent": context_to_json(run.strategy.incumbent),
+                    "ahead": batches.state(),
+                    "drawn": run.stream.drawn,
+                    "version": version,
+                }
+                run.checkpointer.save(step, state, host)
+        run.checkpointer.wait()
         return held_out
 
 
-def _tasks(config: ConfigDict, tasks: build.TaskSets, step: int) -> list[Task]:
-    return build.sample_tasks(
-        tasks.train, config.rollout.tasks_per_step, config.seed, step - 1
-    )
-
-
-def _collect(
-    config: ConfigDict,
-    tasks: build.TaskSets,
-    strategy: Strategy,
-    collector: Collector,
-    step: int,
-) -> Coroutine[Any, Any, list[Episode]]:
-    """Settle now what a step plays, and on which banks; await it to be played."""
-    batch = _tasks(config, tasks, step)
-    arms = strategy.assign(
-        build.derive(config.seed, "assign", step), len(batch), config.grpo.group_size
-    )
-    return collector.collect(
-        batch,
-        arms,
-        strategy.banks,
+def _plan(config: ConfigDict, run: build.Run, step: int) -> Planned:
+    """Settle now what a step plays; await the episodes to be played."""
+    plan = run.strategy.plan(step, run.stream.draw)
+    episodes = run.collector.collect(
+        plan.tasks,
+        plan.arms,
+        plan.contexts,
         sampling=build.sampling(config),
-        seed=build.derive(config.seed, "rollout", step),
+        seed=derive_seed(config.seed, "rollout", step),
     )
+    return Planned(episodes, plan.training_groups)
 
 
-def evaluate_run(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
-    """Evaluate the newest checkpoint of a run and print success by split."""
-    with ExitStack() as resources:
-        tasks = build.load_tasks(config)
-        policy = build.load_policy(config)
-        tx, _ = build.make_grpo(config, policy.config, policy.mesh)
-        checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
-        resources.callback(checkpointer.close)
-        state = abstract_state(policy.params, tx, policy.mesh)
-        state = replace(state, opt_state=left_out(state.opt_state))
-        restored = checkpointer.restore(state)
-        if restored is None:
-            raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        collector = build.make_collector(
-            config, policy, restored.arrays.params, restored.step, resources
-        )
-        servers = collector.engine.urls
-        strategy = make_strategy(config, workdir.creator_calls, servers)
-        strategy.restore(restored.host["strategy"])
-        metrics, _ = evaluate(
-            collector, tasks.held_out, strategy.banks[0], build.sampling(config)
-        )
-    print(summary(restored.step, metrics))
-    return metrics
+def _due(step: int, every: int, last: int) -> bool:
+    """Tell whether something that happens every so many steps happens at `step`."""
+    return step == last or (every > 0 and step % every == 0)

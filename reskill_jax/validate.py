@@ -9,23 +9,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
-from reskill_jax.llm.backends import SIDECAR
+from reskill_jax.laboratory.known_proposals import KNOWN
+from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
-from reskill_jax.rollout.prompts import WORDINGS
-from reskill_jax.strategies import (
-    CREATORS,
-    INJECTED,
-    STRATEGIES,
-    TRIALS,
-    llm_settings,
-)
+from reskill_jax.strategies import STRATEGIES, trial_switches
 from reskill_jax.trials.trial_config import TrialConfig
 
+CREATORS = ("offline", *NAMES, SIDECAR, "replay")
 _CHOICES: dict[str, Sequence[Any]] = {
     "env.name": ("alfworld",),
     "env.houses": ("", "small", "medium", "full"),
-    "prompt.wording": tuple(WORDINGS),
     "prompt.layout": ("tree", "paper"),
     "policy.dtype": ("float32", "bfloat16"),
     "policy.attention": ("auto", *BACKENDS),
@@ -40,7 +34,7 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "grpo.old_logprobs": ("sampler", "recompute"),
     "strategy.name": tuple(STRATEGIES),
     "creator.name": CREATORS,
-    "creator.inject": tuple(INJECTED),
+    "creator.inject": tuple(KNOWN),
 }
 
 _AT_LEAST: dict[str, float] = {
@@ -122,7 +116,10 @@ def _fit_problems(config: ConfigDict) -> Iterator[str]:
             f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
         )
     arms = 1 + config.strategy.candidates
-    if config.strategy.name in TRIALS and config.grpo.group_size < arms:
+    if (
+        trial_switches(config.strategy.name) is not None
+        and config.grpo.group_size < arms
+    ):
         yield (
             f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
             f"between {arms} banks: use {arms} or more, fewer "
@@ -251,7 +248,7 @@ def _creator_problems(config: ConfigDict) -> Iterator[str]:
 
     if (timeout := config.creator.llm.timeout_s) <= 0:
         yield f"config.creator.llm.timeout_s={timeout}: must be above 0 seconds"
-    if found := problem(**llm_settings(config)):
+    if found := problem(**_llm_settings(config)):
         yield f"config.creator: {found}"
     if config.creator.name == SIDECAR:
         yield from _sidecar_problems(config)
@@ -321,6 +318,11 @@ def _recipe_problems(config: ConfigDict, recipe: Any) -> Iterator[str]:
                 f"{config.warm_start.recipe!r} was taught with {value!r}: use that, or "
                 "name weights in config.policy.path"
             )
+
+
+def _llm_settings(config: ConfigDict) -> dict[str, Any]:
+    own = ("delay_steps", "inject", "inject_every")
+    return {k: v for k, v in config.creator.to_dict().items() if k not in own}
 
 
 def _get(config: ConfigDict, key: str) -> Any:

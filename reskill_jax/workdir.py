@@ -76,6 +76,11 @@ class Workdir:
         return self.root / "checkpoints"
 
     @property
+    def trials(self) -> Path:
+        """Every decided trial, one JSON line each."""
+        return self.root / "trials.jsonl"
+
+    @property
     def skills(self) -> Path:
         """The skill library, one directory per skill."""
         return self.root / "skills"

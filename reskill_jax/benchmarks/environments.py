@@ -80,7 +80,9 @@ class StockEnvironment:
         """Play a command."""
         self._state, score, done = self._environment.step(action)
         text, won = self._state.feedback.strip(), self._state["won"]
-        return Observation(text, self._admissible(), float(score), done, won)
+        return Observation(
+            text, self._admissible(), reward=float(score), done=done, success=won
+        )
 
     @property
     def facts(self) -> "tuple[Proposition, ...]":
@@ -153,7 +155,7 @@ def _play_randomly(environment: Any, task: Task, seed: int, watch: _Stopwatch) -
     rng = random.Random(seed)
     _, seen = watch.time("reset", environment.reset, task)
     for _ in range(MAX_STEPS):
-        action = rng.choice(seen.admissible)
+        action = rng.choice(seen.actions)
         seen = watch.time("step", environment.step, action)
         if seen.done:
             return

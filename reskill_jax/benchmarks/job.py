@@ -24,11 +24,12 @@ from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.benchmarks.runs import CONFIG
 from reskill_jax.benchmarks.timing import in_turn
 from reskill_jax.benchmarks.trees import as_flat, flat_prompt
+from reskill_jax.environments.panels import TaskStream
 from reskill_jax.grpo.optimizer import TrainState, init_state
+from reskill_jax.rollout.context import EmptyContext
 from reskill_jax.rollout.engine import Request, Sampling
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.skills.skill import SkillBank
 
 _TIMINGS = flags.DEFINE_integer("timings", 3, "Of each, of which the best counts.")
 
@@ -38,19 +39,19 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = runpy.run_path(CONFIG)["get_config"]("cpu")
     with ExitStack() as resources:
-        tasks = build.load_tasks(config)
+        environment = build.load_environment(config)
+        panel = build.load_panels(config, environment).train
         policy = build.load_policy(config)
         reference = build.make_reference(config, policy)
         tx, update = build.make_grpo(config, policy.config, policy.mesh)
-        collector = build.make_collector(config, policy, policy.params, 0, resources)
-        chosen = build.sample_tasks(
-            tasks.train, config.rollout.tasks_per_step, config.seed, 0
-        )
+        engine, _ = build.make_engine(config, policy, policy.params, 0, resources)
+        collector = build.make_collector(config, environment, policy, engine, resources)
+        chosen = TaskStream(panel, config.seed).draw(config.rollout.tasks_per_step)
         arms = np.zeros((len(chosen), config.grpo.group_size), np.int32)
         sampling = build.sampling(config)
         episodes = asyncio.run(
             collector.collect(
-                chosen, arms, (SkillBank(),), sampling=sampling, seed=config.seed
+                chosen, arms, (EmptyContext(),), sampling=sampling, seed=config.seed
             )
         )
 

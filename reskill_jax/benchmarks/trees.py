@@ -39,7 +39,8 @@ from reskill_jax.environments.alfworld.environment import (
     find_games,
 )
 from reskill_jax.environments.alfworld.rules import HELPFUL
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.alfworld.wordings import FULL
+from reskill_jax.environments.protocol import Observation, Task
 from reskill_jax.grpo.optimizer import init_state, make_optimizer
 from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.scoring import make_logprobs
@@ -47,10 +48,11 @@ from reskill_jax.grpo.supervised import make_supervised_update
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
+from reskill_jax.rollout.context import StaticGuide
 from reskill_jax.rollout.engine import Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.rollout.prompts import FULL, Conversation, PromptBuilder, render_skill
+from reskill_jax.rollout.prompts import Conversation, PromptBuilder, render_note
 from reskill_jax.skills.skill import SkillBank
 
 _ROOT = flags.DEFINE_string("root", "", "Holds json_2.1.1/; empty: $ALFWORLD_DATA.")
@@ -136,12 +138,12 @@ def play_games() -> tuple[Tokenizer, list[Episode]]:
         play(environment, task, expert) for task in tasks for expert in (True, False)
     ]
     texts = [text for play in plays for text in play[1]]
-    fixed = [*asdict(FULL).values(), *(render_skill(FULL, s) for s in BANK.skills)]
+    fixed = [*asdict(FULL).values(), *(render_note(FULL, s) for s in BANK.skills)]
     # Often enough that their words become tokens, as they are for a large model.
     tokenizer = train_tokenizer(texts + 50 * [*fixed, _RESPONSE], 8192)
     prompts = PromptBuilder(
         tokenizer,
-        wording="full",
+        wording=FULL,
         layout="tree",
         max_tokens=MAX_PROMPT,
         max_turns=MAX_TURNS,
@@ -169,8 +171,8 @@ def play(environment: AlfworldEnvironment, task: Task, expert: bool) -> Play:
     admissible: list[tuple[str, ...]] = []
     actions: list[str] = []
     while not now.done and len(actions) < MAX_TURNS:
-        chosen = advisor.propose() if expert else rng.choice(now.admissible)
-        admissible.append(now.admissible)
+        chosen = advisor.propose() if expert else rng.choice(now.choices)
+        admissible.append(now.choices)
         actions.append(chosen or "look")
         now = environment.step(actions[-1])
         advisor.observe(now)
@@ -189,10 +191,11 @@ def record(
     """Render a play as the collector would have recorded it."""
     goal, first, *after = texts
     episode = Episode(task, 0, 0, 0, BANK.hash, goal=goal, success=success)
-    talk = Conversation(prompts, goal, first, admissible[0])
+    guide = StaticGuide(bank=BANK)
+    talk = Conversation(prompts, goal, Observation(first, admissible[0]), guide)
     previous = None
     for commands, action, observation in zip(admissible, actions, after, strict=True):
-        prompt = talk.prompt(commands, BANK.active(previous))
+        prompt = talk.prompt(Observation("", commands), BANK.active(previous))
         text = _RESPONSE.format(action=action)
         response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
         episode.turns.append(
@@ -269,9 +272,8 @@ def write(path: Path, episodes: Sequence[Episode]) -> None:
 
 def read(path: Path) -> Iterator[Episode]:
     """Yield what `write` stored, each as a group of its own."""
-    task = Task("recorded", "", "", "")
     for number, stored in enumerate(json.loads(path.read_text())):
-        yield replace(Episode.from_json(task, stored), group=number)
+        yield replace(Episode.from_json(stored), group=number)
 
 
 def small_decoder(vocab_size: int) -> DecoderConfig:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import fields
 from typing import Any, Self
 
-from reskill_jax.environments.protocol import Environment, Observation, Task
+from reskill_jax.environments.protocol import Environment, Observation
+from reskill_jax.environments.task import Task
 from reskill_jax.environments.worker import (
     GRACE_SECONDS,
     PoolCounters,
@@ -57,6 +58,10 @@ class PooledEnvironment:
             WorkerStartError: the worker had to be restarted and the factory failed.
         """
         return await self._play(Call(self._record.slot, "step", action))
+
+    async def finish(self) -> Observation:
+        """Score an episode that has reached the turn limit; raises what `step` does."""
+        return await self._play(Call(self._record.slot, "finish"))
 
     def close(self) -> None:
         """Give the environment back; the worker keeps it for another episode."""

@@ -1,29 +1,23 @@
 """What every text environment offers, whatever its engine.
 
 A `Task` names one problem of one split. An `Environment` plays one task at a time:
-`reset` returns the goal and the first observation, `step` takes an action string.
-Environments hold no step limit and no prompt text: both belong to the rollout.
+`reset` returns the goal and the first observation, `step` takes an action string,
+`finish` says that no further turn will come. Environments hold no turn limit: it
+belongs to the rollout. What the core has to know of an environment beside that is its
+`EnvironmentSpec`, which its module makes; see `environments.registry`.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from reskill_jax.environments.action_format import ActionFormat
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.task import Task
+from reskill_jax.environments.wording import Wording
+from reskill_jax.skills.rule import RuleTable
 
-@dataclass(frozen=True)
-class Task:
-    """One problem.
-
-    Attributes:
-        id: unique and stable, e.g. ``valid_seen/pick_heat...-22/trial_T2019``.
-        kind: task type, e.g. ``pick_heat_then_place_in_recep``.
-        split: ``train``, ``valid_seen`` or ``valid_unseen``.
-        source: what the environment needs to load it, e.g. a game file's path.
-    """
-
-    id: str
-    kind: str
-    split: str
-    source: str
+__all__ = ["Environment", "EnvironmentSpec", "Observation", "Task"]
 
 
 @dataclass(frozen=True)
@@ -32,30 +26,83 @@ class Observation:
 
     Attributes:
         text: the environment's words, without surrounding blanks.
-        admissible: commands that would be accepted now, in the engine's order.
+        actions: admissible actions, in the engine's order; None where there is no list.
+        hint: what a prompt shows instead of a list of actions, e.g. action templates.
         reward: reward of this step (0 at reset).
         done: whether the environment has ended the episode.
         success: whether the goal is reached.
+        understood: whether the environment could make sense of the last action; a turn
+            is valid when its response is well formed and its action was understood.
+        question: whether the environment asks back to narrow the last action; skills
+            are triggered by the last action that did not answer such a question.
+        scores: further figures of an episode that has ended, e.g. a graded score.
     """
 
     text: str
-    admissible: tuple[str, ...]
+    actions: tuple[str, ...] | None = None
+    hint: str = ""
     reward: float = 0.0
     done: bool = False
     success: bool = False
+    understood: bool = True
+    question: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The admissible actions; none where there is no list."""
+        return self.actions or ()
 
 
 class Environment(Protocol):
-    """One player of tasks; reusable: `reset` may be called any number of times."""
+    """One player of tasks; reusable: `reset` may be called any number of times.
+
+    It must be a function of the task and the actions: a worker that dies is replaced
+    and its episodes are played again. A remote environment (`EnvironmentSpec.remote`)
+    has the same methods as coroutines and is never played again.
+    """
 
     def reset(self, task: Task) -> tuple[str, Observation]:
         """Start `task`; return its goal sentence and the first observation."""
         ...
 
     def step(self, action: str) -> Observation:
-        """Play one action; an inadmissible one is a turn that changes nothing."""
+        """Play one action; one that is not understood changes nothing."""
+        ...
+
+    def finish(self) -> Observation:
+        """Score an episode that has reached the turn limit.
+
+        What is paid only at an end (a final score, the last result of a query) is in
+        the observation's reward, success and scores; its text is not shown to anybody.
+        """
         ...
 
     def close(self) -> None:
         """Free what the environment holds."""
         ...
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What the core knows of an environment.
+
+    Attributes:
+        panel: gives the task panel of a split, at most so many tasks of it (None: all);
+            raises ValueError for an unknown split.
+        make: makes an environment; picklable, called in worker processes, or in the
+            trainer where `remote`.
+        action_format: how a response is read.
+        wordings: the texts around what the environment says, by name; the first one is
+            for instruction-tuned models.
+        rules: what the offline creator may propose by rule; may be empty.
+        remote: the environment only waits for a network: its methods are coroutines,
+            played in the trainer's process, many at once.
+    """
+
+    panel: Callable[[str, int | None], TaskPanel]
+    make: Callable[[], Any]
+    action_format: ActionFormat
+    wordings: Mapping[str, Wording]
+    rules: RuleTable = field(default_factory=RuleTable)
+    remote: bool = False

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.task import Task
 from reskill_jax.environments.worker_process import (
     Call,
     Failure,
@@ -176,13 +176,13 @@ class Worker:
 
     def play(self, record: ReplayLog, call: Call) -> Any:
         """Do one request of an episode, through crashes; a job for the thread."""
-        if call.method == "step" and record.task is None:
-            raise RuntimeError(f"step {call.argument!r} without a task: reset first")
+        if call.method != "reset" and record.task is None:
+            raise RuntimeError(f"{call.method} without a task: reset first")
         losses: list[str] = []
         while len(losses) < self._attempts:
             try:
                 self.start()
-                if call.method == "step" and record.life != self._life:
+                if call.method != "reset" and record.life != self._life:
                     self._replay(record)
                 value = self._ask(record, call)
             except WorkerGoneError as gone:
@@ -245,9 +245,11 @@ class Worker:
         if isinstance(call.argument, Task):
             record.task, record.actions = call.argument, []
             self.counters.resets += 1
-        else:
+        elif call.argument is not None:
             record.actions.append(call.argument)
             self.counters.steps += 1
+        else:  # finished: another turn would be an error
+            record.task = None
         record.last, record.life = value, self._life
 
     def _replay(self, record: ReplayLog) -> None:
@@ -270,4 +272,5 @@ def _describe(record: ReplayLog, call: Call) -> str:
     if isinstance(call.argument, Task):
         return f"reset of task {call.argument.id} (source {call.argument.source})"
     task = record.task.id if record.task is not None else None
-    return f"step {call.argument!r} of task {task} after actions {record.actions}"
+    what = call.method if call.argument is None else f"step {call.argument!r}"
+    return f"{what} of task {task} after actions {record.actions}"

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from reskill_jax.environments.protocol import Environment, Task
+from reskill_jax.environments.protocol import Environment
+from reskill_jax.environments.task import Task
 
 _LAST_WORDS = 2000  # bytes of a dead worker's error output that a message quotes
 _EXIT_SECONDS = 1.0  # from a closed connection to the end of the process
@@ -40,11 +41,11 @@ class Open:
 
 @dataclass(frozen=True)
 class Call:
-    """Call `reset` or `step` of the environment in a slot, made when it is missing."""
+    """Call a method of the environment in a slot, which is made when it is missing."""
 
     slot: int
-    method: Literal["reset", "step"]
-    argument: Task | str
+    method: Literal["reset", "step", "finish"]
+    argument: Task | str | None = None  # None for `finish`, which has none
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class _Host:
             self._environments[message.slot] = self._make()
         environment = self._environments[message.slot]
         try:
-            return getattr(environment, message.method)(message.argument)
+            arguments = () if message.argument is None else (message.argument,)
+            return getattr(environment, message.method)(*arguments)
         except BaseException:
             # One that raised may be half changed: the slot's next episode gets another.
             del self._environments[message.slot]

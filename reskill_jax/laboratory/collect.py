@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from reskill_jax.environments.alfworld.environment import (
+    ACTION_FORMAT,
     AlfworldEnvironment,
     find_games,
 )
@@ -28,6 +29,7 @@ from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.context import BankContext
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 
@@ -108,8 +110,9 @@ def play(
         ) as pool:
             collector = Collector(
                 engine=engine,
-                pool=pool,
+                players=pool,
                 prompts=recipe.prompts(tokenizer),
+                action_format=ACTION_FORMAT,
                 max_turns=recipe.teaching.max_turns,
                 concurrency=64,
             )
@@ -117,7 +120,7 @@ def play(
                 collector.collect(
                     chosen,
                     np.arange(len(chosen))[:, None],
-                    banks,
+                    [BankContext(bank) for bank in banks],
                     sampling=Sampling(max_tokens=_RESPONSE),
                     seed=seed,
                 )

@@ -115,7 +115,7 @@ class Demonstrator:
         self._previous: str | None = None
         self._now = first
         # Commands that were possible so far, in order.
-        self._offered = dict.fromkeys(first.admissible)
+        self._offered = dict.fromkeys(first.choices)
 
     @property
     def skills(self) -> tuple[Skill, ...]:
@@ -124,7 +124,7 @@ class Demonstrator:
 
     def advise(self) -> str:
         """Return what a shown skill asks for, else the expert's or a bad command."""
-        admissible = self._now.admissible
+        admissible = self._now.choices
         advice = self._expert.propose() or "look"
         skill, action = obey(self.skills, self._world, admissible, advice)
         self.harmed += skill in _HARMFUL
@@ -136,14 +136,14 @@ class Demonstrator:
         """Return, as rarely as `Teaching.slips` says, an impossible command."""
         if self._rng.random() >= self._teaching.slips:
             return None
-        return slip(self._rng, self._world, self._offered, self._now.admissible)
+        return slip(self._rng, self._world, self._offered, self._now.choices)
 
     def follow(self, action: str, now: Observation) -> None:
         """Take in what was done, by whomever, and what came of it."""
         self._world.advance(action, now.text)
         self._expert.observe(now)
         self._previous, self._now = action, now
-        self._offered |= dict.fromkeys(now.admissible)
+        self._offered |= dict.fromkeys(now.choices)
 
 
 def demonstrate(
@@ -165,7 +165,7 @@ def demonstrate(
             break
         action = action or taught or ""
         moments.append(
-            Moment(now.text, now.admissible, demonstrator.skills, action, taught)
+            Moment(now.text, now.choices, demonstrator.skills, action, taught)
         )
         now = environment.step(action)
         demonstrator.follow(action, now)
@@ -211,7 +211,7 @@ def correct(
         if demonstrator.harmed > teaching.patience:
             break
         moments.append(
-            Moment(now.text, now.admissible, demonstrator.skills, action, taught)
+            Moment(now.text, now.choices, demonstrator.skills, action, taught)
         )
         now = environment.step(action)
         demonstrator.follow(action, now)

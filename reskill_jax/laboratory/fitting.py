@@ -9,6 +9,7 @@ import optax
 import tqdm
 from optax.contrib import MuonDimensionNumbers, muon
 
+from reskill_jax.environments.protocol import Observation
 from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.scoring import make_logprobs
@@ -16,8 +17,10 @@ from reskill_jax.grpo.supervised import SupervisedUpdate
 from reskill_jax.laboratory.demonstrator import Demonstration
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.rollout.context import StaticGuide
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+from reskill_jax.skills.skill import SkillBank
 
 
 def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
@@ -28,14 +31,15 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     """
     task, moments = demonstration.task, demonstration.moments
     episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
-    talk = Conversation(
-        prompts, demonstration.goal, moments[0].observation, moments[0].admissible
-    )
+    first = Observation(moments[0].observation, moments[0].admissible)
+    guide = StaticGuide(bank=SkillBank())  # its notes are those of the moments
+    talk = Conversation(prompts, demonstration.goal, first, guide)
     after = [*(moment.observation for moment in moments[1:])]
     for moment, observation in zip(
         moments, [*after, demonstration.final_observation], strict=True
     ):
-        prompt = talk.prompt(moment.admissible, moment.skills)
+        now = Observation(moment.observation, moment.admissible)
+        prompt = talk.prompt(now, moment.skills)
         if moment.taught is not None:
             text = f"<action>{moment.taught}</action>"
             response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import optax
 
+from reskill_jax.environments.alfworld.wordings import WORDINGS
 from reskill_jax.laboratory.demonstrator import Habits, Teaching
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
@@ -169,7 +170,7 @@ class Recipe:
         """Return the prompts that the policy learns to read."""
         return PromptBuilder(
             tokenizer,
-            wording=self.wording,
+            wording=WORDINGS[self.wording],
             layout="tree",
             max_tokens=self.max_tokens,
             max_turns=self.teaching.max_turns,

@@ -28,6 +28,7 @@ from absl import app, flags
 
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.alfworld.rules import RULES
+from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.environments.protocol import Task
 from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.grpo.scoring import make_logprobs
@@ -52,7 +53,7 @@ from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import save
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.rollout.prompts import WORDINGS, PromptBuilder, render_skill
+from reskill_jax.rollout.prompts import PromptBuilder, render_note
 from reskill_jax.storage import cache_directory
 
 SHIPPED = Path(__file__).parent / "assets" / "warm_start"
@@ -206,7 +207,7 @@ def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
             yield f"<action>{moment.action}</action>"
     for rule in RULES:
         for wording in range(len(rule.wordings)):
-            yield render_skill(WORDINGS["brief"], rule.skill(wording)) * 50
+            yield render_note(BRIEF, rule.skill(wording)) * 50
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,16 +1,21 @@
 """What people see of a run while it goes on: its files for people, and its terminal."""
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from reskill_jax.report.metrics import MetricWriter
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.report.metrics import MetricWriter, cut
 from reskill_jax.report.progress import Progress
+from reskill_jax.rollout.context import BankContext, Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import write_text
-from reskill_jax.strategies.base import Strategy
+from reskill_jax.strategies.base import Learned
 from reskill_jax.workdir import Workdir
 
 
@@ -34,23 +39,29 @@ class Logbook:
             workdir.metrics, workdir.tensorboard, done + 1 if done else 0
         )
         self._progress = Progress(total, done)
+        self._saved = ""  # hash of the bank in the workdir
+        cut(workdir.trials, done + 1 if done else 0)
 
     def step(
         self,
         step: int,
         metrics: Mapping[str, float],
         episodes: Sequence[Episode],
-        strategy: Strategy,
+        learned: Learned,
+        incumbent: Context,
     ) -> None:
         """Report a training step."""
         self._writer.write(step, metrics)
-        self._record(f"train-{step:05d}", episodes, step)
-        if events := strategy.take_events():
-            for event in events:
-                self._progress.note(event)
-            save_bank(strategy.banks[0], self._workdir.skills)
-            text = "".join(json.dumps(trial) + "\n" for trial in strategy.history())
-            write_text(self._workdir.root / "trials.jsonl", text)
+        write_episodes(
+            self._workdir.episodes / f"train-{step:05d}.jsonl", episodes, step
+        )
+        for event in learned.events:
+            self._progress.note(event)
+        with self._workdir.trials.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
+        if isinstance(incumbent, BankContext) and incumbent.hash != self._saved:
+            save_bank(incumbent.bank, self._workdir.skills)
+            self._saved = incumbent.hash
         difference = metrics.get("rollout/logprob_diff", 0.0)
         if difference > self._logprob_diff_warning:
             staleness = metrics["rollout/staleness"]
@@ -67,15 +78,17 @@ class Logbook:
             int(metrics.get("batch/tokens", 0)),
             old=_success(e for e in episodes if e.arm == 0),
             new=_success(e for e in episodes if e.arm != 0),
-            trial=strategy.status(),
+            trial=learned.status,
         )
 
     def evaluation(
         self, step: int, metrics: Mapping[str, float], episodes: Sequence[Episode]
     ) -> None:
-        """Tell of an evaluation after so many steps."""
+        """Report an evaluation after so many steps."""
         self._writer.write(step, metrics, phase="eval")
-        self._record(f"eval-{step:05d}", episodes, step)
+        write_episodes(
+            self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
+        )
         self._progress.note(summary(step, metrics))
 
     def close(self) -> None:
@@ -83,11 +96,56 @@ class Logbook:
         self._progress.close()
         self._writer.close()
 
-    def _record(self, name: str, episodes: Sequence[Episode], step: int) -> None:
-        """Write what was played, one JSON line per episode."""
-        lines = (json.dumps(e.record(step).to_json()) for e in episodes)
-        path = self._workdir.episodes / f"{name}.jsonl"
-        write_text(path, "".join(f"{line}\n" for line in lines))
+
+def write_episodes(path: Path, episodes: Sequence[Episode], step: int) -> None:
+    """Write what was played, one JSON line per episode."""
+    lines = (json.dumps(episode_line(episode, step)) for episode in episodes)
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def episode_line(episode: Episode, step: int) -> dict[str, Any]:
+    """Return all of an episode but its token ids, as a JSON document."""
+    turns = episode.turns
+    return episode.record(step).to_json() | {
+        "split": episode.task.split,
+        "arm": episode.arm,
+        "group": episode.group,
+        "index": episode.index,
+        "reward": episode.reward,
+        "scores": episode.scores,
+        "responses": [turn.text for turn in turns],
+        "rewards": [turn.reward for turn in turns],
+        "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
+        "response_tokens": [len(turn.response) for turn in turns],
+        "stopped": [turn.stopped for turn in turns],
+        "versions": [turn.version for turn in turns],
+    }
+
+
+def write_evaluation(
+    workdir: Workdir,
+    step: int,
+    metrics: Mapping[str, float],
+    episodes: Sequence[Episode],
+    panels: Mapping[str, TaskPanel],
+) -> None:
+    """Keep an evaluation that was made by itself, beside those of the run.
+
+    It goes to ``evaluations/<time>/``: the figures with each panel's hash and size, and
+    the episodes.
+    """
+    name = time.strftime("%Y%m%d-%H%M%S")
+    folder = workdir.root / "evaluations" / f"{name}-step-{step:05d}"
+    document = {
+        "step": step,
+        "metrics": dict(metrics),
+        "panels": {
+            split: {"hash": panel.hash, "tasks": len(panel)}
+            for split, panel in panels.items()
+        },
+    }
+    write_text(folder / "metrics.json", json.dumps(document, indent=2) + "\n")
+    write_episodes(folder / "episodes.jsonl", episodes, step)
 
 
 def summary(step: int, metrics: Mapping[str, float]) -> str:

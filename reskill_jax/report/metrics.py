@@ -103,7 +103,7 @@ def read_metrics(path: Path) -> list[dict[str, str | int | float]]:
 
 def cut(path: Path, start: int) -> None:
     """Drop lines of steps >= `start` and an unfinished last line, by one rename."""
-    lines = [line for line in _lines(path) if int(_decode(line)["step"]) < start]
+    lines = [line for line in _lines(path) if json.loads(line)["step"] < start]
     write_text(path, "".join(line + "\n" for line in lines))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from reskill_jax.report.metrics import read_metrics
@@ -85,15 +86,19 @@ def _bank(workdir: Workdir) -> Iterator[str]:
         yield f"    {skill.when_to_use} {skill.action}"
 
 
+def _record(line: dict[str, Any]) -> EpisodeRecord:
+    """Take what is shown from a line, which has more."""
+    names = {field.name for field in fields(EpisodeRecord)}
+    return EpisodeRecord.from_json({k: v for k, v in line.items() if k in names})
+
+
 def _episode(workdir: Workdir, step: int) -> Iterator[str]:
     """Show the newest step's first successful episode, or its first one."""
     path = workdir.episodes / f"train-{step:05d}.jsonl"
     if not path.exists():
         yield "No episode yet"
         return
-    records = [
-        EpisodeRecord.from_json(json.loads(x)) for x in path.read_text().splitlines()
-    ]
+    records = [_record(json.loads(x)) for x in path.read_text().splitlines()]
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"
     yield f"An episode of step {step}: {record.goal} ({outcome}, bank {record.bank})"

@@ -1,24 +1,38 @@
 """Plays episodes: the engine acts, environments answer, everything is recorded.
 
 Every episode is a coroutine that waits only for its own environment and its own
-responses. What it samples is a function of (weights, task, bank, seed): neither timing
-nor the other episodes enter.
+responses. What it samples is a function of (weights, task, context, seed): neither
+timing nor the other episodes enter.
 """
 
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from reskill_jax import distributed
-from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.action_format import ActionFormat
+from reskill_jax.environments.task import Task
+from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder, project
-from reskill_jax.skills.skill import SkillBank
+from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+
+
+class Players(Protocol):
+    """Where episodes are played: a pool of processes, or coroutines here."""
+
+    def open(self, group: str) -> AbstractContextManager[Any]:
+        """Begin an episode: an environment whose methods are awaited.
+
+        Args:
+            group: episodes of one group may share what their player caches.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,15 +41,17 @@ class Collector:
 
     Attributes:
         engine: samples responses.
-        pool: plays environments.
+        players: play environments.
         prompts: renders prompts.
-        max_turns: an episode without success ends after this many turns.
+        action_format: reads responses.
+        max_turns: an episode that has not ended by then is finished.
         concurrency: episodes in flight at once.
     """
 
     engine: Engine
-    pool: EnvironmentPool
+    players: Players
     prompts: PromptBuilder
+    action_format: ActionFormat
     max_turns: int
     concurrency: int
 
@@ -43,7 +59,7 @@ class Collector:
         self,
         tasks: Sequence[Task],
         arms: np.ndarray,
-        banks: Sequence[SkillBank],
+        contexts: Sequence[Context],
         *,
         sampling: Sampling,
         seed: int,
@@ -55,16 +71,17 @@ class Collector:
 
         Args:
             tasks: one per group.
-            arms: int [len(tasks), G], the index into `banks` for each rollout.
-            banks: the banks in play.
+            arms: int [len(tasks), G], the index into `contexts` for each rollout; a
+                negative one is not played.
+            contexts: the contexts in play.
             sampling: how responses are sampled.
             seed: all sampling follows from it.
 
         Returns:
-            len(tasks) * G episodes, ordered by group, then by index within the group.
+            The episodes, ordered by group, then by index within the group.
         """
         try:
-            played = await self._collect(tasks, arms, banks, sampling, seed)
+            played = await self._collect(tasks, arms, contexts, sampling, seed)
         except ExceptionGroup as group:  # the first failure cancels the others
             raise group.exceptions[0] from group
         if distributed.is_alone():
@@ -72,9 +89,7 @@ class Collector:
         # This blocks, but nothing else is left to do.
         shares = distributed.gather([episode.to_json() for episode in played])
         episodes = [
-            Episode.from_json(tasks[document["group"]], document)
-            for share in shares
-            for document in share
+            Episode.from_json(document) for share in shares for document in share
         ]
         return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
@@ -82,7 +97,7 @@ class Collector:
         self,
         tasks: Sequence[Task],
         arms: np.ndarray,
-        banks: Sequence[SkillBank],
+        contexts: Sequence[Context],
         sampling: Sampling,
         seed: int,
     ) -> list[Episode]:
@@ -90,10 +105,9 @@ class Collector:
 
         async def play(group: int, index: int) -> Episode:
             arm = int(arms[group, index])
-            bank = banks[arm]
-            episode = Episode(tasks[group], group, index, arm, bank.hash)
+            episode = Episode(tasks[group], group, index, arm, contexts[arm].hash)
             async with gate:
-                await self._play(episode, bank, sampling, seed)
+                await self._play(episode, contexts[arm], sampling, seed)
             return episode
 
         async with asyncio.TaskGroup() as running:
@@ -101,21 +115,23 @@ class Collector:
                 running.create_task(play(group, index))
                 for group in distributed.share(len(tasks))
                 for index in range(arms.shape[1])
+                if arms[group, index] >= 0
             ]
         return [episode.result() for episode in episodes]
 
     async def _play(
-        self, episode: Episode, bank: SkillBank, sampling: Sampling, seed: int
+        self, episode: Episode, context: Context, sampling: Sampling, seed: int
     ) -> None:
         """Fill in `episode` by playing it to its end."""
         session = f"{seed}/{episode.group}/{episode.index}"
-        with self.pool.open(episode.task.id) as environment:
+        with self.players.open(episode.task.id) as environment:
             episode.goal, now = await environment.reset(episode.task)
-            talk = Conversation(self.prompts, episode.goal, now.text, now.admissible)
+            guide = await context.begin(episode.task, episode.goal, now)
+            talk = Conversation(self.prompts, episode.goal, now, guide)
+            previous = None  # the last action that did not answer a question
             while not now.done and len(episode.turns) < self.max_turns:
-                previous = episode.turns[-1].action if episode.turns else None
-                skills = bank.active(previous)
-                prompt = talk.prompt(now.admissible, skills)
+                notes = guide.notes(now, previous)
+                prompt = talk.prompt(now, notes)
                 trunk = talk.trunks[prompt.window][: prompt.trunk_length]
                 completion = await self.engine.generate(
                     Request(
@@ -126,7 +142,14 @@ class Collector:
                     )
                 )
                 text = self.prompts.tokenizer.decode(completion.tokens)
-                action, valid = project(text, now.admissible)
+                action = self.action_format.parse(text, guide.tags)
+                before, reply = now, None
+                if action.tag in guide.tags:
+                    reply = await guide.answer(action)
+                if reply is None:
+                    now = await environment.step(action.text)
+                else:
+                    now = replace(now, text=reply, reward=0.0, understood=True)
                 episode.turns.append(
                     Turn(
                         window=prompt.window,
@@ -135,19 +158,25 @@ class Collector:
                         response=completion.tokens,
                         logprobs=completion.logprobs,
                         version=completion.version,
-                        observation=now.text,
+                        stopped=completion.stopped,
+                        observation=before.text,
                         text=text,
-                        action=action,
-                        valid=valid,
-                        active_skills=tuple(skill.name for skill in skills),
+                        action=action.text,
+                        reward=now.reward,
+                        valid=action.well_formed and now.understood,
+                        active_skills=tuple(note.name for note in notes),
                     )
                 )
-                now = await environment.step(action)
-                talk.advance(action, now.text)
-                episode.reward += now.reward
+                talk.advance(action.text, now.text)
+                previous = previous if before.question else action.text
+            episode.final_observation = now.text
+            if not now.done:
+                now = await environment.finish()
+                episode.turns[-1].reward += now.reward
         self.engine.release(session)
-        episode.final_observation = now.text
+        episode.reward = sum((turn.reward for turn in episode.turns), 0.0)
         episode.success = now.success
+        episode.scores = dict(now.scores)
         episode.trunks = [np.asarray(trunk, np.int32) for trunk in talk.trunks]
 
 
@@ -166,9 +195,12 @@ def rollout_metrics(
     episodes: Sequence[Episode], seconds: float, *, prefix: str = "rollout"
 ) -> dict[str, float]:
     """Summarise episodes; collecting them took so many seconds."""
+    if not episodes:
+        return {f"time/{prefix}": seconds}
     turns = [turn for episode in episodes for turn in episode.turns]
     sampled = sum(len(turn.response) for turn in turns)
     prompt = sum(turn.trunk_length + len(turn.branch) for turn in turns)
+    names = sorted({name for episode in episodes for name in episode.scores})
     return {
         f"{prefix}/success": float(np.mean([e.success for e in episodes])),
         f"{prefix}/turns": len(turns) / len(episodes),
@@ -178,4 +210,7 @@ def rollout_metrics(
         f"{prefix}/windows": float(np.mean([len(e.trunks) for e in episodes])),
         f"time/{prefix}": seconds,
         f"speed/{prefix}_tokens": sampled / seconds,
+    } | {
+        f"{prefix}/{name}": float(np.mean([e.scores.get(name, 0.0) for e in episodes]))
+        for name in names
     }

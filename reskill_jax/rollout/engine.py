@@ -59,11 +59,6 @@ class Completion:
 class Engine(Protocol):
     """Samples responses from the current weights."""
 
-    @property
-    def urls(self) -> Sequence[str]:
-        """Addresses of servers that a creator may ask as well; none: it has none."""
-        ...
-
     async def generate(self, request: Request) -> Completion:
         """Sample one response; many calls run concurrently and are batched."""
         ...

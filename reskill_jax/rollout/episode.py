@@ -3,7 +3,7 @@
 Token ids travel, never text: the trainer sees exactly the ids that the engine saw and
 sampled. A prompt is a prefix of the episode's *trunk* (text that stays true: role,
 goal, observations and actions) followed by the turn's *branch* (what matters for this
-turn only: admissible actions, fired skills, the instruction).
+turn only: admissible actions, active skills, the request).
 """
 
 import base64
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.task import Task
 from reskill_jax.skills.episode_record import EpisodeRecord
 
 _TOKENS, _FLOATS = "<i4", "<f4"  # how arrays are written
@@ -26,13 +26,19 @@ class Turn:
 
     Attributes:
         window: index into `Episode.trunks` of the trunk that the prompt began with.
-        trunk_length: how many of that trunk's tokens the prompt held. branch: int32
-        [n], the prompt after the trunk. response: int32 [m], the sampled tokens.
-        logprobs: float32 [m], the engine's log-probs of them. version: weight version
-        that sampled them. observation: text that the agent saw before acting. text: the
-        response as text. action: the projected action, as sent to the environment.
-        valid: whether the response had the requested form and the action was
-        admissible. fired: names of the skills shown at this turn, in bank order.
+        trunk_length: how many of that trunk's tokens the prompt held.
+        branch: int32 [n], the prompt after the trunk.
+        response: int32 [m], the sampled tokens.
+        logprobs: float32 [m], the engine's log-probs of them.
+        version: weight version that sampled them.
+        observation: text that the agent saw before acting.
+        text: the response as text.
+        action: the parsed action, as sent to the environment.
+        valid: whether the response was well formed and the environment understood it.
+        active_skills: names of the notes shown at this turn, in the context's order.
+        reward: of the environment for this action; for the last turn with what was
+            paid at the turn limit.
+        stopped: whether the response ended by itself, not by the length limit.
     """
 
     window: int
@@ -46,6 +52,8 @@ class Turn:
     action: str
     valid: bool
     active_skills: tuple[str, ...] = ()
+    reward: float = 0.0
+    stopped: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as a JSON document; see `Episode.to_json`."""
@@ -63,64 +71,66 @@ class Turn:
 
 @dataclass
 class Episode:
-    """One rollout of one task on one bank.
+    """One rollout of one task on one context.
 
     Attributes:
         task: the task played.
         group: index of the task in the batch; rollouts of one group share it.
         index: index of the rollout within its group.
-        arm: arm of the trial (0 is the incumbent bank).
-        bank: content hash of the skill bank it ran on.
+        arm: index of its context in the plan; in a trial 0 is the incumbent.
+        context: content hash of the context that it ran on.
         goal: the task's goal sentence.
         trunks: int32 arrays, one per window; the last may hold tokens that came after
             the last turn.
         turns: in order.
         final_observation: text after the last action.
-        reward: sum of the environment's rewards.
-        success: whether the goal was reached within the step limit.
+        reward: sum of the environment's rewards, as it gave them.
+        success: whether the goal was reached within the turn limit.
+        scores: further figures that the environment gave at the end.
     """
 
     task: Task
     group: int
     index: int
     arm: int
-    bank: str
+    context: str
     goal: str = ""
     trunks: list[np.ndarray] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     final_observation: str = ""
     reward: float = 0.0
     success: bool = False
+    scores: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the task, which its group tells, as a JSON document.
+        """Return all of it as a JSON document.
 
         It is exact: floats are, and arrays are the base64 of their bytes, which is
         shorter than their digits and takes a fraction of the time.
         """
-        document = vars(self) | {
+        return vars(self) | {
+            "task": vars(self.task),
             "trunks": [_encode(trunk, _TOKENS) for trunk in self.trunks],
             "turns": [turn.to_json() for turn in self.turns],
         }
-        del document["task"]
-        return document
 
     @classmethod
-    def from_json(cls, task: Task, document: Mapping[str, Any]) -> Self:
-        """Make the episode of a task and a document.
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Make the episode of a document.
 
         Raises:
             ValueError: the document is none of `to_json`.
         """
         try:
-            names = {f.name for f in fields(cls)} - {"task"}
+            names = {f.name for f in fields(cls)}
             if differing := document.keys() ^ names:
                 raise ValueError(f"missing or unknown: {sorted(differing)}")
             parts = {
+                "task": Task(**document["task"]),
                 "trunks": [_decode(trunk, _TOKENS) for trunk in document["trunks"]],
                 "turns": [Turn.from_json(turn) for turn in document["turns"]],
             }
-            episode = cls(task=task, **{**document, **parts})
+            episode = cls(**{**document, **parts})
             lengths = [len(trunk) for trunk in episode.trunks]
             for number, turn in enumerate(episode.turns):
                 if not (
@@ -139,7 +149,7 @@ class Episode:
             task=self.task.id,
             kind=self.task.kind,
             goal=self.goal,
-            bank=self.bank,
+            bank=self.context,
             step=step,
             success=self.success,
             actions=self.actions,
@@ -150,7 +160,7 @@ class Episode:
 
     @property
     def actions(self) -> tuple[str, ...]:
-        """Projected actions, in order."""
+        """Parsed actions, in order."""
         return tuple(turn.action for turn in self.turns)
 
     @property

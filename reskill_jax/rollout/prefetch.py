@@ -2,7 +2,7 @@
 
     batch = batches.take(step, params, version)      # the step's episodes
     batches.start(step + 1, params, version)         # in a thread ...
-    params = update(params, batch.episodes)          # ... while the policy trains
+    params = update(params, batch.training_episodes) # ... while the policy trains
 
 A batch that is started ahead is sampled by the weights that the update beside it starts
 from, so it is one update old when it is learnt from. The engine gets weights only
@@ -12,21 +12,31 @@ is made longer goes on as it began, with a batch of the newest weights.
 """
 
 import asyncio
-import itertools
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from reskill_jax.environments.protocol import Task
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.rollout.episode import Episode
 
-# Settles at the call what a step plays; plays it when awaited.
-Collect = Callable[[int], Coroutine[Any, Any, list[Episode]]]
+
+class Planned(NamedTuple):
+    """What a step plays, settled; nothing is played yet.
+
+    Attributes:
+        episodes: plays them when awaited.
+        train: groups that the policy learns from.
+    """
+
+    episodes: Coroutine[Any, Any, list[Episode]]
+    train: frozenset[int]
+
+
+Plan = Callable[[int], Planned]  # of a step
 
 
 @dataclass(frozen=True)
@@ -35,13 +45,20 @@ class Batch:
 
     Attributes:
         episodes: ordered by group, then by index within the group.
-        seconds: that it took to collect them.
+        train: groups that the policy learns from.
+        seconds: that it took to collect the episodes.
         waited: seconds that the trainer had to wait for it.
     """
 
     episodes: list[Episode]
+    train: frozenset[int]
     seconds: float
     waited: float = 0.0
+
+    @property
+    def training_episodes(self) -> list[Episode]:
+        """Those that the policy learns from."""
+        return [episode for episode in self.episodes if episode.group in self.train]
 
     def metrics(self, version: int) -> dict[str, float]:
         """Summarise it for a trainer whose weights have this version.
@@ -53,35 +70,32 @@ class Batch:
         sampled = sum(len(turn.response) for turn in turns)
         behind = sum(len(turn.response) * (version - turn.version) for turn in turns)
         return rollout_metrics(self.episodes, self.seconds) | {
-            "rollout/staleness": behind / sampled,
+            "rollout/staleness": behind / max(sampled, 1),
             "time/wait": self.waited,
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON document, but for the tasks, which the step tells."""
-        return vars(self) | {"episodes": [e.to_json() for e in self.episodes]}
+        """Return it as a JSON document."""
+        return vars(self) | {
+            "episodes": [episode.to_json() for episode in self.episodes],
+            "train": sorted(self.train),
+        }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], tasks: Sequence[Task]) -> Self:
-        """Make the batch of a document and of its step's tasks.
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Make the batch of a document.
 
         Raises:
-            ValueError: the document is none of `to_json`, or not of so many tasks.
+            ValueError: the document is none of `to_json`.
         """
         try:
-            episodes = [
-                Episode.from_json(tasks[stored["group"]], stored)
-                for stored in document["episodes"]
-            ]
-            size = len(episodes) // len(tasks)
-            places = list(itertools.product(range(len(tasks)), range(size)))
-            if not places or [(e.group, e.index) for e in episodes] != places:
-                raise ValueError(
-                    f"{len(episodes)} episodes are not the groups of {len(tasks)} "
-                    "tasks, in order"
-                )
-            return cls(**{**document, "episodes": episodes})
-        except (IndexError, KeyError, TypeError, ValueError) as error:
+            episodes = [Episode.from_json(stored) for stored in document["episodes"]]
+            places = [(episode.group, episode.index) for episode in episodes]
+            if places != sorted(set(places)):
+                raise ValueError("the episodes are not ordered by group and index")
+            train = frozenset(document["train"])
+            return cls(**{**document, "episodes": episodes, "train": train})
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the checkpoint's batch is not a recorded one ({error!r}): resume "
                 "with the version that wrote it, or choose another --workdir"
@@ -91,16 +105,16 @@ class Batch:
 class Batches:
     """Hands out the batches of the steps; see the module's docstring."""
 
-    def __init__(self, engine: Engine, collect: Collect, version: int):
+    def __init__(self, engine: Engine, plan: Plan, version: int):
         """Have nothing started.
 
         Args:
-            engine: that `collect` samples with; only this object gives it weights.
-            collect: plays a step's episodes.
+            engine: that episodes are sampled with; only this object gives it weights.
+            plan: settles what a step plays.
             version: of the weights that the engine has.
         """
         self._engine = engine
-        self._collect = collect
+        self._plan = plan
         self._version: int | None = version  # None: the engine sleeps
         self._running: _Thread | None = None
         self._ahead: Batch | None = None
@@ -120,7 +134,7 @@ class Batches:
         if self._ahead is None:
             started = time.perf_counter()
             self.serve(params, version)
-            batch = asyncio.run(_timed(self._collect(step)))
+            batch = asyncio.run(_timed(self._plan(step)))
             return replace(batch, waited=time.perf_counter() - started)
         batch, self._ahead = self._ahead, None
         return batch
@@ -128,7 +142,7 @@ class Batches:
     def start(self, step: int, params: Any, version: int) -> None:
         """Begin to collect the batch of a step, in a thread; see `take`."""
         self.serve(params, version)
-        self._running = _Thread(_timed(self._collect(step)))
+        self._running = _Thread(_timed(self._plan(step)))
 
     def serve(self, params: Any, version: int) -> None:
         """Wait for the batch that was started; then let the engine have these weights.
@@ -151,13 +165,13 @@ class Batches:
         self._wait()
         return self._ahead.to_json() if self._ahead else None
 
-    def restore(self, state: Mapping[str, Any] | None, tasks: Sequence[Task]) -> None:
-        """Go back to a state; `tasks` are those of the next step.
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go back to a state.
 
         Raises:
             ValueError: it cannot be read.
         """
-        self._ahead = Batch.from_json(state, tasks) if state else None
+        self._ahead = Batch.from_json(state) if state else None
 
     def close(self) -> None:
         """Stop collecting; to be called before the engine is closed."""
@@ -172,10 +186,10 @@ class Batches:
             self._ahead = replace(batch, waited=time.perf_counter() - started)
 
 
-async def _timed(work: Coroutine[Any, Any, list[Episode]]) -> Batch:
+async def _timed(planned: Planned) -> Batch:
     started = time.perf_counter()
-    episodes = await work
-    return Batch(episodes, time.perf_counter() - started)
+    episodes = await planned.episodes
+    return Batch(episodes, planned.train, time.perf_counter() - started)
 
 
 class _Thread(threading.Thread):

@@ -2,7 +2,7 @@
 
 Text that stays true for the rest of an episode (role, instructions, goal, then action
 and observation of every turn) is the *trunk* and only grows. What matters for one turn
-only (admissible actions, fired skills, the request to act) is that turn's *branch*.
+only (admissible actions, active skills, the request to act) is that turn's *branch*.
 Segments are tokenised separately and once; the flat prompt of turn t is ``trunk[:n_t] +
 branch_t``.
 
@@ -10,86 +10,14 @@ branch_t``.
 which nothing is shared between turns: the trunk is empty and the branch is everything.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reskill_jax.environments.protocol import Observation
+from reskill_jax.environments.wording import Wording
 from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.rollout.context import Guide, Note
 from reskill_jax.skills.skill import Skill
-
-_ACTION = re.compile(r"<action>(.*?)</action>", re.DOTALL)
-_UNTAGGED_TAIL = 30  # characters sent when a response has no tags (published rule)
-
-
-@dataclass(frozen=True)
-class Wording:
-    """The fixed text around what the environment says.
-
-    Attributes:
-        role: opening of the trunk, with everything that never changes.
-        start: first observation, may name the goal.
-        usual: the admissible actions of the first turn, end of the opening.
-        turn: one action and the observation that followed.
-        actions: the admissible actions.
-        all_usual, but, and_also: say which actions are possible by naming those of
-            the usual ones that are not, and those that are not usual.
-        skill: one fired skill.
-        skills: the section around the fired skills; "" for nothing.
-        no_skill: stands in the section when none fired.
-        request: the last line, asking for a response; may repeat the goal.
-    """
-
-    role: str
-    start: str
-    usual: str
-    turn: str
-    actions: str
-    all_usual: str
-    but: str
-    and_also: str
-    skill: str
-    skills: str
-    no_skill: str
-    request: str
-
-
-FULL = Wording(
-    role=(
-        "You act in a text world and must reach a goal, one command at a time. At each "
-        "turn you get the commands that are possible now, and skills that may help: "
-        "read when each one applies and follow those that do. Think in one sentence, "
-        "name the skill that you apply if there is one, and end with your command "
-        "between <action> and </action>.\n\n"
-    ),
-    start="Goal: {goal}\n\nWhat you see: {observation}\n",
-    usual="\nUsual commands: {actions}\n",
-    turn="\nCommand {turn}: {action}\nWhat you see: {observation}\n",
-    actions="\nPossible commands: {actions}\n",
-    all_usual="all usual ones",
-    but=" but {actions}",
-    and_also="; also {actions}",
-    skill="- {name}. When: {when_to_use} Then: {action}{example}\n",
-    skills="\nSkills:\n{skills}",
-    no_skill="(no skill applies to this turn)\n",
-    request="\nYour turn {turn} of at most {max_turns}.",
-)
-
-BRIEF = Wording(
-    role="",
-    start="{observation}\n",
-    usual="[{actions}]\n",
-    turn="> {action}\n{observation}\n",
-    actions="[{actions}]\n",
-    all_usual="as above",
-    but=", not {actions}",
-    and_also="; {actions}",
-    skill="* {when_to_use} {action}\n",
-    skills="{skills}",
-    no_skill="",
-    request="{goal}\n",  # a small policy hardly finds a goal that is far back
-)
-
-WORDINGS = {"full": FULL, "brief": BRIEF}
 
 
 @dataclass(frozen=True)
@@ -112,19 +40,19 @@ class PromptBuilder:
 
     Args:
         tokenizer: segments are encoded with it, special tokens only from templates.
-        wording: a key of `WORDINGS`.
+        wording: the environment's texts.
         layout: ``tree`` or ``paper``.
         max_tokens: budget of a flat prompt, in tokens.
         max_turns: shown to the agent.
         history: newest turns that the paper layout shows.
-        show_actions: whether the admissible actions are listed.
+        show_actions: whether the admissible actions, or the hint, are shown.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         *,
-        wording: str,
+        wording: Wording,
         layout: str,
         max_tokens: int,
         max_turns: int,
@@ -132,28 +60,37 @@ class PromptBuilder:
         show_actions: bool = True,
     ):
         self.tokenizer = tokenizer
-        self.wording = WORDINGS[wording]
+        self.wording = wording
         self.layout = layout
         self.max_tokens = max_tokens
         self.max_turns = max_turns
         self.history = history
         self.show_actions = show_actions
 
-    def usual(self, admissible: Sequence[str]) -> tuple[str, ...]:
+    def usual(self, observation: Observation) -> tuple[str, ...]:
         """Return what the trunk lists of the first turn's actions: all or nothing."""
-        listed = ", ".join(admissible)
+        actions = observation.actions or ()
+        listed = ", ".join(actions)
         if not self.show_actions or self._cut(listed, 4) != listed:
             return ()
-        return tuple(admissible)
+        return actions
 
-    def head(self, goal: str, observation: str, usual: Sequence[str] = ()) -> list[int]:
-        """Encode what every window of an episode begins with."""
+    def head(
+        self, goal: str, observation: str, guide: Guide, usual: Sequence[str] = ()
+    ) -> list[int]:
+        """Encode what every window of an episode begins with.
+
+        What depends on the guide comes last where it can, so that rollouts of a group
+        on different contexts share what comes before.
+        """
         text = self.wording.start.format(
             goal=self._cut(goal, 8), observation=self._cut(observation, 4)
         )
-        text = self.wording.role + text
+        text = self._role(guide) + text
         if usual:
             text += self.wording.usual.format(actions=", ".join(usual))
+        if guide.opening:
+            text += f"\n{self._cut(guide.opening, 4)}\n"
         text = text.lstrip() if self.tokenizer.trims else text
         return list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
 
@@ -170,18 +107,24 @@ class PromptBuilder:
         self,
         turn: int,
         goal: str,
-        admissible: Sequence[str],
-        skills: Sequence[Skill],
+        observation: Observation,
+        notes: Sequence[Skill | Note] | None,
         usual: Sequence[str] = (),
     ) -> list[int]:
-        """Encode what is said at one turn only, up to the start of the response."""
+        """Encode what is said at one turn only, up to the start of the response.
+
+        Without a section for notes, `notes` is None.
+        """
         wording = self.wording
         text = ""
-        if self.show_actions:
-            listed = self._cut(list_actions(wording, admissible, usual), 4)
+        if self.show_actions and observation.actions is not None:
+            listed = self._cut(list_actions(wording, observation.actions, usual), 4)
             text += wording.actions.format(actions=listed)
-        shown = "".join(render_skill(wording, s) for s in skills) or wording.no_skill
-        text += wording.skills.format(skills=shown)
+        elif self.show_actions and observation.hint:
+            text += wording.hint.format(hint=self._cut(observation.hint, 4))
+        if notes is not None:
+            shown = "".join(render_note(wording, note) for note in notes)
+            text += wording.skills.format(skills=shown or wording.no_skill)
         text += wording.request.format(
             turn=turn, max_turns=self.max_turns, goal=self._cut(goal, 8)
         )
@@ -193,20 +136,23 @@ class PromptBuilder:
         goal: str,
         observations: Sequence[str],
         actions: Sequence[str],
-        admissible: Sequence[str],
-        skills: Sequence[Skill],
+        observation: Observation,
+        guide: Guide,
+        notes: Sequence[Skill | Note] | None,
     ) -> list[int]:
         """Encode the published order: counters, history, current state, request.
 
         Oldest turns go first when the prompt would pass its budget.
         """
-        branch = self.branch(len(actions) + 1, goal, admissible, skills)
+        branch = self.branch(len(actions) + 1, goal, observation, notes)
         now = self.tokenizer.encode(f"\nNow: {self._cut(observations[-1], 4)}\n")
         for shown in range(min(len(actions), self.history), -1, -1):
             past = list(zip(observations, actions, strict=False))
             past = past[len(past) - shown :]
             first = len(actions) - shown + 1
-            text = f"{self.wording.role}Goal: {self._cut(goal, 8)}\n"
+            text = f"{self._role(guide)}Goal: {self._cut(goal, 8)}\n"
+            if guide.opening:
+                text += f"\n{self._cut(guide.opening, 4)}\n"
             if actions:
                 text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
             text += "".join(
@@ -222,6 +168,10 @@ class PromptBuilder:
             if len(prompt) <= self.max_tokens:
                 return prompt
         raise self._over_budget(len(prompt))
+
+    def _role(self, guide: Guide) -> str:
+        with_skills = guide.shows_skills and self.wording.role_with_skills
+        return with_skills or self.wording.role
 
     def _cut(self, text: str, parts: int) -> str:
         """Bound untrusted text to a share of the budget, in tokens at worst."""
@@ -258,8 +208,11 @@ def list_actions(
     return text if known and len(text) < len(everything) else everything
 
 
-def render_skill(wording: Wording, skill: Skill) -> str:
-    """Render one fired skill."""
+def render_note(wording: Wording, note: Skill | Note) -> str:
+    """Render one active skill, or another note as it is."""
+    if isinstance(note, Note):
+        return f"{note.text}\n"
+    skill = note
     return wording.skill.format(
         name=skill.name,
         when_to_use=skill.when_to_use,
@@ -275,36 +228,43 @@ class Conversation:
         builder: renders.
         goal: the task's.
         observation: the first one.
-        admissible: the first turn's actions.
+        guide: the context's, for this episode.
     """
 
     def __init__(
         self,
         builder: PromptBuilder,
         goal: str,
-        observation: str,
-        admissible: Sequence[str],
+        observation: Observation,
+        guide: Guide,
     ):
         self._builder = builder
         self._goal = goal
-        self._usual = builder.usual(admissible)
-        self._head = builder.head(goal, observation, self._usual)
+        self._guide = guide
+        self._usual = builder.usual(observation)
+        self._head = builder.head(goal, observation.text, guide, self._usual)
         self._turns: list[list[int]] = []  # encoded past turns
-        self.observations = [observation]
+        self.observations = [observation.text]
         self.actions: list[str] = []
         self.trunks: list[list[int]] = [list(self._head)]
 
-    def prompt(self, admissible: Sequence[str], skills: Sequence[Skill]) -> Prompt:
+    def prompt(self, observation: Observation, notes: Sequence[Skill | Note]) -> Prompt:
         """Render the prompt of the current turn, opening a new window if it must."""
         builder = self._builder
+        section = notes if self._guide.shows_skills or notes else None
         if builder.layout == "paper":
             self.trunks[-1] = []
             whole = builder.paper(
-                self._goal, self.observations, self.actions, admissible, skills
+                self._goal,
+                self.observations,
+                self.actions,
+                observation,
+                self._guide,
+                section,
             )
             return Prompt(0, 0, whole)
         turn = len(self.actions) + 1
-        branch = builder.branch(turn, self._goal, admissible, skills, self._usual)
+        branch = builder.branch(turn, self._goal, observation, section, self._usual)
         if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
             self._reopen(len(branch))
         return Prompt(len(self.trunks) - 1, len(self.trunks[-1]), branch)
@@ -335,19 +295,3 @@ class Conversation:
             turns = len(self._turns[-1]) if self._turns else 0
             raise self._builder._over_budget(len(self._head) + turns + branch)
         self.trunks.append(self._head + [t for turn in newest for t in turn])
-
-
-def project(response: str, admissible: Sequence[str]) -> tuple[str, bool]:
-    """Extract the command from a response; tell whether the turn is valid.
-
-    The command is the text of the first ``<action>..</action>`` of the lower-cased
-    response; without tags its last 30 characters are sent. A turn is valid if it has
-    tags and the command is admissible. (The official code asks only for the tags and
-    for the absence of CJK characters, which an admissible command rules out.)
-    """
-    lowered = response.lower()
-    found = _ACTION.search(lowered)
-    if found is None:
-        return lowered[-_UNTAGGED_TAIL:].strip(), False
-    action = " ".join(found[1].split())
-    return action, action in admissible

@@ -5,6 +5,7 @@ Rule tables belong to environments; the offline creator writes skills from them.
 
 from dataclasses import dataclass
 
+from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.skill import Skill, Trigger
 
 
@@ -47,3 +48,18 @@ class Rule:
             trigger=trigger,
             example=self.example,
         )
+
+
+@dataclass(frozen=True)
+class RuleTable:
+    """What an environment tells the offline creator.
+
+    Attributes:
+        rules: skills that it may propose.
+        assertions: checks that episodes are graded by, in the order of blame.
+        patterns: of actions, from which checks are mined.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    assertions: tuple[Assertion, ...] = ()
+    patterns: tuple[str, ...] = ()

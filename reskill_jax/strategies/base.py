@@ -1,98 +1,125 @@
-"""The one seam for every method: which banks are in play, what is learnt of them.
+"""The one seam for every method: what is played, on which contexts, what is learnt.
 
-GRPO is the strategy with one empty bank; a static library is one bank that never
+GRPO is the strategy with one empty context; a static library is one bank that never
 changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from reskill_jax.creator.proposal import Creator
+from reskill_jax.environments.task import Task
+from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.skill import SkillBank
+
+# Returns the next so many tasks of the training panel; see `panels.TaskStream`.
+Draw = Callable[[int], Sequence[Task]]
+
+NOT_PLAYED = -1  # in `Plan.arms`
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a step plays.
+
+    Attributes:
+        tasks: one per group; usually drawn, but a strategy may name others, or none.
+        contexts: by arm.
+        arms: int32 [B, G], the context of every rollout; `NOT_PLAYED` for none.
+        train: bool [B], whether the policy learns from a group. Where it learns from
+            none, weights and the engine's caches stay as they are.
+    """
+
+    tasks: tuple[Task, ...]
+    contexts: tuple[Context, ...]
+    arms: np.ndarray
+    train: np.ndarray
+
+    @property
+    def training_groups(self) -> frozenset[int]:
+        """Indices of the groups that the policy learns from."""
+        return frozenset(np.flatnonzero(self.train).tolist())
+
+    @classmethod
+    def alike(cls, tasks: Sequence[Task], context: Context, group_size: int) -> "Plan":
+        """Plan that everybody plays on one context, and that the policy learns."""
+        return cls(
+            tasks=tuple(tasks),
+            contexts=(context,),
+            arms=np.zeros((len(tasks), group_size), np.int32),
+            train=np.ones(len(tasks), bool),
+        )
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a step's episodes.
+
+    Attributes:
+        metrics: for the log.
+        events: what happened, one line each, e.g. that a trial began or was decided.
+        decisions: trials decided at this step, as JSON documents.
+        status: the state of affairs in a few words, for the progress line.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
+    decisions: tuple[dict[str, Any], ...] = ()
+    status: str = ""
 
 
 class Strategy(Protocol):
-    """A method's decisions about skills, between rollouts and updates."""
+    """A method's decisions, between rollouts and updates.
+
+    Of several processes, the leader has the strategy and the others are told.
+    """
+
+    def plan(self, step: int, draw: Draw) -> Plan:
+        """Decide what a step plays."""
+        ...
+
+    def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
+        """Learn from the episodes of the step's plan, ordered by group and index."""
+        ...
 
     @property
-    def banks(self) -> tuple[SkillBank, ...]:
-        """Banks in play, by arm; the first is the accepted one, used in evaluation."""
-        ...
-
-    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
-        """Return the arm of every rollout: int [tasks, group_size]."""
-        ...
-
-    def trains_policy(self, step: int) -> bool:
-        """Tell whether the policy learns from a step's episodes."""
-        ...
-
-    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Learn from a step's episodes; return metrics."""
+    def incumbent(self) -> Context:
+        """The context that evaluation uses: the accepted one, never one on trial."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Return everything that changes, as JSON values."""
+        """Return everything that changes, as a JSON document."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         ...
 
-    def status(self) -> str:
-        """Describe the state of affairs in a few words, for the progress line."""
-        ...
 
-    def take_events(self) -> list[str]:
-        """Return, once, what happened since the last call: trials begun and decided."""
-        ...
+@dataclass(frozen=True)
+class Setup:
+    """What a strategy can be made of.
 
-    def history(self) -> list[dict[str, Any]]:
-        """Return all decided trials as JSON documents, oldest first."""
-        ...
+    Attributes:
+        settings: the section `strategy` of the configuration.
+        trial: the section `trial`.
+        seed: of the run.
+        num_steps: steps of the run.
+        tasks_per_step: groups that a step usually has.
+        group_size: rollouts per task.
+        make_creator: makes the creator that the configuration names; its argument
+            tells whether it analyses episodes (ablation).
+        resources: what contexts need and JSON cannot hold, by name.
+    """
 
-
-@dataclass
-class Static:
-    """One bank for everyone, for ever; with an empty bank, plain GRPO."""
-
-    bank: SkillBank = field(default_factory=SkillBank)
-
-    @property
-    def banks(self) -> tuple[SkillBank, ...]:
-        """The one bank."""
-        return (self.bank,)
-
-    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
-        """Give everyone the one bank."""
-        return np.zeros((tasks, group_size), np.int32)
-
-    def trains_policy(self, step: int) -> bool:
-        """Train at every step."""
-        return True
-
-    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Learn nothing."""
-        return {}
-
-    def state(self) -> dict[str, Any]:
-        """Nothing changes."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
-
-    def status(self) -> str:
-        """Tell how many skills there are."""
-        return f"{len(self.bank.skills)} skills"
-
-    def take_events(self) -> list[str]:
-        """Nothing happens."""
-        return []
-
-    def history(self) -> list[dict[str, Any]]:
-        """No trials are held."""
-        return []
+    settings: Mapping[str, Any]
+    trial: Mapping[str, Any]
+    seed: int
+    num_steps: int
+    tasks_per_step: int
+    group_size: int
+    make_creator: Callable[[bool], Creator]
+    resources: Mapping[str, Any] = field(default_factory=dict)

@@ -1,52 +1,60 @@
 """A strategy for many processes: the first decides, all do as it says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from reskill_jax import distributed
+from reskill_jax.environments.task import Task
+from reskill_jax.rollout.context import Context, context_to_json, open_context
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.operations import bank_from_json, bank_to_json
-from reskill_jax.skills.skill import SkillBank
-from reskill_jax.strategies.base import Strategy
+from reskill_jax.strategies.base import Draw, Learned, Plan, Strategy
 
 
 class Leader:
     """Holds the strategy in the leader; the other processes hear what it decides.
 
     So statistics, random draws and calls to language models are made once, and the
-    processes cannot drift apart. What only the leader writes (state, events, history,
-    status) only the leader knows.
+    processes cannot drift apart. Its state is the leader's alone.
     """
 
-    def __init__(self, make: Callable[[], Strategy]):
-        """Make the leader's strategy; the others have none."""
+    def __init__(self, make: Callable[[], Strategy], resources: Mapping[str, Any]):
+        """Make the leader's strategy; the others have none.
+
+        Args:
+            make: makes it.
+            resources: see `open_context`.
+        """
         self._strategy = make() if distributed.is_leader() else None
-        self._banks: tuple[SkillBank, ...] = ()
-        self._tell_banks()
+        self._resources = resources
+        self._incumbent = self._hear_incumbent()
+
+    def plan(self, step: int, draw: Draw) -> Plan:
+        """Plan as the leader does."""
+        document = distributed.on_leader(
+            lambda: _plan_to_json(self._known().plan(step, draw))
+        )
+        return _plan_from_json(document, self._resources)
+
+    def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
+        """Let the leader learn; all get what came of it."""
+        document = distributed.on_leader(
+            lambda: asdict(self._known().observe(step, episodes))
+        )
+        self._incumbent = self._hear_incumbent()
+        return Learned(
+            metrics=document["metrics"],
+            events=tuple(document["events"]),
+            decisions=tuple(document["decisions"]),
+            status=document["status"],
+        )
 
     @property
-    def banks(self) -> tuple[SkillBank, ...]:
-        """The leader's banks."""
-        return self._banks
-
-    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
-        """Assign as the leader does."""
-        arms = distributed.on_leader(
-            lambda: self._known().assign(seed, tasks, group_size).tolist()
-        )
-        return np.array(arms, np.int32)
-
-    def trains_policy(self, step: int) -> bool:
-        """Train when the leader does."""
-        return distributed.on_leader(lambda: self._known().trains_policy(step))
-
-    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Let the leader learn; all get its metrics, and its banks."""
-        metrics = distributed.on_leader(lambda: self._known().observe(step, episodes))
-        self._tell_banks()
-        return metrics
+    def incumbent(self) -> Context:
+        """The leader's."""
+        return self._incumbent
 
     def state(self) -> dict[str, Any]:
         """Return the leader's state; nothing elsewhere."""
@@ -54,28 +62,35 @@ class Leader:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state of the leader."""
-        if self._strategy:
-            self._strategy.restore(state)
-        self._tell_banks()
-
-    def status(self) -> str:
-        """Describe the state of affairs."""
-        return self._known().status()
-
-    def take_events(self) -> list[str]:
-        """Return, once, what happened since the last call."""
-        return self._known().take_events()
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return all decided trials, oldest first."""
-        return self._known().history()
+        distributed.on_leader(lambda: self._known().restore(state))
+        self._incumbent = self._hear_incumbent()
 
     def _known(self) -> Strategy:
         assert self._strategy is not None, "only the leader has a strategy"
         return self._strategy
 
-    def _tell_banks(self) -> None:
-        documents = distributed.on_leader(
-            lambda: [bank_to_json(bank) for bank in self._known().banks]
+    def _hear_incumbent(self) -> Context:
+        document = distributed.on_leader(
+            lambda: context_to_json(self._known().incumbent)
         )
-        self._banks = tuple(bank_from_json(document) for document in documents)
+        return open_context(document, self._resources)
+
+
+def _plan_to_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "tasks": [asdict(task) for task in plan.tasks],
+        "contexts": [context_to_json(context) for context in plan.contexts],
+        "arms": plan.arms.tolist(),
+        "train": plan.train.tolist(),
+    }
+
+
+def _plan_from_json(document: Mapping[str, Any], resources: Mapping[str, Any]) -> Plan:
+    tasks = tuple(Task(**task) for task in document["tasks"])
+    contexts = [open_context(context, resources) for context in document["contexts"]]
+    return Plan(
+        tasks=tasks,
+        contexts=tuple(contexts),
+        arms=np.array(document["arms"], np.int32).reshape(len(tasks), -1),
+        train=np.array(document["train"], bool),
+    )

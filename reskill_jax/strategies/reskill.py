@@ -8,7 +8,8 @@ before had been rejected, until there are enough or it knows no more.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,16 +24,62 @@ from reskill_jax.creator.proposal import (
 )
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.verify import Limits, Rejected, verify
+from reskill_jax.rollout.context import BankContext, Context
 from reskill_jax.rollout.episode import Episode
+from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
+from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
+from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
+
+
+def make(
+    setup: Setup,
+    *,
+    trial: Mapping[str, Any] | None = None,
+    auto_accept: bool = False,
+    analyse: bool = True,
+    stages: Order | None = None,
+) -> Strategy:
+    """Make the strategy.
+
+    Args:
+        setup: of the run.
+        trial: settings of trials that an ablation changes.
+        auto_accept: ablation, every proposal goes live untested.
+        analyse: ablation, whether the creator analyses episodes.
+        stages: ablation, policy and skills do not learn at the same time.
+
+    Raises:
+        ValueError: `settings.bank` is not a directory of skills.
+    """
+    settings = setup.settings
+    changes = {**(trial or {}), "frozen_policy": stages is not None}
+    bank = load_bank(Path(settings["bank"])) if settings["bank"] else SkillBank()
+    strategy = ReSkill(
+        setup.make_creator(analyse),
+        TrialConfig(**{**setup.trial, **changes}),
+        bank=bank,
+        max_skills=settings["max_skills"],
+        tasks_per_step=setup.tasks_per_step,
+        group_size=setup.group_size,
+        reservoir=Reservoir(settings["reservoir_size"]),
+        reservoir_min=settings["reservoir_min"],
+        seed=setup.seed,
+        candidates=settings["candidates"],
+        auto_accept=auto_accept,
+    )
+    if stages is None:
+        return strategy
+    return Staged(strategy, setup, first=setup.num_steps // 2, order=stages)
 
 
 class ReSkill:
@@ -45,6 +92,8 @@ class ReSkill:
         *,
         bank: SkillBank,
         max_skills: int,
+        tasks_per_step: int,
+        group_size: int,
         reservoir: Reservoir,
         reservoir_min: int,
         seed: int,
@@ -58,9 +107,11 @@ class ReSkill:
             trial_config: how they are tried.
             bank: the bank to start from.
             max_skills: most skills in a bank.
+            tasks_per_step: groups of a step.
+            group_size: rollouts of a group.
             reservoir: where episodes are kept for the creator.
             reservoir_min: episodes in it before the creator is asked at all.
-            seed: for creators that sample.
+            seed: for assignments, and for creators that sample.
             candidates: how many proposals are tried at once, at most.
             auto_accept: take every proposal untested (ablation).
         """
@@ -68,6 +119,8 @@ class ReSkill:
         self._trial_config = trial_config
         self._bank = bank
         self._max_skills = max_skills
+        self._tasks_per_step = tasks_per_step
+        self._group_size = group_size
         self._reservoir = reservoir
         self._reservoir_min = reservoir_min
         self._seed = seed
@@ -83,24 +136,27 @@ class ReSkill:
         self._idle = 0  # times in a row that it had nothing to propose
 
     @property
-    def banks(self) -> tuple[SkillBank, ...]:
-        """The accepted bank and, during a trial, the candidates."""
-        candidates = self._candidates if self._trial else ()
-        return (self._bank, *(bank for _, bank in candidates))
+    def incumbent(self) -> Context:
+        """The accepted bank."""
+        return BankContext(self._bank)
 
-    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
-        """Split every group between the arms; see `skills.trial`."""
+    def plan(self, step: int, draw: Draw) -> Plan:
+        """Play the next tasks; a trial splits every group between its arms."""
+        tasks = tuple(draw(self._tasks_per_step))
         if self._trial is None:
-            return np.zeros((tasks, group_size), np.int32)
-        return self._trial.assign(jax.random.key(seed), tasks, group_size)
+            return Plan.alike(tasks, self.incumbent, self._group_size)
+        key = jax.random.key(derive_seed(self._seed, "assign", step))
+        return Plan(
+            tasks=tasks,
+            contexts=tuple(BankContext(bank) for bank in self._banks()),
+            arms=self._trial.assign(key, len(tasks), self._group_size),
+            train=np.ones(len(tasks), bool),
+        )
 
-    def trains_policy(self, step: int) -> bool:
-        """Train at every step: policy and library evolve together."""
-        return True
-
-    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
-        """Remember the episodes, judge the candidate, ask for the next one."""
-        self._reservoir.add(e.record(step) for e in episodes)
+    def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
+        """Remember the episodes, judge the candidates, ask for the next ones."""
+        decided, self._events = len(self._history), []
+        self._reservoir.add(episode.record(step) for episode in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics = {
             "skills/active": float(np.mean([len(turn.active_skills) for turn in turns]))
@@ -111,16 +167,27 @@ class ReSkill:
             metrics |= self._next_trial(step)
         for key, value in self._creator.take_metrics().items():
             metrics[key] = metrics.get(key, 0.0) + value
-        return metrics | {
+        metrics |= {
             "skills/bank": float(len(self._bank.skills)),
             "trials/decided": float(len(self._history)),
         }
+        return Learned(
+            metrics=metrics,
+            events=tuple(self._events),
+            decisions=tuple(trial.to_json() for trial in self._history[decided:]),
+            status=self._status(),
+        )
+
+    def _banks(self) -> tuple[SkillBank, ...]:
+        """Return the accepted bank and, during a trial, the candidates."""
+        candidates = self._candidates if self._trial else ()
+        return (self._bank, *(bank for _, bank in candidates))
 
     def _judge(
         self, step: int, trial: Trial, episodes: Sequence[Episode]
     ) -> dict[str, float]:
         """Give a step's episodes to the trial and carry out its decision, if any."""
-        triggers = changed_triggers(self.banks)
+        triggers = changed_triggers(self._banks())
         trial.observe(
             [episode.arm for episode in episodes],
             [episode.success for episode in episodes],
@@ -218,22 +285,13 @@ class ReSkill:
                 evidence=self._evidence,
             )
 
-    def status(self) -> str:
+    def _status(self) -> str:
         """Tell the bank's size and the state of the trial."""
         skills = f"{len(self._bank.skills)} skills"
         if self._trial is None:
             return skills
         bundles = " | ".join(_summary(proposal) for proposal, _ in self._candidates)
         return f"{skills}, trial of {bundles}"
-
-    def take_events(self) -> list[str]:
-        """Return, once, the trials begun and decided since the last call."""
-        events, self._events = self._events, []
-        return events
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return all decided trials, oldest first."""
-        return [trial.to_json() for trial in self._history]
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to go on as if never stopped."""
@@ -246,7 +304,7 @@ class ReSkill:
             "trial": self._trial and self._trial.to_json(),
             "memory": self._memory.to_json(),
             "evidence": self._evidence,
-            "history": self.history(),
+            "history": [trial.to_json() for trial in self._history],
             "reservoir": self._reservoir.state(),
             "creator": self._creator.state(),
             "wait_until": self._wait_until,

@@ -1,14 +1,16 @@
 """Two stages instead of co-evolution: first the one, then the other (ablations)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.skill import SkillBank
-from reskill_jax.strategies.base import Strategy
+from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
+
+Order = Literal["skill_first", "policy_first"]
 
 
 @dataclass
@@ -18,56 +20,54 @@ class Staged:
     Attributes:
         strategy: evolves the skills; a trial that runs when its stage ends is not
             decided, its candidate is not used any more.
-        first: how many steps the first stage takes.
-        skills_first: whether skills evolve in the first stage or in the second.
-        done: the last step observed.
+        setup: of the run.
+        first: how many steps the first stage takes; a resumed run keeps that of its
+            start, also when it is made longer.
+        order: which stage comes first.
+        status: the skills' state.
     """
 
     strategy: Strategy
+    setup: Setup = field(repr=False)
     first: int
-    skills_first: bool
-    done: int = 0
+    order: Order
+    status: str = ""
 
     @property
-    def banks(self) -> tuple[SkillBank, ...]:
-        """The banks of the next step."""
-        banks = self.strategy.banks
-        return banks[:1] if self.trains_policy(self.done + 1) else banks
+    def incumbent(self) -> Context:
+        """The strategy's."""
+        return self.strategy.incumbent
 
-    def assign(self, seed: int, tasks: int, group_size: int) -> np.ndarray:
-        """Assign as the strategy does while skills evolve; else all to the one bank."""
-        if self.trains_policy(self.done + 1):
-            return np.zeros((tasks, group_size), np.int32)
-        return self.strategy.assign(seed, tasks, group_size)
+    def plan(self, step: int, draw: Draw) -> Plan:
+        """Plan as the strategy does while skills evolve; else all on the one bank."""
+        if self._trains_policy(step):
+            tasks = draw(self.setup.tasks_per_step)
+            return Plan.alike(tasks, self.incumbent, self.setup.group_size)
+        plan = self.strategy.plan(step, draw)
+        return replace(plan, train=np.zeros(len(plan.tasks), bool))
 
-    def trains_policy(self, step: int) -> bool:
-        """Tell in which stage a step is; the first step is 1."""
-        return (step <= self.first) != self.skills_first
-
-    def observe(self, step: int, episodes: Sequence[Episode]) -> dict[str, float]:
+    def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Learn about skills in their stage only."""
-        self.done = step
-        if self.trains_policy(step):
-            return {}
-        return self.strategy.observe(step, episodes)
-
-    def status(self) -> str:
-        """Describe the state of the skills."""
-        return self.strategy.status()
-
-    def take_events(self) -> list[str]:
-        """Return, once, what happened since the last call."""
-        return self.strategy.take_events()
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return all decided trials, oldest first."""
-        return self.strategy.history()
+        if self._trains_policy(step):
+            return Learned(status=self.status)
+        learned = self.strategy.observe(step, episodes)
+        self.status = learned.status
+        return learned
 
     def state(self) -> dict[str, Any]:
-        """Return the strategy's state and the last step."""
-        return {"done": self.done, "strategy": self.strategy.state()}
+        """Return the strategy's state and the length of the first stage."""
+        return {
+            "first": self.first,
+            "status": self.status,
+            "strategy": self.strategy.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.done = state["done"]
+        self.first = state["first"]
+        self.status = state["status"]
         self.strategy.restore(state["strategy"])
+
+    def _trains_policy(self, step: int) -> bool:
+        """Tell in which stage a step is; the first step is 1."""
+        return (step <= self.first) != (self.order == "skill_first")

@@ -11,7 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reskill_jax.environments.protocol import Observation, Task
+from reskill_jax.environments.action_format import TaggedFormat
+from reskill_jax.environments.protocol import Observation
+from reskill_jax.environments.task import Task
 
 if TYPE_CHECKING:
     from textworld.logic import Proposition
@@ -25,6 +27,8 @@ KINDS = (
     "pick_two_obj_and_place",
 )
 SPLITS = ("train", "valid_seen", "valid_unseen")
+# The published rules: lower case, and the tail of an untagged response is sent, too.
+ACTION_FORMAT = TaggedFormat(lower_case=True, untagged_characters=30)
 _GAMES = "json_2.1.1"
 _GET_GAMES = (
     "download the games with `alfworld-download`, or make some with "
@@ -156,10 +160,23 @@ class AlfworldEnvironment:
                 f"step({action!r}) without an episode: none was started, or it is "
                 "done; call reset(task) first"
             )
+        understood = action in self._admissible()
         text = self._player.play(action)
         won = self._player.won
         self._playing = not won
-        return Observation(text.strip(), self._admissible(), float(won), won, won)
+        return Observation(
+            text.strip(),
+            self._admissible(),
+            reward=float(won),
+            done=won,
+            success=won,
+            understood=understood,
+        )
+
+    def finish(self) -> Observation:
+        """End an episode that has not reached its goal; nothing is paid."""
+        self._playing = False
+        return Observation("", done=True)
 
     @property
     def facts(self) -> "tuple[Proposition, ...]":

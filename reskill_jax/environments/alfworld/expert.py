@@ -135,13 +135,13 @@ class Expert:
     def _next_subgoal(self) -> tuple[str, str]:
         """Ask the package's policy, in its own terms, what is to be done."""
         memory, policy = self._memory, self._policy
-        here = [r for r in memory.receptacles if f"examine {r}" in self._now.admissible]
+        here = [r for r in memory.receptacles if f"examine {r}" in self._now.choices]
         seen = [thing for r in here for thing in memory.contents.get(r, ())]
         policy.curr_recep = ", ".join(here)  # several may share a location
         policy.obs_at_recep = {policy.curr_recep: f"you see a {' a '.join(seen)} "}
         policy.inventory = [memory.held] if memory.held else []
         policy.subgoal_idx = policy.check_subgoal_completion(
-            {"facts": self._facts(), "admissible_commands": self._now.admissible}
+            {"facts": self._facts(), "admissible_commands": self._now.choices}
         )
         action, kind, _ = policy.get_next_subgoal()
         return action, kind
@@ -187,13 +187,13 @@ class Expert:
 
     def _put(self, kind: str) -> str | None:
         held, home = self._memory.held, self._home()
-        if home and f"move {held} to {home}" not in self._now.admissible:
+        if home and f"move {held} to {home}" not in self._now.choices:
             return self._first_way([home])
         return self._command(f"move {held} to {home or kind}")
 
     def _take(self, kind: str) -> str | None:
         wanted = self._wanted(kind)
-        for command in self._now.admissible:
+        for command in self._now.choices:
             thing, _, _ = command.removeprefix("take ").partition(" from ")
             if command.startswith("take ") and wanted(thing):
                 return command
@@ -231,7 +231,7 @@ class Expert:
         """Return the action that leads to (then into) the first that can be reached."""
         for receptacle in receptacles:
             for verb in ("go to", "open"):
-                if f"{verb} {receptacle}" in self._now.admissible:
+                if f"{verb} {receptacle}" in self._now.choices:
                     return f"{verb} {receptacle}"
             # Beside the last one, and not looked at: it is never gone to from there.
             if receptacle not in self._memory.contents:
@@ -240,7 +240,7 @@ class Expert:
 
     def _command(self, prefix: str) -> str | None:
         """Return the first admissible command that begins like this."""
-        return next((c for c in self._now.admissible if c.startswith(prefix)), None)
+        return next((c for c in self._now.choices if c.startswith(prefix)), None)
 
 
 def _kind(name: str) -> str:

@@ -147,7 +147,7 @@ def assert_same_episode(ours, stock, task, *, steps, seed):
     _, seen = started = ours.reset(task)
     assert started == stock.reset(task)
     for command in [*[None] * steps, *walkthrough(task)]:
-        offered = INVALID if rng.random() < 0.2 else seen.admissible
+        offered = INVALID if rng.random() < 0.2 else seen.actions
         action = command or rng.choice(offered)
         seen = ours.step(action)
         assert seen == stock.step(action), action
@@ -166,8 +166,8 @@ def test_walkthroughs_win(houses, environment, kind):
     assert (seen.reward, seen.done, seen.success) == (0.0, False, False)
     for command in walkthrough(houses[kind]):
         assert not seen.done
-        assert command in seen.admissible
-        assert "help" not in seen.admissible
+        assert command in seen.actions
+        assert "help" not in seen.actions
         seen = environment.step(command)
         if command.startswith("take"):
             taken = command.removeprefix("take ").partition(" from ")[0]
@@ -201,7 +201,7 @@ def test_environments_of_one_game_do_not_mix(houses, environment):
         _, seen = environment.reset(task)
         for _ in range(20):
             yield seen
-            seen = environment.step(rng.choice(seen.admissible))
+            seen = environment.step(rng.choice(seen.actions))
 
     alone = [list(play(environment, seed)) for seed in (1, 2)]
     other = AlfworldEnvironment()

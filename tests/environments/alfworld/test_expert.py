@@ -49,7 +49,7 @@ def play(environment, task, *, deviate=lambda now, advice: None, limit=60):
     while not now.done and len(actions) < limit:
         advice = expert.propose()
         assert advice is not None
-        assert advice in now.admissible
+        assert advice in now.choices
         actions.append(deviate(now, advice) or advice)
         now = environment.step(actions[-1])
         expert.observe(now)
@@ -78,7 +78,7 @@ def test_it_goes_on_after_random_actions(environment, tasks, seed):
         rng = random.Random(f"{seed}/{task.id}")
 
         def stray(now, advice, rng=rng):
-            return rng.choice(now.admissible) if rng.random() < 0.4 else None
+            return rng.choice(now.choices) if rng.random() < 0.4 else None
 
         actions, won = play(environment, task, deviate=stray, limit=150)
         assert won, (task.id, actions)
@@ -92,12 +92,12 @@ def test_it_takes_back_what_was_put_down_unprepared(environment, tasks):
 
         def slip(now, advice, goal=goal, slips=slips):
             """Once the target is in hand, straight to the goal with it."""
-            holding = any(c.startswith("move ") for c in now.admissible) or slips
-            put = [c for c in now.admissible if c.startswith("move ") and goal in c]
+            holding = any(c.startswith("move ") for c in now.choices) or slips
+            put = [c for c in now.choices if c.startswith("move ") and goal in c]
             if not holding or (slips and slips[-1].startswith("move ")):
                 return None
             ways = [f"open {goal}", f"go to {goal}"]
-            to_goal = [c for way in ways for c in now.admissible if c.startswith(way)]
+            to_goal = [c for way in ways for c in now.choices if c.startswith(way)]
             slips.append((put + to_goal)[0])
             return slips[-1]
 

@@ -79,7 +79,7 @@ def test_every_game_is_won_by_its_walkthrough_and_not_before(root):
             _, now = environment.reset(task)
             for command in walkthrough:
                 assert not now.done
-                assert command in now.admissible
+                assert command in now.actions
                 now = environment.step(command)
             assert now.success
     environment.close()

@@ -1,0 +1,76 @@
+"""How a response is read: which part of it is the action."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a response asks for.
+
+    Attributes:
+        tag: the tag that it stood in; "" without one.
+        text: what the environment gets.
+        well_formed: whether the response had the form that was asked for.
+    """
+
+    tag: str
+    text: str
+    well_formed: bool
+
+
+class ActionFormat(Protocol):
+    """Reads responses, and says how to ask for them."""
+
+    @property
+    def request(self) -> str:
+        """What a prompt says of the form, e.g. "<action>..</action>"."""
+        ...
+
+    def parse(self, response: str, tags: Collection[str] = ()) -> Action:
+        """Read a response; `tags` are further tags that a context answers."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaggedFormat:
+    """The action is the text of the first pair of known tags.
+
+    With one tag the environment gets that text; with several it gets ``tag[text]``,
+    e.g. ``search[capital of France]``, so that action, log and triggers are one string.
+
+    Attributes:
+        tags: of the environment.
+        lower_case: whether responses are lower-cased first.
+        untagged_characters: so many characters at the end of a response without tags
+            are its action all the same; with 0 the action is empty.
+    """
+
+    tags: tuple[str, ...] = ("action",)
+    lower_case: bool = False
+    untagged_characters: int = 0
+
+    @property
+    def request(self) -> str:
+        """Name the tags, e.g. "<search>..</search> or <answer>..</answer>"."""
+        return " or ".join(f"<{tag}>..</{tag}>" for tag in self.tags)
+
+    def parse(self, response: str, tags: Collection[str] = ()) -> Action:
+        """Read a response; runs of blanks in an action become one."""
+        text = response.lower() if self.lower_case else response
+        found = _pattern((*self.tags, *tags)).search(text)
+        if found is None:
+            start = len(text) - self.untagged_characters
+            return Action("", text[max(start, 0) :].strip(), well_formed=False)
+        tag, content = found[1], " ".join(found[2].split())
+        plain = len(self.tags) == 1 or tag not in self.tags
+        return Action(tag, content if plain else f"{tag}[{content}]", well_formed=True)
+
+
+@cache
+def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(map(re.escape, tags))
+    return re.compile(rf"<({names})>(.*?)</\1>", re.DOTALL)
