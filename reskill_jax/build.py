@@ -433,6 +433,7 @@ def make_strategy(
         num_steps=config.num_steps,
         tasks_per_step=config.rollout.tasks_per_step,
         group_size=config.grpo.group_size,
+        panel=environment.panel,
         make_creator=partial(make_creator, config, environment.rules, calls, servers),
     )
     make = partial(find_strategy(config.strategy.name), setup)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from reskill_jax.creator.proposal import Creator
+from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
@@ -110,6 +111,7 @@ class Setup:
         num_steps: steps of the run.
         tasks_per_step: groups that a step usually has.
         group_size: rollouts per task.
+        panel: gives the task panel of a split, see `EnvironmentSpec.panel`.
         make_creator: makes the creator that the configuration names; its argument
             tells whether it analyses episodes (ablation).
         resources: what contexts need and JSON cannot hold, by name.
@@ -121,5 +123,6 @@ class Setup:
     num_steps: int
     tasks_per_step: int
     group_size: int
+    panel: Callable[[str, int | None], TaskPanel]
     make_creator: Callable[[bool], Creator]
     resources: Mapping[str, Any] = field(default_factory=dict)
