@@ -529,12 +529,14 @@ def loss_options(config: ConfigDict) -> dict[str, float]:
     return {key: config.grpo[key] for key in keys}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
-    """The parts of a training run, as its last checkpoint left them.
+    """The parts of a training run, at first as its last checkpoint left them.
 
     Attributes:
         done: steps done.
+        saved: those of them that are in a checkpoint.
+        evaluation_due: whether the state of `done` is still to be evaluated.
         panels: the tasks.
         stream: draws tasks for training.
         strategy: decides what is played.
@@ -545,9 +547,12 @@ class Run:
         reference: the weights that the KL term compares with; None without one.
         update: one step of GRPO.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
+        resources: keeps what has to be closed.
     """
 
     done: int
+    saved: int
+    evaluation_due: bool
     panels: Panels
     stream: TaskStream
     strategy: Strategy
@@ -595,6 +600,8 @@ def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
         strategy.restore(host["strategy"])
     return Run(
         done=done,
+        saved=done,
+        evaluation_due=host.get("evaluation_due", True),
         panels=panels,
         stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
         strategy=strategy,

@@ -32,6 +32,7 @@ from reskill_jax import distributed
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.storage import write_text
 from reskill_jax.stored_config import check_changes
+from reskill_jax.termination import EXIT_CODE, TerminatedError
 from reskill_jax.workdir import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -84,38 +85,67 @@ def main(argv: Sequence[str]) -> None:
     if not _WORKDIR.value:
         raise app.UsageError(f"--mode={_MODE.value} needs --workdir, a run's directory")
     workdir = Workdir(Path(_WORKDIR.value))
+    try:
+        _run(workdir)
+    except TerminatedError as error:
+        message, code = f"ended by {error}; the same command resumes", EXIT_CODE
+    except BrokenPipeError:  # whoever reads our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    except Exception as error:  # also a bug must not leave other processes waiting
+        message, code = f"error: {_describe(error)}{_keep_traceback(workdir)}", 1
+    else:
+        return
+    print(message, file=sys.stderr, flush=True)
+    if many:
+        # An orderly exit would wait for the others, who wait for this process.
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(workdir: Workdir) -> None:
+    """Do what a mode with a workdir does."""
     if _MODE.value == "show":
         from reskill_jax.report.show import show  # noqa: PLC0415
 
-        print(show(workdir))
+        print(show(workdir), flush=True)
         return
     compilation_cache(Path(".cache") / "xla")
-    try:
-        if _MODE.value == "evaluate":
-            from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
+    if _MODE.value == "evaluate":
+        from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
 
-            keep_freed_memory()
-            evaluate_run(_changed_config(workdir), workdir, _STEP.value)
-        elif _MODE.value == "export":
-            _export(workdir)
-        else:
-            _train(workdir)
-    except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
-        message = f"error: {error}{_keep_traceback(workdir)}"
-        if many:
-            # An orderly exit would wait for the others, who wait for this process.
-            print(message, file=sys.stderr, flush=True)
-            os._exit(1)
-        sys.exit(message)
+        keep_freed_memory()
+        evaluate_run(_changed_config(workdir), workdir, _STEP.value)
+    elif _MODE.value == "export":
+        _export(workdir)
+    else:
+        _train(workdir)
+
+
+# Errors whose message is written for users; of any other, its type tells most.
+_FOR_USERS = (ValueError, ArithmeticError, OSError, RuntimeError)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, _FOR_USERS) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error} (this should not happen: please report it)"
 
 
 def _keep_traceback(workdir: Workdir) -> str:
-    """Write the traceback into the run, if there is one; say where."""
+    """Write the traceback into the run, if there is one; say where.
+
+    Where even that cannot be written (a full disk), the message says so: it must not
+    hide the error that led here.
+    """
     if not workdir.root.is_dir():
         return ""
     process = f"-{jax.process_index()}" if not distributed.is_alone() else ""
     path = workdir.root / f"traceback{process}.txt"
-    write_text(path, traceback.format_exc())
+    try:
+        write_text(path, traceback.format_exc())
+    except OSError as error:
+        return f"\n(the traceback could not be written: {error})"
     return f"\n(the traceback is in {path})"
 
 

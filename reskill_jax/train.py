@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,8 +10,9 @@ from reskill_jax import build, distributed
 from reskill_jax.evaluate import evaluate
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
-from reskill_jax.rollout.prefetch import Planned
+from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.seeds import derive_seed
+from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
 
 
@@ -19,66 +21,70 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
 
     Returns:
         The metrics of the last evaluation.
+
+    Raises:
+        TerminatedError: SIGTERM was sent; the last finished step is in a checkpoint.
     """
     with ExitStack() as resources:
         run = build.open_run(config, workdir, resources)
         batches = run.batches(lambda step: _plan(config, run, step))
-        state, version = run.state, run.version
         logbook = None
         if distributed.is_leader():
-            warning = config.grpo.logprob_diff_warning
-            logbook = Logbook(workdir, config.num_steps, run.done, warning)
-            resources.callback(logbook.close)
-
-        def evaluation(step: int) -> dict[str, float]:
-            batches.serve(state.params, version)
-            metrics, episodes = evaluate(
-                run.collector,
-                run.panels.held_out,
-                run.strategy.incumbent,
-                build.sampling(config),
+            logbook = Logbook(
+                workdir, config.num_steps, run.done, config.grpo.logprob_diff_warning
             )
+            resources.callback(logbook.close)
+        termination = resources.enter_context(Termination())
+
+        def evaluation() -> dict[str, float]:
+            with termination.interrupts():
+                batches.serve(run.state.params, run.version)
+                metrics, episodes = evaluate(
+                    run.collector,
+                    run.panels.held_out,
+                    run.strategy.incumbent,
+                    build.sampling(config),
+                )
             if logbook:
-                logbook.evaluation(step, metrics, episodes)
+                logbook.evaluation(run.done, metrics, episodes)
+            run.evaluation_due = False
             return metrics
 
-        held_out = evaluation(0) if run.done == 0 else {}
-        for step in range(run.done + 1, config.num_steps + 1):
-            started = time.perf_counter()
-            batch = batches.take(step, state.params, version)
-            learned = run.strategy.observe(step, batch.episodes)
-            metrics = batch.metrics(version) | learned.metrics
-            updating = time.perf_counter()
-            if config.rollout.overlap and step < config.num_steps:
-                batches.start(step + 1, state.params, version)
-            elif batch.train:
-                batches.sleep()  # the engine's memory is the update's
-            if batch.train:
-                state, learning = run.update(
-                    state,
-                    run.reference,
-                    batch.training_episodes,
-                    seed=derive_seed(config.seed, "minibatches", step),
-                )
-                metrics |= learning
-                version = step
-            metrics["time/update"] = time.perf_counter() - updating
-            metrics["time/step"] = time.perf_counter() - started
+        def save() -> None:
+            host = snapshot | {
+                "ahead": batches.state(),
+                "evaluation_due": run.evaluation_due,
+            }
+            run.checkpointer.save(run.done, run.state, host)
+            run.saved = run.done
 
-            if logbook:
-                incumbent = run.strategy.incumbent
-                logbook.step(step, metrics, batch.episodes, learned, incumbent)
-            if _due(step, config.eval.every, config.num_steps):
-                held_out = evaluation(step)
-            if _due(step, config.checkpoint.every, config.num_steps):
-                host = {
-                    "strategy": run.strategy.state(),
-                    "incumbent": context_to_json(run.strategy.incumbent),
-                    "ahead": batches.state(),
-                    "drawn": run.stream.drawn,
-                    "version": version,
-                }
-                run.checkpointer.save(step, state, host)
+        snapshot: dict[str, Any] = {}
+        try:
+            held_out = evaluation() if run.evaluation_due else {}
+            for step in range(run.done + 1, config.num_steps + 1):
+                started = time.perf_counter()
+                with termination.interrupts(not config.rollout.overlap):
+                    batch = batches.take(step, run.state.params, run.version)
+                learned = run.strategy.observe(step, batch.episodes)
+                metrics = batch.metrics(run.version) | learned.metrics
+                metrics |= _update(config, run, batches, batch, step)
+                metrics["time/step"] = time.perf_counter() - started
+                if logbook:
+                    logbook.step(
+                        step, metrics, batch.episodes, learned, run.strategy.incumbent
+                    )
+                run.done, snapshot = step, _snapshot(run)
+                run.evaluation_due = _due(step, config.eval.every, config.num_steps)
+                termination.check()
+                if run.evaluation_due:
+                    held_out = evaluation()
+                if _due(step, config.checkpoint.every, config.num_steps):
+                    save()
+        except TerminatedError:
+            if run.done > run.saved:
+                save()
+                run.checkpointer.wait()
+            raise
         run.checkpointer.wait()
         return held_out
 
@@ -94,6 +100,43 @@ def _plan(config: ConfigDict, run: build.Run, step: int) -> Planned:
         seed=derive_seed(config.seed, "rollout", step),
     )
     return Planned(episodes, plan.training_groups)
+
+
+def _update(
+    config: ConfigDict, run: build.Run, batches: Batches, batch: Batch, step: int
+) -> dict[str, float]:
+    """Let the policy learn from a batch, while the next one is collected with overlap.
+
+    A batch without groups to learn from leaves the weights and the engine as they are.
+    """
+    started = time.perf_counter()
+    metrics: dict[str, float] = {}
+    if config.rollout.overlap and step < config.num_steps:
+        batches.start(step + 1, run.state.params, run.version)
+    elif batch.train:
+        batches.sleep()  # the engine's memory is the update's
+    if batch.train:
+        run.state, metrics = run.update(
+            run.state,
+            run.reference,
+            batch.training_episodes,
+            seed=derive_seed(config.seed, "minibatches", step),
+        )
+        run.version = step
+    return metrics | {"time/update": time.perf_counter() - started}
+
+
+def _snapshot(run: build.Run) -> dict[str, Any]:
+    """Return what a checkpoint holds beside arrays and the batch ahead.
+
+    Taken at once, since the next step's plan changes it.
+    """
+    return {
+        "strategy": run.strategy.state(),
+        "incumbent": context_to_json(run.strategy.incumbent),
+        "drawn": run.stream.drawn,
+        "version": run.version,
+    }
 
 
 def _due(step: int, every: int, last: int) -> bool:

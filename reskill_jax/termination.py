@@ -1,0 +1,87 @@
+"""SIGTERM: keep the last finished step, and end so that a scheduler starts again.
+
+SLURM, Kubernetes and spot TPUs send SIGTERM some seconds before they kill. A step may
+take longer than that, so waiting for an answer or an episode is interrupted; an update,
+which has given its old state away, is finished first.
+
+    with Termination() as termination:
+        with termination.interrupts():  # TerminatedError may be raised here
+            batch = collect()
+        state = update(state, batch)    # finished first
+        termination.check()             # raises TerminatedError, in all processes
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+from reskill_jax import distributed
+
+EXIT_CODE = 128 + signal.SIGTERM  # what a process that SIGTERM ended would have
+
+
+class TerminatedError(Exception):
+    """The run was asked to end."""
+
+
+class Termination:
+    """Notices SIGTERM while it is entered; to be used in the main thread."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._interruptible = False
+
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        self._former = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop listening."""
+        signal.signal(signal.SIGTERM, self._former)
+
+    @contextmanager
+    def interrupts(self, yes: bool = True) -> Iterator[None]:
+        """Let SIGTERM raise here; with several processes only `check` does.
+
+        One that left alone would leave the others waiting for its share.
+
+        Args:
+            yes: whether it may be interrupted.
+
+        Raises:
+            TerminatedError: it was sent, now or before.
+        """
+        self._interruptible = yes and distributed.is_alone()
+        try:
+            if self._interruptible:
+                self._raise_if_asked()
+            yield
+        finally:
+            self._interruptible = False
+
+    def check(self) -> None:
+        """End here if any process was asked to; all processes must call it together.
+
+        Raises:
+            TerminatedError: in all processes.
+        """
+        self._asked = any(distributed.gather(self._asked))
+        self._raise_if_asked()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        if self._interruptible:
+            self._interruptible = False
+            raise TerminatedError("SIGTERM")
+
+    def _raise_if_asked(self) -> None:
+        if self._asked:
+            raise TerminatedError("SIGTERM")
