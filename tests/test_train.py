@@ -304,8 +304,8 @@ def test_shipped_variants_are_valid(variant):
     validate(get_config(variant))
 
 
-def test_the_paper_variant_asks_for_weights_alone(policy):
-    config = get_config("paper")
+def test_the_published_scale_asks_for_weights_alone(policy):
+    config = get_config("")
     missing = r"config\.policy\.path='Qwen3-4B-Instruct-2507' holds no config\.json"
     with pytest.raises(ValueError, match=missing) as error:
         validate(config)

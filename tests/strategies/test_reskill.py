@@ -218,7 +218,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     assert not made["no_analyzer"]._creator.analyse
     assert made["reskill"]._creator.analyse
     assert made["reskill"]._trial_config == TrialConfig(**config.trial.to_dict())
-    assert TrialConfig(**get_config("paper").trial.to_dict()) == TrialConfig()
+    assert TrialConfig(**get_config().trial.to_dict()) == TrialConfig()
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].skills_first == (name == "skill_first")
