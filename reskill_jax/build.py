@@ -444,7 +444,10 @@ def make_logprob_fn(
 def loss_options(config: ConfigDict) -> dict[str, float]:
     """Return the options of the loss."""
     keys = ("clip_low", "clip_high", "dual_clip", "kl_coef", "importance_cap")
-    return {key: config.grpo[key] for key in keys}
+    options = {key: config.grpo[key] for key in keys}
+    # 0 is no bound: the loss limits ratios to e^20, about 5e8, in any case.
+    options["dual_clip"] = options["dual_clip"] or 1e9
+    return options
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -11,29 +11,23 @@ The defaults are the published scale (arXiv 2606.01619) with this package's own 
 What a value must be is in `validate.py`.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from reskill_jax import environments
+from reskill_jax.environments.settings import settings_of
 
 Variant = Mapping[str, Any]  # dotted keys -> values
-
-# Environments are the packages in `environments/`; each has a module `settings`.
-ENVIRONMENTS = tuple(
-    sorted(m.name for m in pkgutil.iter_modules(environments.__path__) if m.ispkg)
-)
 
 
 def get_config(environment: str) -> ConfigDict:
     """Return the defaults for an environment, unlocked.
 
     Args:
-        environment: one of `ENVIRONMENTS`; its settings are merged into section `env`.
+        environment: a package in `environments/`; its own settings are merged into
+            section `env`.
     """
     c = ConfigDict()
     c.seed = 42  # of everything random in a run
@@ -76,12 +70,6 @@ def expand(
             )
         config.update_from_flattened_dict(variants[name])
     return config
-
-
-def settings_of(environment: str) -> Any:
-    """Return the class of the settings that only this environment has."""
-    name = f"reskill_jax.environments.{environment}.settings"
-    return importlib.import_module(name).Settings
 
 
 def _add_tasks(c: ConfigDict, environment: str) -> None:
@@ -206,7 +194,8 @@ def _add_learning(c: ConfigDict) -> None:
     c.grpo.invalid_penalty = 0.1  # subtracted from the advantage of an invalid turn
     c.grpo.clip_low = 0.2  # ratios are clipped below 1 - clip_low
     c.grpo.clip_high = 0.2  # and above 1 + clip_high
-    c.grpo.dual_clip = 3.0  # most that a ratio counts with a negative advantage
+    # Most that a ratio counts with a negative advantage; 0: no bound.
+    c.grpo.dual_clip = 3.0
     c.grpo.kl_coef = 0.01  # weight of the KL to the starting policy (k3) in the loss
     # Log-probs of the sampling policy: the sampler's own; or recompute, in the trainer.
     c.grpo.old_logprobs = "sampler"
