@@ -415,6 +415,7 @@ def make_grpo(
         tokens_per_microbatch=grpo.tokens_per_microbatch,
         rule=grpo.rule,
         scale=grpo.scale,
+        reward_scale=grpo.reward_scale,
         invalid_penalty=grpo.invalid_penalty,
         aggregation=grpo.aggregation,
         old_logprobs=grpo.old_logprobs,

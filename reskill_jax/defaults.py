@@ -191,7 +191,8 @@ def _add_learning(c: ConfigDict) -> None:
     # Weight of tokens in the loss: episode gives every episode the same weight (paper,
     # section 3.1), token every token.
     c.grpo.aggregation = "episode"
-    c.grpo.invalid_penalty = 0.1  # subtracted from the advantage of an invalid turn
+    c.grpo.reward_scale = 1.0  # rewards are multiplied by it
+    c.grpo.invalid_penalty = 0.1  # of an invalid turn, on the scale of those rewards
     c.grpo.clip_low = 0.2  # ratios are clipped below 1 - clip_low
     c.grpo.clip_high = 0.2  # and above 1 + clip_high
     # Most that a ratio counts with a negative advantage; 0: no bound.

@@ -183,6 +183,7 @@ TABLE: dict[str, Values] = {
     "grpo.rule": _choice("corrected", "reference"),
     "grpo.scale": _choice("std", "none"),
     "grpo.aggregation": _choice("episode", "token"),
+    "grpo.reward_scale": _POSITIVE,
     "grpo.invalid_penalty": _number(0),
     "grpo.clip_low": _number(0),
     "grpo.clip_high": _number(0),
