@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -41,6 +42,8 @@ from reskill_jax.grpo.optimizer import (
 )
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
+from reskill_jax.llm.backends import NAMES, SIDECAR
+from reskill_jax.modules import find_module
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.logprobs import token_logprobs
@@ -440,6 +443,19 @@ def make_strategy(
     return make() if distributed.is_alone() else Leader(make, setup.resources)
 
 
+# Modules of creators that are not in this table are found by their dotted names.
+CREATORS = dict.fromkeys(("offline", *NAMES, SIDECAR, "replay"), "reskill_jax.creator")
+
+
+def find_creator(name: str) -> ModuleType:
+    """Import a creator's module, which has ``make(settings, analyse) -> Creator``.
+
+    Raises:
+        ValueError: there is no such module, or it has no `make`.
+    """
+    return find_module(name, CREATORS, kind="creator", needs=("make",))
+
+
 def make_creator(
     config: ConfigDict,
     rules: RuleTable,
@@ -449,7 +465,10 @@ def make_creator(
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator(analyse=analyse)
-    if config.creator.name != "offline":
+    if config.creator.name not in CREATORS:
+        module = find_creator(config.creator.name)
+        creator = module.make(config.creator.to_dict(), analyse)
+    elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
 
@@ -497,6 +516,7 @@ def make_grpo(
         tokens_per_microbatch=grpo.tokens_per_microbatch,
         rule=grpo.rule,
         scale=grpo.scale,
+        reward_scale=grpo.reward_scale,
         invalid_penalty=grpo.invalid_penalty,
         aggregation=grpo.aggregation,
         old_logprobs=grpo.old_logprobs,
@@ -526,7 +546,10 @@ def make_logprob_fn(
 def loss_options(config: ConfigDict) -> dict[str, float]:
     """Return the options of the loss."""
     keys = ("clip_low", "clip_high", "dual_clip", "kl_coef", "importance_cap")
-    return {key: config.grpo[key] for key in keys}
+    options = {key: config.grpo[key] for key in keys}
+    # 0 is no bound: the loss limits ratios to e^20, about 5e8, in any case.
+    options["dual_clip"] = options["dual_clip"] or 1e9
+    return options
 
 
 @dataclass

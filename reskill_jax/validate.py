@@ -1,332 +1,371 @@
-"""Checks a configuration once, before any work is done."""
+"""Checks a configuration once, before any work is done.
 
-import shutil
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+One table says of every key which values it may have. How values fit together is
+checked by the part that they are about, in its own words: frozen settings refuse to be
+made, and functions in modules `settings` yield problems. Here they get their keys.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
+from reskill_jax.build import CREATORS, find_creator, load_environment
+from reskill_jax.creator import settings as creator_settings
+from reskill_jax.environments.registry import environment_module
+from reskill_jax.grpo import settings as grpo_settings
 from reskill_jax.laboratory.known_proposals import KNOWN
-from reskill_jax.llm.backends import NAMES, SIDECAR
+from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.policy import settings as policy_settings
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
-from reskill_jax.strategies import STRATEGIES, trial_switches
+from reskill_jax.rollout import settings as rollout_settings
+from reskill_jax.rollout.vllm import settings as vllm_settings
+from reskill_jax.strategies import STRATEGIES, find_strategy
+from reskill_jax.strategies import settings as strategy_settings
 from reskill_jax.trials.trial_config import TrialConfig
-
-CREATORS = ("offline", *NAMES, SIDECAR, "replay")
-_CHOICES: dict[str, Sequence[Any]] = {
-    "env.name": ("alfworld",),
-    "env.houses": ("", "small", "medium", "full"),
-    "prompt.layout": ("tree", "paper"),
-    "policy.dtype": ("float32", "bfloat16"),
-    "policy.attention": ("auto", *BACKENDS),
-    "policy.reference": ("device", "host"),
-    "policy.remat": ("none", "dots", "full", "offload"),
-    "rollout.overlap": (0, 1),
-    "engine.name": ("jax", "vllm"),
-    "engine.vllm.transfer": ("files", "nccl"),
-    "grpo.rule": ("corrected", "reference"),
-    "grpo.scale": ("std", "none"),
-    "grpo.aggregation": ("episode", "token"),
-    "grpo.old_logprobs": ("sampler", "recompute"),
-    "strategy.name": tuple(STRATEGIES),
-    "creator.name": CREATORS,
-    "creator.inject": tuple(KNOWN),
-}
-
-_AT_LEAST: dict[str, float] = {
-    "num_steps": 0,
-    "env.houses_train": 0,
-    "env.houses_eval": 0,
-    "env.workers": 1,
-    "env.max_attempts": 1,
-    "prompt.max_tokens": 64,
-    "prompt.history": 0,
-    "policy.logprob_chunk": 1,
-    "rollout.tasks_per_step": 1,
-    "rollout.max_turns": 1,
-    "rollout.temperature": 0,
-    "rollout.max_tokens": 1,
-    "rollout.concurrency": 1,
-    "engine.max_sequences": 1,
-    "engine.block_size": 1,
-    "engine.prefill_rows": 1,
-    "engine.decode_rows": 1,
-    "engine.decode_steps": 1,
-    "engine.vllm.replicas": 1,
-    "engine.vllm.tensor_parallel_size": 1,
-    "engine.vllm.gpu_memory_utilization": 0,
-    "engine.vllm.max_attempts": 1,
-    "engine.vllm.logprob_tolerance": 0,
-    "grpo.group_size": 1,
-    "grpo.minibatches": 1,
-    "grpo.learning_rate": 0,
-    "grpo.warmup_steps": 0,
-    "grpo.decay_steps": 0,
-    "grpo.kl_coef": 0,
-    "grpo.importance_cap": 0,
-    "grpo.logprob_diff_warning": 0,
-    "grpo.invalid_penalty": 0,
-    "strategy.max_skills": 1,
-    "strategy.candidates": 1,
-    "strategy.reservoir_size": 2,
-    "strategy.reservoir_min": 1,
-    "creator.delay_steps": 0,
-    "creator.analysed_tasks": 0,
-    "creator.max_concurrency": 1,
-    "creator.author_attempts": 1,
-    "creator.llm.max_tokens": 1,
-    "creator.inject_every": 0,
-    "eval.every": 0,
-    "eval.max_tasks": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-}
+from reskill_jax.workdir import flatten
 
 
 def validate(config: ConfigDict) -> None:
-    """Check values and how they fit together.
+    """Check every value and, if all of them are right, how they fit together.
 
     Raises:
         ValueError: names every key that is wrong, its value and the way out.
     """
-    problems = [*_value_problems(config), *_fit_problems(config)]
+    problems = [*_value_problems(config)] or [*_fit_problems(config)]
     if problems:
-        raise ValueError("the configuration cannot run:\n  " + "\n  ".join(problems))
+        lines = (f"\n  config.{problem}" for problem in problems)
+        raise ValueError("the configuration cannot run:" + "".join(lines))
+
+
+class Values(NamedTuple):
+    """The values that a key may have.
+
+    Attributes:
+        holds: tells whether a value is one of them.
+        wanted: the same in words.
+    """
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+def _is(value: Any, *types: type) -> bool:
+    """Tell a value's type; True and False are no numbers here."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
+def _choice(*choices: Any) -> Values:
+    return Values(
+        lambda x: any(type(x) is type(choice) and x == choice for choice in choices),
+        f"choose one of {', '.join(map(repr, choices))}",
+    )
+
+
+def _integer(least: int) -> Values:
+    return Values(
+        lambda x: _is(x, int) and x >= least, f"must be an integer, {least} or more"
+    )
+
+
+def _number(
+    low: float = -math.inf, high: float = math.inf, *, above_low: bool = False
+) -> Values:
+    words = ["must be a finite number"]
+    if low > -math.inf:
+        words.append(f"above {low:g}" if above_low else f"{low:g} or more")
+    if high < math.inf:
+        words.append(f"{high:g} or less")
+    return Values(
+        lambda x: (
+            _is(x, int, float)
+            and math.isfinite(x)
+            and (low < x if above_low else low <= x)
+            and x <= high
+        ),
+        ", ".join(words),
+    )
+
+
+_TEXT = Values(lambda x: _is(x, str), "must be a string")
+_NAME = Values(lambda x: _is(x, str) and bool(x), "must be a string, not empty")
+_POSITIVE = _number(0, above_low=True)
+_FLAG = Values(lambda x: _is(x, bool), "must be True or False")
+_NAMES = Values(
+    lambda x: _is(x, tuple, list) and all(map(_NAME.holds, x)),
+    "must be a tuple of strings, none of them empty",
+)
+_AXIS = Values(
+    lambda x: _is(x, int) and (x == -1 or x >= 1),
+    "must be an integer, 1 or more, or -1 for the devices that are left",
+)
+_DUAL_CLIP = Values(
+    lambda x: _number().holds(x) and (x == 0 or x > 1),
+    "must be a finite number above 1, or 0 for no bound",
+)
+_LENGTHS = Values(
+    lambda x: (
+        _is(x, tuple, list)
+        and len(x) > 0
+        and all(_is(n, int) and n > 0 for n in x)
+        and list(x) == sorted(set(x))
+    ),
+    "must be a tuple of one or more positive integers, each above the one before",
+)
+
+
+def _of(section: str, settings: Any, *left_out: str) -> dict[str, Values]:
+    """Return the types of a settings class; it checks its ranges by itself."""
+    types = {str: _TEXT, bool: _FLAG, float: _number()}
+    types[int] = Values(lambda x: _is(x, int), "must be an integer")
+    hints = get_type_hints(settings)
+    return {
+        f"{section}.{field.name}": types.get(hints[field.name], _TEXT)  # choices: text
+        for field in fields(settings)
+        if field.name not in left_out
+    }
+
+
+TABLE: dict[str, Values] = {
+    "seed": _integer(0),
+    "num_steps": _integer(0),
+    "env.name": _NAME,  # or the dotted name of a module, like the two below
+    "env.workers": _integer(1),
+    "env.timeout_s": _POSITIVE,
+    "env.max_attempts": _integer(1),
+    "prompt.wording": _NAME,  # the environment says which there are
+    "prompt.layout": _choice("tree", "paper"),
+    "prompt.max_tokens": _integer(64),
+    "prompt.actions": _FLAG,
+    "prompt.history": _integer(0),
+    "policy.path": _TEXT,
+    "policy.dtype": _choice("float32", "bfloat16"),
+    "policy.attention": _choice("auto", *BACKENDS),
+    "policy.reference": _choice("device", "host"),
+    "policy.remat": _choice("none", "dots", "full", "offload"),
+    "policy.logprob_chunk": _integer(1),
+    **{f"mesh.{axis}": _AXIS for axis in AXES},
+    "mesh.topology": _TEXT,
+    "warm_start.recipe": _TEXT,
+    "warm_start.retrain": _FLAG,
+    "rollout.tasks_per_step": _integer(1),
+    "rollout.max_turns": _integer(1),
+    "rollout.temperature": _number(0),
+    "rollout.top_p": _number(0, 1, above_low=True),
+    "rollout.max_tokens": _integer(1),
+    "rollout.concurrency": _integer(1),
+    "rollout.overlap": _choice(0, 1),
+    "engine.name": _choice("jax", "vllm"),
+    "engine.max_sequences": _integer(1),
+    "engine.block_size": _integer(1),
+    "engine.prefill_rows": _integer(1),
+    "engine.decode_rows": _integer(1),
+    "engine.decode_steps": _integer(1),
+    "engine.vllm.executable": _NAME,
+    "engine.vllm.urls": _NAMES,
+    "engine.vllm.replicas": _integer(1),
+    "engine.vllm.devices": _NAMES,
+    "engine.vllm.tensor_parallel_size": _integer(1),
+    "engine.vllm.gpu_memory_utilization": _number(0, 1),
+    "engine.vllm.arguments": _NAMES,
+    "engine.vllm.transfer": _choice("files", "nccl"),
+    "engine.vllm.weights_dir": _NAME,
+    "engine.vllm.libnccl": _TEXT,
+    "engine.vllm.start_timeout_s": _POSITIVE,
+    "engine.vllm.timeout_s": _POSITIVE,
+    "engine.vllm.max_attempts": _integer(1),
+    "engine.vllm.logprob_tolerance": _number(0),
+    "grpo.group_size": _integer(1),
+    "grpo.rule": _choice("corrected", "reference"),
+    "grpo.scale": _choice("std", "none"),
+    "grpo.aggregation": _choice("episode", "token"),
+    "grpo.reward_scale": _POSITIVE,
+    "grpo.invalid_penalty": _number(0),
+    "grpo.clip_low": _number(0),
+    "grpo.clip_high": _number(0),
+    "grpo.dual_clip": _DUAL_CLIP,
+    "grpo.kl_coef": _number(0),
+    "grpo.old_logprobs": _choice("sampler", "recompute"),
+    "grpo.importance_cap": _number(0),
+    "grpo.logprob_diff_warning": _number(0),
+    "grpo.minibatches": _integer(1),
+    "grpo.learning_rate": _number(0),
+    "grpo.warmup_steps": _integer(0),
+    "grpo.decay_steps": _integer(0),
+    "grpo.weight_decay": _number(0),
+    "grpo.clip_norm": _POSITIVE,
+    "grpo.buckets": _LENGTHS,
+    "grpo.tokens_per_microbatch": _integer(1),
+    "strategy.name": _NAME,
+    "strategy.bank": _TEXT,
+    "strategy.max_skills": _integer(1),
+    "strategy.candidates": _integer(1),
+    "strategy.reservoir_size": _integer(2),
+    "strategy.reservoir_min": _integer(1),
+    # The strategy says whether arms are uniform and the policy frozen.
+    **_of("trial", TrialConfig, "uniform", "frozen_policy"),
+    "creator.name": _NAME,
+    "creator.delay_steps": _integer(0),
+    "creator.analysed_tasks": _integer(0),
+    "creator.max_concurrency": _integer(1),
+    "creator.author_attempts": _integer(1),
+    "creator.prompts": _TEXT,
+    "creator.replay": _TEXT,
+    "creator.llm.name": _TEXT,
+    "creator.llm.base_url": _TEXT,
+    "creator.llm.api_key_variable": _TEXT,
+    "creator.llm.structured": _FLAG,
+    "creator.llm.temperature": _number(),
+    "creator.llm.max_tokens": _integer(1),
+    "creator.llm.timeout_s": _POSITIVE,
+    **_of("creator.budget", Budget),
+    **_of("creator.retry", RetryPolicy),
+    "creator.inject": _choice(*KNOWN),
+    "creator.inject_every": _integer(0),
+    "eval.every": _integer(0),
+    "eval.max_tasks": _integer(1),
+    "eval.splits": _NAMES,
+    "checkpoint.every": _integer(1),
+    "checkpoint.keep": _integer(1),
+}
+
+
+def table(environment: str) -> dict[str, Values]:
+    """Return the values that each key may have, with those of the environment.
+
+    Raises:
+        ValueError: there is no such environment.
+    """
+    return TABLE | _of("env", environment_module(environment).Settings)
 
 
 def _value_problems(config: ConfigDict) -> Iterator[str]:
-    for key, choices in _CHOICES.items():
-        if (value := _get(config, key)) not in choices:
-            shown = ", ".join(repr(choice) for choice in choices)
-            yield f"config.{key}={value!r}: choose one of {shown}"
-    for key, least in _AT_LEAST.items():
-        if not (value := _get(config, key)) >= least:
-            yield f"config.{key}={value}: must be {least:g} or more"
+    values = flatten(config.to_dict())
+    try:
+        rows = table(values.get("env.name", ""))
+    except ValueError as error:
+        yield f"env.{error}"
+        return
+    # A strategy or a creator of one's own may have keys of its own.
+    free = tuple(
+        f"{section}."
+        for section, listed in (("strategy", STRATEGIES), ("creator", CREATORS))
+        if values.get(f"{section}.name") not in listed
+    )
+    for key in sorted(rows.keys() - values.keys()):
+        yield f"{key} is missing: add it, see reskill_jax/defaults.py"
+    for key, value in sorted(values.items()):
+        if key in rows and not rows[key].holds(value):
+            yield f"{key}={value!r}: {rows[key].wanted}"
+        if key not in rows and not key.startswith(free):
+            yield f"{key}={value!r}: there is no such key: leave it out"
 
 
 def _fit_problems(config: ConfigDict) -> Iterator[str]:
-    tasks, parts = config.rollout.tasks_per_step, config.grpo.minibatches
-    if parts < 1 or tasks % parts:
+    for section, problems in _checks(config):
+        yield from (f"{section}.{problem}" for problem in problems)
+
+
+def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
+    """Ask the parts; yields sections, and problems that begin with a key in them."""
+    rollout, grpo, creator = config.rollout, config.grpo, config.creator
+    processes = distributed.count()
+    yield "env", _refusal(environment_module(config.env.name).Settings, config.env)
+    yield "prompt", _wording_problems(config)
+    yield "trial", _refusal(TrialConfig, config.trial)
+    yield "creator.budget", _refusal(Budget, creator.budget)
+    yield "creator.retry", _refusal(RetryPolicy, creator.retry)
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    yield "mesh", policy_settings.mesh_problems(**sizes)
+    yield (
+        "rollout",
+        rollout_settings.problems(overlap=rollout.overlap, processes=processes),
+    )
+    yield (
+        "grpo",
+        grpo_settings.problems(
+            **grpo,
+            tasks_per_step=rollout.tasks_per_step,
+            longest_turn=config.prompt.max_tokens + rollout.max_tokens,
+        ),
+    )
+    yield "strategy", _module_problems(find_strategy, config.strategy.name)
+    yield (
+        "strategy",
+        strategy_settings.problems(
+            **config.strategy,
+            group_size=grpo.group_size,
+            trial_mode=config.trial.mode,
+            creator=creator.name,
+        ),
+    )
+    if creator.name not in CREATORS:
+        yield "creator", _module_problems(find_creator, creator.name)
+    elif creator.name != "offline":
+        own = ("delay_steps", "inject", "inject_every")
         yield (
-            f"config.rollout.tasks_per_step={tasks} cannot be divided into "
-            f"config.grpo.minibatches={parts} parts of whole groups: make it a multiple"
+            "creator",
+            creator_settings.problems(
+                **{k: v for k, v in creator.to_dict().items() if k not in own},
+                engine=config.engine.name,
+                push_timeout_s=config.engine.vllm.timeout_s,
+            ),
         )
-    arms = 1 + config.strategy.candidates
-    if (
-        trial_switches(config.strategy.name) is not None
-        and config.grpo.group_size < arms
-    ):
+    if config.engine.name == "vllm":
         yield (
-            f"config.grpo.group_size={config.grpo.group_size}: a trial splits a group "
-            f"between {arms} banks: use {arms} or more, fewer "
-            "config.strategy.candidates, or config.strategy.name='grpo'"
+            "engine.vllm",
+            vllm_settings.problems(
+                **config.engine.vllm, processes=processes, overlap=rollout.overlap
+            ),
         )
-    if config.trial.mode == "paper" and config.strategy.candidates > 1:
-        yield (
-            f"config.strategy.candidates={config.strategy.candidates}: trials of "
-            "config.trial.mode='paper' have one candidate, those of 'paired' take more"
-        )
-    if config.strategy.name == "no_analyzer" and config.creator.name != "offline":
-        yield (
-            f"config.creator.name={config.creator.name!r} has no version without its "
-            "analyser: use 'offline', or another config.strategy.name"
-        )
-    if config.grpo.importance_cap and config.grpo.old_logprobs != "recompute":
-        yield (
-            f"config.grpo.importance_cap={config.grpo.importance_cap} needs "
-            "config.grpo.old_logprobs='recompute': with the sampler's there is nothing "
-            "to weigh"
-        )
-    if not 0 < config.rollout.top_p <= 1:
-        yield f"config.rollout.top_p={config.rollout.top_p}: must be in (0, 1]"
+    yield from _source_checks(config)
+
+
+def _wording_problems(config: ConfigDict) -> Iterator[str]:
     try:
-        TrialConfig(**config.trial.to_dict())
+        wordings = load_environment(config).wordings
+    except ValueError:
+        return  # said already
+    if (wording := config.prompt.wording) not in wordings:
+        yield f"wording={wording!r}: choose one of {', '.join(map(repr, wordings))}"
+
+
+def _module_problems(find: Callable[[str], Any], name: str) -> Iterator[str]:
+    try:
+        find(name)
     except ValueError as error:
-        yield f"config.{error}"
-    if config.env.timeout_s <= 0:
-        yield f"config.env.timeout_s={config.env.timeout_s}: must be above 0 seconds"
-    if config.strategy.reservoir_min > config.strategy.reservoir_size:
-        yield (
-            f"config.strategy.reservoir_min={config.strategy.reservoir_min} exceeds "
-            f"config.strategy.reservoir_size={config.strategy.reservoir_size}: the "
-            "creator would never be asked"
-        )
-    longest = config.prompt.max_tokens + config.rollout.max_tokens
-    if max(config.grpo.buckets) < longest:
-        yield (
-            f"config.grpo.buckets={tuple(config.grpo.buckets)} holds no turn of "
-            f"prompt.max_tokens + rollout.max_tokens = {longest} tokens: add a longer"
-        )
-    if max(config.grpo.buckets) > config.grpo.tokens_per_microbatch:
-        yield (
-            f"config.grpo.tokens_per_microbatch={config.grpo.tokens_per_microbatch} is "
-            f"below the longest of config.grpo.buckets={tuple(config.grpo.buckets)}"
-        )
-    if config.creator.name in CREATORS[1:]:
-        yield from _creator_problems(config)
-    yield from _vllm_problems(config)
-    yield from _mesh_problems(config)
-    yield from _source_problems(config)
+        yield str(error)
 
 
-def _mesh_problems(config: ConfigDict) -> Iterator[str]:
-    shape = [config.mesh[axis] for axis in AXES]
-    if min(size or -2 for size in shape) < -1 or shape.count(-1) > 1:
+def _source_checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
+    """Check where the weights to start from come from."""
+    if config.policy.path:
+        yield "policy", policy_settings.path_problems(config.policy.path)
+    elif recipe := config.warm_start.recipe:
+        # Imported only where it is needed: it brings household games.
+        from reskill_jax.laboratory import settings  # noqa: PLC0415
+
+        prompt = {key: config.prompt[key] for key in ("wording", "layout", "actions")}
+        yield "warm_start", settings.problems(recipe, **prompt)
+    else:
         yield (
-            f"config.mesh={dict(config.mesh)}: sizes are 1 or more, and one of them "
-            "may be -1 for the devices that are left"
-        )
-    if config.rollout.overlap and not distributed.is_alone():
-        yield (
-            "config.rollout.overlap=1 works with one trainer process: in several, two "
-            "threads would enter collectives in different orders; use 0 with "
-            "--distributed"
+            "policy",
+            [
+                "path='': name a Hugging Face directory with weights, or a recipe in "
+                "config.warm_start.recipe"
+            ],
         )
 
 
-def _vllm_problems(config: ConfigDict) -> Iterator[str]:
-    """Check what can be checked before servers are started."""
-    vllm = config.engine.vllm
-    if config.engine.name != "vllm":
-        return
-    if find_spec("httpx") is None:
-        yield "config.engine.name='vllm': pip install '.[vllm]'"
-    if not vllm.urls and shutil.which(vllm.executable) is None:
-        yield (
-            f"config.engine.vllm.executable={vllm.executable!r} is not there: install "
-            "vLLM into an environment of its own and name its bin/vllm"
-        )
-    if 0 < len(vllm.urls) < distributed.count():
-        yield (
-            f"config.engine.vllm.urls={tuple(vllm.urls)}: each of the "
-            f"{distributed.count()} processes has servers of its own: name as many, "
-            "or start fewer processes"
-        )
-    if vllm.transfer == "nccl" and not distributed.is_alone():
-        yield (
-            "config.engine.vllm.transfer='nccl' works with one trainer process: in "
-            "several, a server that is started again could not be sent weights by one "
-            "of them; use 'files' with --distributed"
-        )
-    if vllm.devices and len(vllm.devices) != vllm.replicas:
-        yield (
-            f"config.engine.vllm.devices={tuple(vllm.devices)}: give one entry for "
-            f"each of config.engine.vllm.replicas={vllm.replicas}"
-        )
-    if vllm.transfer == "nccl" and not (vllm.urls or vllm.devices):
-        yield (
-            "config.engine.vllm.devices=(): with config.engine.vllm.transfer='nccl' "
-            "servers want GPUs that are not the trainer's: name those of each, or "
-            "servers that run already in config.engine.vllm.urls"
-        )
-    if vllm.transfer == "nccl" and config.rollout.overlap:
-        yield (
-            "config.engine.vllm.transfer='nccl' with config.rollout.overlap=1: a "
-            "server that is started again during an update could not be sent weights; "
-            "use 'files'"
-        )
-    if vllm.libnccl and not Path(vllm.libnccl).is_file():
-        yield (
-            f"config.engine.vllm.libnccl={vllm.libnccl!r} is no file: name the "
-            "libnccl.so.2 of vLLM's environment, or leave it empty"
-        )
-    for key in ("start_timeout_s", "timeout_s"):
-        if vllm[key] <= 0:
-            yield f"config.engine.vllm.{key}={vllm[key]}: must be above 0 seconds"
-
-
-def _creator_problems(config: ConfigDict) -> Iterator[str]:
-    """Check all that a creator with a language model needs, but for the network."""
-    if find_spec("pydantic") is None:
-        yield f"config.creator.name={config.creator.name!r}: pip install '.[llm]'"
-        return
-    from reskill_jax.creator.factory import problem  # noqa: PLC0415
-
-    if (timeout := config.creator.llm.timeout_s) <= 0:
-        yield f"config.creator.llm.timeout_s={timeout}: must be above 0 seconds"
-    if found := problem(**_llm_settings(config)):
-        yield f"config.creator: {found}"
-    if config.creator.name == SIDECAR:
-        yield from _sidecar_problems(config)
-
-
-def _sidecar_problems(config: ConfigDict) -> Iterator[str]:
-    """Creator and engine share servers."""
-    if config.engine.name != "vllm":
-        yield (
-            f"config.engine.name={config.engine.name!r} has no servers for "
-            "config.creator.name='sidecar': use 'vllm', or another creator"
-        )
-    creator, engine = config.creator.llm.timeout_s, config.engine.vllm.timeout_s
-    if creator >= engine:
-        yield (
-            f"config.creator.llm.timeout_s={creator:g}: a push waits for the creator's "
-            f"answers, at most config.engine.vllm.timeout_s={engine:g} s: make it less"
-        )
-
-
-def _source_problems(config: ConfigDict) -> Iterator[str]:
-    """Check where weights, skills and games come from."""
-    path, recipe = config.policy.path, config.warm_start.recipe
-    if not path and not recipe:
-        yield (
-            "config.policy.path is empty: name a Hugging Face directory with weights, "
-            "or a recipe in config.warm_start.recipe"
-        )
-    if path and not (Path(path) / "config.json").is_file():
-        yield (
-            f"config.policy.path={path!r} holds no config.json: name the Hugging Face "
-            "directory of a model, with its weights and tokenizer"
-        )
-    if recipe and not path:
-        from reskill_jax.laboratory.recipe import RECIPES  # noqa: PLC0415
-
-        if recipe not in RECIPES:
-            yield f"config.warm_start.recipe={recipe!r}: choose one of {list(RECIPES)}"
-        else:
-            yield from _recipe_problems(config, RECIPES[recipe])
-    if config.strategy.bank and not Path(config.strategy.bank).is_dir():
-        yield f"config.strategy.bank={config.strategy.bank!r} is not a directory"
-    if config.strategy.name == "static" and not config.strategy.bank:
-        yield (
-            "config.strategy.bank is empty: strategy 'static' needs a directory of "
-            "skills; without skills it is config.strategy.name='grpo'"
-        )
-    houses = (config.env.houses_train, config.env.houses_eval)
-    if config.env.houses and not config.env.root and not all(houses):
-        yield (
-            f"config.env.houses={config.env.houses!r} builds "
-            f"houses_train={houses[0]} and houses_eval={houses[1]} games: give both"
-        )
-
-
-def _recipe_problems(config: ConfigDict, recipe: Any) -> Iterator[str]:
-    """A policy reads the prompts that it learnt to read."""
-    wanted = {
-        "prompt.wording": recipe.wording,
-        "prompt.actions": recipe.actions,
-        "prompt.layout": "tree",
-    }
-    for key, value in wanted.items():
-        if _get(config, key) != value:
-            yield (
-                f"config.{key}={_get(config, key)!r}, but the warm start "
-                f"{config.warm_start.recipe!r} was taught with {value!r}: use that, or "
-                "name weights in config.policy.path"
-            )
-
-
-def _llm_settings(config: ConfigDict) -> dict[str, Any]:
-    own = ("delay_steps", "inject", "inject_every")
-    return {k: v for k, v in config.creator.to_dict().items() if k not in own}
-
-
-def _get(config: ConfigDict, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
+def _refusal(settings: Any, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why settings refuse to be made from those of the values that are theirs."""
+    names = [field.name for field in fields(settings)]
+    try:
+        settings(**{name: values[name] for name in names if name in values})
+    except ValueError as error:
+        yield str(error)

@@ -36,7 +36,7 @@ LIBTPU = importlib.util.find_spec("libtpu")
 
 @pytest.fixture
 def config(tmp_path):
-    config = get_config("paper")
+    config = get_config("")
     config.policy.path = str(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(to_hf(DECODER)))
     config.grpo.buckets = (128,)
@@ -168,9 +168,9 @@ def test_says_what_to_install_for_a_topology(config):
 
 
 def test_shipped_variants_need_no_model_to_be_named():
-    paper = ahead.decoder_of(get_config("paper"))
+    default = ahead.decoder_of(get_config(""))
     published = PRESETS["Qwen3-4B-Instruct-2507"]
-    assert paper == dataclasses.replace(published, dtype="bfloat16")
+    assert default == dataclasses.replace(published, dtype="bfloat16")
     laboratory = ahead.decoder_of(get_config("cpu"))
     assert (laboratory.hidden_size, laboratory.dtype) == (160, "float32")
 

@@ -9,8 +9,9 @@ A module of an environment has
 A name that is not listed is the dotted name of such a module, e.g. ``my_lab.chess``.
 """
 
-import importlib
 from types import ModuleType
+
+from reskill_jax.modules import find_module
 
 ENVIRONMENTS = {"alfworld": "reskill_jax.environments.alfworld.spec"}
 
@@ -21,17 +22,6 @@ def environment_module(name: str) -> ModuleType:
     Raises:
         ValueError: there is no such module, or it lacks `Settings` or `load`.
     """
-    path = ENVIRONMENTS.get(name, name)
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
-            raise  # the module is there, and something that it needs is not
-        raise ValueError(
-            f"name={name!r}: no such environment; choose one of {list(ENVIRONMENTS)}, "
-            "or give the dotted name of a module that can be imported"
-        ) from error
-    for part in ("Settings", "load"):
-        if not hasattr(module, part):
-            raise ValueError(f"name={name!r}: the module {path} has no {part}")
-    return module
+    return find_module(
+        name, ENVIRONMENTS, kind="environment", needs=("Settings", "load")
+    )

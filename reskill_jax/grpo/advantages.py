@@ -9,7 +9,7 @@ turn gets -penalty / 1e-6; whitening then shrinks everything else to nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -61,16 +61,24 @@ def advantages(
     rule: Rule = "corrected",
     scale: Scale = "std",
     penalty: float = 0.1,
+    reward_scale: float = 1.0,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Compute the advantage of every turn, on the whole batch of episodes.
+
+    With `rule="reference"`, `reward_scale=10` and `penalty=0.1`, outcomes of 0 and 1
+    give the official code's numbers for ALFWorld. `corrected` depends with `std` on
+    the ratio of the two only, and otherwise grows with both.
 
     Args:
         table: the outcomes.
         rule: see the module's docstring.
         scale: `std` divides by the group's standard deviation (paper, section 3.1),
             `none` does not (Dr. GRPO, arXiv 2503.20783).
-        penalty: subtracted on invalid turns: from the advantage if `corrected`, from
-            the turn's score if `reference`.
+        penalty: subtracted on invalid turns, on the scale of the scaled rewards: from
+            the turn's score if `reference`; if `corrected`, from the advantage, and
+            divided by `reward_scale` where that is normalised, so that it is the same
+            share of a reward of 1.
+        reward_scale: outcomes are multiplied by it first; above 0.
 
     Returns:
         float32 [E, K], and metrics: `adv/abs_max` (before whitening, so that a blow-up
@@ -83,8 +91,12 @@ def advantages(
         raise ValueError(f"grpo.rule={rule!r}: choose 'corrected' or 'reference'")
     if scale not in ("std", "none"):
         raise ValueError(f"grpo.scale={scale!r}: choose 'std' or 'none'")
-    compute = corrected_advantages if rule == "corrected" else reference_advantages
-    values, tied_groups = compute(table, scale=scale, penalty=penalty)
+    table = replace(table, reward=table.reward * reward_scale)
+    if rule == "corrected":
+        penalty = penalty / reward_scale if scale == "std" else penalty
+        values, tied_groups = corrected_advantages(table, scale=scale, penalty=penalty)
+    else:
+        values, tied_groups = reference_advantages(table, scale=scale, penalty=penalty)
     abs_max = np.abs(values[table.tokens > 0]).max(initial=0.0)
     if rule == "reference":
         values = whiten(values, table.tokens)

@@ -43,6 +43,7 @@ def make_update(
     tokens_per_microbatch: int,
     rule: Rule = "corrected",
     scale: Scale = "std",
+    reward_scale: float = 1.0,
     invalid_penalty: float = 0.1,
     aggregation: Aggregation = "episode",
     old_logprobs: OldLogprobs = "sampler",
@@ -64,6 +65,7 @@ def make_update(
         tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
         scale: of the advantages, see `advantages`.
+        reward_scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
         aggregation: of the loss, see `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
@@ -135,7 +137,11 @@ def make_update(
         seed: int,
     ) -> tuple[TrainState, dict[str, float]]:
         values, summary = advantages(
-            outcomes(episodes), rule=rule, scale=scale, penalty=invalid_penalty
+            outcomes(episodes),
+            rule=rule,
+            scale=scale,
+            penalty=invalid_penalty,
+            reward_scale=reward_scale,
         )
         if kl_coef:  # once per update, where they wait in the memory of the host
             reference_params = move(reference_params, "device")

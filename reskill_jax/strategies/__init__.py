@@ -4,11 +4,11 @@ A module of a strategy has ``make(setup, **switches) -> Strategy``; an ablation 
 of switches. A name that is not listed is the dotted name of such a module.
 """
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from reskill_jax.modules import find_module
 from reskill_jax.strategies.base import Setup, Strategy
 
 _RESKILL = "reskill_jax.strategies.reskill"
@@ -32,24 +32,13 @@ def find_strategy(name: str) -> Callable[[Setup], Strategy]:
     Raises:
         ValueError: there is no such strategy or module, or it has no `make`.
     """
-    path, switches = STRATEGIES.get(name, (name, {}))
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not path.startswith(error.name):
-            raise  # the module is there, and something that it needs is not
-        raise ValueError(
-            f"name={name!r}: no such strategy; choose one of {list(STRATEGIES)}, or "
-            "give the dotted name of a module that can be imported"
-        ) from error
-    if not hasattr(module, "make"):
-        raise ValueError(f"name={name!r}: the module {path} has no make(setup)")
+    paths = {name: path for name, (path, _) in STRATEGIES.items()}
+    module = find_module(name, paths, kind="strategy", needs=("make",))
+    _, switches = STRATEGIES.get(name, ("", {}))
     return partial(module.make, **switches)
 
 
-def trial_switches(name: str) -> Mapping[str, Any] | None:
-    """Return what an ablation changes in trials; None for one that holds none."""
+def holds_trials(name: str) -> bool:
+    """Tell whether a strategy splits groups between banks."""
     path, switches = STRATEGIES.get(name, ("", {}))
-    if path != _RESKILL or "auto_accept" in switches:
-        return None
-    return switches.get("trial", {})
+    return path == _RESKILL and "auto_accept" not in switches

@@ -79,16 +79,17 @@ class TrialConfig:
         }
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
-                raise ValueError(
-                    f"trial.{key} is {getattr(self, key)!r}: use {allowed}"
-                )
+                shown = ", ".join(map(repr, allowed))
+                raise ValueError(f"{key}={getattr(self, key)!r}: choose one of {shown}")
         ranges = {
             "epsilon": (0, 0.5),
             "constant_weight": (0, 1),
-            "early_reject": (0, self.accept_probability),
-            "accept_probability": (0, self.early_accept),
             "early_accept": (0, 1),
+            "accept_probability": (0, self.early_accept),
+            "early_reject": (0, self.accept_probability),
+            "max_steps": (1, math.inf),
             "min_steps": (1, self.max_steps),
+            "min_episodes": (0, math.inf),
             "effect_sd": (1e-6, math.inf),
             "cost_per_skill": (0, 1),
             "carry_over": (0, math.inf),
@@ -96,8 +97,7 @@ class TrialConfig:
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:
                 raise ValueError(
-                    f"trial.{key} is {getattr(self, key)}: set it within"
-                    f" [{low}, {high}]"
+                    f"{key}={getattr(self, key)}: must be within [{low}, {high}]"
                 )
 
     def bounds(self) -> Bounds:

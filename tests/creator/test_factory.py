@@ -30,21 +30,33 @@ def config(monkeypatch):
     ("key", "value", "message"),
     [
         ("name", "oracle", "config.creator.name='oracle': choose one of 'offline'"),
-        ("name", "replay", "config.creator: replay='' is no log of calls"),
-        ("llm.name", "", "config.creator: 'openai' needs the name of a model"),
+        ("name", "replay", "config.creator.name='replay': replay='' is no log"),
+        ("llm.name", "", "config.creator.llm.name='': name='openai' needs the name of"),
         ("llm.api_key_variable", "NO_SUCH", "variable NO_SUCH holds no key"),
         ("llm.base_url", "http://me:pass@host", "the address holds credentials"),
-        ("llm.timeout_s", 0.0, "config.creator.llm.timeout_s=0.0: must be above 0"),
-        ("budget.run_dollars", 5.0, "budget.run_dollars=5.0 needs budget.input_price"),
-        ("budget.run_calls", -1, "budget.run_calls=-1: must be 0 or more"),
         (
-            "retry.max_attempts",
-            0,
-            "retry: max_attempts=0 and ",
+            "llm.timeout_s",
+            0.0,
+            "creator.llm.timeout_s=0.0: must be a finite number, above 0",
         ),
+        (
+            "budget.run_dollars",
+            5.0,
+            "config.creator.budget.run_dollars=5.0 needs input_price",
+        ),
+        (
+            "budget.run_calls",
+            -1,
+            "config.creator.budget.run_calls=-1: must be 0 or more",
+        ),
+        ("retry.max_attempts", 0, "config.creator.retry.max_attempts=0: must be 1"),
         ("prompts", "/nowhere", "'/nowhere' is not a directory of prompts"),
-        ("delay_steps", -1, "config.creator.delay_steps=-1: must be 0 or more"),
-        ("max_concurrency", 0, "config.creator.max_concurrency=0: must be 1 or more"),
+        ("delay_steps", -1, "config.creator.delay_steps=-1: must be an integer, 0"),
+        (
+            "max_concurrency",
+            0,
+            "config.creator.max_concurrency=0: must be an integer, 1",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(config, key, value, message):
@@ -57,12 +69,16 @@ def test_settings_that_cannot_work_are_refused_by_name(config, key, value, messa
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("engine.name", "jax", "config.engine.name='jax' has no servers for"),
+        (
+            "engine.name",
+            "jax",
+            "config.creator.name='sidecar': the engine 'jax' has no",
+        ),
         ("creator.llm.base_url", "http://x", "url='http://x': the engine says where"),
         (
             "creator.llm.timeout_s",
             300.0,
-            "config.creator.llm.timeout_s=300: a push waits",
+            "config.creator.llm.timeout_s=300: new weights wait",
         ),
     ],
 )

@@ -88,6 +88,33 @@ def test_reference_equals_oracle(seed):
     np.testing.assert_allclose(values[present], expected[present], 1e-4, 1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_official_reward_is_ten_for_a_success_less_its_penalty(seed):
+    t = random_table(seed)
+    won = Outcomes(np.minimum(t.reward, 1.0), t.group, t.valid, t.tokens)
+    ten = Outcomes(10 * won.reward, t.group, t.valid, t.tokens)
+    raw, expected = naive_reference(ten, 0.1)
+    values, metrics = advantages(won, rule="reference", reward_scale=10.0, penalty=0.1)
+    present = t.tokens > 0
+    np.testing.assert_allclose(values[present], expected[present], 1e-4, 1e-6)
+    np.testing.assert_allclose(
+        metrics["adv/abs_max"], np.abs(raw[present]).max(), rtol=1e-6
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_corrected_advantages_keep_the_ratio_of_reward_and_penalty(seed):
+    t = random_table(seed)
+    small, _ = advantages(t, penalty=0.01)
+    large, _ = advantages(t, penalty=0.1, reward_scale=10.0)
+    np.testing.assert_allclose(large, small, rtol=1e-5, atol=1e-7)
+    plain, _ = advantages(t, scale="none", penalty=0.01)
+    grown, _ = advantages(t, scale="none", penalty=0.1, reward_scale=10.0)
+    np.testing.assert_allclose(grown, 10 * plain, rtol=1e-5, atol=1e-6)
+
+
 def test_tied_groups_get_exactly_zero_and_are_counted():
     # 0.1 + 0.1 + 0.1 is not 0.3: the tie must be seen through the rounded mean.
     t = table([0.1] * 3 + [1, 0, 0] + [5.0], [0] * 3 + [1] * 3 + [2])

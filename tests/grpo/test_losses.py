@@ -7,7 +7,9 @@ import pytest
 from grpo_cases import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import get_config
 
+from reskill_jax.build import loss_options
 from reskill_jax.grpo.losses import GrpoBatch, grpo_loss, k3, token_weights
 from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.weighted_metrics import Max, Mean, reduce_metrics
@@ -89,6 +91,19 @@ def test_clipped_and_dual_clipped_tokens_have_no_gradient():
     active = (batch.packed.mask > 0) & ~stopped
     assert not np.asarray(grads)[stopped].any()
     assert np.asarray(grads)[active].all()
+
+
+def test_a_configured_dual_clip_of_zero_is_no_bound():
+    config = get_config()
+    config.grpo.dual_clip = 0.0
+    options = OPTIONS | {"dual_clip": loss_options(config)["dual_clip"]}
+    logprobs, batch = random_batch(0)
+    value = jax.value_and_grad(grpo_loss, has_aux=True)
+    (loss, metrics), grads = value(logprobs, batch, **options)
+    unbounded, _, dual, _ = naive_loss(logprobs, batch, **options)
+    np.testing.assert_allclose(loss, unbounded, rtol=2e-4)
+    assert reduce_metrics([metrics])["grpo/dual_clip_fraction"] == dual == 0
+    assert np.isfinite(grads).all()
 
 
 def test_padding_may_hold_anything():

@@ -193,6 +193,14 @@ def test_tied_groups_without_penalty_leave_the_weights_alone():
     assert metrics["update/grad_norm"] == 0
 
 
+def test_an_update_scales_rewards_before_advantages():
+    options = {"scale": "none", "invalid_penalty": 0.0}
+    _, plain = train(make_batch(5), **options)
+    _, scaled = train(make_batch(5), reward_scale=10.0, **options)
+    assert plain["adv/abs_max"] > 0
+    assert scaled["adv/abs_max"] == pytest.approx(10 * plain["adv/abs_max"])
+
+
 def test_same_inputs_same_bits():
     options = {"tx": make_optimizer(1e-2), "minibatches": 2, "seed": 3}
     first = train(make_batch(7), **options)

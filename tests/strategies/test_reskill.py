@@ -218,7 +218,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     assert not made["no_analyzer"]._creator.analyse
     assert made["reskill"]._creator.analyse
     assert made["reskill"]._trial_config == TrialConfig(**config.trial.to_dict())
-    assert TrialConfig(**get_config("paper").trial.to_dict()) == TrialConfig()
+    assert TrialConfig(**get_config().trial.to_dict()) == TrialConfig()
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].skills_first == (name == "skill_first")
@@ -227,11 +227,17 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy.candidates": 0}, "strategy.candidates=0: must be 1 or more"),
-        ({"strategy.candidates": 4}, "group_size=4: a trial splits a group between 5"),
+        (
+            {"strategy.candidates": 0},
+            "strategy.candidates=0: must be an integer, 1 or more",
+        ),
+        (
+            {"strategy.candidates": 4},
+            "strategy.candidates=4: a trial divides a group of 4",
+        ),
         (
             {"strategy.candidates": 2, "trial.mode": "paper"},
-            "strategy.candidates=2: trials of config.trial.mode='paper' have one",
+            "strategy.candidates=2: a trial of mode='paper' has one",
         ),
     ],
 )

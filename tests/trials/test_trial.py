@@ -295,17 +295,18 @@ def test_episodes_may_come_in_any_order():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "sober"}, r"trial.mode is 'sober': use \('paired', 'paper'\)"),
-        ({"assignment": "x"}, "trial.assignment is 'x'"),
-        ({"discount": "x"}, "trial.discount is 'x'"),
-        ({"epsilon": 0.6}, r"trial.epsilon is 0.6: set it within \[0, 0.5\]"),
-        ({"min_steps": 99}, r"trial.min_steps is 99: set it within \[1, 16\]"),
-        ({"early_reject": 0.8}, "trial.early_reject is 0.8"),
-        ({"early_accept": 1.2}, "trial.early_accept is 1.2"),
+        ({"mode": "sober"}, "mode='sober': choose one of 'paired', 'paper'"),
+        ({"assignment": "x"}, "assignment='x'"),
+        ({"discount": "x"}, "discount='x'"),
+        ({"epsilon": 0.6}, r"epsilon=0.6: must be within \[0, 0.5\]"),
+        ({"min_steps": 99}, r"min_steps=99: must be within \[1, 16\]"),
+        ({"early_reject": 0.8}, "early_reject=0.8"),
+        ({"min_episodes": -1}, "min_episodes=-1"),
+        ({"early_accept": 1.2}, "early_accept=1.2"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         TrialConfig(**changes)
 
 

@@ -1,14 +1,48 @@
-"""ALFWorld's own keys of the section `env`."""
+"""The keys of a configuration's section `env` that only ALFWorld has."""
 
 from dataclasses import dataclass
+
+from reskill_jax.environments.alfworld.house_settings import PRESETS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where games are, or which houses to build."""
+    """Where the games come from.
+
+    Attributes:
+        root: directory that holds ``json_2.1.1/``. Empty: the houses built as below
+            or, without those, the directory in the variable ALFWORLD_DATA.
+        houses: size of houses to build when `root` is empty, a key of
+            `house_settings.PRESETS`: small, medium or full (as large as the published
+            ones). Empty: build none.
+        houses_train: number of houses to build for the split train.
+        houses_eval: number to build for each of valid_seen and valid_unseen.
+        houses_seed: seed of everything random in the houses, apart from the run's own,
+            so that runs with different seeds play the same houses.
+
+    Raises:
+        ValueError: a value is out of range, or houses are asked for without numbers.
+    """
 
     root: str = ""
     houses: str = ""
     houses_train: int = 0
     houses_eval: int = 0
     houses_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        sizes = ("", *PRESETS)
+        if self.houses not in sizes:
+            raise ValueError(
+                f"houses={self.houses!r}: choose one of {', '.join(map(repr, sizes))}"
+            )
+        for name in ("houses_train", "houses_eval", "houses_seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        counts = self.houses_train, self.houses_eval
+        if self.houses and not self.root and not all(counts):
+            raise ValueError(
+                f"houses={self.houses!r} with houses_train={counts[0]} and "
+                f"houses_eval={counts[1]}: set both numbers to 1 or more"
+            )

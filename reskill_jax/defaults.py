@@ -1,0 +1,319 @@
+"""Every configuration key that experiments share, with its default.
+
+`configs/<environment>.py` says what is special about an experiment:
+
+    VARIANTS = {"short": {"num_steps": 10, "eval.every": 5}}
+
+    def get_config(variant: str = "") -> ConfigDict:
+        return defaults.expand(defaults.get_config(ENVIRONMENT), variant, VARIANTS)
+
+The defaults are the published scale (arXiv 2606.01619) with this package's own trials.
+What a value must be is in `validate.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reskill_jax.environments.registry import environment_module
+
+Variant = Mapping[str, Any]  # dotted keys -> values
+
+
+def get_config(environment: str) -> ConfigDict:
+    """Return the defaults for an environment, unlocked.
+
+    Args:
+        environment: its name, see `environments.registry`; its own settings are merged
+            into section `env`.
+    """
+    c = ConfigDict()
+    c.seed = 42  # of everything random in a run
+    c.num_steps = 150  # training steps
+    _add_tasks(c, environment)
+    _add_policy(c)
+    _add_rollouts(c)
+    _add_vllm(c)
+    _add_learning(c)
+    _add_method(c)
+    _add_creator(c)
+    _add_bookkeeping(c)
+    return c
+
+
+def expand(
+    config: ConfigDict, text: str, variants: Mapping[str, Variant]
+) -> ConfigDict:
+    """Apply variants to a configuration and lock it.
+
+    Args:
+        config: changed in place; its keys are all that variants may set.
+        text: names of variants, separated by commas; they are applied from left to
+            right, so that later ones win. Empty: none.
+        variants: those of the experiment, by name.
+
+    Returns:
+        `config`.
+
+    Raises:
+        ValueError: a name is unknown.
+        KeyError: a variant sets a key that does not exist.
+    """
+    config.lock()
+    for name in text.split(",") if text else ():
+        if name not in variants:
+            raise ValueError(
+                f"configs/{config.env.name}.py:{text} has no variant {name!r}: choose "
+                f"from {', '.join(variants)}; several are separated by commas"
+            )
+        config.update_from_flattened_dict(variants[name])
+    return config
+
+
+def _add_tasks(c: ConfigDict, environment: str) -> None:
+    """Tasks, the processes that play them, and prompts."""
+    c.env = ConfigDict(asdict(environment_module(environment).Settings()))
+    c.env.name = environment
+    c.env.workers = 8  # processes
+    # Seconds for one reset or step; then the process is replaced and the episode
+    # replayed.
+    c.env.timeout_s = 120.0
+    c.env.max_attempts = 3  # processes that one reset or step may cost before it fails
+
+    c.prompt = ConfigDict()
+    c.prompt.wording = "full"  # or brief, for small policies
+    # tree: a trunk that only grows, with a branch per turn; paper: the published
+    # template, rendered anew at every turn.
+    c.prompt.layout = "tree"
+    c.prompt.max_tokens = 4096  # older turns are left out beyond that
+    c.prompt.actions = True  # list the admissible actions
+    c.prompt.history = 50  # turns that the paper layout shows
+
+
+def _add_policy(c: ConfigDict) -> None:
+    """The policy, where its starting weights come from, and its devices."""
+    c.policy = ConfigDict()
+    # Hugging Face directory. Empty: the warm start below. For --mode=compile, the name
+    # of a published model in policy/presets.py is enough.
+    c.policy.path = "Qwen3-4B-Instruct-2507"
+    # Type of the computation; the trained weights are float32.
+    c.policy.dtype = "bfloat16"
+    # xla, cudnn (GPU), splash (TPU); auto chooses by device.
+    c.policy.attention = "auto"
+    # Memory that keeps the starting weights for the KL term: device; or host, from
+    # where they are copied to the devices for each update.
+    c.policy.reference = "device"
+    # What the forward pass keeps for the backward pass: none recomputes nothing; dots
+    # keeps products of matrices and the output of attention; full keeps inputs of
+    # layers only; offload keeps those in the memory of the host.
+    c.policy.remat = "full"
+    # Tokens per chunk of the vocabulary projection. Chunks are recomputed in the
+    # backward pass, unless one holds a whole row.
+    c.policy.logprob_chunk = 256
+
+    # Numbers of devices; one of them may be -1: all that are left (policy/sharding.py).
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # each holds a copy of the parameters; splits rows
+    c.mesh.fsdp = -1  # splits the parameters, and rows
+    c.mesh.tensor = 1  # splits heads and feed-forward widths
+    # TPUs to compile for that are not attached, e.g. v6e:4x4; only for --mode=compile.
+    c.mesh.topology = ""
+
+    # Supervised training on demonstrations that follow skills, if policy.path is empty.
+    c.warm_start = ConfigDict()
+    c.warm_start.recipe = ""  # a name in laboratory/recipe.py; empty: none
+    c.warm_start.retrain = False  # train again, ignoring shipped and cached results
+
+
+def _add_rollouts(c: ConfigDict) -> None:
+    """Sampling episodes, and the engine in this process."""
+    c.rollout = ConfigDict()
+    c.rollout.tasks_per_step = 16  # groups
+    c.rollout.max_turns = 50  # per episode
+    c.rollout.temperature = 1.0  # 0: greedy
+    c.rollout.top_p = 1.0
+    c.rollout.max_tokens = 512  # per response
+    c.rollout.concurrency = 128  # episodes at a time
+    # 1: collect the next batch while the policy trains; it is then one update old.
+    # Meant for engine.name="vllm" on devices of its own: a jax engine shares the
+    # devices of the update and could not free its memory for it.
+    c.rollout.overlap = 0
+
+    c.engine = ConfigDict()
+    c.engine.name = "jax"  # in this process; or vllm: servers beside it
+    # Sequences of full length that the cache of a process holds. Most sequences are
+    # much shorter, so that more fit; others wait.
+    c.engine.max_sequences = 32
+    c.engine.block_size = 128  # tokens per cache block
+    c.engine.prefill_rows = 8  # blocks per prefill call
+    c.engine.decode_rows = 64  # sequences per decode call
+    c.engine.decode_steps = 4  # tokens per sequence and decode call
+
+
+def _add_vllm(c: ConfigDict) -> None:
+    """The engine vllm: servers that each trainer process has on its own node."""
+    c.engine.vllm = ConfigDict()
+    c.engine.vllm.executable = "vllm"  # in an environment of its own
+    # Addresses of running servers, divided among the processes. Empty: start some.
+    c.engine.vllm.urls = ()
+    c.engine.vllm.replicas = 1  # servers that each process starts
+    # CUDA_VISIBLE_DEVICES of each server, e.g. ("4,5", "6,7"). Empty: not set.
+    c.engine.vllm.devices = ()
+    c.engine.vllm.tensor_parallel_size = 1  # devices per server
+    # Share of each device's memory. 0: whatever the arguments say.
+    c.engine.vllm.gpu_memory_utilization = 0.9
+    c.engine.vllm.arguments = ()  # further arguments of `vllm serve`
+    # How servers receive weights: files; or nccl, between GPUs.
+    c.engine.vllm.transfer = "files"
+    # Directory for files, shared by servers and trainer.
+    c.engine.vllm.weights_dir = "/dev/shm"
+    # The servers' libnccl.so.2, for nccl. Empty: look in the executable's environment.
+    c.engine.vllm.libnccl = ""
+    c.engine.vllm.start_timeout_s = 600.0  # seconds until a server must be ready
+    c.engine.vllm.timeout_s = 300.0  # seconds per request
+    c.engine.vllm.max_attempts = 3  # per request; servers are restarted in between
+    # Largest difference between log-probs of servers and trainer after a transfer,
+    # nats. For bfloat16; in float32, 1e-4 is enough.
+    c.engine.vllm.logprob_tolerance = 0.1
+
+
+def _add_learning(c: ConfigDict) -> None:
+    """GRPO."""
+    c.grpo = ConfigDict()
+    c.grpo.group_size = 8  # rollouts per task
+    # Advantages: corrected; or reference, the statistics of the official code
+    # (grpo/advantages.py).
+    c.grpo.rule = "corrected"
+    # Divide advantages by the group's standard deviation (std), or not (none).
+    c.grpo.scale = "std"
+    # Weight of tokens in the loss: episode gives every episode the same weight (paper,
+    # section 3.1), token every token.
+    c.grpo.aggregation = "episode"
+    c.grpo.reward_scale = 1.0  # rewards are multiplied by it
+    c.grpo.invalid_penalty = 0.1  # of an invalid turn, on the scale of those rewards
+    c.grpo.clip_low = 0.2  # ratios are clipped below 1 - clip_low
+    c.grpo.clip_high = 0.2  # and above 1 + clip_high
+    # Most that a ratio counts with a negative advantage; 0: no bound.
+    c.grpo.dual_clip = 3.0
+    c.grpo.kl_coef = 0.01  # weight of the KL to the starting policy (k3) in the loss
+    # Log-probs of the sampling policy: the sampler's own; or recompute, in the trainer.
+    c.grpo.old_logprobs = "sampler"
+    # With recompute, weigh tokens by min(recomputed / sampler's, this). 0: do not.
+    c.grpo.importance_cap = 0.0
+    # Warn if log-probs of sampler and trainer differ by more than this on average,
+    # nats; with rollout.overlap the effect of one update is included.
+    c.grpo.logprob_diff_warning = 0.02
+    c.grpo.minibatches = 4  # optimiser steps per training step
+    c.grpo.learning_rate = 1e-6
+    c.grpo.warmup_steps = 0  # optimiser steps in which the learning rate rises to that
+    # Optimiser steps after those in which it falls to zero. 0: it stays.
+    c.grpo.decay_steps = 0
+    c.grpo.weight_decay = 0.01
+    c.grpo.clip_norm = 1.0  # largest norm of the gradient
+    c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # lengths of training rows, tokens
+    c.grpo.tokens_per_microbatch = 16384  # for each of mesh.data x mesh.fsdp devices
+
+
+def _add_method(c: ConfigDict) -> None:
+    """What is done about skills, and the trials that decide."""
+    c.strategy = ConfigDict()
+    # reskill; its baselines grpo (no skills) and static (a fixed bank); its ablations
+    # auto_accept, uniform, no_discount, no_analyzer, skill_first, policy_first.
+    c.strategy.name = "reskill"
+    c.strategy.bank = ""  # directory of skills to start from; empty: none
+    c.strategy.max_skills = 8  # in a bank
+    # Proposals on trial at once, at most; 1 in the paper. With more, each has fewer
+    # episodes, and one that is better by chance is more likely.
+    c.strategy.candidates = 1
+    c.strategy.reservoir_size = 200  # episodes that the creator sees, at most
+    c.strategy.reservoir_min = 100  # episodes before the creator is first asked
+
+    # Trials of candidate banks (trials/trial_config.py, which also gives reasons).
+    c.trial = ConfigDict()
+    c.trial.mode = "paired"  # or paper: decide by posterior means after max_steps
+    # How the rollouts of a group are divided: stratified; or per_rollout, drawn
+    # independently (paper).
+    c.trial.assignment = "stratified"
+    c.trial.epsilon = 0.45  # least probability of an arm; 0.2 in the paper
+    c.trial.discount = "adaptive"  # of older evidence; or constant, last_step, none
+    c.trial.constant_weight = 0.9  # per step, for constant
+    c.trial.min_steps = 1  # training steps before a decision; 5 in the paper
+    c.trial.max_steps = 16  # training steps until the decision; 5 in the paper (K_e)
+    c.trial.min_episodes = 50  # of all arms before a decision
+    # Bounds of P(effect > cost) that end a trial early, and the one at max_steps;
+    # paired mode only.
+    c.trial.early_accept = 0.87
+    c.trial.early_reject = 0.08
+    c.trial.accept_probability = 0.7
+    c.trial.effect_sd = 0.05  # prior standard deviation of effects on the success rate
+    c.trial.cost_per_skill = 0.005  # success rate that each new or changed skill costs
+    # Episodes of the incumbent's evidence that the next trial starts with; 0 in the
+    # paper.
+    c.trial.carry_over = 32.0
+
+
+def _add_creator(c: ConfigDict) -> None:
+    """Where proposals come from (creator/)."""
+    c.creator = ConfigDict()
+    # offline: rules, no language model. openai (any compatible server), anthropic,
+    # bedrock: services. sidecar: the policy itself, on the servers of
+    # engine.name="vllm". replay: the log of an earlier run.
+    c.creator.name = "offline"
+    # Training steps between asking for a proposal and using it. 0: use it when it is
+    # ready, which does not repeat exactly.
+    c.creator.delay_steps = 0
+    # Tasks whose episodes are analysed for a proposal; 0: none.
+    c.creator.analysed_tasks = 30
+    c.creator.max_concurrency = 16  # analyses at a time
+    c.creator.author_attempts = 3  # at a proposal that passes verification
+    c.creator.prompts = ""  # directory of prompts that replace creator/prompts/*.md
+    c.creator.replay = ""  # the creator/calls.jsonl of a run, for replay
+
+    c.creator.llm = ConfigDict()
+    c.creator.llm.name = ""  # model, as the service calls it
+    # Address, e.g. http://localhost:8000/v1. Empty: the service's own.
+    c.creator.llm.base_url = ""
+    # Environment variable that holds the key. Empty: e.g. OPENAI_API_KEY.
+    c.creator.llm.api_key_variable = ""
+    c.creator.llm.structured = True  # have the service enforce the schema of answers
+    c.creator.llm.temperature = 0.2  # negative: leave it to the service
+    c.creator.llm.max_tokens = 4096  # per answer
+    c.creator.llm.timeout_s = 120.0  # seconds per attempt
+
+    # Limits of spending, for one proposal (cycle) and for the run; 0: no limit.
+    c.creator.budget = ConfigDict()
+    c.creator.budget.cycle_calls = 60
+    c.creator.budget.cycle_tokens = 500_000
+    c.creator.budget.cycle_dollars = 0.0
+    c.creator.budget.run_calls = 0
+    c.creator.budget.run_tokens = 0
+    c.creator.budget.run_dollars = 0.0
+    c.creator.budget.input_price = 0.0  # dollars per million tokens of prompts
+    c.creator.budget.output_price = 0.0  # dollars per million tokens of answers
+
+    c.creator.retry = ConfigDict()
+    c.creator.retry.max_attempts = 4  # per call
+    c.creator.retry.initial_delay_s = 1.0  # seconds before the second; then doubled
+    c.creator.retry.max_delay_s = 30.0  # longest delay, seconds
+    c.creator.retry.failure_threshold = 20  # failures in a row that stop all calls
+    c.creator.retry.cooldown_s = 60.0  # seconds without calls then; doubled if repeated
+
+    # For experiments: every k-th proposal is one of a known kind, helpful or harmful.
+    c.creator.inject = "harmful"
+    c.creator.inject_every = 0  # k; 0: never
+
+
+def _add_bookkeeping(c: ConfigDict) -> None:
+    """Evaluation, greedy and with the accepted bank only, and checkpoints."""
+    c.eval = ConfigDict()
+    # Training steps between evaluations; the first and the last state are always
+    # evaluated. 0: only those.
+    c.eval.every = 10
+    c.eval.max_tasks = 140  # per split
+    c.eval.splits = ("valid_seen", "valid_unseen")  # (): no evaluation
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 5  # training steps
+    c.checkpoint.keep = 2  # newest checkpoints

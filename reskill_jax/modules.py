@@ -1,0 +1,41 @@
+"""Modules by name: those of this package, and anybody's own."""
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+
+
+def find_module(
+    name: str, listed: Mapping[str, str], *, kind: str, needs: tuple[str, ...]
+) -> ModuleType:
+    """Import what a configuration names.
+
+    Args:
+        name: one of `listed`, or the dotted name of a module.
+        listed: dotted names of modules by short name.
+        kind: what it is, for messages.
+        needs: what the module must have.
+
+    Raises:
+        ValueError: there is no such module, or it lacks something.
+    """
+    absent = (
+        f"name={name!r}: choose one of {', '.join(listed)}, or give the dotted name of "
+        f"a module with one more {kind}"
+    )
+    if not isinstance(name, str) or not name.strip("."):  # anything, from a file
+        raise ValueError(absent)
+    path = listed.get(name, name)
+    try:
+        module = importlib.import_module(path)
+    except (ModuleNotFoundError, TypeError) as error:  # TypeError: a relative name
+        missing = getattr(error, "name", None)
+        if missing and not f"{path}.".startswith(f"{missing}."):
+            raise  # the module is there, and something that it needs is not
+        raise ValueError(absent) from error
+    for part in needs:
+        if not hasattr(module, part):
+            raise ValueError(
+                f"name={name!r}: the module {path} is no {kind}, it has no {part!r}"
+            )
+    return module

@@ -1,0 +1,24 @@
+"""Checks where weights come from, and a mesh, before anything is loaded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def path_problems(path: str) -> Iterator[str]:
+    """Yield why `path` is not a Hugging Face directory, if it is not."""
+    if not (Path(path) / "config.json").is_file():
+        yield (
+            f"path={path!r} holds no config.json: name the Hugging Face directory of "
+            "a model, with its weights and tokenizer"
+        )
+
+
+def mesh_problems(**sizes: int) -> Iterator[str]:
+    """Yield why the axes' sizes cannot make a mesh, whatever the devices.
+
+    Args:
+        **sizes: by axis; 1 or more, or -1 for all devices that are left.
+    """
+    free = [f"{axis}=-1" for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        yield f"{', '.join(free)}: only one axis can take the devices that are left"

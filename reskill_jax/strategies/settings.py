@@ -1,0 +1,65 @@
+"""Checks how a strategy's settings fit each other and the parts around it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reskill_jax.strategies import holds_trials
+
+
+def problems(
+    *,
+    name: str,
+    bank: str,
+    candidates: int,
+    reservoir_size: int,
+    reservoir_min: int,
+    group_size: int,
+    trial_mode: str,
+    creator: str,
+    **_: Any,
+) -> Iterator[str]:
+    """Yield what does not fit; each problem begins with the argument's name.
+
+    Args:
+        name: of the strategy.
+        bank: directory of skills to start from; empty: none.
+        candidates: proposals on trial at once, at most.
+        reservoir_size: episodes kept for the creator.
+        reservoir_min: episodes before it is asked.
+        group_size: rollouts per task.
+        trial_mode: see `TrialConfig`.
+        creator: name of the creator.
+    """
+    if bank and name == "grpo":
+        yield (
+            f"bank={bank!r} would be ignored by name='grpo': leave it empty, or use "
+            "name='static', which always shows this bank"
+        )
+    if bank and not Path(bank).is_dir():
+        yield f"bank={bank!r} is not a directory: name one with SKILL.md directories"
+    if name == "static" and not bank:
+        yield (
+            "bank='': name='static' needs a directory of skills; without skills use "
+            "name='grpo'"
+        )
+    if holds_trials(name) and group_size < 1 + candidates:
+        yield (
+            f"candidates={candidates}: a trial divides a group of {group_size} between "
+            f"{1 + candidates} banks: use fewer, a larger group_size, or name='grpo'"
+        )
+    if trial_mode == "paper" and candidates > 1:
+        yield (
+            f"candidates={candidates}: a trial of mode='paper' has one, those of "
+            "mode='paired' take more"
+        )
+    if name == "no_analyzer" and creator != "offline":
+        yield (
+            f"name='no_analyzer' exists for the creator 'offline' only, not for "
+            f"{creator!r}: use that creator, or another strategy"
+        )
+    if reservoir_min > reservoir_size:
+        yield (
+            f"reservoir_min={reservoir_min} exceeds reservoir_size={reservoir_size}: "
+            "the creator would never be asked; lower it"
+        )

@@ -1,0 +1,116 @@
+"""Shared keys, variants, and flags: what a run's config.json comes to hold."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pytest
+from ml_collections import ConfigDict
+from programs import ROOT, get_config
+
+from reskill_jax import defaults
+from reskill_jax.environments.alfworld.settings import Settings
+from reskill_jax.llm.backends import Model
+from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.trials.trial_config import TrialConfig
+
+VARIANTS = {
+    "small": {"num_steps": 3, "grpo.group_size": 4},
+    "long": {"num_steps": 900},
+    "typo": {"grpo.group_sise": 4},
+}
+
+
+def test_section_env_has_shared_keys_and_those_of_the_environment():
+    env = defaults.get_config("alfworld").env.to_dict()
+    assert asdict(Settings()).items() <= env.items()
+    assert env["name"] == "alfworld"
+    assert set(env) - set(asdict(Settings())) == {
+        "name", "workers", "timeout_s", "max_attempts",
+    }  # fmt: skip
+
+
+def test_defaults_are_those_of_the_parts():
+    config = defaults.get_config("alfworld")
+    assert TrialConfig(**config.trial) == TrialConfig()
+    assert Budget(**config.creator.budget) == Budget()
+    assert RetryPolicy(**config.creator.retry) == RetryPolicy()
+    assert Model("openai", **config.creator.llm) == Model("openai", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "group_size"),
+    [("", 150, 8), ("small", 3, 4), ("small,long", 900, 4), ("long,small", 3, 4)],
+)
+def test_variants_are_applied_as_written_and_later_ones_win(text, steps, group_size):
+    config = defaults.expand(defaults.get_config("alfworld"), text, VARIANTS)
+    assert (config.num_steps, config.grpo.group_size) == (steps, group_size)
+    assert config.is_locked
+    with pytest.raises(AttributeError):
+        config.grpo.group_sise = 4
+
+
+@pytest.mark.parametrize("text", ["huge", "small,huge", "small,", ",", "small, long"])
+def test_an_unknown_variant_is_refused_with_those_there_are(text):
+    with pytest.raises(ValueError, match="choose from small, long, typo;") as error:
+        defaults.expand(defaults.get_config("alfworld"), text, VARIANTS)
+    assert f"configs/alfworld.py:{text} has no variant" in str(error.value)
+
+
+def test_a_variant_sets_only_keys_that_exist():
+    with pytest.raises(KeyError, match="group_sise"):
+        defaults.expand(defaults.get_config("alfworld"), "typo", VARIANTS)
+
+
+def test_smoke_implies_cpu():
+    smoke, both = get_config("smoke"), get_config("cpu,smoke")
+    assert smoke.to_dict() == both.to_dict()
+    assert smoke.policy.path == ""
+    assert smoke.num_steps < get_config("cpu").num_steps
+
+
+# The flags of the program, up to where its run binds the configuration.
+PROGRAM = """
+import sys
+from pathlib import Path
+from absl import flags
+from reskill_jax import main
+from reskill_jax.workdir import Workdir
+flags.FLAGS(sys.argv)
+Workdir(Path(flags.FLAGS.workdir)).bind(flags.FLAGS.config.to_dict())
+"""
+
+
+def run_flags(workdir, config, *changes):
+    return subprocess.run(
+        [
+            sys.executable, "-c", PROGRAM, f"--config={config}",
+            f"--workdir={workdir}", *changes,
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_flags_win_over_variants_and_config_json_holds_the_expanded_keys(tmp_path):
+    done = run_flags(
+        tmp_path,
+        "configs/alfworld.py:cpu,smoke",
+        "--config.num_steps=7",  # set by both variants
+        "--config.env.houses_seed=5",  # only in the environment's settings
+        "--config.eval.splits=('valid_seen',)",
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "config.json").read_text())
+    wanted = get_config("smoke")
+    wanted.num_steps, wanted.env.houses_seed = 7, 5
+    wanted.eval.splits = ("valid_seen",)
+    assert found == json.loads(json.dumps(wanted.to_dict()))
+    assert ConfigDict(found).grpo.group_size == 4  # of a variant, not of a flag
+
+
+def test_the_program_names_the_variants_there_are(tmp_path):
+    done = run_flags(tmp_path, "configs/alfworld.py:cpu,tiny")
+    assert done.returncode != 0
+    assert "has no variant 'tiny': choose from cpu, smoke" in done.stderr

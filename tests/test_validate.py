@@ -1,0 +1,226 @@
+"""What cannot run is refused by key, value and what would be right."""
+
+import math
+import re
+import runpy
+import sys
+
+import pytest
+from ml_collections import ConfigDict
+from programs import ROOT, get_config, save_random_policy
+
+from reskill_jax import validate as validation
+from reskill_jax.validate import validate
+from reskill_jax.workdir import flatten
+
+SHIPPED = sorted(ROOT.glob("configs/*.py"))
+SMOKE = flatten(get_config("smoke").to_dict())
+
+# Keys of the smoke configuration that may be negative, or empty.
+NEGATIVE = {"creator.llm.temperature"}
+EMPTY = {
+    "env.root", "env.houses", "policy.path", "mesh.topology", "warm_start.recipe",
+    "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
+    "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
+    "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
+    "eval.splits",
+}  # fmt: skip
+
+
+def bad_values(key):
+    """Yield values that no run can have for a key, after the type of what it has."""
+    value = SMOKE[key]
+    yield None
+    if isinstance(value, bool):
+        yield from (0, 1, "True")
+    elif isinstance(value, int):
+        yield from ("1", True, 1.5, math.nan, math.inf)
+        yield from () if key in NEGATIVE else (-2,)
+    elif isinstance(value, float):
+        yield from ("1", True, math.nan, math.inf, -math.inf)
+        yield from () if key in NEGATIVE else (-0.5,)
+    elif isinstance(value, str):
+        yield from (1, True, ("a",))
+        yield from () if key in EMPTY else ("",)
+    else:
+        yield from (1, "a", (None,), (True,), (1.5,), (1, "a"), ("",), (2, 1), (1, 1))
+        yield from () if key in EMPTY else ((),)
+
+
+def smoke_with(key, value):
+    """Return the smoke configuration with a value that it may not even hold."""
+    tree = get_config("smoke").to_dict()
+    *sections, name = key.split(".")
+    section = tree
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    return ConfigDict(tree)  # not set in it: True would become 1.0
+
+
+def refusal(config):
+    with pytest.raises(ValueError, match="the configuration cannot run") as error:
+        validate(config)
+    return str(error.value).splitlines()[1:]
+
+
+@pytest.mark.parametrize("key", sorted(SMOKE))
+def test_every_key_refuses_what_it_cannot_be(key):
+    for value in bad_values(key):
+        (line,) = refusal(smoke_with(key, value))
+        assert line.startswith(f"  config.{key}={value!r}: "), line
+        wanted = line.removeprefix(f"  config.{key}={value!r}: ")
+        assert wanted.startswith(("must be", "choose one of")), line
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_table_has_exactly_the_keys_of_shipped_configurations(path):
+    shipped = runpy.run_path(str(path))
+    for variant in ("", *shipped["VARIANTS"]):
+        config = shipped["get_config"](variant)
+        assert set(flatten(config.to_dict())) == set(validation.table(config.env.name))
+
+
+@pytest.mark.parametrize("key", sorted(EMPTY | {"env.houses_train"}))
+def test_what_the_keys_test_takes_for_allowed_is_there(key):
+    assert key in SMOKE
+
+
+@pytest.mark.parametrize("variant", ["cpu", "smoke"])
+def test_variants_for_the_laptop_run_as_they_are(variant):
+    validate(get_config(variant))
+
+
+def test_keys_that_are_unknown_or_missing_are_named():
+    config = get_config()
+    del config.grpo.clip_norm
+    config.grpo.clip_nrom = 1.0
+    assert refusal(config) == [
+        "  config.grpo.clip_norm is missing: add it, see reskill_jax/defaults.py",
+        "  config.grpo.clip_nrom=1.0: there is no such key: leave it out",
+    ]
+
+
+def test_all_wrong_values_are_named_at_once():
+    config = get_config()
+    config.num_steps, config.grpo.clip_norm, config.trial.mode = -1, 0.0, "sober"
+    assert [line.split(":")[0] for line in refusal(config)] == [
+        "  config.grpo.clip_norm=0.0",
+        "  config.num_steps=-1",
+    ]
+    config.num_steps, config.grpo.clip_norm = 1, 1.0
+    assert refusal(config) == [
+        "  config.trial.mode='sober': choose one of 'paired', 'paper'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("grpo.dual_clip", 0.0),
+        ("grpo.weight_decay", 0.0),
+        ("grpo.clip_high", 0.28),
+        ("rollout.temperature", 0.0),
+        ("creator.llm.temperature", -1.0),
+        ("mesh.fsdp", -1),
+        ("eval.splits", ()),
+        ("eval.splits", ["valid_seen"]),  # as JSON has tuples
+        ("trial.carry_over", 0),  # an integer is a number
+        ("trial.min_episodes", 0),
+    ],
+)
+def test_values_at_the_edge_are_taken(key, value):
+    validate(smoke_with(key, value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grpo.dual_clip": 1.0}, "grpo.dual_clip=1.0: must be a finite number above"),
+        ({"rollout.top_p": 1.5}, "rollout.top_p=1.5: must be a finite number, above 0"),
+        ({"rollout.overlap": 2}, "rollout.overlap=2: choose one of 0, 1"),
+        ({"strategy.name": "magic"}, "strategy.name='magic': choose one of 'grpo'"),
+        ({"mesh.data": -1, "mesh.fsdp": -1}, "mesh.data=-1, fsdp=-1: only one axis"),
+        ({"env.houses_eval": 0}, "env.houses='small' with houses_train=4 and houses_"),
+        ({"trial.epsilon": 0.9}, "trial.epsilon=0.9: must be within [0, 0.5]"),
+        ({"trial.min_steps": 99}, "trial.min_steps=99: must be within [1, 8]"),
+        (
+            {"creator.budget.run_dollars": 5.0},
+            "creator.budget.run_dollars=5.0 needs input_price and output_price: set",
+        ),
+        ({"grpo.minibatches": 3}, "grpo.minibatches=3 cannot divide the 2 tasks of a"),
+        ({"grpo.buckets": (64,)}, "grpo.buckets=(64,) has no row for a turn of 640"),
+        (
+            {"grpo.tokens_per_microbatch": 700},
+            "grpo.tokens_per_microbatch=700 is below the longest of buckets=(512, 768)",
+        ),
+        (
+            {"grpo.importance_cap": 2.0},
+            "grpo.importance_cap=2.0 needs old_logprobs='recompute'",
+        ),
+        ({"grpo.group_size": 1}, "strategy.candidates=1: a trial divides a group of 1"),
+        (
+            {"strategy.reservoir_min": 300},
+            "strategy.reservoir_min=300 exceeds reservoir_size=200",
+        ),
+        ({"strategy.name": "static"}, "strategy.bank='': name='static' needs a"),
+        ({"strategy.bank": "/no"}, "strategy.bank='/no' is not a directory"),
+        (
+            {"strategy.name": "grpo", "strategy.bank": "docs"},
+            "strategy.bank='docs' would be ignored by name='grpo': leave it empty",
+        ),
+        ({"policy.path": "/no"}, "policy.path='/no' holds no config.json"),
+        ({"warm_start.recipe": ""}, "policy.path='': name a Hugging Face directory"),
+        ({"warm_start.recipe": "x"}, "warm_start.recipe='x': choose one of 'alfworld"),
+        (
+            {"prompt.actions": True},
+            "warm_start.recipe='alfworld-small' taught the policy prompts with "
+            "actions=False, not True",
+        ),
+    ],
+)
+def test_values_that_do_not_fit_each_other_are_refused(changes, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.{message}"), line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"executable": "/no/vllm"}, "executable='/no/vllm' was not found"),
+        ({"libnccl": "/no/lib"}, "libnccl='/no/lib' is not a file"),
+        ({"devices": ("4", "5")}, "devices=('4', '5'): give one entry for each of"),
+        ({"transfer": "nccl"}, "devices=(): with transfer='nccl' servers need GPUs"),
+    ],
+)
+def test_servers_that_could_not_serve_are_refused(changes, message):
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    config = get_config()
+    config.engine.name, config.engine.vllm.executable = "vllm", sys.executable
+    validate(config)
+    config.engine.vllm.update(changes)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.engine.vllm.{message}"), line
+
+
+def test_nccl_wants_devices_and_no_overlap():
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    config = get_config()
+    config.engine.name, config.engine.vllm.executable = "vllm", sys.executable
+    config.engine.vllm.update({"transfer": "nccl", "devices": ("4,5",)})
+    config.engine.vllm.libnccl = sys.executable  # a file, which is not opened
+    validate(config)
+    config.rollout.overlap = 1
+    (line,) = refusal(config)
+    assert line.startswith("  config.engine.vllm.transfer='nccl' does not work with")
+
+
+def test_the_published_scale_asks_for_weights_alone(tmp_path):
+    config = get_config("")
+    (line,) = refusal(config)
+    assert re.match(r"  config\.policy\.path='Qwen3-4B-Instruct-2507' holds no", line)
+    config.policy.path = str(save_random_policy(tmp_path))
+    validate(config)
