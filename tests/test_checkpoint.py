@@ -61,10 +61,13 @@ def saved(directory: Path, *steps: int) -> Path:
     return directory / f"{steps[-1]:08d}"
 
 
-def restore(directory: Path, template: object = None) -> checkpoint.Restored | None:
+def restore(
+    directory: Path, template: object = None, **options
+) -> checkpoint.Restored | None:
     checkpointer = Checkpointer(directory, read_only=True)
     try:
-        return checkpointer.restore(arrays() if template is None else template)
+        template = arrays() if template is None else template
+        return checkpointer.restore(template, **options)
     finally:
         checkpointer.close()
 
@@ -79,20 +82,34 @@ def assert_same_bits(left: object, right: object) -> None:
 def test_what_is_left_out_is_not_read(tmp_path, monkeypatch):
     saved(tmp_path, 1)
     template = arrays()
-    template |= {"opt": checkpoint.left_out(template["opt"]), "large": ...}
+    del template["opt"], template["large"]
+    with pytest.raises(CheckpointError, match=r"large: .* -> absent"):
+        restore(tmp_path, template)
     read = []
     monkeypatch.setattr(
         checkpoint, "_fingerprints", lambda x: read.extend(x) or {n: 0 for n in x}
     )
     with pytest.raises(CheckpointError, match="changed on disk"):
-        restore(tmp_path, template)
+        restore(tmp_path, template, partial=True)
+    assert any(name.startswith("params") for name in read)
     assert not [name for name in read if name.startswith(("opt", "large"))]
     monkeypatch.undo()
-    found = restore(tmp_path, template)
-    assert found.arrays["large"] is ...
-    assert set(jax.tree.leaves(found.arrays["opt"])) == {...}
-    assert_same_bits(found.arrays["params"], arrays(1)["params"])
+    found = restore(tmp_path, template, partial=True)
+    assert_same_bits(found.arrays, {k: arrays(1)[k] for k in template})
     assert found.host["step"] == 1
+    with pytest.raises(CheckpointError, match="more: absent -> float32"):
+        restore(tmp_path, template | {"more": jnp.float32(0)}, partial=True)
+
+
+def test_any_kept_step_can_be_asked_for(tmp_path):
+    saved(tmp_path, 3, 5, 40)
+    found = restore(tmp_path, step=5)
+    assert (found.step, found.host["step"]) == (5, 5)
+    assert_same_bits(found.arrays, arrays(5))
+    with pytest.raises(CheckpointError, match=r"step 3: choose one of \[5, 40\]"):
+        restore(tmp_path, step=3)
+    with pytest.raises(CheckpointError, match=r"step 1: choose one of \[\]"):
+        restore(tmp_path / "none", step=1)
 
 
 def test_nothing_to_restore(tmp_path):

@@ -239,17 +239,3 @@ def test_games_without_a_folder_are_asked_for(policy, tmp_path):
     )
     assert done.returncode != 0
     assert "ALFWORLD_DATA" in done.stderr
-
-
-def test_task_sampling_is_a_function_of_seed_and_step_and_covers_epochs():
-    from reskill_jax.environments.protocol import Task
-
-    tasks = [Task(str(k), "kind", "train", "") for k in range(10)]
-    steps = [build.sample_tasks(tasks, 4, seed=3, step=s) for s in range(10)]
-    assert steps[7] == build.sample_tasks(tasks, 4, seed=3, step=7)
-    flat = [task.id for step in steps for task in step]
-    for epoch in range(4):
-        assert sorted(flat[10 * epoch : 10 * epoch + 10]) == sorted(t.id for t in tasks)
-    assert flat[:10] != flat[10:20]
-    other = [build.sample_tasks(tasks, 4, seed=4, step=s) for s in range(10)]
-    assert other != steps

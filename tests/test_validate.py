@@ -139,7 +139,7 @@ def test_values_at_the_edge_are_taken(key, value):
         ({"grpo.dual_clip": 1.0}, "grpo.dual_clip=1.0: must be a finite number above"),
         ({"rollout.top_p": 1.5}, "rollout.top_p=1.5: must be a finite number, above 0"),
         ({"rollout.overlap": 2}, "rollout.overlap=2: choose one of 0, 1"),
-        ({"strategy.name": "magic"}, "strategy.name='magic': choose one of 'grpo'"),
+        ({"strategy.name": "magic"}, "strategy.name='magic': choose one of grpo"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "mesh.data=-1, fsdp=-1: only one axis"),
         ({"env.houses_eval": 0}, "env.houses='small' with houses_train=4 and houses_"),
         ({"trial.epsilon": 0.9}, "trial.epsilon=0.9: must be within [0, 0.5]"),

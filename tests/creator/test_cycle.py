@@ -7,23 +7,21 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
 
+import strategy_cases
 from llm_cases import ANALYSIS, caller, creator, script
+from strategy_cases import banks, history
 
 from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.stages import LlmCreator
-from reskill_jax.environments.protocol import Task
 from reskill_jax.llm.retry import RetryPolicy
-from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.trials.trial_config import TrialConfig
 
-NO_TOKENS = np.zeros(1, np.int32)
 TASKS, GROUP = 8, 8
-ACTIONS = ("go to shelf 1", "open shelf 1", "take mug 1 from shelf 1")
 
 
 def make(made, after=1):
@@ -32,6 +30,8 @@ def make(made, after=1):
         TrialConfig(),
         bank=SkillBank(),
         max_skills=4,
+        tasks_per_step=TASKS,
+        group_size=GROUP,
         reservoir=Reservoir(200),
         reservoir_min=4,
         seed=0,
@@ -40,32 +40,7 @@ def make(made, after=1):
 
 def play(strategy, step, chances=(0.2, 0.8)):
     """Play a step in which the candidate's skill helps; return its metrics."""
-    arms = strategy.assign(step, TASKS, GROUP)
-    rng = np.random.default_rng(step)
-    episodes = []
-    for group, index in np.ndindex(TASKS, GROUP):
-        arm = int(arms[group, index])
-        bank = strategy.banks[arm]
-        episode = Episode(
-            Task(f"train/t{group}", "kind", "train", ""),
-            group,
-            index,
-            arm,
-            bank.hash,
-            goal="put a mug on the desk",
-            final_observation="end",
-            success=bool(rng.random() < chances[arm]),
-        )
-        for action in ACTIONS:
-            active_skills = tuple(skill.name for skill in bank.active(action))
-            episode.turns.append(
-                Turn(
-                    0, 0, NO_TOKENS, NO_TOKENS, NO_TOKENS, 0,
-                    "You see a shelf.", "", action, True, active_skills,
-                )
-            )  # fmt: skip
-        episodes.append(episode)
-    return strategy.observe(step, episodes)
+    return strategy_cases.play(strategy, step, chances).metrics
 
 
 def totals(metrics):
@@ -79,8 +54,10 @@ def test_a_model_proposes_a_trial_accepts_and_the_bank_grows(tmp_path):
         strategy = make(creator(server.url, tmp_path / "calls.jsonl"))
         metrics = [play(strategy, step) for step in range(1, 5)]
         stages = server.stages()
-    assert [skill.name for skill in strategy.banks[0].skills] == ["open-containers"]
-    assert strategy.history()[0]["accepted"]
+    assert [skill.name for skill in strategy.incumbent.bank.skills] == [
+        "open-containers"
+    ]
+    assert history(strategy)[0]["accepted"]
     assert stages[: TASKS + 3] == ["analysis"] * TASKS + ["diagnosis", "plan", "drafts"]
     counted = totals(metrics[:2])
     assert counted["creator/calls"] == TASKS + 3
@@ -107,8 +84,8 @@ def test_a_resumed_run_asks_again_for_what_was_under_way_and_ends_the_same(
         second.restore(state)
         after = [play(second, step) for step in range(stop + 1, 8)]
         assert totals(before + after) == totals(metrics)
-        assert second.history() == straight.history()
-        assert second.banks == straight.banks
+        assert history(second) == history(straight)
+        assert banks(second) == banks(straight)
 
 
 BAD = (
@@ -151,7 +128,7 @@ def test_a_service_that_does_everything_wrong_never_disturbs_training(tmp_path):
             tmp_path / "c",
             retry=RetryPolicy(2, 0.0, failure_threshold=50, cooldown_s=0.0),
         )
-        strategy = make(LlmCreator(asking, Prompts(), workers=4))
+        strategy = make(LlmCreator(asking, Prompts(), max_concurrency=4))
         metrics = [play(strategy, step, (0.3, 0.3)) for step in range(1, 41)]
         asked = len(server.requests)
     counted = totals(metrics)
@@ -160,7 +137,7 @@ def test_a_service_that_does_everything_wrong_never_disturbs_training(tmp_path):
     assert counted["creator/errors"] > 50
     for failure in ("rate_limit", "server", "bad_response", "bad_answer"):
         assert counted[f"creator/errors/{failure}"] > 0
-    for bank in strategy.banks:
+    for bank in banks(strategy):
         assert {skill.name for skill in bank.skills} <= {"open-containers"}
 
 
@@ -170,11 +147,11 @@ def test_a_service_that_is_gone_is_asked_less_and_less(tmp_path):
         tmp_path / "c",
         retry=RetryPolicy(2, 0.0, failure_threshold=6),
     )
-    strategy = make(LlmCreator(asking, Prompts(), workers=4))
+    strategy = make(LlmCreator(asking, Prompts(), max_concurrency=4))
     metrics = [play(strategy, step) for step in range(1, 31)]
     asked = [line["creator/calls"] for line in metrics if "creator/calls" in line]
     assert 6 <= sum(asked) <= 6 + 4  # then the circuit is open
     counted = totals(metrics)
     assert counted["creator/errors/circuit_open"] > 0
     assert counted["creator/nothing"] <= 6  # the strategy backs off, up to 8 steps
-    assert strategy.banks == (SkillBank(),)
+    assert banks(strategy) == (SkillBank(),)

@@ -51,8 +51,9 @@ def houses(tmp_path_factory):
     environment.close()
 
 
-def play(houses, task, group, index, arm, bank, seed):
-    environment, _ = houses
+def play(environment, plan, group, index, seed):
+    task, arm = plan.tasks[group], int(plan.arms[group, index])
+    bank = plan.contexts[arm].bank
     goal, now = environment.reset(task)
     player = Demonstrator(task, now, bank, PLAYER, random.Random(seed))
     episode = Episode(task, group, index, arm, bank.hash, goal=goal)
@@ -72,15 +73,12 @@ def play(houses, task, group, index, arm, bank, seed):
 
 
 def play_step(houses, strategy, step):
-    arms = strategy.assign(step, TASKS, GROUP)
+    environment, tasks = houses
+    plan = strategy.plan(step, lambda count: tasks[:count])
     episodes = [
-        play(
-            houses, task, group, index, int(arms[group, index]),
-            strategy.banks[int(arms[group, index])], f"{step}/{group}/{index}",
-        )
-        for group, task in enumerate(houses[1])
-        for index in range(GROUP)
-    ]  # fmt: skip
+        play(environment, plan, group, index, f"{step}/{group}/{index}")
+        for group, index in np.ndindex(TASKS, GROUP)
+    ]
     return strategy.observe(step, episodes), episodes
 
 
@@ -102,21 +100,24 @@ def test_from_lost_games_to_an_accepted_skill(houses, tmp_path):
             TrialConfig(max_steps=8),
             bank=SkillBank(),
             max_skills=4,
+            tasks_per_step=TASKS,
+            group_size=GROUP,
             reservoir=Reservoir(200),
             reservoir_min=4,
             seed=0,
         )
-        metrics, rates = [], []
-        while not strategy.history() and len(metrics) < 12:
-            line, episodes = play_step(houses, strategy, len(metrics) + 1)
-            metrics.append(line)
+        metrics, rates, decided = [], [], ()
+        while not decided and len(metrics) < 12:
+            learned, episodes = play_step(houses, strategy, len(metrics) + 1)
+            metrics.append(learned.metrics)
+            decided = learned.decisions
             rates.append(np.mean([episode.success for episode in episodes]))
         stages = server.stages()
 
-    [trial] = strategy.history()
+    [trial] = decided
     assert trial["accepted"]
     assert trial["contrast"]["effect"] > 0.2
-    assert [skill.name for skill in strategy.banks[0].skills] == [RULE]
+    assert [skill.name for skill in strategy.incumbent.bank.skills] == [RULE]
 
     # The model has read what happened in the games, and why its first draft failed.
     groups = sum(stage == "analysis" for stage, _ in asked)
@@ -132,5 +133,5 @@ def test_from_lost_games_to_an_accepted_skill(houses, tmp_path):
 
     # With the skill accepted, the same player wins more of the same games.
     _, episodes = play_step(houses, strategy, 99)
-    now = [e.success for e in episodes if e.bank == strategy.banks[0].hash]
+    now = [e.success for e in episodes if e.context == strategy.incumbent.hash]
     assert np.mean(now) > rates[0] + 0.2

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from reskill_jax.strategies import make_creator
+from reskill_jax import build
+from reskill_jax.skills.rule import RuleTable
 from reskill_jax.validate import validate
 
 pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
@@ -94,6 +95,7 @@ def test_a_sidecar_is_the_engines(config, monkeypatch, key, value, message):
 
 
 def test_making_a_creator_touches_neither_network_nor_files(config, tmp_path):
-    made = make_creator(config, tmp_path / "creator" / "calls.jsonl")
+    calls = tmp_path / "creator" / "calls.jsonl"
+    made = build.make_creator(config, RuleTable(), calls, servers=())
     assert made.state()["creator"]["assertions"] == []
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,28 @@
 """A small deterministic world: walk to the right door. Importable by workers."""
 
-from reskill_jax.environments.protocol import Observation, Task
+from reskill_jax.environments.action_format import TaggedFormat
+from reskill_jax.environments.protocol import Observation
+from reskill_jax.environments.task import Task
+from reskill_jax.environments.wording import Wording
 
 ACTIONS = ("left", "right", "look")
 GOAL = 3
+# What a random policy says reaches the world, though hardly ever with tags.
+FORMAT = TaggedFormat(lower_case=True, untagged_characters=30)
+WORDING = Wording(  # short, for a random policy spells everything out
+    role="",
+    start="{observation}\n",
+    usual="[{actions}]\n",
+    turn="> {action}\n{observation}\n",
+    actions="[{actions}]\n",
+    all_usual="as above",
+    but=", not {actions}",
+    and_also="; {actions}",
+    skill="* {when_to_use} {action}\n",
+    skills="{skills}",
+    no_skill="",
+    request="{goal}\n",
+)
 
 
 class Corridor:
@@ -16,15 +35,24 @@ class Corridor:
     def step(self, action: str) -> Observation:
         self._played += 1
         self._door += {"left": -1, "right": 1}.get(action, 0)
-        return self._see()
+        return self._see(understood=action in ACTIONS)
+
+    def finish(self) -> Observation:
+        return Observation("", done=True)
 
     def close(self) -> None:
         pass
 
-    def _see(self) -> Observation:
+    def _see(self, understood: bool = True) -> Observation:
         won = self._door == GOAL
-        text = f"door {self._door} after {self._played}"
-        return Observation(text, ACTIONS, float(won), won, won)
+        return Observation(
+            f"door {self._door} after {self._played}",
+            ACTIONS,
+            reward=float(won),
+            done=won,
+            success=won,
+            understood=understood,
+        )
 
 
 def tasks(count: int) -> list[Task]:

@@ -104,5 +104,8 @@ def caller(url: str, log: Path, **options) -> Caller:
 def creator(url: str, log: Path, *, workers=4, groups=30, **options) -> LlmCreator:
     """Make a creator that asks a server."""
     return LlmCreator(
-        caller(url, log, **options), Prompts(), workers=workers, groups=groups
+        caller(url, log, **options),
+        Prompts(),
+        max_concurrency=workers,
+        analysed_tasks=groups,
     )

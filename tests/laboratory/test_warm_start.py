@@ -7,12 +7,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.laboratory.demonstrator import Teaching
 from reskill_jax.laboratory.fitting import as_episode
 from reskill_jax.laboratory.recipe import RECIPES, Phase, Recipe, Shape
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load
-from reskill_jax.rollout.prompts import WORDINGS, render_skill
+from reskill_jax.rollout.prompts import render_note
 from reskill_jax.storage import cache_directory
 
 pytestmark = pytest.mark.skipif(
@@ -127,7 +128,7 @@ def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
             assert moment.observation in prompt
             assert demonstration.goal in prompt
             for skill in moment.skills:
-                assert render_skill(WORDINGS["brief"], skill) in prompt
+                assert render_note(BRIEF, skill) in prompt
             response = f"<action>{moment.taught}</action>"
             assert tokenizer.decode(turn.response) == response
             assert turn.response[-1] == tokenizer.eos_id

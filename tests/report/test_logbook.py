@@ -1,12 +1,22 @@
 """What a run tells people while it goes on."""
 
+import json
+
 import numpy as np
 import pytest
 
-from reskill_jax.environments.protocol import Task
-from reskill_jax.report.logbook import Logbook, summary
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.task import Task
+from reskill_jax.report.logbook import (
+    Logbook,
+    summary,
+    write_episodes,
+    write_evaluation,
+)
+from reskill_jax.rollout.context import BankContext, EmptyContext
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.strategies.base import Static
+from reskill_jax.skills.skill import Skill, SkillBank
+from reskill_jax.strategies.base import Learned
 from reskill_jax.workdir import Workdir
 
 TASK = Task("train/a", "kind", "train", "")
@@ -22,7 +32,8 @@ def episode(arm, success):
 def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, warned):
     logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
     metrics = {"rollout/logprob_diff": difference, "rollout/staleness": 0.0}
-    logbook.step(1, metrics, [episode(0, True), episode(1, False)], Static())
+    episodes = [episode(0, True), episode(1, False)]
+    logbook.step(1, metrics, episodes, Learned(), EmptyContext())
     logbook.close()
     shown = capsys.readouterr().out
     assert ("WARNING: log-probs of sampler and trainer differ" in shown) == warned
@@ -33,10 +44,84 @@ def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, wa
 def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, capsys):
     logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
     metrics = {"rollout/logprob_diff": 0.03, "rollout/staleness": 1.0}
-    logbook.step(1, metrics, [episode(0, True)], Static())
+    logbook.step(1, metrics, [episode(0, True)], Learned(), EmptyContext())
     logbook.close()
     shown = capsys.readouterr().out
-    assert "0.03 nats on average, with what 1 updates have changed, above" in shown
+    assert "0.03 nats on average after 1 updates, above" in shown
+
+
+def test_a_step_leaves_what_was_learnt_and_the_accepted_bank(tmp_path, capsys):
+    bank = SkillBank((Skill("look-first", "d", "Always.", "Look."),))
+    workdir = Workdir(tmp_path)
+    logbook = Logbook(workdir, total=2, done=0, logprob_diff_warning=0.02)
+    learned = Learned(
+        events=("step 1: on trial",), decisions=({"step": 1},), status="3 memories"
+    )
+    logbook.step(1, {}, [episode(0, True)], learned, EmptyContext())
+    assert not workdir.skills.exists()
+    logbook.step(2, {"a": 1.0}, [], Learned(decisions=({"n": 2},)), BankContext(bank))
+    logbook.close()
+    shown = capsys.readouterr().out
+    assert "step 1: on trial\n" in shown
+    assert "| 3 memories |" in shown
+    assert "success old - new -" in shown  # of the step that played nothing
+    assert workdir.trials.read_text() == '{"step": 1}\n{"n": 2}\n'
+    assert (workdir.skills / "look-first" / "SKILL.md").exists()
+    assert (workdir.episodes / "train-00002.jsonl").read_text() == ""
+
+
+def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):
+    turns = [
+        Turn(0, 3, np.arange(2), np.arange(5), np.zeros(5), 7, "o", "<a>x", "x", True,
+             ("s",), 0.25, False),
+        Turn(0, 6, np.arange(1), np.arange(4), np.zeros(4), 8, "p", "y", "y", False),
+    ]  # fmt: skip
+    played = Episode(
+        TASK, 3, 1, 2, "hash", "goal", [NOTHING], turns, "end", 0.25, True, {"em": 0.5}
+    )
+    write_episodes(tmp_path / "e.jsonl", [played], 9)
+    line = json.loads((tmp_path / "e.jsonl").read_text())
+    assert line == {
+        "task": "train/a",
+        "kind": "kind",
+        "split": "train",
+        "goal": "goal",
+        "bank": "hash",
+        "step": 9,
+        "success": True,
+        "actions": ["x", "y"],
+        "observations": ["o", "p", "end"],
+        "active_skills": [["s"], []],
+        "valid": [True, False],
+        "arm": 2,
+        "group": 3,
+        "index": 1,
+        "reward": 0.25,
+        "scores": {"em": 0.5},
+        "responses": ["<a>x", "y"],
+        "rewards": [0.25, 0.0],
+        "prompt_tokens": [5, 7],
+        "response_tokens": [5, 4],
+        "stopped": [False, True],
+        "versions": [7, 8],
+    }
+
+
+def test_an_evaluation_by_itself_is_kept_with_its_panels(tmp_path):
+    panel = TaskPanel((TASK,))
+    metrics = {"train/success": 1.0}
+    write_evaluation(
+        Workdir(tmp_path), 4, metrics, [episode(0, True)], {"train": panel}
+    )
+    (folder,) = (tmp_path / "evaluations").iterdir()
+    assert folder.name.endswith("-step-00004")
+    assert json.loads((folder / "metrics.json").read_text()) == {
+        "step": 4,
+        "metrics": metrics,
+        "panels": {"train": {"hash": panel.hash, "tasks": 1}},
+    }
+    (line,) = (folder / "episodes.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 4
 
 
 def test_an_evaluation_is_told_by_split():

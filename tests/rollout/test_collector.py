@@ -14,16 +14,18 @@ from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
+from reskill_jax.rollout.context import BankContext
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.rollout.prompts import PromptBuilder, project
+from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+from reskill_jax.strategies.base import NOT_PLAYED
 
 SAMPLING = Sampling(max_tokens=6)
 GENERAL = Skill("go-right", "d", "Always.", "Go right.")
 AFTER_LEFT = Skill("turn", "d", "You went left.", "Turn.", Trigger("beginning"))
-BANKS = (SkillBank(), SkillBank((GENERAL, AFTER_LEFT)))
+CONTEXTS = (BankContext(SkillBank()), BankContext(SkillBank((GENERAL, AFTER_LEFT))))
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +44,22 @@ def parts():
         decode_rows=4,
     )
     prompts = PromptBuilder(
-        tokenizer, wording="brief", layout="tree", max_tokens=240, max_turns=5
+        tokenizer, wording=corridor.WORDING, layout="tree", max_tokens=240, max_turns=5
     )
     with EnvironmentPool(corridor.Corridor, workers=1) as pool:
         yield engine, pool, prompts
     engine.close()
 
 
-def play(parts, concurrency, sampling=SAMPLING, seed=7):
-    engine, pool, prompts = parts
-    collector = Collector(engine, pool, prompts, max_turns=5, concurrency=concurrency)
-    arms = np.array([[0, 1, 0], [1, 1, 0]])
+ARMS = np.array([[0, 1, 0], [1, 1, 0]])
+
+
+def play(parts, concurrency, sampling=SAMPLING, seed=7, arms=ARMS):
+    collector = Collector(*parts, corridor.FORMAT, max_turns=5, concurrency=concurrency)
     return asyncio.run(
-        collector.collect(corridor.tasks(2), arms, BANKS, sampling=sampling, seed=seed)
+        collector.collect(
+            corridor.tasks(len(arms)), arms, CONTEXTS, sampling=sampling, seed=seed
+        )
     )
 
 
@@ -68,7 +73,7 @@ def test_episodes_come_in_order_and_tell_what_they_ran_on(episodes):
         (group, index) for group in range(2) for index in range(3)
     ]
     assert [e.arm for e in episodes] == [0, 1, 0, 1, 1, 0]
-    assert all(e.bank == BANKS[e.arm].hash for e in episodes)
+    assert all(e.context == CONTEXTS[e.arm].hash for e in episodes)
     assert all(e.goal == "reach door 3" for e in episodes)
     for episode in episodes:
         for number, turn in enumerate(episode.turns):
@@ -87,7 +92,12 @@ def test_turns_hold_what_the_engine_saw_and_said(parts, episodes):
             assert ("Go right." in prompt) == ("go-right" in turn.active_skills)
             assert len(turn.response) == len(turn.logprobs) <= 6
             assert turn.text == tokenizer.decode(turn.response)
-            assert project(turn.text, corridor.ACTIONS) == (turn.action, turn.valid)
+            action = corridor.FORMAT.parse(turn.text)
+            assert action.text == turn.action
+            assert turn.valid == (
+                action.well_formed and turn.action in corridor.ACTIONS
+            )
+            assert turn.stopped == (turn.response[-1] == tokenizer.eos_id)
 
 
 def same(one, two):
@@ -124,11 +134,7 @@ def test_success_ends_an_episode_and_is_counted(parts):
         def release(self, session):
             engine.release(session)
 
-    collector = Collector(Right(), pool, prompts, max_turns=5, concurrency=2)
-    arms = np.zeros((2, 1), int)
-    played = asyncio.run(
-        collector.collect(corridor.tasks(2), arms, BANKS, sampling=SAMPLING, seed=0)
-    )
+    played = play((Right(), pool, prompts), 2, arms=np.zeros((2, 1), int))
     assert [len(e.turns) for e in played] == [3, 2]
     assert all(e.success and e.reward == 1 for e in played)
     metrics = rollout_metrics(played, 2.0)
@@ -136,6 +142,17 @@ def test_success_ends_an_episode_and_is_counted(parts):
     assert metrics["rollout/turns"] == 2.5
     assert metrics["rollout/valid"] == 1
     assert metrics["time/rollout"] == 2.0
+
+
+def test_rollouts_that_are_not_played_leave_the_others_as_they_were(parts, episodes):
+    arms = ARMS.copy()
+    arms[0, 1] = arms[1, 0] = NOT_PLAYED
+    some = play(parts, concurrency=6, arms=arms)
+    places = [(e.group, e.index) for e in some]
+    assert places == [(0, 0), (0, 2), (1, 1), (1, 2)]
+    same(some, [e for e in episodes if (e.group, e.index) in places])
+    assert play(parts, concurrency=6, arms=arms[:0]) == []
+    assert rollout_metrics([], 2.0) == {"time/rollout": 2.0}
 
 
 def test_a_failure_comes_out_as_itself(parts):
@@ -146,22 +163,25 @@ def test_a_failure_comes_out_as_itself(parts):
 def test_an_episode_survives_as_a_document(episodes):
     for episode in episodes:
         text = json.dumps(episode.to_json())
-        copy = Episode.from_json(episode.task, json.loads(text))
+        copy = Episode.from_json(json.loads(text))
         same([episode], [copy])
+        assert copy.task == episode.task
         assert json.dumps(copy.to_json()) == text
         assert copy.turns[0].branch.dtype == episode.turns[0].branch.dtype
         assert copy.turns[0].active_skills == episode.turns[0].active_skills
         for one, other in zip(copy.trunks, episode.trunks, strict=True):
             np.testing.assert_array_equal(one, other)
     nothing = replace(episodes[0], turns=[], trunks=[np.zeros(0, np.int32)])
-    assert len(Episode.from_json(nothing.task, nothing.to_json()).trunks[0]) == 0
+    assert len(Episode.from_json(nothing.to_json()).trunks[0]) == 0
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda e: e.pop("success"), "missing or unknown: ['success']"),
-        (lambda e: e.update(task="t"), "missing or unknown: ['task']"),
+        (lambda e: e.update(bank="b"), "missing or unknown: ['bank']"),
+        (lambda e: e.update(task="t"), "TypeError"),
+        (lambda e: e["task"].pop("kind"), "'kind'"),
         (lambda e: e.update(trunks=[[1, 2]]), "TypeError"),
         (lambda e: e["turns"][0].update(response="AAA*"), "base64"),
         (lambda e: e["turns"][0].update(response="AAAA"), "buffer size"),
@@ -176,5 +196,5 @@ def test_a_document_that_is_no_episode_is_refused(episodes, damage, message):
     document = json.loads(json.dumps(episodes[0].to_json()))
     damage(document)
     with pytest.raises(ValueError, match="not a recorded episode") as error:
-        Episode.from_json(episodes[0].task, document)
+        Episode.from_json(document)
     assert message in str(error.value)

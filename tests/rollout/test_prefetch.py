@@ -8,9 +8,9 @@ import traceback
 import numpy as np
 import pytest
 
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.task import Task
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prefetch import Batch, Batches
+from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 
 TASKS = [Task(f"train/{k}", "kind", "train", "") for k in range(2)]
 LIMIT = 60.0  # seconds until what never comes is an error
@@ -44,6 +44,9 @@ def episode(group, index, version):
     return Episode(TASKS[group], group, index, 0, "bank", "goal", [trunk], [turn])
 
 
+BOTH = frozenset({0, 1})  # groups
+
+
 class Collector:
     """Plays two groups of two; `meanwhile(step)` is awaited in the middle."""
 
@@ -53,8 +56,8 @@ class Collector:
         self.begun = []
 
     def __call__(self, step):
-        self.begun.append(step)  # at the call, as a strategy assigns arms
-        return self.play(step)
+        self.begun.append(step)  # at the call, as a strategy plans
+        return Planned(self.play(step), BOTH)
 
     async def play(self, step):
         self.engine.sampling += 1
@@ -199,11 +202,12 @@ def test_a_batch_goes_on_after_a_restart(engine):
 
     collector = Collector(engine)
     resumed = Batches(engine, collector, 6)
-    resumed.restore(json.loads(text), TASKS)
+    resumed.restore(json.loads(text))
     assert json.dumps(resumed.state()) == text
     batch = resumed.take(7, "weights 6", 6)
     assert collector.begun == []
     assert batch.seconds == wanted.seconds
+    assert batch.train == wanted.train == BOTH
     assert [e.to_json() for e in batch.episodes] == [
         e.to_json() for e in wanted.episodes
     ]
@@ -216,27 +220,41 @@ def test_a_batch_goes_on_after_a_restart(engine):
     [
         (lambda s: s.pop("episodes"), "episodes"),
         (lambda s: s.update(more=1), "more"),
-        (lambda s: s["episodes"].pop(), "3 episodes are not the groups of 2 tasks"),
-        (lambda s: s["episodes"].clear(), "0 episodes are not"),
-        (lambda s: s["episodes"].reverse(), "in order"),
-        (lambda s: s["episodes"][0].update(group=2), "IndexError"),
-        (lambda s: s["episodes"][0].update(group=-2), "in order"),
+        (lambda s: s.pop("train"), "train"),
+        (lambda s: s.update(train=3), "TypeError"),
+        (lambda s: s["episodes"].reverse(), "not ordered by group and index"),
+        (lambda s: s["episodes"][0].update(index=1), "not ordered by group and index"),
         (lambda s: s["episodes"][0].pop("turns"), "turns"),
     ],
 )
 def test_a_batch_that_is_none_is_refused(engine, damage, message):
-    state = Batch([episode(g, i, 5) for g in range(2) for i in range(2)], 1.0)
+    episodes = [episode(g, i, 5) for g in range(2) for i in range(2)]
+    state = Batch(episodes, BOTH, 1.0)
     document = json.loads(json.dumps(state.to_json()))
     damage(document)
     with pytest.raises(ValueError, match="batch is not a recorded one") as error:
-        Batches(engine, Collector(engine), 6).restore(document, TASKS)
+        Batches(engine, Collector(engine), 6).restore(document)
     assert message in str(error.value)
 
 
 def test_tells_how_far_behind_sampled_tokens_are_on_average():
     episodes = [episode(0, 0, 4), episode(0, 2, 5)]  # of 1 and of 3 tokens
-    metrics = Batch(episodes, seconds=2.0, waited=0.5).metrics(6)
+    metrics = Batch(episodes, BOTH, seconds=2.0, waited=0.5).metrics(6)
     assert metrics["rollout/staleness"] == (1 * 2 + 3 * 1) / 4
     assert metrics["time/rollout"] == 2.0
     assert metrics["time/wait"] == 0.5
     assert metrics["speed/rollout_tokens"] == 2.0
+
+
+def test_a_batch_tells_what_the_policy_learns_from_and_may_be_empty():
+    episodes = [episode(g, i, 5) for g in range(2) for i in range(2)]
+    for train, wanted in ((BOTH, episodes), ({1}, episodes[2:]), ({}, [])):
+        batch = Batch(episodes, frozenset(train), 1.0)
+        assert batch.training_episodes == wanted
+    nothing = Batch([], frozenset(), seconds=2.0)
+    assert nothing.metrics(6) == {
+        "time/rollout": 2.0,
+        "time/wait": 0.0,
+        "rollout/staleness": 0.0,
+    }
+    assert Batch.from_json(json.loads(json.dumps(nothing.to_json()))) == nothing

@@ -1,18 +1,19 @@
-"""Prompts: what is in trunk and branch, budgets, windows, projection."""
+"""Prompts: what is in trunk and branch, budgets, windows."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reskill_jax.environments.alfworld.wordings import WORDINGS
+from reskill_jax.environments.protocol import Observation
 from reskill_jax.policy.tokenizer import train_tokenizer
+from reskill_jax.rollout.context import StaticGuide
 from reskill_jax.rollout.prompts import (
-    WORDINGS,
     Conversation,
     PromptBuilder,
     list_actions,
-    project,
 )
-from reskill_jax.skills.skill import Skill, Trigger
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 TEXTS = [
     "You arrive at cabinet 1. The cabinet 1 is closed.",
@@ -21,17 +22,16 @@ TEXTS = [
 ] * 3
 TOKENIZER = train_tokenizer(TEXTS, 320)
 SKILL = Skill("open-it", "d", "It is closed.", "Open it.", Trigger("general"))
+SKILLS = StaticGuide(bank=SkillBank())  # a section for them, whatever is shown there
 
 
-def builder(**changes) -> PromptBuilder:
-    options = {
-        "wording": "brief",
-        "layout": "tree",
-        "max_tokens": 400,
-        "max_turns": 9,
-        **changes,
-    }
-    return PromptBuilder(TOKENIZER, **options)
+def builder(wording="brief", **changes) -> PromptBuilder:
+    options = {"layout": "tree", "max_tokens": 400, "max_turns": 9, **changes}
+    return PromptBuilder(TOKENIZER, wording=WORDINGS[wording], **options)
+
+
+def see(text: str, *actions: str) -> Observation:
+    return Observation(text, actions)
 
 
 def flat(talk: Conversation, prompt) -> str:
@@ -43,15 +43,15 @@ def flat(talk: Conversation, prompt) -> str:
 @pytest.mark.parametrize("wording", ["brief", "full"])
 def test_the_trunk_keeps_what_stays_true_and_the_branch_the_rest(wording):
     talk = Conversation(
-        builder(wording=wording, max_tokens=3000), "put a mug", "a bed", []
+        builder(wording=wording, max_tokens=3000), "put a mug", see("a bed"), SKILLS
     )
-    first = talk.prompt(["go to bed 1"], [SKILL])
+    first = talk.prompt(see("a bed", "go to bed 1"), [SKILL])
     assert "go to bed 1" in TOKENIZER.decode(first.branch)
     assert "It is closed. " in TOKENIZER.decode(first.branch)
     assert "put a mug" in TOKENIZER.decode([*talk.trunks[0], *first.branch])
     before = list(talk.trunks[0])
     talk.advance("go to bed 1", "a pillow 1")
-    second = talk.prompt(["look"], [])
+    second = talk.prompt(see("a pillow 1", "look"), [])
     assert talk.trunks[0][: len(before)] == before
     assert second.trunk_length > first.trunk_length
     text = flat(talk, second)
@@ -89,23 +89,27 @@ def test_actions_are_listed_whole_where_that_is_shorter():
 
 
 def test_what_stays_possible_is_in_the_trunk_only():
-    talk = Conversation(builder(wording="full", max_tokens=3000), "g", "o", USUAL)
+    talk = Conversation(
+        builder(wording="full", max_tokens=3000), "g", see("o", *USUAL), SKILLS
+    )
     assert "go to desk 1" in TOKENIZER.decode(talk.trunks[0])
-    branch = TOKENIZER.decode(talk.prompt([*USUAL, "open desk 1"], []).branch)
+    branch = TOKENIZER.decode(talk.prompt(see("o", *USUAL, "open desk 1"), []).branch)
     assert "go to desk 1" not in branch
     assert "open desk 1" in branch
 
 
 def test_usual_actions_that_have_no_room_are_not_cut_but_left_out():
     many = [f"go to cabinet {number}" for number in range(60)]
-    talk = Conversation(builder(wording="full", max_tokens=900), "g", "o", many)
+    talk = Conversation(
+        builder(wording="full", max_tokens=900), "g", see("o", *many), SKILLS
+    )
     assert "cabinet 1" not in TOKENIZER.decode(talk.trunks[0])
-    assert "cabinet 1" in TOKENIZER.decode(talk.prompt(many, []).branch)
+    assert "cabinet 1" in TOKENIZER.decode(talk.prompt(see("o", *many), []).branch)
 
 
 def test_every_prompt_ends_where_the_response_begins():
-    talk = Conversation(builder(), "goal", "room", ["look"])
-    prompt = talk.prompt(["look"], [])
+    talk = Conversation(builder(), "goal", see("room", "look"), SKILLS)
+    prompt = talk.prompt(see("room", "look"), [])
     prefix = list(TOKENIZER.assistant_prefix)
     assert prompt.branch[-len(prefix) :] == prefix
     assert talk.trunks[0][: len(TOKENIZER.user_prefix)] == list(TOKENIZER.user_prefix)
@@ -117,9 +121,10 @@ def test_every_prompt_ends_where_the_response_begins():
     layout=st.sampled_from(["tree", "paper"]),
 )
 def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, layout):
-    talk = Conversation(builder(layout=layout), "put a mug", "a room", turns[:1])
+    first = see("a room", *turns[:1])
+    talk = Conversation(builder(layout=layout), "put a mug", first, SKILLS)
     for text in turns:
-        prompt = talk.prompt([text], [SKILL])
+        prompt = talk.prompt(see("", text), [SKILL])
         ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
         assert len(ids) <= 400
         # One user turn, however the environment's words look.
@@ -129,16 +134,17 @@ def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, 
 
 
 def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
-    talk = Conversation(builder(max_tokens=200), "put a mug", "a room", ["look"])
+    first = see("a room", "look")
+    talk = Conversation(builder(max_tokens=200), "put a mug", first, SKILLS)
     windows = []
     for turn in range(20):
-        prompt = talk.prompt(["look"], [])
+        prompt = talk.prompt(see("", "look"), [])
         windows.append(prompt.window)
         talk.advance(f"go to cabinet {turn}", f"The cabinet {turn} is closed.")
     assert windows == sorted(windows)
     assert windows[-1] >= 2
     assert windows.count(1) >= 2  # a window lasts
-    text = flat(talk, talk.prompt(["look"], []))
+    text = flat(talk, talk.prompt(see("", "look"), []))
     assert "put a mug" in text
     assert "cabinet 19 is closed" in text
     assert "cabinet 0 is closed" not in text
@@ -146,10 +152,13 @@ def test_a_full_window_reopens_with_the_head_and_the_newest_turns():
 
 def test_the_paper_layout_counts_before_the_history():
     talk = Conversation(
-        builder(layout="paper", wording="full", max_tokens=3000), "g", "o", ["look"]
+        builder(layout="paper", wording="full", max_tokens=3000),
+        "g",
+        see("o", "look"),
+        SKILLS,
     )
     talk.advance("look", "you see a mug 1")
-    prompt = talk.prompt(["take mug 1"], [])
+    prompt = talk.prompt(see("you see a mug 1", "take mug 1"), [])
     assert prompt.trunk_length == 0
     text = TOKENIZER.decode(prompt.branch)
     assert text.index("Turns so far: 1") < text.index("Action 1: look")
@@ -157,23 +166,8 @@ def test_the_paper_layout_counts_before_the_history():
 
 
 def test_a_budget_without_room_is_an_error_that_names_it():
-    talk = Conversation(builder(wording="full", max_tokens=64), "goal", "room", [])
+    talk = Conversation(
+        builder(wording="full", max_tokens=64), "goal", see("room"), SKILLS
+    )
     with pytest.raises(ValueError, match=r"prompt\.max_tokens=64 is too small"):
-        talk.prompt(["look"], [])
-
-
-@pytest.mark.parametrize(
-    ("response", "action", "valid"),
-    [
-        ("<action>go to bed 1</action>", "go to bed 1", True),
-        ("I think. <ACTION> Go to  Bed 1 </ACTION> ok", "go to bed 1", True),
-        ("<action>look</action><action>go to bed 1</action>", "look", False),
-        ("<action>fly</action>", "fly", False),
-        ("go to bed 1", "go to bed 1", False),
-        ("x" * 40 + "go to bed 1", "x" * 19 + "go to bed 1", False),
-        ("<action></action>", "", False),
-        ("", "", False),
-    ],
-)
-def test_project(response, action, valid):
-    assert project(response, ["go to bed 1"]) == (action, valid)
+        talk.prompt(see("room", "look"), [])

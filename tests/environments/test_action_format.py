@@ -1,0 +1,93 @@
+"""How responses become actions."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reskill_jax.environments.action_format import Action, TaggedFormat
+
+PLAIN = TaggedFormat()
+SEARCH = TaggedFormat(("search", "answer"))
+PUBLISHED = TaggedFormat(lower_case=True, untagged_characters=30)  # ALFWorld's
+
+
+@pytest.mark.parametrize(
+    ("response", "action", "well_formed"),
+    [
+        ("<action>go to bed 1</action>", "go to bed 1", True),
+        ("I think. <ACTION> Go to  Bed 1 </ACTION> ok", "go to bed 1", True),
+        ("<action>look</action><action>go to bed 1</action>", "look", True),
+        ("<action>fly</action>", "fly", True),
+        ("go to bed 1", "go to bed 1", False),
+        ("x" * 40 + "go to bed 1", "x" * 19 + "go to bed 1", False),
+        ("<action></action>", "", True),
+        ("", "", False),
+    ],
+)
+def test_the_published_rules_of_household_games(response, action, well_formed):
+    found = PUBLISHED.parse(response)
+    assert (found.text, found.well_formed) == (action, well_formed)
+    assert found.tag == ("action" if well_formed else "")
+
+
+@pytest.mark.parametrize(
+    ("response", "action"),
+    [
+        ("<action>SELECT 'Aé'\n FROM  T</action>", "SELECT 'Aé' FROM T"),
+        ("<action>a < b</action>", "a < b"),
+        ("<think><action>x</think></action>", "x</think>"),
+        ("say <action>first\nsecond</action>", "first second"),
+    ],
+)
+def test_free_text_keeps_its_letters(response, action):
+    assert PLAIN.parse(response) == Action("action", action, True)
+
+
+@pytest.mark.parametrize(
+    "response", ["", "look", "<action>look", "look</action>", "<ACTION>look</ACTION>"]
+)
+def test_without_tags_there_is_no_action_unless_the_tail_is_asked_for(response):
+    assert PLAIN.parse(response) == Action("", "", False)
+    tail = TaggedFormat(untagged_characters=4).parse(response)
+    assert tail == Action("", response[-4:], False)
+
+
+def test_of_several_tags_the_action_names_its_own():
+    found = SEARCH.parse("<think>?</think><search>Capital  of France</search>")
+    assert found == Action("search", "search[Capital of France]", True)
+    found = SEARCH.parse("<answer>Paris</answer><search>Lyon</search>")
+    assert found == Action("answer", "answer[Paris]", True)
+    assert SEARCH.parse("<search>Paris</answer>") == Action("", "", False)
+
+
+@pytest.mark.parametrize("action_format", [PLAIN, SEARCH])
+def test_a_contexts_tag_is_known_only_where_it_is_given(action_format):
+    response = "<recall>mugs</recall>"
+    assert not action_format.parse(response).well_formed
+    found = action_format.parse(response, ("recall", "note"))
+    assert found == Action("recall", "mugs", True)
+    first = action_format.tags[0]
+    both = action_format.parse(f"<{first}>x</{first}>{response}", ("recall",))
+    assert both.tag == first
+
+
+def test_what_is_asked_for_is_what_is_read():
+    assert PLAIN.request == "<action>..</action>"
+    assert SEARCH.request == "<search>..</search> or <answer>..</answer>"
+    for request, tag in zip(SEARCH.request.split(" or "), SEARCH.tags, strict=True):
+        assert SEARCH.parse(request) == Action(tag, f"{tag}[..]", True)
+
+
+def test_tags_are_texts_not_patterns():
+    odd = TaggedFormat(("a.b",))
+    assert odd.parse("<a.b>x</a.b>").well_formed
+    assert not odd.parse("<aXb>x</aXb>").well_formed
+
+
+@given(st.text("ab <>/action\n", max_size=60))
+def test_any_response_is_read_and_what_is_read_is_one_line(response):
+    for action_format in (PLAIN, PUBLISHED):
+        found = action_format.parse(response)
+        if found.well_formed:
+            assert found.text == " ".join(found.text.split())
+        assert found.well_formed == (found.tag != "")

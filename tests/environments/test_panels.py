@@ -1,0 +1,61 @@
+"""Panels: their hash and order; the stream that training draws from."""
+
+from dataclasses import replace
+
+import pytest
+
+from reskill_jax.environments.panels import TaskPanel, TaskStream, evenly_spaced
+from reskill_jax.environments.task import Task
+
+TASKS = tuple(Task(str(k), "kind", "train", "") for k in range(10))
+PANEL = TaskPanel(TASKS)
+
+
+def test_draws_are_a_function_of_seed_and_place_and_cover_epochs():
+    stream = TaskStream(PANEL, seed=3)
+    steps = [stream.draw(4) for _ in range(10)]
+    assert stream.drawn == 40
+    assert steps[7] == TaskStream(PANEL, seed=3, drawn=28).draw(4)
+    flat = [task.id for step in steps for task in step]
+    for epoch in range(4):
+        assert sorted(flat[10 * epoch : 10 * epoch + 10]) == sorted(t.id for t in TASKS)
+    assert flat[:10] != flat[10:20]
+    other = TaskStream(PANEL, seed=4)
+    assert [other.draw(4) for _ in range(10)] != steps
+
+
+def test_how_tasks_are_portioned_does_not_change_their_order():
+    whole = TaskStream(PANEL, seed=1).draw(35)
+    stream = TaskStream(PANEL, seed=1)
+    portions = [stream.draw(count) for count in (0, 7, 1, 0, 25, 2)]
+    assert [task for portion in portions for task in portion] == whole
+
+
+def test_the_hash_is_that_of_ids_types_and_splits_in_order():
+    assert len(PANEL.hash) == 12
+    moved = TaskPanel(tuple(replace(task, source="elsewhere") for task in TASKS))
+    assert moved.hash == PANEL.hash
+    renamed = replace(TASKS[0], id="new")
+    others = [
+        TaskPanel(TASKS[::-1]),
+        TaskPanel(TASKS[:-1]),
+        TaskPanel((renamed, *TASKS[1:])),
+        TaskPanel((replace(TASKS[0], kind="other"), *TASKS[1:])),
+        TaskPanel((replace(TASKS[0], split="test"), *TASKS[1:])),
+    ]
+    assert len({PANEL.hash, *(panel.hash for panel in others)}) == 6
+
+
+def test_a_panel_has_every_task_once():
+    assert len(PANEL) == 10
+    assert tuple(PANEL) == TASKS
+    with pytest.raises(ValueError, match="task '3' occurs twice"):
+        TaskPanel((*TASKS, replace(TASKS[3], kind="other")))
+
+
+@pytest.mark.parametrize(
+    ("limit", "chosen"),
+    [(None, range(10)), (4, (0, 2, 5, 7)), (1, (0,)), (99, range(10))],
+)
+def test_a_limit_spreads_over_the_whole_list(limit, chosen):
+    assert evenly_spaced(TASKS, limit) == tuple(TASKS[k] for k in chosen)
