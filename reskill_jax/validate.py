@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
+from reskill_jax.environments.registry import ENVIRONMENTS
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.policy.ops.attention import BACKENDS
@@ -18,8 +19,7 @@ from reskill_jax.trials.trial_config import TrialConfig
 
 CREATORS = ("offline", *NAMES, SIDECAR, "replay")
 _CHOICES: dict[str, Sequence[Any]] = {
-    "env.name": ("alfworld",),
-    "env.houses": ("", "small", "medium", "full"),
+    "env.name": tuple(ENVIRONMENTS),
     "prompt.layout": ("tree", "paper"),
     "policy.dtype": ("float32", "bfloat16"),
     "policy.attention": ("auto", *BACKENDS),
@@ -36,11 +36,11 @@ _CHOICES: dict[str, Sequence[Any]] = {
     "creator.name": CREATORS,
     "creator.inject": tuple(KNOWN),
 }
+_HOUSES = ("", "small", "medium", "full")
+_MODULES = ("env.name", "strategy.name", "creator.name")  # or a module, by dotted name
 
 _AT_LEAST: dict[str, float] = {
     "num_steps": 0,
-    "env.houses_train": 0,
-    "env.houses_eval": 0,
     "env.workers": 1,
     "env.max_attempts": 1,
     "prompt.max_tokens": 64,
@@ -100,7 +100,8 @@ def validate(config: ConfigDict) -> None:
 
 def _value_problems(config: ConfigDict) -> Iterator[str]:
     for key, choices in _CHOICES.items():
-        if (value := _get(config, key)) not in choices:
+        value = _get(config, key)
+        if value not in choices and not (key in _MODULES and "." in value):
             shown = ", ".join(repr(choice) for choice in choices)
             yield f"config.{key}={value!r}: choose one of {shown}"
     for key, least in _AT_LEAST.items():
@@ -296,6 +297,17 @@ def _source_problems(config: ConfigDict) -> Iterator[str]:
             "config.strategy.bank is empty: strategy 'static' needs a directory of "
             "skills; without skills it is config.strategy.name='grpo'"
         )
+    if config.env.name == "alfworld":
+        yield from _house_problems(config)
+
+
+def _house_problems(config: ConfigDict) -> Iterator[str]:
+    if config.env.houses not in _HOUSES:
+        shown = ", ".join(map(repr, _HOUSES))
+        yield f"config.env.houses={config.env.houses!r}: choose one of {shown}"
+    for key in ("houses_train", "houses_eval"):
+        if config.env[key] < 0:
+            yield f"config.env.{key}={config.env[key]}: must be 0 or more"
     houses = (config.env.houses_train, config.env.houses_eval)
     if config.env.houses and not config.env.root and not all(houses):
         yield (
