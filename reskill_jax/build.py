@@ -4,6 +4,7 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -446,9 +448,16 @@ def make_creator(
     servers: Sequence[str],
     analyse: bool = True,
 ) -> Creator:
-    """Build the creator; experiments mix bundles of known kind into its stream."""
+    """Build the creator; experiments mix bundles of known kind into its stream.
+
+    Raises:
+        ValueError: a creator's module is missing, or has no `make`.
+    """
     creator: Creator = OfflineCreator(analyse=analyse)
-    if config.creator.name != "offline":
+    if "." in config.creator.name:
+        make = _creator_module(config.creator.name).make
+        creator = make(config.creator.to_dict(), analyse)
+    elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
 
@@ -468,6 +477,24 @@ def make_creator(
         proposals = known_proposals(config.creator.inject, config.seed)
         creator = Injecting(creator, config.creator.inject_every, proposals)
     return creator
+
+
+def _creator_module(name: str) -> ModuleType:
+    """Import a module that has ``make(settings, analyse) -> Creator``."""
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise  # the module is there, and something that it needs is not
+        raise ValueError(
+            f"config.creator.name={name!r}: no such module; give the dotted name of "
+            "one that can be imported, or a creator of this package"
+        ) from error
+    if not hasattr(module, "make"):
+        raise ValueError(
+            f"config.creator.name={name!r}: the module has no make(settings, analyse)"
+        )
+    return module
 
 
 def sampling(config: ConfigDict) -> Sampling:
