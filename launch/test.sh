@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Sets up an environment and passes the tests; arguments go to pytest.
 #
-#   ./launch/test.sh
-#   ./launch/test.sh -m "slow or not slow"    # slow ones, too
+#   ./launch/test.sh                          # the default tier
+#   ./launch/test.sh -m "slow or not slow"    # slow ones, too: what CI runs
 #   ./launch/test.sh -k checkpoint
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-set_up alfworld,llm,dev
+set_up alfworld,llm,vllm,docs,dev
 
 "$python" -m ruff check .
 "$python" -m ruff format --check .

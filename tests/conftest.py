@@ -1,7 +1,61 @@
-"""Settings of all tests."""
+"""Settings of all tests, and the rule on skips: see skips.txt."""
 
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # The same cases in every run: what CI finds can be found again.
 settings.register_profile("deterministic", derandomize=True)
 settings.load_profile("deterministic")
+
+IN_CI = os.environ.get("CI") in ("true", "1")
+
+
+def read_skips(path: Path) -> dict[str, str]:
+    """Return why tests may be skipped, by the beginning of their ids."""
+    lines = path.read_text().splitlines()
+    entries = [line for line in lines if line and not line.startswith("#")]
+    return dict(line.split(" | ", maxsplit=1) for line in entries)
+
+
+SKIPS = read_skips(Path(__file__).with_name("skips.txt"))
+
+
+def unlisted(report: pytest.TestReport | pytest.CollectReport) -> bool:
+    """Whether something was skipped that skips.txt does not list."""
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    return skipped and not report.nodeid.startswith(tuple(SKIPS))
+
+
+def refused_in_ci(report):
+    """Let a skip that is not listed fail in continuous integration."""
+    if IN_CI and unlisted(report):
+        report.outcome = "failed"
+        report.longrepr = f"not listed in tests/skips.txt: {report.longrepr[2]}"
+    return report
+
+
+@pytest.fixture
+def skips():
+    """Why tests may be skipped, by the beginning of their ids."""
+    return SKIPS
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item, call):
+    return refused_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(collector):
+    return refused_in_ci((yield))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what continuous integration would refuse."""
+    skipped = filter(unlisted, terminalreporter.stats.get("skipped", ()))
+    if lines := [f"{report.nodeid}: {report.longrepr[2]}" for report in skipped]:
+        terminalreporter.section("skipped, which fails in CI (tests/skips.txt)")
+        terminalreporter.write_line("\n".join(lines))

@@ -26,6 +26,7 @@ case "$*" in
     "-m ruff check "*) exit "${RUFF_STATUS:-0}" ;;
     "-m pytest"*)
         echo "ALFWORLD_DATA=${ALFWORLD_DATA:-}" >>"$LOG"
+        echo "CI=${CI:-}" >>"$LOG"
         echo "3 passed in 0.01s"
         exit "${PYTEST_STATUS:-0}" ;;
     "-m reskill_jax.main "*) echo "cache $JAX_COMPILATION_CACHE_DIR" >>"$LOG" ;;
@@ -135,7 +136,7 @@ def test_a_second_call_installs_nothing_and_needs_no_compiler(tmp_path):
     machine = Machine(tmp_path)
     assert machine.run("launch/test.sh").returncode == 0
     assert machine.calls("-m pip") == [
-        "python -m pip install --editable .[alfworld,llm,dev]"
+        "python -m pip install --editable .[alfworld,llm,vllm,docs,dev]"
     ]
     for name in (*COMPILERS, "python3"):
         (machine.stubs / name).unlink()
@@ -249,6 +250,13 @@ def test_ci_ends_with_the_line_and_status_of_pytest(tmp_path):
     assert done.returncode == 7
     assert done.stdout.splitlines()[-1] == "3 passed in 0.01s"
     assert machine.calls("ALFWORLD_DATA") == ["ALFWORLD_DATA="]
+
+
+def test_ci_says_that_it_is_ci_and_runs_all_tests(tmp_path):
+    machine = Machine(tmp_path)
+    assert machine.run(".ci/run").returncode == 0
+    assert machine.calls("CI=") == ["CI=true"]
+    assert machine.calls("-m pytest") == ["python -m pytest -m slow or not slow"]
 
 
 def test_ci_fails_where_a_check_fails(tmp_path):
