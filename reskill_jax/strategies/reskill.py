@@ -36,7 +36,7 @@ from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
-from reskill_jax.trials.trial_config import TrialConfig
+from reskill_jax.trials.trial_config import Decision, TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
 
@@ -132,6 +132,9 @@ class ReSkill:
         self._evidence: tuple[float, float] | None = None  # of the accepted bank
         self._history: list[PastTrial] = []
         self._events: list[str] = []
+        self._decisions: list[dict[str, Any]] = []
+        self._trial_start = 0  # step after which the trial began
+        self._path: list[Any] = []  # [step, figures by candidate] of the trial
         self._wait_until = 0  # step before which the creator is not asked again
         self._idle = 0  # times in a row that it had nothing to propose
 
@@ -155,7 +158,7 @@ class ReSkill:
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Remember the episodes, judge the candidates, ask for the next ones."""
-        decided, self._events = len(self._history), []
+        self._events, self._decisions = [], []
         self._reservoir.add(episode.record(step) for episode in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics = {
@@ -174,7 +177,7 @@ class ReSkill:
         return Learned(
             metrics=metrics,
             events=tuple(self._events),
-            decisions=tuple(trial.to_json() for trial in self._history[decided:]),
+            decisions=tuple(self._decisions),
             status=self._status(),
         )
 
@@ -194,7 +197,12 @@ class ReSkill:
             [episode.group for episode in episodes],
             [could_fire(triggers, episode.actions) for episode in episodes],
         )
-        metrics = trial.metrics()
+        found = trial.contrasts()
+        self._path.append([step, [_figures(contrast) for contrast in found]])
+        best = _figures(max(found, key=lambda contrast: contrast.probability))
+        metrics = trial.metrics() | {
+            f"trial/{name}": value for name, value in best.items() if value is not None
+        }
         if decision := trial.decide():
             metrics |= {
                 "trial/effect": decision.contrast.effect,
@@ -202,13 +210,20 @@ class ReSkill:
             }
             self._memory.add(trial)
             self._evidence = trial.evidence(decision.arm)
-            self._settle(step, decision.arm, decision.contrasts)
+            self._settle(step, decision.arm, decision.contrasts, decision)
         return metrics
 
     def _settle(
-        self, step: int, arm: int, contrasts: Sequence[Contrast | None]
+        self,
+        step: int,
+        arm: int,
+        contrasts: Sequence[Contrast | None],
+        decision: Decision | None = None,
     ) -> None:
-        """End the trial: bank `arm` goes on, the others are forgotten."""
+        """End the trial: bank `arm` goes on, the others are forgotten.
+
+        Without a decision (ablation) nothing was measured.
+        """
         banks = (self._bank, *(bank for _, bank in self._candidates))
         for k, contrast in enumerate(contrasts, start=1):
             proposal = self._candidates[k - 1][0]
@@ -216,12 +231,24 @@ class ReSkill:
                 step, proposal, (banks[0], banks[k]), k == arm, contrast
             )
             self._history.append(past)
+            self._decisions.append(past.to_json() | self._course(k, decision))
             shown = f"effect {contrast.effect:+.1%}" if contrast else "untested"
             verdict = "accepted" if past.accepted else "rejected"
             self._events.append(
                 f"step {step}: {verdict} ({shown}) {_summary(proposal)}"
             )
         self._bank, self._trial, self._candidates = banks[arm], None, []
+
+    def _course(self, arm: int, decision: Decision | None) -> dict[str, Any]:
+        """Describe the trial of a candidate for the log: from start to stop."""
+        path = [{"step": step, **found[arm - 1]} for step, found in self._path]
+        return {
+            "start": self._trial_start,
+            "episodes": decision and [decision.episodes[0], decision.episodes[arm]],
+            "rates": decision and [decision.rates[0], decision.rates[arm]],
+            "stop_reason": decision.reason if decision else "untested",
+            "path": path,
+        }
 
     def _next_trial(self, step: int) -> dict[str, float]:
         """Ask the creator and, once there is enough to try, begin a trial."""
@@ -273,6 +300,7 @@ class ReSkill:
 
     def _begin(self, step: int) -> None:
         """Put the candidates on trial, or take the one there is (ablation)."""
+        self._trial_start, self._path = step, []
         if self._auto_accept:
             self._settle(step, 1, [None])
             # At the pace of trials, so that strategies see as many proposals.
@@ -307,6 +335,8 @@ class ReSkill:
             "history": [trial.to_json() for trial in self._history],
             "reservoir": self._reservoir.state(),
             "creator": self._creator.state(),
+            "trial_start": self._trial_start,
+            "path": self._path,
             "wait_until": self._wait_until,
             "idle": self._idle,
         }
@@ -324,6 +354,7 @@ class ReSkill:
         self._history = [PastTrial.from_json(trial) for trial in state["history"]]
         self._reservoir.restore(state["reservoir"])
         self._creator.restore(state["creator"])
+        self._trial_start, self._path = state["trial_start"], state["path"]
         self._wait_until = state["wait_until"]
         self._idle = state["idle"]
 
@@ -335,3 +366,12 @@ def _summary(proposal: Proposal) -> str:
         f"{operation.skill.name if hasattr(operation, 'skill') else operation.name}"
         for operation in proposal.operations
     )
+
+
+def _figures(contrast: Contrast) -> dict[str, float | None]:
+    """Return what a trial has found out at a step, for the log."""
+    return {
+        "effect": contrast.effect,
+        "standard_error": contrast.standard_error,
+        "probability": contrast.probability,
+    }

@@ -154,12 +154,13 @@ class Trial:
         """Return the decision, or None while the trial goes on; drops clear losers."""
         config, steps = self.config, len(self.counts)
         episodes = sum(int(step[..., 1].sum()) for step in self.counts)
+        found = self._found()
+        chances = found[2]
         if config.mode == "paper":
             over = steps >= config.max_steps and episodes >= config.min_episodes
-            return self._decide_by_mean() if over else None
-        effects, errors = self._paired(self.counts)
-        costs = config.cost_per_skill * np.array(self.new_skills[1:])
-        chances = _probability_above(effects, errors, config.effect_sd, costs)
+            # Accept iff the candidate's posterior mean is strictly greater.
+            accepted = bool(found[0][0] > 0)
+            return self._decision(1, found, accepted, "mean") if over else None
         verdict = _verdict(chances, steps, episodes, config.bounds())
         live = [k for k in range(1, len(self.banks)) if k not in self.dropped]
         best = max(live, key=lambda k: chances[k - 1])
@@ -168,10 +169,14 @@ class Trial:
             return None
         return self._decision(
             best,
-            (effects, errors, chances),
+            found,
             bool(verdict[best - 1] > 0),
             "limit" if steps >= config.max_steps else "clear",
         )
+
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """What has been found out so far, per candidate."""
+        return _contrasts(*self._found(), *self._paired(self.exposed))
 
     def evidence(self, arm: int) -> tuple[float, float]:
         """Beta (alpha, beta) of an arm, to carry over when it is the next incumbent."""
@@ -256,15 +261,21 @@ class Trial:
         weights = self._weights((trials[:, :1] + trials[:, 1:]) / 2)
         return _effect(_sums(counts[..., 0], counts[..., 1]), weights)
 
-    def _decide_by_mean(self) -> Decision:
-        """Accept iff the candidate's posterior mean is strictly greater (paper)."""
-        alpha, beta = self._posterior()
-        total = alpha + beta
-        mean, variance = alpha / total, alpha * beta / (total**2 * (total + 1))
-        found = mean[1:] - mean[0], np.sqrt(variance[1:] + variance[0])
-        return self._decision(
-            1, (*found, _best(alpha, beta)[1:]), bool(mean[1] > mean[0]), "mean"
-        )
+    def _found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Effect, its standard error and P(effect > cost) of each candidate: [K-1].
+
+        In paper mode the difference of posterior means, and P(best).
+        """
+        if self.config.mode == "paper":
+            alpha, beta = self._posterior()
+            total = alpha + beta
+            mean, variance = alpha / total, alpha * beta / (total**2 * (total + 1))
+            errors = np.sqrt(variance[1:] + variance[0])
+            return mean[1:] - mean[0], errors, _best(alpha, beta)[1:]
+        effects, errors = self._paired(self.counts)
+        costs = self.config.cost_per_skill * np.array(self.new_skills[1:])
+        chances = _probability_above(effects, errors, self.config.effect_sd, costs)
+        return effects, errors, chances
 
     def _decision(
         self,

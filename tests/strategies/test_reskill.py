@@ -65,8 +65,17 @@ def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
     assert history(strategy)[0]["accepted"]
     assert banks(strategy)[0].skills[0].name == HELPFUL[0].name
     assert len(history(strategy)) >= 2
-    # What is told once, at its step, is all of the history.
-    assert [trial for x in learned for trial in x.decisions] == history(strategy)
+    # What is told once, at its step, is all of the history, and the trial's course.
+    told = [trial for x in learned for trial in x.decisions]
+    for trial, past in zip(told, history(strategy), strict=True):
+        assert past.items() <= trial.items()
+    first = told[0]
+    assert first["stop_reason"] in ("clear", "limit")
+    assert first["start"] == 0
+    assert [at["step"] for at in first["path"]] == list(range(1, first["step"] + 1))
+    assert first["path"][-1]["effect"] == first["contrast"]["effect"]
+    assert sum(first["episodes"]) == TASKS * GROUP * first["step"]
+    assert first["rates"][1] > first["rates"][0]
     assert all(len(x.decisions) == 1 for x in decided)
     assert f"on trial add {HELPFUL[0].name}" in learned[0].events[0]
     assert "accepted" in decided[0].events[0]
