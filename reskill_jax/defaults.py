@@ -148,7 +148,8 @@ def _add_rollouts(c: ConfigDict) -> None:
     c.engine.max_sequences = 32
     c.engine.block_size = 128  # tokens per cache block
     c.engine.prefill_rows = 8  # blocks per prefill call
-    c.engine.decode_rows = 64  # sequences per decode call
+    # Sequences per decode call; 0: by the platform, 4 on CPUs and 64 elsewhere.
+    c.engine.decode_rows = 0
     c.engine.decode_steps = 4  # tokens per sequence and decode call
 
 

@@ -188,7 +188,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPh
     # Of one device, a mesh of one: it says which, for a topology.
     own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
-    options = build.engine_options(config)
+    options = build.engine_options(config, platform_of(mesh))
     cache, calls = abstract_calls(decoder, own, params, **options)
     return MemoryPhase(
         "rollout",

@@ -164,7 +164,7 @@ TABLE: dict[str, Values] = {
     "engine.max_sequences": _integer(1),
     "engine.block_size": _integer(1),
     "engine.prefill_rows": _integer(1),
-    "engine.decode_rows": _integer(1),
+    "engine.decode_rows": _integer(0),
     "engine.decode_steps": _integer(1),
     "engine.vllm.executable": _NAME,
     "engine.vllm.urls": _NAMES,
