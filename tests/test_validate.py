@@ -218,9 +218,21 @@ def test_nccl_wants_devices_and_no_overlap():
     assert line.startswith("  config.engine.vllm.transfer='nccl' does not work with")
 
 
-def test_the_published_scale_asks_for_weights_alone(tmp_path):
-    config = get_config("")
-    (line,) = refusal(config)
-    assert re.match(r"  config\.policy\.path='Qwen3-4B-Instruct-2507' holds no", line)
+@pytest.mark.parametrize(
+    ("variant", "service", "package"),
+    [("", None, None), ("paper", "openai", "openai"), ("official", "bedrock", "boto3")],
+)
+def test_the_published_scale_asks_for_models_alone(
+    variant, service, package, tmp_path, monkeypatch
+):
+    if package:
+        pytest.importorskip(package, reason="needs the extra llm: pip install '.[llm]'")
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    config = get_config(variant)
+    *language, policy = refusal(config)
+    assert re.match(r"  config\.policy\.path='Qwen3-4B-Instruct-2507' holds no", policy)
+    wanted = f"  config.creator.llm.name='': name={service!r} needs the name of a model"
+    assert [line.split(",")[0] for line in language] == ([wanted] if service else [])
     config.policy.path = str(save_random_policy(tmp_path))
+    config.creator.llm.name = "a-model"
     validate(config)
