@@ -132,8 +132,8 @@ def _add_tasks(c: ConfigDict, environment: str) -> None:
 def _add_policy(c: ConfigDict) -> None:
     """The policy, where its starting weights come from, and its devices."""
     c.policy = ConfigDict()
-    # Hugging Face directory. Empty: the warm start below. For --mode=compile, the name
-    # of a published model in policy/presets.py is enough.
+    # Hugging Face directory; or random:tiny, to try a run without any. Empty: the warm
+    # start below. For --mode=compile, a name in policy/presets.py is enough.
     c.policy.path = "Qwen3-4B-Instruct-2507"
     c.policy.dtype = "bfloat16"  # of the computation; trained weights are float32
     c.policy.attention = "auto"  # by device; or xla, cudnn (GPU), splash (TPU)

@@ -123,6 +123,7 @@ def test_all_wrong_values_are_named_at_once():
         ("rollout.temperature", 0.0),
         ("creator.llm.temperature", -1.0),
         ("mesh.fsdp", -1),
+        ("policy.path", "random:tiny"),
         ("eval.splits", ()),
         ("eval.splits", ["valid_seen"]),  # as JSON has tuples
         ("trial.carry_over", 0),  # an integer is a number
@@ -170,6 +171,10 @@ def test_values_at_the_edge_are_taken(key, value):
             "strategy.bank='docs' would be ignored by name='grpo': leave it empty",
         ),
         ({"policy.path": "/no"}, "policy.path='/no' holds no config.json"),
+        (
+            {"policy.path": "random:no"},
+            "policy.path='random:no': choose one of 'random",
+        ),
         ({"warm_start.recipe": ""}, "policy.path='': name a Hugging Face directory"),
         ({"warm_start.recipe": "x"}, "warm_start.recipe='x': choose one of 'alfworld"),
         (
