@@ -48,6 +48,7 @@ from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops.attention import choose_backend
+from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
     AXES,
     abstract,
@@ -127,10 +128,14 @@ class Policy:
 def policy_directory(config: ConfigDict) -> Path:
     """Return the Hugging Face directory that a run starts from.
 
-    It makes the warm start first if the run needs one and there is none.
+    It makes a random policy or the warm start first if the run needs one and there is
+    none.
     """
-    if config.policy.path:
-        return Path(config.policy.path)
+    path = config.policy.path
+    if path.startswith(PREFIX):
+        return random_policy(path.removeprefix(PREFIX), config.seed)
+    if path:
+        return Path(path)
     from reskill_jax.laboratory.recipe import RECIPES  # noqa: PLC0415
     from reskill_jax.laboratory.warm_start import obtain  # noqa: PLC0415
 

@@ -21,6 +21,45 @@ from reskill_jax.environments.registry import environment_module
 
 Variant = Mapping[str, Any]  # dotted keys -> values
 
+# Variants, or parts of them, for any environment; docs/configuration.md gives sources.
+# The published equations and settings.
+PAPER: Variant = {
+    "prompt.layout": "paper",
+    "grpo.dual_clip": 0.0,
+    "trial.mode": "paper",
+    "trial.assignment": "per_rollout",
+    "trial.epsilon": 0.2,
+    "trial.min_steps": 5,
+    "trial.max_steps": 5,
+    "trial.min_episodes": 0,
+    "trial.carry_over": 0.0,
+    "creator.name": "openai",  # creator.llm.name has to be set
+}
+# The numbers of the released code, where it departs from that.
+OFFICIAL: Variant = {
+    **PAPER,
+    "num_steps": 300,
+    "grpo.rule": "reference",
+    "grpo.aggregation": "token",
+    "grpo.dual_clip": 3.0,
+    "grpo.old_logprobs": "recompute",
+    "trial.epsilon": 0.15,
+    "trial.min_episodes": 50,
+    "creator.name": "bedrock",
+}
+# A small policy on two CPU cores.
+LAPTOP: Variant = {
+    "env.workers": 2,
+    "env.timeout_s": 60.0,
+    "policy.dtype": "float32",
+    "policy.remat": "dots",
+    "mesh.fsdp": 1,
+    "engine.max_sequences": 64,
+    "engine.block_size": 32,
+    "engine.prefill_rows": 16,
+    "engine.decode_rows": 16,
+}
+
 
 def get_config(environment: str) -> ConfigDict:
     """Return the defaults for an environment, unlocked.
@@ -77,9 +116,7 @@ def _add_tasks(c: ConfigDict, environment: str) -> None:
     c.env = ConfigDict(asdict(environment_module(environment).Settings()))
     c.env.name = environment
     c.env.workers = 8  # processes
-    # Seconds for one reset or step; then the process is replaced and the episode
-    # replayed.
-    c.env.timeout_s = 120.0
+    c.env.timeout_s = 120.0  # seconds for a reset or step; then its process is replaced
     c.env.max_attempts = 3  # processes that one reset or step may cost before it fails
 
     c.prompt = ConfigDict()
@@ -95,13 +132,11 @@ def _add_tasks(c: ConfigDict, environment: str) -> None:
 def _add_policy(c: ConfigDict) -> None:
     """The policy, where its starting weights come from, and its devices."""
     c.policy = ConfigDict()
-    # Hugging Face directory. Empty: the warm start below. For --mode=compile, the name
-    # of a published model in policy/presets.py is enough.
+    # Hugging Face directory; or random:tiny, to try a run without any. Empty: the warm
+    # start below. For --mode=compile, a name in policy/presets.py is enough.
     c.policy.path = "Qwen3-4B-Instruct-2507"
-    # Type of the computation; the trained weights are float32.
-    c.policy.dtype = "bfloat16"
-    # xla, cudnn (GPU), splash (TPU); auto chooses by device.
-    c.policy.attention = "auto"
+    c.policy.dtype = "bfloat16"  # of the computation; trained weights are float32
+    c.policy.attention = "auto"  # by device; or xla, cudnn (GPU), splash (TPU)
     # Memory that keeps the starting weights for the KL term: device; or host, from
     # where they are copied to the devices for each update.
     c.policy.reference = "device"
@@ -136,15 +171,13 @@ def _add_rollouts(c: ConfigDict) -> None:
     c.rollout.top_p = 1.0
     c.rollout.max_tokens = 512  # per response
     c.rollout.concurrency = 128  # episodes at a time
-    # 1: collect the next batch while the policy trains; it is then one update old.
-    # Meant for engine.name="vllm" on devices of its own: a jax engine shares the
-    # devices of the update and could not free its memory for it.
+    # 1: collect the next batch while the policy trains; it is then one update old. For
+    # engine.name="vllm" on devices of its own: a jax engine could not free its memory.
     c.rollout.overlap = 0
 
     c.engine = ConfigDict()
     c.engine.name = "jax"  # in this process; or vllm: servers beside it
-    # Sequences of full length that the cache of a process holds. Most sequences are
-    # much shorter, so that more fit; others wait.
+    # Sequences of full length that the cache of a process holds; more shorter ones fit.
     c.engine.max_sequences = 32
     c.engine.block_size = 128  # tokens per cache block
     c.engine.prefill_rows = 8  # blocks per prefill call
@@ -168,8 +201,7 @@ def _add_vllm(c: ConfigDict) -> None:
     c.engine.vllm.arguments = ()  # further arguments of `vllm serve`
     # How servers receive weights: files; or nccl, between GPUs.
     c.engine.vllm.transfer = "files"
-    # Directory for files, shared by servers and trainer.
-    c.engine.vllm.weights_dir = "/dev/shm"
+    c.engine.vllm.weights_dir = "/dev/shm"  # for files; servers and trainer share it
     # The servers' libnccl.so.2, for nccl. Empty: look in the executable's environment.
     c.engine.vllm.libnccl = ""
     c.engine.vllm.start_timeout_s = 600.0  # seconds until a server must be ready
@@ -184,11 +216,9 @@ def _add_learning(c: ConfigDict) -> None:
     """GRPO."""
     c.grpo = ConfigDict()
     c.grpo.group_size = 8  # rollouts per task
-    # Advantages: corrected; or reference, the statistics of the official code
-    # (grpo/advantages.py).
+    # Advantages: corrected; or reference, as in the released code (grpo/advantages.py).
     c.grpo.rule = "corrected"
-    # Divide advantages by the group's standard deviation (std), or not (none).
-    c.grpo.scale = "std"
+    c.grpo.scale = "std"  # divide by the group's standard deviation; or none
     # Weight of tokens in the loss: episode gives every episode the same weight (paper,
     # section 3.1), token every token.
     c.grpo.aggregation = "episode"

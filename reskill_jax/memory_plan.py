@@ -31,6 +31,7 @@ from reskill_jax.grpo.update import make_forward, make_loss
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.presets import find_shape
+from reskill_jax.policy.random_policy import PREFIX
 from reskill_jax.policy.sharding import (
     AXES,
     ROWS,
@@ -177,7 +178,7 @@ def decoder_of(config: ConfigDict) -> DecoderConfig:
         ValueError: its model is neither here nor known.
     """
     model = config.policy.path
-    if not model and config.warm_start.recipe:
+    if model.startswith(PREFIX) or (not model and config.warm_start.recipe):
         model = str(build.policy_directory(config))
     return replace(find_shape(model), dtype=config.policy.dtype)
 

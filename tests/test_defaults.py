@@ -15,6 +15,8 @@ from reskill_jax.llm.backends import Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.trials.trial_config import TrialConfig
+from reskill_jax.validate import validate
+from reskill_jax.workdir import flatten
 
 VARIANTS = {
     "small": {"num_steps": 3, "grpo.group_size": 4},
@@ -62,6 +64,44 @@ def test_an_unknown_variant_is_refused_with_those_there_are(text):
 def test_a_variant_sets_only_keys_that_exist():
     with pytest.raises(KeyError, match="group_sise"):
         defaults.expand(defaults.get_config("alfworld"), "typo", VARIANTS)
+
+
+def test_paper_has_the_published_trial_which_counts_no_episodes():
+    paper = TrialConfig(**get_config("paper").trial)
+    assert paper == TrialConfig.paper(min_episodes=0)
+    official = TrialConfig(**get_config("official").trial)
+    assert official == TrialConfig.paper(epsilon=0.15)
+
+
+def documented_rows():
+    """Read the table of differences: key -> values as written, then the source."""
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    table = text.split("| key | default | paper | official | source |")[1]
+    lines = table.split("\n\n")[0].strip().splitlines()[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({key for key, *_ in cells}) == len(cells)
+    return {key: rest for key, *rest in cells}
+
+
+def test_the_documentation_lists_where_paper_and_official_differ():
+    variants = [
+        flatten(get_config(name).to_dict()) for name in ("", "paper", "official")
+    ]
+    values = {key: [config[key] for config in variants] for key in variants[0]}
+    rows = documented_rows()
+    assert {key: shown for key, (*shown, _) in rows.items()} == {
+        f"`{key}`": [f"`{value!r}`" for value in found]
+        for key, found in values.items()
+        if found != [found[0]] * 3
+    }
+    assert all(len(source) > 10 for *_, source in rows.values())
+
+
+def test_the_documented_laptop_run_of_the_papers_trial_is_valid():
+    config = get_config("paper,cpu")
+    config.prompt.layout, config.creator.name = "tree", "offline"
+    validate(config)
+    assert config.trial.mode == "paper"
 
 
 def test_smoke_implies_cpu():
@@ -113,4 +153,6 @@ def test_flags_win_over_variants_and_config_json_holds_the_expanded_keys(tmp_pat
 def test_the_program_names_the_variants_there_are(tmp_path):
     done = run_flags(tmp_path, "configs/alfworld.py:cpu,tiny")
     assert done.returncode != 0
-    assert "has no variant 'tiny': choose from cpu, smoke" in done.stderr
+    assert (
+        "has no variant 'tiny': choose from paper, official, cpu, smoke" in done.stderr
+    )

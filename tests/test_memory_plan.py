@@ -175,6 +175,12 @@ def test_shipped_variants_need_no_model_to_be_named():
     assert (laboratory.hidden_size, laboratory.dtype) == (160, "float32")
 
 
+def test_a_random_policy_is_compiled_for_like_any_other(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESKILL_CACHE", str(tmp_path))
+    config.policy.path = "random:tiny"
+    assert ahead.decoder_of(config).hidden_size == 32
+
+
 def test_a_model_that_is_nowhere_is_named(config):
     config.policy.path = "Qwen9-1T"
     with pytest.raises(ValueError, match=r"policy.path='Qwen9-1T' .* Qwen3-8B"):

@@ -202,6 +202,23 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
     assert min(off[1:]) > 1e-4
 
 
+def test_a_random_policy_trains_without_any_files(tmp_path):
+    """A step from weights that are made in the cache, by the shipped program."""
+    command = [
+        sys.executable, "-m", "reskill_jax.main", "--config=configs/alfworld.py:smoke",
+        "--config.policy.path=random:tiny", "--config.num_steps=1",
+        "--config.env.houses_train=2", "--config.env.houses_eval=1",
+        "--config.eval.max_tasks=1",
+    ]  # fmt: skip
+    environment = os.environ | {"RESKILL_CACHE": str(tmp_path / "cache")}
+    done = start(*command, f"--workdir={tmp_path / 'run'}", env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = read_metrics(Workdir(tmp_path / "run").metrics)
+    assert [line["step"] for line in lines if line["phase"] == "train"] == [1]
+    (made,) = (tmp_path / "cache" / "random_policy").iterdir()
+    assert (made / "model.safetensors").is_file()
+
+
 def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
     workdir, _ = finished
     done = start(

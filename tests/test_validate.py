@@ -123,6 +123,7 @@ def test_all_wrong_values_are_named_at_once():
         ("rollout.temperature", 0.0),
         ("creator.llm.temperature", -1.0),
         ("mesh.fsdp", -1),
+        ("policy.path", "random:tiny"),
         ("eval.splits", ()),
         ("eval.splits", ["valid_seen"]),  # as JSON has tuples
         ("trial.carry_over", 0),  # an integer is a number
@@ -170,6 +171,10 @@ def test_values_at_the_edge_are_taken(key, value):
             "strategy.bank='docs' would be ignored by name='grpo': leave it empty",
         ),
         ({"policy.path": "/no"}, "policy.path='/no' holds no config.json"),
+        (
+            {"policy.path": "random:no"},
+            "policy.path='random:no': choose one of 'random",
+        ),
         ({"warm_start.recipe": ""}, "policy.path='': name a Hugging Face directory"),
         ({"warm_start.recipe": "x"}, "warm_start.recipe='x': choose one of 'alfworld"),
         (
@@ -218,9 +223,21 @@ def test_nccl_wants_devices_and_no_overlap():
     assert line.startswith("  config.engine.vllm.transfer='nccl' does not work with")
 
 
-def test_the_published_scale_asks_for_weights_alone(tmp_path):
-    config = get_config("")
-    (line,) = refusal(config)
-    assert re.match(r"  config\.policy\.path='Qwen3-4B-Instruct-2507' holds no", line)
+@pytest.mark.parametrize(
+    ("variant", "service", "package"),
+    [("", None, None), ("paper", "openai", "openai"), ("official", "bedrock", "boto3")],
+)
+def test_the_published_scale_asks_for_models_alone(
+    variant, service, package, tmp_path, monkeypatch
+):
+    if package:
+        pytest.importorskip(package, reason="needs the extra llm: pip install '.[llm]'")
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    config = get_config(variant)
+    *language, policy = refusal(config)
+    assert re.match(r"  config\.policy\.path='Qwen3-4B-Instruct-2507' holds no", policy)
+    wanted = f"  config.creator.llm.name='': name={service!r} needs the name of a model"
+    assert [line.split(",")[0] for line in language] == ([wanted] if service else [])
     config.policy.path = str(save_random_policy(tmp_path))
+    config.creator.llm.name = "a-model"
     validate(config)

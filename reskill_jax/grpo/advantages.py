@@ -66,8 +66,8 @@ def advantages(
     """Compute the advantage of every turn, on the whole batch of episodes.
 
     With `rule="reference"`, `reward_scale=10` and `penalty=0.1`, outcomes of 0 and 1
-    give the official code's numbers for ALFWorld. `corrected` depends with `std` on
-    the ratio of the two only, and otherwise grows with both.
+    give the released code's numbers. `corrected` depends with `std` on the ratio of
+    the two only, and otherwise grows with both.
 
     Args:
         table: the outcomes.

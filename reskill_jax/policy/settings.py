@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from reskill_jax.policy.random_policy import PREFIX, SHAPES
+
 
 def path_problems(path: str) -> Iterator[str]:
-    """Yield why `path` is not a Hugging Face directory, if it is not."""
-    if not (Path(path) / "config.json").is_file():
+    """Yield why there are no weights at `path`, if there are none.
+
+    Args:
+        path: a Hugging Face directory, or the name of a random policy.
+    """
+    if path.startswith(PREFIX):
+        if path.removeprefix(PREFIX) not in SHAPES:
+            known = ", ".join(repr(PREFIX + shape) for shape in SHAPES)
+            yield f"path={path!r}: choose one of {known}, or name a directory"
+    elif not (Path(path) / "config.json").is_file():
         yield (
             f"path={path!r} holds no config.json: name the Hugging Face directory of "
             "a model, with its weights and tokenizer"
