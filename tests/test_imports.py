@@ -17,8 +17,10 @@ PACKAGE = "reskill_jax"
 # lower layers: nothing from above, and nothing from its neighbours in a layer. Single
 # environments (`environments.*`) stand above the methods: no method can know one.
 LAYERS = (
-    {"storage", "codec", "seeds", "process"},  # files, JSON, random streams, memory
+    # Files, JSON, random streams, memory, modules by name.
+    {"storage", "codec", "seeds", "process", "modules"},
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
+    {"termination", "stored_config"},
     {"skills", "llm"},
     {"environments", "policy", "trials"},
     {"rollout"},
@@ -28,9 +30,10 @@ LAYERS = (
     {"environments.*"},
     {"supervise"},
     {"laboratory"},
-    {"defaults", "validate", "evaluate", "report"},
+    {"defaults", "report"},
     {"build"},
-    {"memory_plan", "export", "doctor", "train"},
+    {"validate", "evaluate", "memory_plan", "export", "doctor"},
+    {"train"},
     {"main"},
     {"benchmarks"},
     {"experiments"},
@@ -43,7 +46,7 @@ MAY_NAME_ALFWORLD = (
     "benchmarks/",
     "experiments/",
 )
-REGISTRY = "environments/__init__.py"  # of environments; may name each in one line
+REGISTRY = "environments/registry.py"  # of environments; may name each in one line
 
 # What the tests below would report today. It only shrinks: an entry that is mended has
 # to be deleted, and nothing is added.
@@ -53,14 +56,9 @@ KNOWN = {
     "upwards: reskill_jax.creator.offline imports "
     "reskill_jax.environments.alfworld.rules",
     "upwards: reskill_jax.llm.caller imports reskill_jax.creator.schemas",
-    "upwards: reskill_jax.strategies imports reskill_jax.environments.alfworld.rules",
-    "upwards: reskill_jax.strategies imports reskill_jax.laboratory.known_proposals",
-    "alfworld: build.py",
     "alfworld: creator/__main__.py",
     "alfworld: creator/offline.py",
     "alfworld: main.py",
-    "alfworld: strategies/__init__.py",
-    "alfworld: validate.py",
 }
 
 

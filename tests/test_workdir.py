@@ -32,7 +32,7 @@ with Workdir(pathlib.Path(sys.argv[1])).lock():
 COMPILE = """
 import pathlib, sys
 import jax
-from reskill_jax.workdir import compilation_cache
+from reskill_jax.process import compilation_cache
 compilation_cache(pathlib.Path(sys.argv[1]))
 print(jax.jit(lambda x: x * 2 + 1)(3.0))
 """
