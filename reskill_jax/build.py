@@ -455,8 +455,8 @@ def make_creator(
     """
     creator: Creator = OfflineCreator(analyse=analyse)
     if "." in config.creator.name:
-        make = _creator_module(config.creator.name).make
-        creator = make(config.creator.to_dict(), analyse)
+        settings = {**config.creator.to_dict(), "calls": calls}
+        creator = _creator_module(config.creator.name).make(settings, analyse)
     elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
