@@ -496,8 +496,8 @@ def make_creator(
     """Build the creator; experiments mix bundles of known kind into its stream."""
     creator: Creator = OfflineCreator(analyse=analyse)
     if config.creator.name not in CREATORS:
-        module = find_creator(config.creator.name)
-        creator = module.make(config.creator.to_dict(), analyse)
+        settings = {**config.creator.to_dict(), "calls": calls}
+        creator = find_creator(config.creator.name).make(settings, analyse)
     elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
