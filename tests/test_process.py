@@ -1,4 +1,4 @@
-"""Memory of temporary arrays stays with the process where it computes on CPUs."""
+"""What a process keeps: freed memory where it computes on CPUs, compiled programs."""
 
 import importlib.util
 import os
@@ -27,6 +27,15 @@ print(faults() - before)
 """
 
 
+COMPILE = """
+import pathlib, sys
+import jax
+from reskill_jax.process import compilation_cache
+compilation_cache(pathlib.Path(sys.argv[1]))
+print(jax.jit(lambda x: x * 2 + 1)(3.0))
+"""
+
+
 def test_runs_of_a_program_get_the_same_memory_again():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -48,3 +57,26 @@ def test_nothing_changes_where_there_are_accelerators(package, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", package.__eq__)
     assert not keep_freed_memory()
+
+
+def test_compiled_programs_are_found_by_the_next_process(tmp_path):
+    cache, unused = tmp_path / "cache", tmp_path / "unused"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+
+    def compile_in(directory: Path, **extra: str) -> set[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILE, str(directory)],
+            env={**environment, **extra},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "7.0\n"
+        return {p.name for p in cache.iterdir() if p.name.endswith("-cache")}
+
+    programs = compile_in(cache)
+    assert programs
+    # The variable takes precedence; the same program is not stored a second time.
+    assert compile_in(unused, JAX_COMPILATION_CACHE_DIR=str(cache)) == programs
+    assert not unused.exists()

@@ -29,14 +29,6 @@ with Workdir(pathlib.Path(sys.argv[1])).lock():
     time.sleep(60)
 """
 
-COMPILE = """
-import pathlib, sys
-import jax
-from reskill_jax.process import compilation_cache
-compilation_cache(pathlib.Path(sys.argv[1]))
-print(jax.jit(lambda x: x * 2 + 1)(3.0))
-"""
-
 
 def test_first_start_writes_the_whole_configuration(tmp_path):
     workdir = Workdir(tmp_path / "run")
@@ -155,29 +147,6 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-
-
-def test_compiled_programs_are_found_by_the_next_process(tmp_path):
-    cache, unused = tmp_path / "cache", tmp_path / "unused"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-
-    def compile_in(directory: Path, **extra: str) -> set[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", COMPILE, str(directory)],
-            env={**environment, **extra},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert done.stdout == "7.0\n"
-        return {p.name for p in cache.iterdir() if p.name.endswith("-cache")}
-
-    programs = compile_in(cache)
-    assert programs
-    # The variable takes precedence; the same program is not stored a second time.
-    assert compile_in(unused, JAX_COMPILATION_CACHE_DIR=str(cache)) == programs
-    assert not unused.exists()
 
 
 json_values = st.recursive(

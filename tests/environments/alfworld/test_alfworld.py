@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reskill_jax.environments.alfworld.environment import (
+    ACTION_FORMAT,
     KINDS,
     SPLITS,
     AlfworldEnvironment,
     find_games,
 )
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.task import Task
 
 # ---- finding games: only folder names and the mark `solvable` matter
 
@@ -149,8 +150,10 @@ def assert_same_episode(ours, stock, task, *, steps, seed):
     for command in [*[None] * steps, *walkthrough(task)]:
         offered = INVALID if rng.random() < 0.2 else seen.actions
         action = command or rng.choice(offered)
+        understood = action in seen.actions  # which the stock engine does not tell
         seen = ours.step(action)
-        assert seen == stock.step(action), action
+        stocks = dataclasses.replace(stock.step(action), understood=understood)
+        assert seen == stocks, action
         facts = ours.facts
         assert len(facts) == len(set(facts))
         assert set(facts) == set(stock.facts)
@@ -232,6 +235,37 @@ def test_a_file_written_anew_is_another_game(houses, environment, tmp_path):
     data["grammar"] = data["grammar"].replace(goal, "do nothing.")
     copy.write_text(json.dumps(data))
     assert environment.reset(moved)[0] == "do nothing."
+
+
+def test_only_listed_commands_are_understood(houses, environment):
+    _, seen = environment.reset(houses["pick_and_place_simple"])
+    for action in ("fly", *INVALID):
+        assert not environment.step(action).understood
+    for response in ("<action>LOOK</action>", "I think: <action> Look\n</action>"):
+        action = ACTION_FORMAT.parse(response)
+        assert action.well_formed
+        assert environment.step(action.text).understood
+    # Its admissible text at the end of an untagged response is played all the same.
+    action = ACTION_FORMAT.parse("look")
+    assert not action.well_formed
+    assert environment.step(action.text) == environment.step("look")
+    assert "look" in seen.actions
+
+
+def test_the_end_of_the_turns_pays_nothing_and_ends_the_episode(houses, environment):
+    task = houses["pick_and_place_simple"]
+    start = environment.reset(task)
+    environment.step(walkthrough(task)[0])
+    seen = environment.finish()
+    assert (seen.reward, seen.success, seen.done, dict(seen.scores)) == (
+        0.0,
+        False,
+        True,
+        {},
+    )
+    with pytest.raises(RuntimeError, match="call reset"):
+        environment.step("look")
+    assert environment.reset(task) == start
 
 
 def test_libraries_are_reused_and_never_shared(houses):
