@@ -53,7 +53,7 @@ def export_run(
         FileExistsError: `output` is there already.
         ValueError: the run has no checkpoint yet.
     """
-    _refuse_existing(output)
+    refuse_existing(output)
     source = build.policy_directory(config)
     template = {"params": abstract_params(load_config(source))}
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
@@ -81,7 +81,7 @@ def export(
     Raises:
         FileExistsError: `output` is there already.
     """
-    _refuse_existing(output)
+    refuse_existing(output)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed export
     save(partial, load_config(source), params, dtype=dtype)
@@ -96,7 +96,8 @@ def export(
     partial.rename(output)
 
 
-def _refuse_existing(output: Path) -> None:
+def refuse_existing(output: Path) -> None:
+    """Raise FileExistsError if `output` is there."""
     if output.exists():
         raise FileExistsError(
             f"{output} is there already: remove it or choose another --output"

@@ -1,16 +1,23 @@
 """Supervised learning on demonstrated responses, on the same packed rows as GRPO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import tqdm
+from jax.sharding import Mesh
 
 from reskill_jax.grpo.losses import token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
 from reskill_jax.grpo.packing import Array, PackedBatch
+from reskill_jax.grpo.update import make_forward
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
+from reskill_jax.policy.sharding import put_rows
 
 SupervisedUpdate = Callable[
     [TrainState, Sequence[PackedBatch]], tuple[TrainState, dict[str, float]]
@@ -47,7 +54,9 @@ def supervised_loss(
 
 
 def make_supervised_update(
-    logprob_fn: LogprobFn, tx: optax.GradientTransformation
+    logprob_fn: LogprobFn,
+    tx: optax.GradientTransformation,
+    mesh: Mesh | None = None,
 ) -> SupervisedUpdate:
     """Build `update(state, batches) -> (state, metrics)`: one optimiser step.
 
@@ -57,7 +66,7 @@ def make_supervised_update(
     def loss_fn(params: object, batch: SupervisedBatch) -> tuple[jax.Array, Metrics]:
         return supervised_loss(logprob_fn(params, batch.packed), batch)
 
-    step = make_step(loss_fn, tx)
+    step = make_step(loss_fn, tx, mesh)
 
     def update(
         state: TrainState, batches: Sequence[PackedBatch]
@@ -67,3 +76,45 @@ def make_supervised_update(
         return state, reduce_metrics(metrics)
 
     return update
+
+
+def fit(
+    update: SupervisedUpdate,
+    state: TrainState,
+    steps: Iterable[int],
+    batches: Callable[[int], list[PackedBatch]],
+) -> TrainState:
+    """Take optimiser steps; `state` is donated.
+
+    Args:
+        update: takes one.
+        state: to start from.
+        steps: their numbers.
+        batches: step number -> what it learns from. Called in a thread, one step
+            ahead, since rendering and packing take about as long as an update.
+    """
+    numbers = list(steps)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = (thread.submit(batches, step) for step in numbers)
+        packed = next(ahead)
+        progress = tqdm.tqdm(numbers, desc="supervised", mininterval=5)
+        for _ in progress:
+            now, packed = packed.result(), next(ahead, packed)
+            state, metrics = update(state, now)
+            progress.set_postfix(loss=metrics["supervised/loss"])
+    return state
+
+
+def mean_loss(
+    logprob_fn: LogprobFn,
+    batches: Sequence[PackedBatch],
+    mesh: Mesh | None,
+    params: Any,
+) -> float:
+    """Return the mean negative log-likelihood per demonstrated token, in nats."""
+    forward = make_forward(logprob_fn, mesh)
+    total = count = 0.0
+    for packed in batches:
+        total -= float(np.sum(forward(params, put_rows(mesh, packed))))
+        count += float(np.sum(packed.mask))
+    return total / count

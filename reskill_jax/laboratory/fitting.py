@@ -1,26 +1,20 @@
 """Supervised training of a small policy on demonstrations."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import optax
-import tqdm
 from optax.contrib import MuonDimensionNumbers, muon
 
 from reskill_jax.environments.protocol import Observation
-from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.grpo.packing import PackedBatch, pack
-from reskill_jax.grpo.scoring import make_logprobs
-from reskill_jax.grpo.supervised import SupervisedUpdate
 from reskill_jax.laboratory.demonstrator import Demonstration
 from reskill_jax.policy.decoder import Params
-from reskill_jax.policy.decoder_config import DecoderConfig
-from reskill_jax.rollout.context import StaticGuide
+from reskill_jax.rollout import demonstration as demonstrated
+from reskill_jax.rollout.demonstration import DemonstratedTurn
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder
-from reskill_jax.skills.skill import SkillBank
+from reskill_jax.rollout.prompts import PromptBuilder
 
 
 def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
@@ -29,38 +23,23 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     The response of a turn is what it teaches; what was done there is read as the past
     of later turns. A turn that teaches nothing is only read.
     """
-    task, moments = demonstration.task, demonstration.moments
-    episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
-    first = Observation(moments[0].observation, moments[0].admissible)
-    guide = StaticGuide(bank=SkillBank())  # its notes are those of the moments
-    talk = Conversation(prompts, demonstration.goal, first, guide)
-    after = [*(moment.observation for moment in moments[1:])]
-    for moment, observation in zip(
-        moments, [*after, demonstration.final_observation], strict=True
-    ):
-        now = Observation(moment.observation, moment.admissible)
-        prompt = talk.prompt(now, moment.skills)
-        if moment.taught is not None:
-            text = f"<action>{moment.taught}</action>"
-            response = [*prompts.tokenizer.encode(text), prompts.tokenizer.eos_id]
-            turn = Turn(
-                window=prompt.window,
-                trunk_length=prompt.trunk_length,
-                branch=np.asarray(prompt.branch, np.int32),
-                response=np.asarray(response, np.int32),
-                logprobs=np.zeros(len(response), np.float32),
-                version=0,
-                observation=moment.observation,
-                text=text,
-                action=moment.taught,
-                valid=True,
-                active_skills=tuple(skill.name for skill in moment.skills),
-            )
-            episode.turns.append(turn)
-        talk.advance(moment.action, observation)
-    episode.trunks = [np.asarray(trunk, np.int32) for trunk in talk.trunks]
-    episode.success = demonstration.success
-    return episode
+    turns = [
+        DemonstratedTurn(
+            Observation(moment.observation, moment.admissible),
+            moment.action,
+            None if moment.taught is None else f"<action>{moment.taught}</action>",
+            moment.skills,
+        )
+        for moment in demonstration.moments
+    ]
+    shown = demonstrated.Demonstration(
+        demonstration.task,
+        demonstration.goal,
+        tuple(turns),
+        demonstration.final_observation,
+        demonstration.success,
+    )
+    return demonstrated.as_episode(prompts, shown)
 
 
 def as_text(episode: Episode) -> Episode:
@@ -81,35 +60,9 @@ def as_text(episode: Episode) -> Episode:
     return Episode(episode.task, 0, 0, 0, "", trunks=[trunk], turns=[turn])
 
 
-def fit(
-    update: SupervisedUpdate,
-    state: TrainState,
-    steps: Iterable[int],
-    episodes: Callable[[int], Sequence[Episode]],
-) -> TrainState:
-    """Take optimiser steps; `state` is donated.
-
-    Args:
-        update: takes one.
-        state: to start from.
-        steps: their numbers.
-        episodes: step number -> what it learns from. Called in a thread, one step
-            ahead, since rendering and packing take about as long as an update.
-    """
-    numbers = list(steps)
-
-    def prepare(step: int) -> list[PackedBatch]:
-        return _pack(episodes(step))
-
-    with ThreadPoolExecutor(1) as thread:
-        ahead = (thread.submit(prepare, step) for step in numbers)
-        packed = next(ahead)
-        progress = tqdm.tqdm(numbers, desc="warm start", mininterval=10)
-        for _ in progress:
-            batches, packed = packed.result(), next(ahead, packed)
-            state, metrics = update(state, batches)
-            progress.set_postfix(loss=metrics["supervised/loss"])
-    return state
+def pack_episodes(episodes: Sequence[Episode]) -> list[PackedBatch]:
+    """Pack rendered demonstrations for an update."""
+    return pack(episodes, buckets=(512, 768, 1024), tokens_per_microbatch=3072)
 
 
 def make_optimizer(
@@ -150,19 +103,3 @@ def _matrices(params: Params) -> Params:
         return MuonDimensionNumbers((1,), (2, 3))  # [L, D, N, H]
 
     return jax.tree_util.tree_map_with_path(axes, params)
-
-
-def held_out_loss(
-    decoder: DecoderConfig, params: Params, episodes: Sequence[Episode]
-) -> float:
-    """Return the mean negative log-likelihood per demonstrated token, in nats."""
-    logprobs = jax.jit(make_logprobs(decoder))
-    total = count = 0.0
-    for packed in _pack(episodes):
-        total -= float(np.sum(logprobs(params, packed) * packed.mask))
-        count += float(np.sum(packed.mask))
-    return total / count
-
-
-def _pack(episodes: Sequence[Episode]) -> list[PackedBatch]:
-    return pack(episodes, buckets=(512, 768, 1024), tokens_per_microbatch=3072)

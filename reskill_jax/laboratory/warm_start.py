@@ -31,8 +31,9 @@ from reskill_jax.environments.alfworld.rules import RULES
 from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.environments.protocol import Task
 from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.grpo.scoring import make_logprobs
-from reskill_jax.grpo.supervised import make_supervised_update
+from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
 from reskill_jax.laboratory.collect import (
     correct_all,
     demonstrate_all,
@@ -43,9 +44,8 @@ from reskill_jax.laboratory.demonstrator import Attempt, Demonstration
 from reskill_jax.laboratory.fitting import (
     as_episode,
     as_text,
-    fit,
-    held_out_loss,
     make_optimizer,
+    pack_episodes,
 )
 from reskill_jax.laboratory.recipe import RECIPES, Phase, Recipe
 from reskill_jax.laboratory.shuffle import Names
@@ -86,8 +86,11 @@ def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
         recipe, tasks, (fluent, taught), tokenizer, partial / recipe.hash, workers
     )
     results = {
-        "held_out_loss": held_out_loss(
-            decoder, params, [as_episode(prompts, d) for d in held_out]
+        "held_out_loss": mean_loss(
+            make_logprobs(decoder),
+            pack_episodes([as_episode(prompts, d) for d in held_out]),
+            None,
+            params,
         ),
         "demonstrations": float(len(taught)),
         "demonstrated_success": float(np.mean([d.success for d in taught])),
@@ -139,14 +142,14 @@ def _train(
             practised = correct_all(attempts, recipe.teaching, workers=workers)
             pools = fluent, taught, practised
 
-            def episodes(
+            def batches(
                 step: int, phase: Phase = stretch.phase, pools: _Pools = pools
-            ) -> list[Episode]:
+            ) -> list[PackedBatch]:
                 rng = random.Random(f"{recipe.seed}/{step}")
-                return draw_episodes(rng, phase, pools, names, prompts)
+                return pack_episodes(draw_episodes(rng, phase, pools, names, prompts))
 
             steps = range(stretch.begin, stretch.end)
-            state = fit(update, state, steps, episodes)
+            state = fit(update, state, steps, batches)
             document = [[_plain(attempt) for attempt in played] for played in rounds]
             checkpointer.save(stretch.end, state, {"rounds": document})
             done = stretch.end

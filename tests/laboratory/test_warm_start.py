@@ -146,5 +146,6 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(making, made):
     decoder, params = load(directory)
     prompts = recipe.prompts(Tokenizer.load(directory))
     episodes = [as_episode(prompts, d) for d in held_out]
-    loss = making.held_out_loss(decoder, params, episodes)
+    packed = making.pack_episodes(episodes)
+    loss = making.mean_loss(making.make_logprobs(decoder), packed, None, params)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)

@@ -1,0 +1,190 @@
+"""Trains a policy on recorded episodes: cold starts, and replayed demonstrations.
+
+    python -m reskill_jax.supervise --config=configs/alfworld.py:cpu \
+        --episodes=runs/a/episodes --policy=POLICY --output=policies/imitated
+
+The configuration says how prompts look and how the update is computed (sections
+`prompt`, `policy`, `mesh`, `grpo.buckets`); `rollout/demonstration.py` says what
+episodes are. The loss is the mean negative log-likelihood per token of the responses.
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from reskill_jax import build
+from reskill_jax.export import export, refuse_existing
+from reskill_jax.grpo.optimizer import init_state, make_optimizer, schedule
+from reskill_jax.grpo.packing import pack
+from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
+from reskill_jax.process import compilation_cache, keep_freed_memory
+from reskill_jax.rollout.demonstration import (
+    Demonstration,
+    as_episode,
+    only_successes,
+    read_demonstrations,
+)
+from reskill_jax.rollout.episode import Episode
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
+_EPISODES = flags.DEFINE_string(
+    "episodes", None, "A .jsonl file, or a directory.", required=True
+)
+_POLICY = flags.DEFINE_string(
+    "policy", None, "Hugging Face directory to start from.", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "New directory for the policy.", required=True
+)
+_BANK = flags.DEFINE_string("bank", "", "Directory of the skills that episodes show.")
+_STEPS = flags.DEFINE_integer("steps", 200, "Optimiser steps.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 16, "Episodes per step.", lower_bound=1)
+_RATE = flags.DEFINE_float("learning_rate", 1e-5, "Greatest; falls to 0 at the end.")
+_HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
+_FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    compilation_cache(Path(".cache") / "xla")
+    keep_freed_memory()
+    try:
+        before, after = supervise(
+            _CONFIG.value,
+            Path(_EPISODES.value),
+            policy=_POLICY.value,
+            output=Path(_OUTPUT.value),
+            bank=load_bank(Path(_BANK.value)) if _BANK.value else SkillBank(),
+            steps=_STEPS.value,
+            batch=_BATCH.value,
+            learning_rate=_RATE.value,
+            held_out=_HELD_OUT.value,
+            failures=_FAILURES.value,
+        )
+    except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(f"held-out loss {before:.4f} -> {after:.4f} nats per token; {_OUTPUT.value}")
+
+
+def supervise(
+    config: ConfigDict,
+    episodes: Path,
+    *,
+    policy: str,
+    output: Path,
+    bank: SkillBank,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    held_out: int = 16,
+    failures: bool = False,
+) -> tuple[float, float]:
+    """Train, and write the policy as a Hugging Face directory.
+
+    Args:
+        config: how prompts look and how the update is computed.
+        episodes: file or directory, see `rollout.demonstration`.
+        policy: Hugging Face directory to start from.
+        output: the new directory.
+        bank: the skills that episodes show.
+        steps: optimiser steps.
+        batch: episodes per step, drawn without replacement, epoch by epoch.
+        learning_rate: greatest; a tenth of the steps warms up, then it falls linearly.
+        held_out: episodes that are only measured.
+        failures: whether lost episodes are imitated, too.
+
+    Returns:
+        Loss of the held-out episodes before and after, nats per token.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        ValueError: the episodes cannot be used, or are too few.
+    """
+    refuse_existing(output)
+    config = config.copy_and_resolve_references()
+    config.unlock()
+    config.policy.path = policy
+    demonstrations = read_demonstrations(episodes, bank)
+    if not failures:
+        demonstrations = only_successes(demonstrations)
+    if len(demonstrations) <= held_out:
+        raise ValueError(
+            f"{episodes} has {len(demonstrations)} episodes to imitate, and held_out="
+            f"{held_out} of them are only measured: give more, or hold fewer out"
+        )
+    _check_lists(config, demonstrations)
+    with ExitStack():
+        environment = build.load_environment(config)
+        start = build.load_policy(config)
+        render = partial(
+            as_episode, build.make_prompts(config, environment, start.tokenizer)
+        )
+        rng = np.random.default_rng(config.seed)
+        order = rng.permutation(len(demonstrations))
+        measured = [render(demonstrations[i]) for i in order[:held_out]]
+        taught = [demonstrations[i] for i in order[held_out:]]
+        warmup = steps // 10
+        tx = make_optimizer(
+            schedule(learning_rate, warmup=warmup, decay=max(steps - warmup, 1)),
+            clip_norm=config.grpo.clip_norm,
+            weight_decay=config.grpo.weight_decay,
+        )
+        logprob_fn = build.make_logprob_fn(config, start.config, start.mesh)
+        update = make_supervised_update(logprob_fn, tx, start.mesh)
+        packing = partial(
+            pack,
+            buckets=config.grpo.buckets,
+            tokens_per_microbatch=config.grpo.tokens_per_microbatch,
+            row_shards=build.row_shards(start.mesh),
+        )
+        loss = partial(mean_loss, logprob_fn, packing(measured), start.mesh)
+        before = loss(start.params) if measured else float("nan")
+
+        def draw(step: int) -> list[Episode]:
+            places = range(step * batch, (step + 1) * batch)
+            size = len(taught)
+            orders = {
+                epoch: np.random.default_rng((config.seed, epoch)).permutation(size)
+                for epoch in {place // size for place in places}
+            }
+            return [render(taught[orders[p // size][p % size]]) for p in places]
+
+        state = init_state(start.params, tx, start.mesh)
+        state = fit(update, state, range(steps), lambda step: packing(draw(step)))
+        after = loss(state.params) if measured else float("nan")
+        export(output, start.directory, state.params)
+    return before, after
+
+
+def _check_lists(config: ConfigDict, demonstrations: Sequence[Demonstration]) -> None:
+    """Refuse episodes without action lists where prompts of a run would have them.
+
+    Raises:
+        ValueError: a policy would learn from other prompts than it is used with.
+    """
+    listed = any(
+        turn.observation.actions is not None or turn.observation.hint
+        for demonstration in demonstrations
+        for turn in demonstration.turns
+    )
+    if config.prompt.actions and not listed:
+        raise ValueError(
+            "config.prompt.actions=True, but no episode says which actions were "
+            "possible: add the key 'choices' (or 'hints') to the episodes, or set "
+            "config.prompt.actions=False here and in the runs that use the policy"
+        )
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,123 @@
+"""Supervised training on recorded episodes, from the command line to the export."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from programs import save_random_policy, start
+
+from reskill_jax.environments.wording import Wording
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.rollout.demonstration import (
+    as_episode,
+    only_successes,
+    read_demonstrations,
+)
+from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.skills.skill import Skill, SkillBank
+
+OPEN = Skill("open-it", "d", "It is closed.", "Open it.")
+LINE = {
+    "task": "t1",
+    "goal": "put a mug in the sink",
+    "success": True,
+    "actions": ["open desk 1", "go to sink 1"],
+    "observations": ["a closed desk", "a mug", "a sink"],
+    "responses": ["<action>open desk 1</action>", None],
+    "active_skills": [["open-it"], []],
+}
+
+
+def write(path, *lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_random_policy(tmp_path_factory.mktemp("policy"))
+
+
+def test_an_episode_is_rendered_as_a_rollout_would_have_recorded_it(policy, tmp_path):
+    tokenizer = Tokenizer.load(policy)
+    prompts = PromptBuilder(
+        tokenizer,
+        wording=Wording(role="R\n"),
+        layout="tree",
+        max_tokens=600,
+        max_turns=9,
+    )
+    line = LINE | {"choices": [["open desk 1", "look"], None], "opening": "a memory"}
+    (read,) = read_demonstrations(write(tmp_path / "a.jsonl", line), SkillBank((OPEN,)))
+    episode = as_episode(prompts, read)
+    (turn,) = episode.turns  # the second one is only read
+    prompt = tokenizer.decode([*episode.trunks[0][: turn.trunk_length], *turn.branch])
+    for text in ("R\n", "put a mug", "a closed desk", "a memory", "look", "Open it."):
+        assert text in prompt
+    assert tokenizer.decode(turn.response) == "<action>open desk 1</action>"
+    assert turn.response[-1] == tokenizer.eos_id
+    assert "go to sink 1" in tokenizer.decode(episode.trunks[0])
+    assert "a sink" in tokenizer.decode(episode.trunks[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"responses": ["a"]}, "1 responses and 2 actions"),
+        ({"observations": ["a"]}, "1 observations for 2 actions"),
+        ({"actions": "look"}, "'actions' must be a list of texts"),
+        ({"active_skills": [["fly"], []]}, "the skill 'fly' was shown"),
+        ({"choices": [["a"]]}, "zip"),
+        ({"actions": [], "responses": []}, "at least one"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path, damage, message):
+    path = write(tmp_path / "a.jsonl", LINE, LINE | damage)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: ") as error:
+        read_demonstrations(path, SkillBank((OPEN,)))
+    assert message in str(error.value)
+
+
+def test_failures_can_be_told_and_nothing_is_an_error(tmp_path):
+    path = write(tmp_path / "a.jsonl", LINE, LINE | {"success": False})
+    read = read_demonstrations(path, SkillBank((OPEN,)))
+    assert [d.success for d in read] == [True, False]
+    assert only_successes(read) == read[:1]
+    with pytest.raises(ValueError, match="holds no episodes"):
+        read_demonstrations(write(tmp_path / "b.jsonl"), SkillBank())
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="needs the extra alfworld: pip install '.[alfworld]'",
+)
+def test_the_command_lowers_the_loss_and_its_policy_can_be_trained_on(policy, tmp_path):
+    line = LINE | {"active_skills": None}
+    path = write(tmp_path / "a.jsonl", *[line] * 12)
+    output = tmp_path / "imitated"
+    command = [
+        sys.executable,
+        "-m",
+        "reskill_jax.supervise",
+        "--config=configs/alfworld.py:smoke",
+        f"--episodes={path}",
+        f"--policy={policy}",
+        f"--output={output}",
+        "--steps=12",
+        "--batch=4",
+        "--held_out=2",
+        "--learning_rate=1e-2",
+    ]
+    done = start(*command)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    before, after = (float(words[words.index("->") + k]) for k in (-1, 1))
+    assert after < 0.7 * before
+    assert sorted(p.name for p in output.iterdir()) >= ["config.json"]
+    assert Tokenizer.load(output).vocab_size == Tokenizer.load(policy).vocab_size
+    again = start(*command)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr
+    listed = start(*command[:-5], "--output=x", "--config.prompt.actions=True")
+    assert "no episode says which actions were possible" in listed.stderr
