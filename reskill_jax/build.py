@@ -4,14 +4,10 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +16,6 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reskill_jax import distributed
 from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
@@ -33,16 +28,13 @@ from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
-from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops.attention import choose_backend
 from reskill_jax.policy.sharding import (
     AXES,
-    constrain,
     engine_mesh,
     make_mesh,
     move,
     platform_of,
-    row_shards,
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
@@ -50,9 +42,6 @@ from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.engine import Engine, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder
-
-if TYPE_CHECKING:
-    from reskill_jax.rollout.vllm.engine import Transfer
 
 
 @dataclass(frozen=True)
@@ -198,7 +187,25 @@ def make_engine(
     """Build the engine that serves `params`; `resources` closes it."""
     engine: Engine
     if config.engine.name == "vllm":
-        engine = _make_vllm(config, policy, params, version, resources)
+        # The extra `vllm` is needed only here.
+        from reskill_jax.rollout.vllm.factory import (  # noqa: PLC0415
+            VllmSettings,
+            make_vllm_engine,
+        )
+
+        with _section(config, "engine.vllm"):
+            engine = make_vllm_engine(
+                VllmSettings(**config.engine.vllm),
+                model=policy.directory,
+                decoder=policy.config,
+                params=params,
+                mesh=policy.mesh,
+                version=version,
+                eos_id=policy.tokenizer.eos_id,
+                max_length=config.prompt.max_tokens + config.rollout.max_tokens,
+                max_sequences=config.rollout.concurrency,
+                resources=resources,
+            )
     else:
         engine = JaxEngine(
             policy.config,
@@ -212,126 +219,19 @@ def make_engine(
     return engine
 
 
-def _make_vllm(
-    config: ConfigDict,
-    policy: Policy,
-    params: Params,
-    version: int,
-    resources: ExitStack,
-) -> Engine:
-    """Start vLLM servers, or find those that run, and bring them the weights.
-
-    Every process has its own, on its own node, or its share of those that run.
+@contextmanager
+def _section(config: ConfigDict, name: str) -> Iterator[None]:
+    """Put the section before errors of lower modules that begin with one of its keys.
 
     Raises:
-        ValueError: processes of one node would start servers on the same devices.
+        ValueError: the same one, which names the whole key.
     """
-    # The extra `vllm` is needed only here.
-    from reskill_jax.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.server import (  # noqa: PLC0415
-        Server,
-        ServerOptions,
-    )
-
-    vllm = config.engine.vllm
-    if vllm.devices and not vllm.urls:
-        _refuse_shared_nodes(vllm.devices)
-    # Paths of sockets are short by law, so not in the workdir.
-    places = Path(tempfile.mkdtemp(prefix="reskill-"))
-    resources.callback(shutil.rmtree, places, ignore_errors=True)
-    transfer = _make_transfer(config, policy, Path(vllm.weights_dir) / places.name)
-    servers: list[Server | str] = [
-        vllm.urls[index] for index in distributed.share(len(vllm.urls))
-    ]
-    for number in range(0 if vllm.urls else vllm.replicas):
-        devices = {"CUDA_VISIBLE_DEVICES": vllm.devices[number]} if vllm.devices else {}
-        options = ServerOptions(
-            executable=vllm.executable,
-            model=policy.directory.absolute(),
-            dtype=policy.config.dtype,
-            context=config.prompt.max_tokens + config.rollout.max_tokens,
-            sequences=config.rollout.concurrency,
-            tensor_parallel_size=vllm.tensor_parallel_size,
-            transfer=vllm.transfer,
-            gpu_memory_utilization=vllm.gpu_memory_utilization,
-            arguments=vllm.arguments,
-            environment=devices,
-        )
-        server = Server(options, places / str(number))
-        resources.callback(server.stop)
-        servers.append(server)
-    return VllmEngine(
-        policy.config,
-        params,
-        servers=servers,
-        transfer=transfer,
-        eos_id=policy.tokenizer.eos_id,
-        score=_make_score(policy),
-        logprob_tolerance=vllm.logprob_tolerance,
-        version=version,
-        start_timeout_s=vllm.start_timeout_s,
-        timeout=vllm.timeout_s,
-        attempts=vllm.max_attempts,
-    )
-
-
-def _refuse_shared_nodes(devices: Sequence[str]) -> None:
-    """Raise if several processes run where servers get these devices."""
-    nodes = distributed.gather(os.uname().nodename)
-    if shared := sorted({node for node in nodes if nodes.count(node) > 1}):
-        raise ValueError(
-            f"config.engine.vllm.devices={tuple(devices)}: several trainer processes "
-            f"run on {', '.join(shared)} and would start servers on the same devices: "
-            "start one process per node, which may have several devices, or name "
-            "servers that run already in config.engine.vllm.urls"
-        )
-
-
-def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[Any]":
-    """Build what brings weights to vLLM servers; `root` is for files."""
-    from reskill_jax.rollout.vllm.files_transfer import FilesTransfer  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.nccl import find_library  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.nccl_transfer import NcclTransfer  # noqa: PLC0415
-
-    vllm = config.engine.vllm
-    if vllm.transfer == "files":
-        return FilesTransfer(policy.config, root)
-    if (platform := platform_of(policy.mesh)) != "gpu":
-        raise ValueError(
-            f"config.engine.vllm.transfer={vllm.transfer!r} is for trainers on GPUs, "
-            f"and this one computes on {platform}: use 'files'"
-        )
-    return NcclTransfer(
-        policy.config,
-        mesh=policy.mesh,
-        library=vllm.libnccl or find_library(vllm.executable),
-        timeout=vllm.timeout_s,
-    )
-
-
-def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]:
-    """Build what scores a text: (params, tokens [n]) -> log-probs of tokens[1:].
-
-    All processes score the same texts together, in the same order.
-    """
-    mesh = policy.mesh
-    rows = row_shards(mesh)  # copies of the text, for every device has to have one
-
-    @jax.jit
-    def logprobs(params: Params, text: jax.Array) -> jax.Array:
-        text = jnp.broadcast_to(text, (rows, *text.shape))
-        tokens, targets = text[:, :-1], text[:, 1:]
-        length = tokens.shape[1]
-        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-        visible_end = jnp.full_like(tokens, length)
-        found, _ = token_logprobs(
-            policy.config, params, tokens, positions, visible_end, targets, mesh=mesh
-        )
-        return constrain(mesh, found[0])  # all of it everywhere
-
-    return lambda params, tokens: np.asarray(
-        logprobs(params, np.array(tokens, np.int32))
-    )
+    try:
+        yield
+    except ValueError as error:
+        if str(error).partition("=")[0] not in config[name]:
+            raise
+        raise ValueError(f"config.{name}.{error}") from error
 
 
 def engine_options(config: ConfigDict) -> dict[str, int]:
