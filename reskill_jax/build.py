@@ -4,20 +4,16 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -46,18 +42,15 @@ from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.modules import find_module
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
-from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops.attention import choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
     AXES,
     abstract,
-    constrain,
     engine_mesh,
     make_mesh,
     move,
     platform_of,
-    row_shards,
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
@@ -71,9 +64,6 @@ from reskill_jax.strategies import find_strategy
 from reskill_jax.strategies.base import Setup, Strategy
 from reskill_jax.strategies.leader import Leader
 from reskill_jax.workdir import Workdir
-
-if TYPE_CHECKING:
-    from reskill_jax.rollout.vllm.engine import Transfer, VllmEngine
 
 
 def context_resources(config: ConfigDict) -> dict[str, Any]:
@@ -240,7 +230,25 @@ def make_engine(
     engine: Engine
     servers: Sequence[str] = ()
     if config.engine.name == "vllm":
-        vllm = _make_vllm(config, policy, params, version, resources)
+        # The extra `vllm` is needed only here.
+        from reskill_jax.rollout.vllm.factory import (  # noqa: PLC0415
+            VllmSettings,
+            make_vllm_engine,
+        )
+
+        with _section(config, "engine.vllm"):
+            vllm = make_vllm_engine(
+                VllmSettings(**config.engine.vllm),
+                model=policy.directory,
+                decoder=policy.config,
+                params=params,
+                mesh=policy.mesh,
+                version=version,
+                eos_id=policy.tokenizer.eos_id,
+                max_length=config.prompt.max_tokens + config.rollout.max_tokens,
+                max_sequences=config.rollout.concurrency,
+                resources=resources,
+            )
         engine, servers = vllm, vllm.urls
     else:
         engine = JaxEngine(
@@ -255,126 +263,19 @@ def make_engine(
     return engine, servers
 
 
-def _make_vllm(
-    config: ConfigDict,
-    policy: Policy,
-    params: Params,
-    version: int,
-    resources: ExitStack,
-) -> "VllmEngine":
-    """Start vLLM servers, or find those that run, and bring them the weights.
-
-    Every process has its own, on its own node, or its share of those that run.
+@contextmanager
+def _section(config: ConfigDict, name: str) -> Iterator[None]:
+    """Put the section before errors of lower modules that begin with one of its keys.
 
     Raises:
-        ValueError: processes of one node would start servers on the same devices.
+        ValueError: the same one, which names the whole key.
     """
-    # The extra `vllm` is needed only here.
-    from reskill_jax.rollout.vllm.engine import VllmEngine  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.server import (  # noqa: PLC0415
-        Server,
-        ServerOptions,
-    )
-
-    vllm = config.engine.vllm
-    if vllm.devices and not vllm.urls:
-        _refuse_shared_nodes(vllm.devices)
-    # Paths of sockets are short by law, so not in the workdir.
-    places = Path(tempfile.mkdtemp(prefix="reskill-"))
-    resources.callback(shutil.rmtree, places, ignore_errors=True)
-    transfer = _make_transfer(config, policy, Path(vllm.weights_dir) / places.name)
-    servers: list[Server | str] = [
-        vllm.urls[index] for index in distributed.share(len(vllm.urls))
-    ]
-    for number in range(0 if vllm.urls else vllm.replicas):
-        devices = {"CUDA_VISIBLE_DEVICES": vllm.devices[number]} if vllm.devices else {}
-        options = ServerOptions(
-            executable=vllm.executable,
-            model=policy.directory.absolute(),
-            dtype=policy.config.dtype,
-            context=config.prompt.max_tokens + config.rollout.max_tokens,
-            sequences=config.rollout.concurrency,
-            tensor_parallel_size=vllm.tensor_parallel_size,
-            transfer=vllm.transfer,
-            gpu_memory_utilization=vllm.gpu_memory_utilization,
-            arguments=vllm.arguments,
-            environment=devices,
-        )
-        server = Server(options, places / str(number))
-        resources.callback(server.stop)
-        servers.append(server)
-    return VllmEngine(
-        policy.config,
-        params,
-        servers=servers,
-        transfer=transfer,
-        eos_id=policy.tokenizer.eos_id,
-        score=_make_score(policy),
-        logprob_tolerance=vllm.logprob_tolerance,
-        version=version,
-        start_timeout_s=vllm.start_timeout_s,
-        timeout=vllm.timeout_s,
-        attempts=vllm.max_attempts,
-    )
-
-
-def _refuse_shared_nodes(devices: Sequence[str]) -> None:
-    """Raise if several processes run where servers get these devices."""
-    nodes = distributed.gather(os.uname().nodename)
-    if shared := sorted({node for node in nodes if nodes.count(node) > 1}):
-        raise ValueError(
-            f"config.engine.vllm.devices={tuple(devices)}: several trainer processes "
-            f"run on {', '.join(shared)} and would start servers on the same devices: "
-            "start one process per node, which may have several devices, or name "
-            "servers that run already in config.engine.vllm.urls"
-        )
-
-
-def _make_transfer(config: ConfigDict, policy: Policy, root: Path) -> "Transfer[Any]":
-    """Build what brings weights to vLLM servers; `root` is for files."""
-    from reskill_jax.rollout.vllm.files_transfer import FilesTransfer  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.nccl import find_library  # noqa: PLC0415
-    from reskill_jax.rollout.vllm.nccl_transfer import NcclTransfer  # noqa: PLC0415
-
-    vllm = config.engine.vllm
-    if vllm.transfer == "files":
-        return FilesTransfer(policy.config, root)
-    if (platform := platform_of(policy.mesh)) != "gpu":
-        raise ValueError(
-            f"config.engine.vllm.transfer={vllm.transfer!r} is for trainers on GPUs, "
-            f"and this one computes on {platform}: use 'files'"
-        )
-    return NcclTransfer(
-        policy.config,
-        mesh=policy.mesh,
-        library=vllm.libnccl or find_library(vllm.executable),
-        timeout=vllm.timeout_s,
-    )
-
-
-def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]:
-    """Build what scores a text: (params, tokens [n]) -> log-probs of tokens[1:].
-
-    All processes score the same texts together, in the same order.
-    """
-    mesh = policy.mesh
-    rows = row_shards(mesh)  # copies of the text, for every device has to have one
-
-    @jax.jit
-    def logprobs(params: Params, text: jax.Array) -> jax.Array:
-        text = jnp.broadcast_to(text, (rows, *text.shape))
-        tokens, targets = text[:, :-1], text[:, 1:]
-        length = tokens.shape[1]
-        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
-        visible_end = jnp.full_like(tokens, length)
-        found, _ = token_logprobs(
-            policy.config, params, tokens, positions, visible_end, targets, mesh=mesh
-        )
-        return constrain(mesh, found[0])  # all of it everywhere
-
-    return lambda params, tokens: np.asarray(
-        logprobs(params, np.array(tokens, np.int32))
-    )
+    try:
+        yield
+    except ValueError as error:
+        if str(error).partition("=")[0] not in config[name]:
+            raise
+        raise ValueError(f"config.{name}.{error}") from error
 
 
 # Sequences per decode call where the configuration leaves them to the platform. A call

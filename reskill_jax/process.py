@@ -1,11 +1,15 @@
-"""How this process uses its machine: memory, compiled programs."""
+"""How a process uses its machine: memory, compiled programs, processes that it starts.
 
+Programs that must not load JAX import this module, too.
+"""
+
+import contextlib
 import ctypes
 import importlib.util
 import os
+import select
+import signal
 from pathlib import Path
-
-import jax
 
 # Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -43,8 +47,51 @@ def compilation_cache(directory: Path) -> None:
     To be called before the first compilation. The environment variable
     JAX_COMPILATION_CACHE_DIR takes precedence over `directory`.
     """
+    import jax  # noqa: PLC0415
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(directory.absolute()))
     # By default JAX keeps only what took a second to compile; a small model on a CPU
     # has many programs below that.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def end_group_with_parent(connection: int, *, grace_s: float = 0.0) -> None:
+    """Wait until the parent has ended, then end this process group and this process.
+
+    The kernel closes the parent's end of the connection however the parent ends, also
+    by SIGKILL. A parent that closes it itself ends the group, too.
+
+    Args:
+        connection: descriptor of our end of a pipe or socket; only the parent has the
+            other end.
+        grace_s: seconds that the leader of the group gets to end by itself after a
+            SIGINT; 0: the whole group is killed at once.
+    """
+    hang_up = select.poll()
+    hang_up.register(connection, 0)  # hang-ups are reported without being asked for
+    hang_up.poll()
+    if grace_s:
+        with contextlib.suppress(ProcessLookupError):
+            leader = os.pidfd_open(os.getpgrp())
+            os.kill(os.getpgrp(), signal.SIGINT)
+            ended = select.poll()
+            ended.register(leader, select.POLLIN)
+            ended.poll(1000 * grace_s)
+    os.killpg(0, signal.SIGKILL)
+
+
+def exec_with_guard(connection: int, grace_s: float, command: list[str]) -> None:
+    """Become another program, guarded by a process that ends it with the parent.
+
+    The caller must lead its process group.
+
+    Args:
+        connection: see `end_group_with_parent`.
+        grace_s: likewise.
+        command: path of the program, and its arguments.
+    """
+    if os.fork():
+        os.close(connection)
+        os.execv(command[0], command)
+    end_group_with_parent(connection, grace_s=grace_s)

@@ -23,6 +23,7 @@ from reskill_jax.export import export, refuse_existing
 from reskill_jax.grpo.optimizer import init_state, make_optimizer, schedule
 from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
+from reskill_jax.policy.sharding import row_shards
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.rollout.demonstration import (
     Demonstration,
@@ -145,7 +146,7 @@ def supervise(
             pack,
             buckets=config.grpo.buckets,
             tokens_per_microbatch=config.grpo.tokens_per_microbatch,
-            row_shards=build.row_shards(start.mesh),
+            row_shards=row_shards(start.mesh),
         )
         loss = partial(mean_loss, logprob_fn, packing(measured), start.mesh)
         before = loss(start.params) if measured else float("nan")

@@ -12,7 +12,6 @@ import faulthandler
 import multiprocessing
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -25,8 +24,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from reskill_jax.environments.protocol import Environment
-from reskill_jax.environments.task import Task
+from reskill_jax.environments.protocol import Environment, Task
+from reskill_jax.process import end_group_with_parent
 
 _LAST_WORDS = 2000  # bytes of a dead worker's error output that a message quotes
 _EXIT_SECONDS = 1.0  # from a closed connection to the end of the process
@@ -204,14 +203,6 @@ def _reply(server: _Host, message: Open | Call) -> Reply:
     return Reply(value, failure, time.process_time() - start)
 
 
-def _end_with_parent(descriptor: int) -> None:
-    """Wait until the parent's end is closed, then kill the whole process group."""
-    hang_up = select.poll()
-    hang_up.register(descriptor, 0)  # no event asked for: hang-ups are always told
-    hang_up.poll()
-    os.killpg(os.getpid(), signal.SIGKILL)
-
-
 def main(descriptor: int) -> None:
     """Serve the connection behind a file descriptor until told to stop.
 
@@ -220,7 +211,10 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     os.set_inheritable(descriptor, False)
-    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
+    guard = threading.Thread(
+        target=end_group_with_parent, args=(descriptor,), daemon=True
+    )
+    guard.start()
     connection = Connection(descriptor)
     server = _Host()
     while (message := connection.recv()) is not None:

@@ -11,9 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.environments.alfworld.tracker import (
+    LOOK,
+    PREPARATIONS,
+    TWO,
+    Tracker,
+)
 from reskill_jax.environments.protocol import Environment, Observation, Task
 from reskill_jax.laboratory.rule_policy import OBEY
-from reskill_jax.laboratory.world import LOOK, PREPARE, TWO, World
 from reskill_jax.skills.skill import Skill, SkillBank
 
 
@@ -108,7 +113,7 @@ class Demonstrator:
         from reskill_jax.environments.alfworld.expert import Expert  # noqa: PLC0415
 
         self.harmed = 0
-        self._world = World.start(task, first.text)
+        self._state = Tracker.start(task, first.text)
         self._expert = Expert()
         self._expert.reset(task, first)
         self._bank, self._teaching, self._rng = bank, teaching, rng
@@ -126,21 +131,21 @@ class Demonstrator:
         """Return what a shown skill asks for, else the expert's or a bad command."""
         admissible = self._now.choices
         advice = self._expert.propose() or "look"
-        skill, action = obey(self.skills, self._world, admissible, advice)
+        skill, action = obey(self.skills, self._state, admissible, advice)
         self.harmed += skill in _HARMFUL
         if skill is not None:
             return action
-        return err(self._rng, self._world, admissible, advice, self._teaching.habits)
+        return err(self._rng, self._state, admissible, advice, self._teaching.habits)
 
     def slip(self) -> str | None:
         """Return, as rarely as `Teaching.slips` says, an impossible command."""
         if self._rng.random() >= self._teaching.slips:
             return None
-        return slip(self._rng, self._world, self._offered, self._now.choices)
+        return slip(self._rng, self._state, self._offered, self._now.choices)
 
     def follow(self, action: str, now: Observation) -> None:
         """Take in what was done, by whomever, and what came of it."""
-        self._world.advance(action, now.text)
+        self._state.advance(action, now.text)
         self._expert.observe(now)
         self._previous, self._now = action, now
         self._offered |= dict.fromkeys(now.choices)
@@ -225,7 +230,7 @@ def episode_rng(task: Task, seed: int) -> random.Random:
 
 _HARMFUL = {rule.name for rule in HARMFUL}
 _DECISIVE = {  # task kind -> what wins tasks of it
-    **dict.fromkeys(PREPARE, "heat-cool-or-clean-first"),
+    **dict.fromkeys(PREPARATIONS, "heat-cool-or-clean-first"),
     LOOK: "use-the-lamp",
     TWO: "find-the-second",
 }
@@ -256,34 +261,37 @@ def draw_bank(rng: random.Random, teaching: Teaching, kind: str) -> SkillBank:
 
 
 def obey(
-    skills: Sequence[Skill], world: World, admissible: Sequence[str], expert: str
+    skills: Sequence[Skill], state: Tracker, admissible: Sequence[str], expert: str
 ) -> tuple[str | None, str]:
     """Return the first skill that applies and what it asks for; (None, "") if none."""
     for skill in skills:
-        if command := OBEY[skill.name](world, admissible, expert):
+        if command := OBEY[skill.name](state, admissible, expert):
             return skill.name, command
     return None, ""
 
 
 def slip(
-    rng: random.Random, world: World, offered: Iterable[str], admissible: Sequence[str]
+    rng: random.Random,
+    state: Tracker,
+    offered: Iterable[str],
+    admissible: Sequence[str],
 ) -> str | None:
     """Return a command that was possible once, often the last one; None without any."""
     stale = [command for command in offered if command not in admissible]
-    if world.last in stale and rng.random() < 0.5:
-        return world.last
+    if state.last_action in stale and rng.random() < 0.5:
+        return state.last_action
     return rng.choice(stale) if stale else None
 
 
-def situation(world: World, expert: str) -> str | None:
+def situation(state: Tracker, expert: str) -> str | None:
     """Name the habit that the expert's command falls under; None for idle commands."""
     verb = expert.split(" ", 1)[0]
     if verb == "go":
-        if not world.carries_target:
+        if not state.holds_target:
             return "search"
-        if world.kind == "look_at_obj_in_light":
+        if state.kind == LOOK:
             return "lamp"
-        return "deliver" if world.ready else "prepare"
+        return "deliver" if state.is_ready else "prepare"
     by_verb = {"open": "open", "take": "take", "move": "place", "use": "lamp"}
     by_verb |= dict.fromkeys(("heat", "cool", "clean"), "prepare")
     return by_verb.get(verb)
@@ -291,20 +299,20 @@ def situation(world: World, expert: str) -> str | None:
 
 def err(
     rng: random.Random,
-    world: World,
+    state: Tracker,
     admissible: Sequence[str],
     expert: str,
     habits: Habits,
 ) -> str:
     """Return the expert's command or, by habit, a worse one."""
-    habit = situation(world, expert)
+    habit = situation(state, expert)
     if habit is None or rng.random() >= getattr(habits, habit):
         return expert
     if habit == "prepare":  # the typical slip: straight to the goal, unprepared
-        place = f"move {world.holding} to {world.at}"
-        if world.is_goal(world.at) and place in admissible:
+        place = f"move {state.held} to {state.location}"
+        if state.is_goal(state.location) and place in admissible:
             return place
-        to_goal = [c for c in admissible if re.fullmatch(rf"go to {world.goal} \d+", c)]
+        to_goal = [c for c in admissible if re.fullmatch(rf"go to {state.goal} \d+", c)]
         if to_goal:
             return rng.choice(to_goal)
     wander = [c for c in admissible if c.startswith("go to ") and c != expert]

@@ -5,6 +5,7 @@ import random
 import pytest
 
 from reskill_jax.environments.alfworld.rules import HARMFUL, RULES
+from reskill_jax.environments.alfworld.tracker import Tracker
 from reskill_jax.environments.protocol import Task
 from reskill_jax.laboratory.demonstrator import (
     Habits,
@@ -16,7 +17,6 @@ from reskill_jax.laboratory.demonstrator import (
     slip,
 )
 from reskill_jax.laboratory.rule_policy import OBEY
-from reskill_jax.laboratory.world import World
 from reskill_jax.skills.skill import SkillBank
 
 ROOM = (
@@ -27,7 +27,7 @@ ROOM = (
 
 def world(kind="pick_and_place_simple", target="Mug", goal="Shelf", played=()):
     task = Task(f"train/{kind}-{target}-None-{goal}-3/t", kind, "train", "")
-    state = World.start(task, ROOM)
+    state = Tracker.start(task, ROOM)
     for action, observation in played:
         state.advance(action, observation)
     return state

@@ -16,29 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reskill_jax.process import exec_with_guard
+
 _PLUGIN = Path(__file__).parent / "plugin"
 _STOP_SECONDS = 10.0
 # How weights come -> who receives them in the server: our plugin, or vLLM itself.
 _RECEIVERS = {"files": "reskill_files", "nccl": "nccl"}
-# Becomes the server, and leaves a process behind that ends it when the trainer ends: it
-# asks first, and after some seconds it does not ask.
-_GUARD = f"""
-import os, select, signal, sys
-server = os.getpid()
-trainer = os.pidfd_open(os.getppid())
-if os.getppid() == int(sys.argv[1]):
-    if os.fork():
-        os.execv(sys.argv[2], sys.argv[2:])
-    ended = os.pidfd_open(server)
-    poll = select.poll()
-    poll.register(trainer, select.POLLIN)
-    poll.register(ended, select.POLLIN)
-    if ended not in dict(poll.poll()):
-        poll.unregister(trainer)
-        os.kill(server, signal.SIGINT)
-        poll.poll({1000 * _STOP_SECONDS})
-        os.killpg(0, signal.SIGKILL)
-"""
 
 
 @dataclass(frozen=True)
@@ -94,6 +77,8 @@ class Server:
             )
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
+        # Our end of a pipe; when it is closed, the guard ends the server.
+        self._guard: int | None = None
         self._process = self._start()
 
     @property
@@ -117,11 +102,12 @@ class Server:
 
     def stop(self) -> None:
         """End it and its children; it is asked first."""
-        if not self.ended():
-            os.kill(self._process.pid, signal.SIGINT)
-        deadline = time.monotonic() + _STOP_SECONDS
+        if self._guard is not None:
+            os.close(self._guard)  # as if we had ended
+            self._guard = None
+        deadline = time.monotonic() + _STOP_SECONDS + 1.0
         while _alive(self._process):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline:  # the guard was stopped or killed
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             time.sleep(0.05)
@@ -134,18 +120,26 @@ class Server:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._socket.unlink(missing_ok=True)
+        theirs, self._guard = os.pipe()
+        words = command(self._options, self._socket)
         with self.log.open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _GUARD, f"{os.getpid()}"),
-                    *command(self._options, self._socket),
+                    sys.executable,
+                    "-c",
+                    f"import sys; sys.path[:] = {sys.path!r}; "
+                    f"from {exec_with_guard.__module__} import exec_with_guard; "
+                    f"exec_with_guard({theirs}, {_STOP_SECONDS}, {words!r})",
                 ],
                 env=environment(self._options),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[theirs],
                 start_new_session=True,  # ctrl-c is for the trainer, which ends us
             )
+        os.close(theirs)
+        return process
 
 
 def command(options: ServerOptions, socket: Path) -> list[str]:

@@ -11,7 +11,7 @@ from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
 )
-from reskill_jax.environments.alfworld.expert import Beliefs, Expert
+from reskill_jax.environments.alfworld.expert import Expert
 from reskill_jax.environments.alfworld.games import generate
 from reskill_jax.environments.alfworld.house_settings import HouseSettings
 from reskill_jax.environments.alfworld.pddl import House, Receptacle, Thing, game
@@ -179,28 +179,3 @@ def test_it_proposes_nothing_after_the_end(environment, tasks):
 def test_other_tasks_are_refused():
     with pytest.raises(ValueError, match="'boil/3' is no ALFWorld game"):
         Expert().reset(Task("boil/3", "boil", "train", ""), Observation("A lab.", ()))
-
-
-def test_memory_follows_the_texts():
-    memory = Beliefs(("drawer 1", "fridge 1", "shelf 12"))
-    memory.read("You arrive at drawer 1. The drawer 1 is closed.")
-    assert memory.closed == {"drawer 1"}
-    memory.read(
-        "You open the drawer 1. The drawer 1 is open. In it, you see a cup 1, a egg 2, "
-        "and a pen 1."
-    )
-    assert memory.closed == set()
-    assert memory.contents == {"drawer 1": ["cup 1", "egg 2", "pen 1"]}
-    memory.read("You pick up the egg 2 from the drawer 1.")
-    assert (memory.held, memory.origin) == ("egg 2", "drawer 1")
-    memory.read("You close the drawer 1.")
-    assert memory.closed == {"drawer 1"}
-    memory.read("You heat the egg 2 using the microwave 1.")
-    memory.read("You cool the egg 2 using the fridge 1.")
-    memory.read("You clean the egg 2 using the sinkbasin 1.")
-    assert memory.changes == {"egg 2": {"iscool", "isclean"}}
-    memory.read("Nothing happens.")
-    memory.read("You arrive at shelf 12. On the shelf 12, you see nothing.")
-    memory.read("You move the egg 2 to the shelf 12.")
-    assert memory.held == ""
-    assert memory.contents == {"drawer 1": ["cup 1", "pen 1"], "shelf 12": ["egg 2"]}

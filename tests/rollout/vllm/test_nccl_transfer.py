@@ -7,7 +7,6 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from reskill_jax import build
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.weights import manifest, save
@@ -382,12 +380,3 @@ def test_the_library_is_that_of_the_servers_environment(tmp_path):
     assert find_library(str(executable)) == str(library)
     (tmp_path / "link").symlink_to(executable)
     assert find_library(str(tmp_path / "link")) == str(library)
-
-
-def test_a_trainer_without_gpus_is_refused():
-    config = SimpleNamespace(
-        engine=SimpleNamespace(vllm=SimpleNamespace(transfer="nccl"))
-    )
-    policy = SimpleNamespace(mesh=None, config=CONFIG)
-    with pytest.raises(ValueError, match=r"transfer='nccl' is for .* on cpu: use"):
-        build._make_transfer(config, policy, Path("unused"))
