@@ -151,7 +151,7 @@ def test_a_service_that_does_everything_wrong_never_disturbs_training(tmp_path):
             tmp_path / "c",
             retry=RetryPolicy(2, 0.0, failure_threshold=50, cooldown_s=0.0),
         )
-        strategy = make(LlmCreator(asking, Prompts(), workers=4))
+        strategy = make(LlmCreator(asking, Prompts(), max_concurrency=4))
         metrics = [play(strategy, step, (0.3, 0.3)) for step in range(1, 41)]
         asked = len(server.requests)
     counted = totals(metrics)
@@ -170,7 +170,7 @@ def test_a_service_that_is_gone_is_asked_less_and_less(tmp_path):
         tmp_path / "c",
         retry=RetryPolicy(2, 0.0, failure_threshold=6),
     )
-    strategy = make(LlmCreator(asking, Prompts(), workers=4))
+    strategy = make(LlmCreator(asking, Prompts(), max_concurrency=4))
     metrics = [play(strategy, step) for step in range(1, 31)]
     asked = [line["creator/calls"] for line in metrics if "creator/calls" in line]
     assert 6 <= sum(asked) <= 6 + 4  # then the circuit is open
