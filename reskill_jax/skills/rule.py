@@ -5,6 +5,7 @@ Rule tables belong to environments; the offline creator writes skills from them.
 
 from dataclasses import dataclass
 
+from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.skill import Skill, Trigger
 
 
@@ -18,8 +19,8 @@ class Rule:
         wordings: pairs (when_to_use, action) that mean the same.
         pattern: after which actions it matters; at every turn when empty.
         example: at most two lines, may be empty.
-        assertions: ids from `FAMILY` whose failure makes the offline creator propose
-            it, the likeliest first; a rule without any is never proposed.
+        assertions: ids of those whose failure makes the offline creator propose it, the
+            likeliest first; a rule without any is never proposed.
     """
 
     name: str
@@ -47,3 +48,18 @@ class Rule:
             trigger=trigger,
             example=self.example,
         )
+
+
+@dataclass(frozen=True)
+class RuleTable:
+    """What an environment tells the offline creator.
+
+    Attributes:
+        rules: skills that it may propose.
+        assertions: checks that episodes are graded by, in the order of blame.
+        patterns: of actions that the assertions cover; checks are mined from others.
+    """
+
+    rules: tuple[Rule, ...] = ()
+    assertions: tuple[Assertion, ...] = ()
+    patterns: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.reservoir import Reservoir
-from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL, TABLE
 from reskill_jax.laboratory.known_proposals import Injecting, addition
 from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.skills.skill import SkillBank
@@ -97,7 +97,8 @@ def make_creator(
     config: ConfigDict, calls: Path, servers: Sequence[str] = ()
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(analyse=config.strategy.name != "no_analyzer")
+    analyse = config.strategy.name != "no_analyzer"
+    creator: Creator = OfflineCreator(TABLE, analyse=analyse)
     if config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415

@@ -31,7 +31,7 @@ from reskill_jax.skills.checks import (
     NoConsecutiveRepeat,
     ObservationContains,
 )
-from reskill_jax.skills.rule import Rule
+from reskill_jax.skills.rule import Rule, RuleTable
 
 GO = r"^(go|teleport) to "
 OPEN = r"^open "
@@ -303,3 +303,4 @@ HARMFUL: tuple[Rule, ...] = (
 )
 
 RULES: tuple[Rule, ...] = HELPFUL + HARMFUL
+TABLE = RuleTable(rules=HELPFUL, assertions=FAMILY, patterns=PATTERNS)
