@@ -395,7 +395,7 @@ def make_creator(
     analyse: bool = True,
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(analyse=analyse)
+    creator: Creator = OfflineCreator(rules, analyse=analyse)
     if config.creator.name not in CREATORS:
         settings = {**config.creator.to_dict(), "calls": calls}
         creator = find_creator(config.creator.name).make(settings, analyse)

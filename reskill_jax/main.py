@@ -1,14 +1,14 @@
 """The command line.
 
-    python -m reskill_jax.main --config=configs/alfworld.py:cpu --workdir=runs/a
+    python -m reskill_jax.main --config=configs/ENVIRONMENT.py:cpu --workdir=runs/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
         --config.mesh.fsdp=1 --config.eval.max_tasks=50
     python -m reskill_jax.main --mode=show --workdir=runs/a
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
-    python -m reskill_jax.main --mode=compile --config=configs/alfworld.py \
+    python -m reskill_jax.main --mode=compile --config=configs/ENVIRONMENT.py \
         --config.policy.path=Qwen3-8B --config.mesh.topology=v5e:4x4
 
-    python -m reskill_jax.main --config=configs/alfworld.py --workdir=/shared/a \
+    python -m reskill_jax.main --config=configs/ENVIRONMENT.py --workdir=/shared/a \
         --distributed                                # the same on every host
 
 `train`, the default, starts a run or resumes it; any key of the configuration can be
@@ -36,7 +36,7 @@ from reskill_jax.termination import EXIT_CODE, TerminatedError
 from reskill_jax.workdir import Workdir
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file; with a variant: configs/alfworld.py:cpu."
+    "config", None, "Configuration file; with a variant: configs/ENVIRONMENT.py:cpu."
 )
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "evaluate", "export", "show", "compile"], "What to do."
@@ -154,7 +154,9 @@ def _train(workdir: Workdir) -> None:
     from reskill_jax.validate import validate  # noqa: PLC0415
 
     if _CONFIG.value is None:
-        raise app.UsageError("--mode=train needs --config, e.g. configs/alfworld.py")
+        raise app.UsageError(
+            "--mode=train needs --config, a file such as those in configs/"
+        )
     config = _CONFIG.value
     keep_freed_memory()
     # First, for this waits for all: one that ends earlier takes others down unheard.
@@ -170,7 +172,9 @@ def _compile() -> None:
     from reskill_jax.memory_plan import compile_run, render  # noqa: PLC0415
 
     if _CONFIG.value is None:
-        raise app.UsageError("--mode=compile needs --config, e.g. configs/alfworld.py")
+        raise app.UsageError(
+            "--mode=compile needs --config, a file such as those in configs/"
+        )
     try:
         report = compile_run(_CONFIG.value)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Trains a policy on recorded episodes: cold starts, and replayed demonstrations.
 
-    python -m reskill_jax.supervise --config=configs/alfworld.py:cpu \
+    python -m reskill_jax.supervise --config=configs/ENVIRONMENT.py:cpu \
         --episodes=runs/a/episodes --policy=POLICY --output=policies/imitated
 
 The configuration says how prompts look and how the update is computed (sections

@@ -10,6 +10,7 @@ in `reskill_jax.creator.episodes`.
 """
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,8 @@ from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.proposal_report import Cycle, markdown
 from reskill_jax.creator.verify import Verified, verify
-from reskill_jax.environments.alfworld.rules import FAMILY
 from reskill_jax.llm.backends import NAMES
+from reskill_jax.skills.rule import RuleTable
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
 from reskill_jax.storage import write_text
@@ -51,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         default="offline",
         help=f"offline, replay:calls.jsonl, or one of {', '.join(NAMES)} with a model,"
         " e.g. openai:gpt-5",
+    )
+    add(
+        "--rules",
+        default="",
+        help="environment whose rules --llm=offline writes skills from; default: none,"
+        " its advice comes from the verbs of successful episodes",
     )
     add("--base_url", default="", help="address of the service; default: the maker's")
     add("--api_key_variable", default="", help="environment variable with the key")
@@ -87,9 +94,9 @@ def _propose(
     """Return the proposal, the report, and what kept a model from answering."""
     name, _, rest = flags.llm.partition(":")
     if name == "offline":
-        offline = OfflineCreator()
-        cycle = Cycle(assertions=render.assertions(FAMILY, evidence))
-        found = offline.propose(evidence)
+        table = _rule_table(flags.rules)
+        cycle = Cycle(assertions=render.assertions(table.assertions, evidence))
+        found = OfflineCreator(table).propose(evidence)
         return found, markdown(evidence, found, cycle, {}), ""
     if name not in (*NAMES, "replay"):
         raise ValueError(f"--llm={flags.llm!r}: use offline, replay or one of {NAMES}")
@@ -115,6 +122,26 @@ def _propose(
     proposal = creator.propose(evidence)
     report = markdown(evidence, proposal, creator.last, creator.take_metrics())
     return proposal, report, creator.last.error
+
+
+def _rule_table(environment: str) -> RuleTable:
+    """Return the table of an environment's module `rules`; the empty one for "".
+
+    Raises:
+        ValueError: there is no such environment, or it has no rules.
+    """
+    if not environment:
+        return RuleTable()
+    module = f"reskill_jax.environments.{environment}.rules"
+    try:
+        return importlib.import_module(module).TABLE
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or "-"):
+            raise  # the rules are there, and something that they need is not
+        raise ValueError(
+            f"--rules={environment!r}: there is no {module}; name an environment that"
+            " has rules, or leave it out"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 One JSON object per line:
 
-    {"task": "t1", "success": false, "goal": "put a mug in the sink",
-     "actions": ["go to sink 1", ...], "observations": ["You are in ...", ...]}
+    {"task": "t1", "success": false, "goal": "buy a red shirt in size M",
+     "actions": ["search red shirt", ...], "observations": ["A search box.", ...]}
 
 `task` (text), `success` (true or false) and `actions` (a list of texts) are needed.
 Episodes of one `task` are compared with each other. `observations` are what was seen

@@ -1,4 +1,4 @@
-"""Assertions and rules for command games that no table knows, from their episodes.
+"""Assertions and rules for environments without a rule table, from their episodes.
 
 A verb that most successful episodes use should occur; of two such verbs, the one that
 mostly comes first should come first. Where failures differ, advice follows from it.

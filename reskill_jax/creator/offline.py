@@ -7,7 +7,7 @@ It is a pure function of the evidence. In this order it proposes
 2. to add the rules that answer the most prevalent failure modes, two at a time or,
    where that cannot be, one;
 3. to reword rules of the bank whose failure mode is still there;
-4. in games that no rule knows, advice made from the verbs of successful episodes.
+4. advice made from the verbs of successful episodes, where no rule covers them.
 
 A change that a trial has rejected waits until all evidence is new.
 """
@@ -22,10 +22,9 @@ from reskill_jax.creator.mining import mine
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
-from reskill_jax.environments.alfworld.rules import FAMILY, HELPFUL, PATTERNS
 from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation
-from reskill_jax.skills.rule import Rule
+from reskill_jax.skills.rule import Rule, RuleTable
 from reskill_jax.skills.skill import Skill, Trigger
 
 
@@ -43,9 +42,9 @@ class OfflineCreator:
     """Proposes by rule; deterministic and without state of its own.
 
     Attributes:
+        table: rules that it can write, and the assertions that they answer; with the
+            empty one all its advice comes from the verbs of successful episodes.
         limits: what a proposal may be.
-        rules: what it can write, the table that the policy's demonstrations share.
-        family: assertions that the rules answer, in the order of blame.
         min_records: episodes needed before it says anything, about a skill too.
         max_operations: most rules added in one bundle.
         min_support: least share of failed episodes that make a failure mode.
@@ -54,9 +53,8 @@ class OfflineCreator:
             come in the order of the table.
     """
 
+    table: RuleTable = field(default_factory=RuleTable)
     limits: Limits = field(default_factory=Limits)
-    rules: tuple[Rule, ...] = HELPFUL
-    family: tuple[Assertion, ...] = FAMILY
     min_records: int = 20
     max_operations: int = 2
     min_support: float = 0.05
@@ -91,10 +89,11 @@ class OfflineCreator:
 
     def _drafts(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         """Yield bundles, the most wanted first."""
+        table = self.table
         yield from self._repairs(evidence)
-        yield from self._additions(evidence, self.family, self.rules)
+        yield from self._additions(evidence, table.assertions, table.rules)
         yield from self._rewordings(evidence)
-        yield from self._additions(evidence, *mine(evidence.records, PATTERNS))
+        yield from self._additions(evidence, *mine(evidence.records, table.patterns))
 
     def _repairs(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         for skill in evidence.bank.skills:
@@ -116,12 +115,15 @@ class OfflineCreator:
                     yield [Change(operation, reason, figures)]
 
     def _additions(
-        self, evidence: Evidence, family: Sequence[Assertion], rules: Sequence[Rule]
+        self,
+        evidence: Evidence,
+        assertions: Sequence[Assertion],
+        rules: Sequence[Rule],
     ) -> Iterator[Sequence[Change]]:
         known = set(evidence.bank.names())
         wanted = [rule for rule in rules if rule.name not in known]
         adds = []
-        for figures, rule in self._answers(evidence, family, wanted):
+        for figures, rule in self._answers(evidence, assertions, wanted):
             add = Add(self._write(rule, evidence))
             if not self._waits(evidence, add):
                 adds.append(Change(add, rule.description, figures))
@@ -138,8 +140,8 @@ class OfflineCreator:
 
     def _rewordings(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         skills = {skill.name: skill for skill in evidence.bank.skills}
-        known = [rule for rule in self.rules if rule.name in skills]
-        for figures, rule in self._answers(evidence, self.family, known):
+        known = [rule for rule in self.table.rules if rule.name in skills]
+        for figures, rule in self._answers(evidence, self.table.assertions, known):
             skill = skills[rule.name]
             texts = (skill.when_to_use, skill.action)
             now = rule.wordings.index(texts) if texts in rule.wordings else -1
@@ -153,7 +155,10 @@ class OfflineCreator:
                 yield [Change(modify, reason, figures)]
 
     def _answers(
-        self, evidence: Evidence, family: Sequence[Assertion], rules: Sequence[Rule]
+        self,
+        evidence: Evidence,
+        assertions: Sequence[Assertion],
+        rules: Sequence[Rule],
     ) -> Iterator[tuple[str, Rule]]:
         """Pair figures of failure modes with the rules that answer them, each once.
 
@@ -165,7 +170,7 @@ class OfflineCreator:
             yield from (("not analysed", rule) for rule in rules)
             return
         findings = diagnose(
-            [a for a in family if any(a.id in rule.assertions for rule in rules)],
+            [a for a in assertions if any(a.id in rule.assertions for rule in rules)],
             evidence.records,
             min_support=self.min_support,
             min_lift=self.min_lift,

@@ -9,7 +9,7 @@ _VALUES = {
     "analyse": "task episodes schema",
     "diagnose": "outcomes assertions skills insights assertion_cap schema",
     "recommend": (
-        "diagnosis assertions skills trials actions count capacity rate schema"
+        "diagnosis assertions skills trials actions count max_skills rate schema"
     ),
     "author": (
         "plan insights skills actions rejections rate schema when_to_use_words"

@@ -28,10 +28,10 @@ from reskill_jax.creator.schemas import (
     Drafts,
     Plan,
     Recommendation,
-    strict_schema,
 )
 from reskill_jax.creator.verify import Limits, Problem, Verified, verify
 from reskill_jax.llm.caller import Caller, CallError
+from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.skills.assertions import Assertion, AssertionSet
 from reskill_jax.skills.episode_record import EpisodeRecord
 

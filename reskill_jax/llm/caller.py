@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from reskill_jax.creator.schemas import strict_schema
 from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
 from reskill_jax.llm.call_log import CallLog, redact
+from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
 from reskill_jax.llm.retry import (
     PASSING,

@@ -19,8 +19,8 @@ class Rule:
         wordings: pairs (when_to_use, action) that mean the same.
         pattern: after which actions it matters; at every turn when empty.
         example: at most two lines, may be empty.
-        assertions: ids from `FAMILY` whose failure makes the offline creator propose
-            it, the likeliest first; a rule without any is never proposed.
+        assertions: ids of those whose failure makes the offline creator propose it, the
+            likeliest first; a rule without any is never proposed.
     """
 
     name: str
@@ -57,7 +57,7 @@ class RuleTable:
     Attributes:
         rules: skills that it may propose.
         assertions: checks that episodes are graded by, in the order of blame.
-        patterns: of actions, from which checks are mined.
+        patterns: of actions that the assertions cover; checks are mined from others.
     """
 
     rules: tuple[Rule, ...] = ()

@@ -11,7 +11,7 @@ from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, PastTrial
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Verified, verify
-from reskill_jax.environments.alfworld.rules import FAMILY, HARMFUL, HELPFUL
+from reskill_jax.environments.alfworld.rules import FAMILY, HARMFUL, HELPFUL, TABLE
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import Add, Delete, Modify, apply
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -112,7 +112,7 @@ def judge(seen: Evidence, proposal, accepted, steps=5) -> Evidence:
 )
 def test_failure_mode_leads_to_its_rule(failure, expected):
     seen = evidence(failure)
-    proposal = ask(OfflineCreator(), seen)
+    proposal = ask(OfflineCreator(TABLE), seen)
     assert names(proposal) == expected
     assert proposal.bank == seen.bank.hash
     assert len(proposal.reasons) == len(proposal.evidence) == len(expected)
@@ -133,7 +133,7 @@ def test_without_the_analyser_rules_come_in_the_order_of_the_table():
     table = [rule.name for rule in HELPFUL]
     for _, failure, expected in MODES[:3]:
         seen = evidence(failure)
-        proposal = ask(OfflineCreator(analyse=False), seen)
+        proposal = ask(OfflineCreator(TABLE, analyse=False), seen)
         assert names(proposal) == table[:2] != expected
         assert set(proposal.evidence) == {"not analysed"}
 
@@ -146,8 +146,11 @@ def test_most_prevalent_mode_comes_first():
         ((5, 12), ["open-what-is-closed", "use-the-lamp"]),
     ):
         records = [*many(lit, counts[0], "a"), *many(closed, counts[1], "b"), *wins()]
-        assert names(ask(OfflineCreator(), Evidence(SkillBank(), records))) == expected
-        one = OfflineCreator(max_operations=1)
+        assert (
+            names(ask(OfflineCreator(TABLE), Evidence(SkillBank(), records)))
+            == expected
+        )
+        one = OfflineCreator(TABLE, max_operations=1)
         assert names(ask(one, Evidence(SkillBank(), records))) == expected[:1]
 
 
@@ -159,13 +162,13 @@ def test_rule_is_general_where_its_pattern_fires_in_less_than_half(idle, trigger
     fires = many(acts(SHELF, TAKE, "look", goal=LIGHT), 10, "fires")
     # Nothing follows the only action, so nothing can fire after it.
     records = [*fires, *many(acts("take egg 1", goal=LIGHT), idle, "idle")]
-    (skill,) = added(ask(OfflineCreator(), Evidence(SkillBank(), records)))
+    (skill,) = added(ask(OfflineCreator(TABLE), Evidence(SkillBank(), records)))
     assert skill.name == "use-the-lamp"
     assert skill.trigger == trigger
 
 
 def test_says_nothing_without_enough_episodes_or_failures():
-    creator = OfflineCreator(min_records=20)
+    creator = OfflineCreator(TABLE, min_records=20)
     few = [*many(MODES[4][1], 9, "f"), *wins()]
     assert creator.propose(Evidence(SkillBank(), few)) is None
     all_won = many(WIN, 30, "w")
@@ -182,14 +185,14 @@ def test_same_evidence_same_proposal_after_a_round_trip():
         ],
         seed=99,
     )
-    creator = OfflineCreator()
-    creator.restore(OfflineCreator().state())
-    assert ask(creator, again) == ask(OfflineCreator(), seen)
+    creator = OfflineCreator(TABLE)
+    creator.restore(OfflineCreator(TABLE).state())
+    assert ask(creator, again) == ask(OfflineCreator(TABLE), seen)
 
 
 def test_rejected_rules_wait_and_then_come_in_other_words():
     seen = evidence(MODES[2][1], step=10)
-    creator = OfflineCreator()
+    creator = OfflineCreator(TABLE)
     first = ask(creator, seen)
     after = judge(seen, first, accepted=False)
     waiting = creator.propose(after)
@@ -207,7 +210,7 @@ def test_alternatives_follow_in_order_when_all_are_rejected():
     seen = evidence(MODES[7][1])
     tried = []
     for _ in range(4):
-        proposal = OfflineCreator().propose(seen)
+        proposal = OfflineCreator(TABLE).propose(seen)
         if proposal is None:
             break
         tried.append(names(proposal))
@@ -225,10 +228,10 @@ def test_alternatives_follow_in_order_when_all_are_rejected():
 def test_every_proposal_of_a_long_run_passes_and_none_repeats(verdict, max_skills):
     records = [r for _, episode, _ in MODES for r in many(episode, 4, f"{id(episode)}")]
     seen = Evidence(SkillBank(), [*records, *wins()], max_skills=max_skills)
-    limits = OfflineCreator().limits
+    limits = OfflineCreator(TABLE).limits
     last_rejected: dict[str, int] = {}
     for cycle in range(24):
-        proposal = OfflineCreator().propose(seen)
+        proposal = OfflineCreator(TABLE).propose(seen)
         if proposal is None:
             seen = replace(seen, step=seen.step + 5)
             continue
@@ -250,7 +253,7 @@ def test_full_bank_swaps_the_least_used_skill():
     bank = SkillBank((used, unused))
     tallies = [Tally(bank.hash, 0, 10, 5, Counter({used.name: 9, unused.name: 2}))]
     seen = evidence(MODES[2][1], bank=bank, tallies=tallies, max_skills=2)
-    proposal = ask(OfflineCreator(), seen)
+    proposal = ask(OfflineCreator(TABLE), seen)
     assert names(proposal) == ["Delete look-around-again", "use-the-lamp"]
     assert proposal.reasons[0] == "the bank is full"
 
@@ -258,7 +261,7 @@ def test_full_bank_swaps_the_least_used_skill():
 def test_followed_rule_is_left_alone_and_an_unfollowed_one_reworded():
     rule = RULES["use-the-lamp"]
     bank = SkillBank((rule.skill(),))
-    creator = OfflineCreator()
+    creator = OfflineCreator(TABLE)
     seen = evidence(MODES[2][1], bank=bank)
     proposal = ask(creator, seen)
     when_to_use, action = rule.wordings[1]
@@ -283,7 +286,7 @@ def test_skill_that_never_fires_is_shown_always_and_dropped_if_that_fails():
     bank = SkillBank((NARROW,))
     tallies = [Tally(bank.hash, 0, 30, 10)]
     seen = evidence(MODES[2][1], bank=bank, tallies=tallies)
-    creator = OfflineCreator()
+    creator = OfflineCreator(TABLE)
     first = ask(creator, seen)
     assert first.operations == (Modify("narrow", {"trigger": Trigger()}),)
     assert first.evidence == ("narrow fired in none of 30 episodes",)
@@ -307,7 +310,7 @@ def hurting(with_it: int, without: int, *, played=100, accepted=True) -> Evidenc
         Tally(HURT.hash, 2, played, with_it, active_skills),
     ]
     seen = evidence(MODES[2][1], bank=HURT, tallies=tallies, step=2)
-    proposal = ask(OfflineCreator(), replace(seen, bank=BEFORE, tallies=()))
+    proposal = ask(OfflineCreator(TABLE), replace(seen, bank=BEFORE, tallies=()))
     past = PastTrial.judged(1, proposal, (BEFORE, HURT), accepted)
     return replace(seen, history=(past,))
 
@@ -328,7 +331,7 @@ def hurting(with_it: int, without: int, *, played=100, accepted=True) -> Evidenc
     ],
 )
 def test_skill_that_hurts_is_dropped(with_it, without, played, dropped):
-    proposal = ask(OfflineCreator(), hurting(with_it, without, played=played))
+    proposal = ask(OfflineCreator(TABLE), hurting(with_it, without, played=played))
     assert (proposal.operations == (Delete(HARMFUL[0].name),)) is dropped
     if dropped:
         assert f"success {with_it} of {played} with it" in proposal.evidence[0]
@@ -336,8 +339,8 @@ def test_skill_that_hurts_is_dropped(with_it, without, played, dropped):
 
 def test_drop_that_was_rejected_waits():
     seen = hurting(30, 60)
-    first = ask(OfflineCreator(), seen)
-    second = ask(OfflineCreator(), judge(seen, first, accepted=False))
+    first = ask(OfflineCreator(TABLE), seen)
+    second = ask(OfflineCreator(TABLE), judge(seen, first, accepted=False))
     assert Delete(HARMFUL[0].name) not in second.operations
 
 
@@ -346,7 +349,9 @@ def test_rejected_candidates_say_nothing_about_the_bank():
     seen = hurting(60, 60)
     active_skills = Counter({HARMFUL[0].name: 100})
     candidate = Tally("candidate", 3, 100, 0, active_skills)
-    proposal = ask(OfflineCreator(), replace(seen, tallies=[*seen.tallies, candidate]))
+    proposal = ask(
+        OfflineCreator(TABLE), replace(seen, tallies=[*seen.tallies, candidate])
+    )
     assert names(proposal) == ["use-the-lamp"]
 
 
@@ -357,7 +362,7 @@ def test_unknown_games_get_advice_from_their_own_verbs():
         *many(replace(won, goal="turn the bulb on."), 10, "w"),
         *many(replace(lost, goal="turn the bulb on."), 15, "f"),
     ]
-    creator = OfflineCreator(family=(), rules=())
+    creator = OfflineCreator()
     proposal = ask(creator, Evidence(SkillBank(), records))
     assert names(proposal)[0] == "use-connect"
     assert added(proposal)[0].when_to_use == "You have not used 'connect' in this task."

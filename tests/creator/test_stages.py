@@ -1,7 +1,9 @@
 """The whole cycle over HTTP with the real SDK: calls, reasons, accepted bank."""
 
 import json
+from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from text_episodes import added
@@ -11,6 +13,7 @@ pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'"
 from llm_cases import DRAFT, GOOD, PLAN, creator, draft, evidence, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer
+from reskill_jax.creator import prompting
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import PastTrial, Proposal
 from reskill_jax.creator.verify import Verified, verify
@@ -232,6 +235,13 @@ def test_a_wrong_shape_is_asked_for_once_more_with_what_was_wrong(tmp_path):
             if "could not be used" in r["messages"][1]["content"]
         )
     assert "operations.0.op: Input should be 'add', 'modify' or 'delete'" in again
+
+
+def test_our_own_prompts_have_the_placeholders_that_are_filled():
+    ours = Path(prompting.__file__).parent / "prompts"
+    assert Prompts(ours).fill("recommend", defaultdict(str)) == (
+        Prompts().fill("recommend", defaultdict(str))
+    )
 
 
 def test_prompts_are_replaced_by_a_directory(tmp_path):

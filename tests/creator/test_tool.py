@@ -14,6 +14,7 @@ from text_episodes import acts, many
 
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.creator.episodes import as_evidence, read_episodes
+from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
 
@@ -84,10 +85,28 @@ def test_other_systems_episodes_and_no_model(tmp_path):
         for s in (True, False)
     ]
     path = write(tmp_path / "e.jsonl", lines)
-    done = tool(f"--episodes={path}", f"--output={tmp_path / 'out'}")
+    out = tmp_path / "out"
+    done = tool(f"--episodes={path}", f"--output={out}", "--rules=alfworld")
     assert done.returncode == 0, done.stderr
     assert "opens: action_exists" in done.stdout
-    assert load_bank(tmp_path / "out" / "skills").skills
+    names = set(load_bank(out / "skills").names())
+    assert names <= {rule.name for rule in HELPFUL}
+    assert names
+
+
+def test_without_rules_advice_comes_from_what_successful_episodes_do(tmp_path):
+    lines = [
+        {"task": f"t{i}", "success": s, "actions": ["search shirt", *["buy"] * s]}
+        for i in range(15)
+        for s in (True, False)
+    ]
+    path = write(tmp_path / "e.jsonl", lines)
+    done = tool(f"--episodes={path}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "use-buy" in load_bank(tmp_path / "out" / "skills").names()
+    done = tool(f"--episodes={path}", "--rules=nowhere")
+    assert done.returncode == 1
+    assert "--rules='nowhere': there is no reskill_jax.environments" in done.stderr
 
 
 def test_a_service_that_is_down_is_an_error_with_a_report(tmp_path):

@@ -101,11 +101,11 @@ def caller(url: str, log: Path, **options) -> Caller:
     return Caller(make_backend(model), CallLog(log), **options)
 
 
-def creator(url: str, log: Path, *, workers=4, groups=30, **options) -> LlmCreator:
+def creator(url: str, log: Path, *, concurrency=4, tasks=30, **options) -> LlmCreator:
     """Make a creator that asks a server."""
     return LlmCreator(
         caller(url, log, **options),
         Prompts(),
-        max_concurrency=workers,
-        analysed_tasks=groups,
+        max_concurrency=concurrency,
+        analysed_tasks=tasks,
     )

@@ -12,15 +12,10 @@ from hypothesis import strategies as st
 from llm_cases import DIAGNOSIS, DRAFT, GOOD, draft, evidence
 
 from reskill_jax.creator.proposal import Proposal
-from reskill_jax.creator.schemas import (
-    Analysis,
-    Diagnosis,
-    Drafts,
-    Plan,
-    strict_schema,
-)
+from reskill_jax.creator.schemas import Analysis, Diagnosis, Drafts, Plan
 from reskill_jax.creator.stages import edited
 from reskill_jax.creator.verify import Limits, Verified, verify
+from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
 from reskill_jax.llm.sanitize import TEMPLATE_TOKENS, clean, markup
 from reskill_jax.skills.assertions import AssertionSet

@@ -69,11 +69,11 @@ def test_the_wait_ends_with_the_time_of_the_call():
     server = Vllm("default")
     started = time.monotonic()
     with server, pytest.raises(TimeoutError, match=r"has not been ready in 0\.2 s"):
-        make(server, timeout=0.2).complete(REQUEST)
+        make(server, timeout_s=0.2).complete(REQUEST)
     assert time.monotonic() - started >= 0.2
     assert server.requests == []
     with pytest.raises(TimeoutError):  # nobody listens there any more
-        make(server, timeout=0.2).complete(REQUEST)
+        make(server, timeout_s=0.2).complete(REQUEST)
 
 
 @pytest.mark.parametrize(
