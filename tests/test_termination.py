@@ -93,14 +93,14 @@ def test_a_run_saves_its_last_step_and_ends_the_same_when_resumed(
 @needs_games
 @pytest.mark.slow
 def test_all_processes_end_when_one_is_told_to(policy, tmp_path):
-    flags = (*RARELY, "--config.num_steps=16")  # more than go by until it is told
+    flags = (*RARELY, "--config.num_steps=40")  # more than go by until it is told
     workdir, straight = tmp_path / "run", tmp_path / "straight"
     run_two(straight, policy, tmp_path, *flags)
     processes = start_two(workdir, policy, tmp_path, (flags, flags))
     wait_for_step(workdir, 1, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert [process.wait() for process in processes] == [EXIT_CODE, EXIT_CODE]
-    assert 1 <= checkpoints(workdir)[-1] < 16
+    assert 1 <= checkpoints(workdir)[-1] < 40
     run_two(workdir, policy, tmp_path, *flags)
     assert deterministic(workdir) == deterministic(straight)
     assert written(workdir) == written(straight)
