@@ -8,7 +8,7 @@ belongs to the rollout. What the core has to know of an environment beside that 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
 from reskill_jax.environments.action_format import ActionFormat
@@ -40,6 +40,7 @@ class Observation:
 
     text: str
     actions: tuple[str, ...] | None = None
+    _: KW_ONLY
     hint: str = ""
     reward: float = 0.0
     done: bool = False

@@ -46,7 +46,7 @@ class ChainWorld:
     def reset(self, task):
         if task.source == "broken":
             raise ValueError("no such game")
-        self.state = task.id
+        self.state, self.source = task.id, task.source
         return f"goal of {task.id}", self._observe(0.0)
 
     def step(self, action):
@@ -64,6 +64,18 @@ class ChainWorld:
         if word == "modules":
             return Observation("jax" if "jax" in sys.modules else "no jax", ())
         return self._observe(1.0)
+
+    def finish(self):
+        if not self.state:
+            raise RuntimeError("finished twice")
+        if self.source == "no end":
+            raise LookupError("no score")
+        if self.source.startswith("once") and not Path(self.source[5:]).exists():
+            Path(self.source[5:]).touch()
+            self.kill()
+        score = int(self.state[:4], 16) / 16**4
+        self.state = ""
+        return Observation("", reward=score, done=True, scores={"score": score})
 
     def close(self):
         pass
@@ -91,7 +103,11 @@ class ChainWorld:
     def _observe(self, reward):
         state = self.state[:8]
         return Observation(
-            state, (f"go {state[0]}", "look"), reward, state[0] == "f", state[1] == "f"
+            state,
+            (f"go {state[0]}", "look"),
+            reward=reward,
+            done=state[0] == "f",
+            success=state[1] == "f",
         )
 
 
@@ -291,6 +307,55 @@ def test_a_replay_that_differs_is_an_error(single):
             return await environment.reset(TASK)
 
     assert asyncio.run(main()) == undisturbed(TASK, [])[0]
+
+
+@pytest.mark.parametrize("moment", ["before", "in"])
+def test_a_worker_lost_at_the_end_is_replayed_and_scored_once(single, tmp_path, moment):
+    source = f"once {tmp_path / 'flag'}" if moment == "in" else ""
+    task = dataclasses.replace(TASK, source=source)
+    world = ChainWorld()
+    world.reset(TASK)
+    for action in ("look", "go"):
+        world.step(action)
+    expected = world.finish()
+
+    async def main():
+        with single.open("g") as environment:
+            await environment.reset(task)
+            await environment.step("look")
+            await environment.step("go")
+            if moment == "before":
+                os.kill(single.pids[0], signal.SIGKILL)
+            seen = await environment.finish()
+            for call in (environment.finish, functools.partial(environment.step, "a")):
+                with pytest.raises(RuntimeError, match="without a task: reset first"):
+                    await call()
+            return seen, await environment.reset(TASK)
+
+    seen, again = asyncio.run(main())
+    assert seen == expected
+    assert seen.scores == {"score": seen.reward}
+    assert again == undisturbed(TASK, [])[0]
+    counters = single.counters
+    assert (counters.restarts, counters.replayed_episodes) == (1, 1)
+    assert (counters.replayed_steps, counters.resets, counters.steps) == (2, 2, 2)
+
+
+def test_an_end_that_fails_names_its_episode(pool):
+    async def main():
+        with pool.open("g") as environment:
+            with pytest.raises(RuntimeError, match="finish without a task"):
+                await environment.finish()
+            await environment.reset(dataclasses.replace(TASK, source="no end"))
+            await environment.step("look")
+            with pytest.raises(EnvironmentRaisedError) as caught:
+                await environment.finish()
+        return str(caught.value), await play(pool, TASK, ["look"])
+
+    message, after = asyncio.run(main())
+    told = "finish of task world-0 after actions ['look'] raised LookupError: no score"
+    assert message.startswith(told)
+    assert after == undisturbed(TASK, ["look"])
 
 
 def test_a_stopped_worker_counts_as_hanging(single):

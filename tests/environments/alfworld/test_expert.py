@@ -172,7 +172,7 @@ def test_it_proposes_nothing_after_the_end(environment, tasks):
     expert = Expert()
     _, now = environment.reset(tasks[0])
     expert.reset(tasks[0], now)
-    expert.observe(Observation("You won.", (), 1.0, done=True, success=True))
+    expert.observe(Observation("You won.", (), reward=1.0, done=True, success=True))
     assert expert.propose() is None
 
 
