@@ -4,12 +4,10 @@ This is the only place, with `main`, that reads the configuration; everything bu
 takes explicit arguments.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,28 +16,18 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reskill_jax import distributed
-from reskill_jax.checkpoint import Checkpointer, Restored
-from reskill_jax.creator.background import Background
-from reskill_jax.creator.offline import OfflineCreator
-from reskill_jax.creator.proposal import Creator
-from reskill_jax.environments.panels import Panels, TaskStream
+from reskill_jax.environments.panels import Panels
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.environments.remote import RemotePlayers
 from reskill_jax.grpo.optimizer import (
     LogprobFn,
-    TrainState,
-    abstract_state,
-    init_state,
     make_optimizer,
     schedule,
 )
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
-from reskill_jax.llm.backends import NAMES, SIDECAR
-from reskill_jax.modules import find_module
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.ops.attention import choose_backend
@@ -57,13 +45,7 @@ from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector, Players
 from reskill_jax.rollout.engine import Engine, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.rollout.prompts import PromptBuilder
-from reskill_jax.skills.rule import RuleTable
-from reskill_jax.strategies import find_strategy
-from reskill_jax.strategies.base import Setup, Strategy
-from reskill_jax.strategies.leader import Leader
-from reskill_jax.workdir import Workdir
 
 
 def context_resources(config: ConfigDict) -> dict[str, Any]:
@@ -346,81 +328,6 @@ def make_collector(
     )
 
 
-def make_strategy(
-    config: ConfigDict,
-    environment: EnvironmentSpec,
-    calls: Path,
-    servers: Sequence[str] = (),
-) -> Strategy:
-    """Build the strategy; of many processes, the leader has it.
-
-    Args:
-        config: of the run.
-        environment: of the run; its rules are for the offline creator.
-        calls: file for the calls of a creator that asks a language model.
-        servers: addresses of the engine's, for a creator that asks those.
-    """
-    setup = Setup(
-        settings=config.strategy.to_dict(),
-        trial=config.trial.to_dict(),
-        seed=config.seed,
-        num_steps=config.num_steps,
-        tasks_per_step=config.rollout.tasks_per_step,
-        group_size=config.grpo.group_size,
-        panel=environment.panel,
-        make_creator=partial(make_creator, config, environment.rules, calls, servers),
-    )
-    make = partial(find_strategy(config.strategy.name), setup)
-    return make() if distributed.is_alone() else Leader(make, setup.resources)
-
-
-# Modules of creators that are not in this table are found by their dotted names.
-CREATORS = dict.fromkeys(("offline", *NAMES, SIDECAR, "replay"), "reskill_jax.creator")
-
-
-def find_creator(name: str) -> ModuleType:
-    """Import a creator's module, which has ``make(settings, analyse) -> Creator``.
-
-    Raises:
-        ValueError: there is no such module, or it has no `make`.
-    """
-    return find_module(name, CREATORS, kind="creator", needs=("make",))
-
-
-def make_creator(
-    config: ConfigDict,
-    rules: RuleTable,
-    calls: Path,
-    servers: Sequence[str],
-    analyse: bool = True,
-) -> Creator:
-    """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(rules, analyse=analyse)
-    if config.creator.name not in CREATORS:
-        settings = {**config.creator.to_dict(), "calls": calls}
-        creator = find_creator(config.creator.name).make(settings, analyse)
-    elif config.creator.name != "offline":
-        # Not imported above: pydantic comes with an extra.
-        from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
-
-        own = {"delay_steps", "inject", "inject_every"}
-        settings = {k: v for k, v in config.creator.to_dict().items() if k not in own}
-        creator = Background(
-            make_llm_creator(calls=calls, servers=servers, **settings),
-            config.creator.delay_steps,
-        )
-    if config.creator.inject_every:
-        # Only experiments need the laboratory.
-        from reskill_jax.laboratory.known_proposals import (  # noqa: PLC0415
-            Injecting,
-            known_proposals,
-        )
-
-        proposals = known_proposals(config.creator.inject, config.seed)
-        creator = Injecting(creator, config.creator.inject_every, proposals)
-    return creator
-
-
 def sampling(config: ConfigDict) -> Sampling:
     """Return how training rollouts are sampled."""
     return Sampling(
@@ -481,90 +388,3 @@ def loss_options(config: ConfigDict) -> dict[str, float]:
     # 0 is no bound: the loss limits ratios to e^20, about 5e8, in any case.
     options["dual_clip"] = options["dual_clip"] or 1e9
     return options
-
-
-@dataclass
-class Run:
-    """The parts of a training run, at first as its last checkpoint left them.
-
-    Attributes:
-        done: steps done.
-        saved: those of them that are in a checkpoint.
-        evaluation_due: whether the state of `done` is still to be evaluated.
-        panels: the tasks.
-        stream: draws tasks for training.
-        strategy: decides what is played.
-        collector: plays.
-        checkpointer: keeps states.
-        state: what an update changes.
-        version: of the weights, the last step that trained them.
-        reference: the weights that the KL term compares with; None without one.
-        update: one step of GRPO.
-        ahead: the batch that was collected ahead, as a JSON document; None if none was.
-        resources: keeps what has to be closed.
-    """
-
-    done: int
-    saved: int
-    evaluation_due: bool
-    panels: Panels
-    stream: TaskStream
-    strategy: Strategy
-    collector: Collector
-    checkpointer: Checkpointer
-    state: TrainState
-    version: int
-    reference: Params | None
-    update: Update
-    ahead: Any
-    resources: ExitStack
-
-    def batches(self, plan: Callable[[int], Planned]) -> Batches:
-        """Make what hands out the steps' batches; the engine is its own from now on."""
-        batches = Batches(self.collector.engine, plan, self.version)
-        self.resources.callback(batches.close)
-        batches.restore(self.ahead)
-        return batches
-
-
-def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
-    """Build the parts of a run and go on from its newest checkpoint, if it has one.
-
-    Args:
-        config: of the run.
-        workdir: of the run.
-        resources: keeps what has to be closed.
-    """
-    environment = load_environment(config)
-    panels = load_panels(config, environment)
-    policy = load_policy(config)
-    reference = make_reference(config, policy)
-    tx, update = make_grpo(config, policy.config, policy.mesh)
-    checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
-    resources.callback(checkpointer.close)
-    fresh = abstract_state(policy.params, tx, policy.mesh)
-    done, state, host = checkpointer.restore(fresh) or Restored(
-        0, init_state(policy.params, tx, policy.mesh), {}
-    )
-    version = host.get("version", 0)
-    engine, servers = make_engine(config, policy, state.params, version, resources)
-    collector = make_collector(config, environment, policy, engine, resources)
-    strategy = make_strategy(config, environment, workdir.creator_calls, servers)
-    if host:
-        strategy.restore(host["strategy"])
-    return Run(
-        done=done,
-        saved=done,
-        evaluation_due=host.get("evaluation_due", True),
-        panels=panels,
-        stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
-        strategy=strategy,
-        collector=collector,
-        checkpointer=checkpointer,
-        state=state,
-        version=version,
-        reference=reference,
-        update=update,
-        ahead=host.get("ahead"),
-        resources=resources,
-    )

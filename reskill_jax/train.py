@@ -11,6 +11,7 @@ from reskill_jax.evaluate import evaluate
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
+from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
@@ -26,7 +27,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         TerminatedError: SIGTERM was sent; the last finished step is in a checkpoint.
     """
     with ExitStack() as resources:
-        run = build.open_run(config, workdir, resources)
+        run = open_run(config, workdir, resources)
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():
@@ -89,7 +90,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         return held_out
 
 
-def _plan(config: ConfigDict, run: build.Run, step: int) -> Planned:
+def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
     """Settle now what a step plays; await the episodes to be played."""
     plan = run.strategy.plan(step, run.stream.draw)
     episodes = run.collector.collect(
@@ -103,7 +104,7 @@ def _plan(config: ConfigDict, run: build.Run, step: int) -> Planned:
 
 
 def _update(
-    config: ConfigDict, run: build.Run, batches: Batches, batch: Batch, step: int
+    config: ConfigDict, run: Run, batches: Batches, batch: Batch, step: int
 ) -> dict[str, float]:
     """Let the policy learn from a batch, while the next one is collected with overlap.
 
@@ -126,7 +127,7 @@ def _update(
     return metrics | {"time/update": time.perf_counter() - started}
 
 
-def _snapshot(run: build.Run) -> dict[str, Any]:
+def _snapshot(run: Run) -> dict[str, Any]:
     """Return what a checkpoint holds beside arrays and the batch ahead.
 
     Taken at once, since the next step's plan changes it.

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, get_type_hints
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
-from reskill_jax.build import CREATORS, find_creator, load_environment
+from reskill_jax.build import load_environment
+from reskill_jax.build_strategy import CREATORS, find_creator
 from reskill_jax.creator import settings as creator_settings
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.grpo import settings as grpo_settings

@@ -14,7 +14,7 @@ import time
 import pytest
 from programs import CPU, ROOT, deterministic, get_config, save_random_policy
 
-from reskill_jax import build
+from reskill_jax import build_strategy
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.validate import validate
@@ -269,4 +269,4 @@ def test_a_module_that_is_no_creator_is_refused(importable, tmp_path, name, mess
     config = get_config()
     config.creator.name = name
     with pytest.raises(ValueError, match=re.escape(message)):
-        build.make_creator(config, RuleTable(), tmp_path / "calls.jsonl", ())
+        build_strategy.make_creator(config, RuleTable(), tmp_path / "calls.jsonl", ())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reskill_jax import build
+from reskill_jax import build_strategy
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.validate import validate
 
@@ -96,6 +96,6 @@ def test_a_sidecar_is_the_engines(config, monkeypatch, key, value, message):
 
 def test_making_a_creator_touches_neither_network_nor_files(config, tmp_path):
     calls = tmp_path / "creator" / "calls.jsonl"
-    made = build.make_creator(config, RuleTable(), calls, servers=())
+    made = build_strategy.make_creator(config, RuleTable(), calls, servers=())
     assert made.state()["creator"]["assertions"] == []
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import pytest
 from strategy_cases import banks, draw, history, play
 
 from configs.alfworld import get_config
-from reskill_jax import build
+from reskill_jax import build, build_strategy
 from reskill_jax.creator.proposal import PENDING
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
@@ -194,7 +194,9 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
             config.strategy.name = name
             validate(config)
             environment = build.load_environment(config)
-            made[name] = build.make_strategy(config, environment, tmp_path / "calls")
+            made[name] = build_strategy.make_strategy(
+                config, environment, tmp_path / "calls"
+            )
     assert made["no_discount"]._trial_config.discount == "none"
     assert made["uniform"]._trial_config.uniform
     assert not made["no_analyzer"]._creator.analyse

@@ -1,0 +1,95 @@
+"""Builds the strategy of a run, and its creator, from the configuration."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from reskill_jax import distributed
+from reskill_jax.creator.background import Background
+from reskill_jax.creator.offline import OfflineCreator
+from reskill_jax.creator.proposal import Creator
+from reskill_jax.environments.protocol import EnvironmentSpec
+from reskill_jax.llm.backends import NAMES, SIDECAR
+from reskill_jax.modules import find_module
+from reskill_jax.skills.rule import RuleTable
+from reskill_jax.strategies import find_strategy
+from reskill_jax.strategies.base import Setup, Strategy
+from reskill_jax.strategies.leader import Leader
+
+
+def make_strategy(
+    config: ConfigDict,
+    environment: EnvironmentSpec,
+    calls: Path,
+    servers: Sequence[str] = (),
+) -> Strategy:
+    """Build the strategy; of many processes, the leader has it.
+
+    Args:
+        config: of the run.
+        environment: of the run; its rules are for the offline creator.
+        calls: file for the calls of a creator that asks a language model.
+        servers: addresses of the engine's, for a creator that asks those.
+    """
+    setup = Setup(
+        settings=config.strategy.to_dict(),
+        trial=config.trial.to_dict(),
+        seed=config.seed,
+        num_steps=config.num_steps,
+        tasks_per_step=config.rollout.tasks_per_step,
+        group_size=config.grpo.group_size,
+        panel=environment.panel,
+        make_creator=partial(make_creator, config, environment.rules, calls, servers),
+    )
+    make = partial(find_strategy(config.strategy.name), setup)
+    return make() if distributed.is_alone() else Leader(make, setup.resources)
+
+
+# Modules of creators that are not in this table are found by their dotted names.
+CREATORS = dict.fromkeys(("offline", *NAMES, SIDECAR, "replay"), "reskill_jax.creator")
+
+
+def find_creator(name: str) -> ModuleType:
+    """Import a creator's module, which has ``make(settings, analyse) -> Creator``.
+
+    Raises:
+        ValueError: there is no such module, or it has no `make`.
+    """
+    return find_module(name, CREATORS, kind="creator", needs=("make",))
+
+
+def make_creator(
+    config: ConfigDict,
+    rules: RuleTable,
+    calls: Path,
+    servers: Sequence[str],
+    analyse: bool = True,
+) -> Creator:
+    """Build the creator; experiments mix bundles of known kind into its stream."""
+    creator: Creator = OfflineCreator(rules, analyse=analyse)
+    if config.creator.name not in CREATORS:
+        settings = {**config.creator.to_dict(), "calls": calls}
+        creator = find_creator(config.creator.name).make(settings, analyse)
+    elif config.creator.name != "offline":
+        # Not imported above: pydantic comes with an extra.
+        from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415
+
+        own = {"delay_steps", "inject", "inject_every"}
+        settings = {k: v for k, v in config.creator.to_dict().items() if k not in own}
+        creator = Background(
+            make_llm_creator(calls=calls, servers=servers, **settings),
+            config.creator.delay_steps,
+        )
+    if config.creator.inject_every:
+        # Only experiments need the laboratory.
+        from reskill_jax.laboratory.known_proposals import (  # noqa: PLC0415
+            Injecting,
+            known_proposals,
+        )
+
+        proposals = known_proposals(config.creator.inject, config.seed)
+        creator = Injecting(creator, config.creator.inject_every, proposals)
+    return creator

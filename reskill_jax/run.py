@@ -1,0 +1,115 @@
+"""A training run: its parts, and its state as the last checkpoint left it."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from reskill_jax.build import (
+    load_environment,
+    load_panels,
+    load_policy,
+    make_collector,
+    make_engine,
+    make_grpo,
+    make_reference,
+)
+from reskill_jax.build_strategy import make_strategy
+from reskill_jax.checkpoint import Checkpointer, Restored
+from reskill_jax.environments.panels import Panels, TaskStream
+from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
+from reskill_jax.grpo.update import Update
+from reskill_jax.policy.decoder import Params
+from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.prefetch import Batches, Planned
+from reskill_jax.strategies.base import Strategy
+from reskill_jax.workdir import Workdir
+
+
+@dataclass
+class Run:
+    """The parts of a training run, at first as its last checkpoint left them.
+
+    Attributes:
+        done: steps done.
+        saved: those of them that are in a checkpoint.
+        evaluation_due: whether the state of `done` is still to be evaluated.
+        panels: the tasks.
+        stream: draws tasks for training.
+        strategy: decides what is played.
+        collector: plays.
+        checkpointer: keeps states.
+        state: what an update changes.
+        version: of the weights, the last step that trained them.
+        reference: the weights that the KL term compares with; None without one.
+        update: one step of GRPO.
+        ahead: the batch that was collected ahead, as a JSON document; None if none was.
+        resources: keeps what has to be closed.
+    """
+
+    done: int
+    saved: int
+    evaluation_due: bool
+    panels: Panels
+    stream: TaskStream
+    strategy: Strategy
+    collector: Collector
+    checkpointer: Checkpointer
+    state: TrainState
+    version: int
+    reference: Params | None
+    update: Update
+    ahead: Any
+    resources: ExitStack
+
+    def batches(self, plan: Callable[[int], Planned]) -> Batches:
+        """Make what hands out the steps' batches; the engine is its own from now on."""
+        batches = Batches(self.collector.engine, plan, self.version)
+        self.resources.callback(batches.close)
+        batches.restore(self.ahead)
+        return batches
+
+
+def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
+    """Build the parts of a run and go on from its newest checkpoint, if it has one.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        resources: keeps what has to be closed.
+    """
+    environment = load_environment(config)
+    panels = load_panels(config, environment)
+    policy = load_policy(config)
+    reference = make_reference(config, policy)
+    tx, update = make_grpo(config, policy.config, policy.mesh)
+    checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
+    resources.callback(checkpointer.close)
+    fresh = abstract_state(policy.params, tx, policy.mesh)
+    done, state, host = checkpointer.restore(fresh) or Restored(
+        0, init_state(policy.params, tx, policy.mesh), {}
+    )
+    version = host.get("version", 0)
+    engine, servers = make_engine(config, policy, state.params, version, resources)
+    collector = make_collector(config, environment, policy, engine, resources)
+    strategy = make_strategy(config, environment, workdir.creator_calls, servers)
+    if host:
+        strategy.restore(host["strategy"])
+    return Run(
+        done=done,
+        saved=done,
+        evaluation_due=host.get("evaluation_due", True),
+        panels=panels,
+        stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
+        strategy=strategy,
+        collector=collector,
+        checkpointer=checkpointer,
+        state=state,
+        version=version,
+        reference=reference,
+        update=update,
+        ahead=host.get("ahead"),
+        resources=resources,
+    )
