@@ -30,7 +30,7 @@ def config(monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "oracle", "config.creator.name='oracle': choose one of 'offline'"),
+        ("name", "oracle", "config.creator.name='oracle': choose one of offline"),
         ("name", "replay", "config.creator.name='replay': replay='' is no log"),
         ("llm.name", "", "config.creator.llm.name='': name='openai' needs the name of"),
         ("llm.api_key_variable", "NO_SUCH", "variable NO_SUCH holds no key"),
