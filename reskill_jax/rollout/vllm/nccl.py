@@ -10,6 +10,13 @@ Communicators are non-blocking: calls return at once and are polled until they a
 done, until the deadline, or until another thread cancels the wait. A blocking call that
 waits for a missing rank could not be interrupted.
 
+Why not NVIDIA's bindings, nccl4py (looked at: 0.6.0)? They have non-blocking
+initialisation, `get_async_error`, `finalize` and `abort`, but the library cannot be
+chosen: cuda-pathfinder gives them whichever libnccl.so.2 the process has loaded, and in
+a trainer that is the copy that JAX's CUDA plugin loads at its start, not the servers'.
+And their public interface takes devices and streams of cuda-core, which needs
+cuda-bindings and a real driver, so that nothing of it could be tested without a GPU.
+
 This has been run against a stand-in for both libraries, not on GPUs.
 """
 
