@@ -209,7 +209,7 @@ def start_vllm(
         executable=_VLLM.value,
         model=directory / "model",
         dtype=config.dtype,
-        context=context,
+        max_length=context,
         gpu_memory_utilization=0,
         arguments=(
             f"--kv-cache-memory-bytes={SLOTS * context * token}",

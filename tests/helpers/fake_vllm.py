@@ -113,7 +113,7 @@ class FakeVllm:
             request.end_headers()
             request.wfile.write(text)
         except OSError:
-            pass  # whoever asked has gone
+            pass  # the client has closed the connection
 
     def _answer(self, route, body):
         match route:

@@ -49,8 +49,8 @@ def serve(executable, model):
         executable=executable,
         model=model[0],
         dtype="float32",
-        context=512,
-        sequences=16,
+        max_length=512,
+        max_sequences=16,
         gpu_memory_utilization=0,
         arguments=(*CPU_ARGUMENTS, f"--structured-outputs-config={COMPACT}"),
         environment=ON_CPU,
@@ -58,7 +58,7 @@ def serve(executable, model):
     return Server(options, Path(tempfile.mkdtemp(prefix="reskill-test-")))
 
 
-def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options):
+def start(executable, model, tmp_path, *, timeout_s=120.0, servers=None, **options):
     _, config, eos = model
     return VllmEngine(
         config,
@@ -68,7 +68,7 @@ def start(executable, model, tmp_path, *, timeout=120.0, servers=None, **options
         eos_id=eos,
         score=lambda params, tokens: logprobs_of(config, params, tokens),
         logprob_tolerance=1e-4,
-        timeout=timeout,
+        timeout_s=timeout_s,
         **options,
     )
 

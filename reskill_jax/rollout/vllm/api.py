@@ -1,7 +1,7 @@
 """The routes of a vLLM server that we use, and nothing else.
 
 They are those of vLLM 0.30 to 0.33, with `VLLM_SERVER_DEV_MODE=1` and
-`--enable-scale-out`. Whether a server has them is found out from the server.
+`--enable-scale-out`; `Api.check_routes` asks a server whether it has them.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,39 +28,40 @@ _ROUTES = (
     "/update_weight_version",
     "/collective_rpc",
 )
-# What a server's version ends with while vLLM's own reload changes its weights.
+# Ends the version of a server while vLLM's own reload changes its weights.
 _PARTLY = " (partly)"
-# A server closes the connection after an error, without a word: what comes next on it
-# would be lost. Only requests for responses, which are asked again, use kept ones.
+# After an error a server closes the connection without saying so, and the next request
+# on it would be lost. Only requests for responses reuse connections: they are retried.
 _CLOSE = {"Connection": "close"}
-_SHOWN = 300  # characters of an answer that an error message shows
+_MAX_SHOWN = 300  # characters of a response that an error message quotes
 
 
 class ServerError(RuntimeError):
-    """A server answered with an error, or with something else than agreed.
+    """A server answered with an error, or in an unexpected form.
 
     Attributes:
-        status: of the HTTP answer; 0 if its content was wrong.
+        status: of the HTTP response; 0 if its content was wrong.
     """
 
     def __init__(self, route: str, status: int, text: str):
-        super().__init__(f"{route} answered {status}: {text[:_SHOWN]}")
+        answered = f" answered {status}" if status else ""
+        super().__init__(f"{route}{answered}: {text[:_MAX_SHOWN]}")
         self.status = status
 
 
 class UnusableError(RuntimeError):
-    """A server has to be started again: it has parts of weights, or waits for them."""
+    """A server must be restarted: its weights may be incomplete."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What came back for one request.
+    """The sampled response to one request.
 
     Attributes:
         tokens: int32 [n].
         logprobs: float32 [n].
         versions: of the weights that sampled them, in order, without repetitions.
-        stopped: whether the response ended by itself.
+        stopped: whether the response ended with the stop token.
     """
 
     tokens: np.ndarray
@@ -72,24 +73,24 @@ class Sampled:
 class Api:
     """One server; all methods but `close` are coroutines of one event loop."""
 
-    def __init__(self, url: str, timeout: float, connections: int = 256):
+    def __init__(self, url: str, timeout_s: float, max_connections: int = 256):
         """Connect lazily.
 
         Args:
             url: http://host:port, or unix:/path/to/socket.
-            timeout: seconds that any answer may take.
-            connections: that are open at once, at most; they are kept.
+            timeout_s: seconds that any response may take.
+            max_connections: that are open at the same time; they are kept open.
         """
         socket = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(
-            max_connections=connections, max_keepalive_connections=connections
+            max_connections=max_connections, max_keepalive_connections=max_connections
         )
         self.url = url
         self._client = httpx.AsyncClient(
             base_url="http://vllm" if socket else url,
             transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits),
-            # A request waits for a free connection as long as it has to.
-            timeout=httpx.Timeout(timeout, pool=None),
+            # No limit for the wait for a free connection.
+            timeout=httpx.Timeout(timeout_s, pool=None),
         )
 
     async def close(self) -> None:
@@ -100,7 +101,7 @@ class Api:
         """Tell whether the server is up.
 
         Raises:
-            ServerError: something else than a vLLM server listens there.
+            ServerError: whatever listens there is not a vLLM server.
         """
         try:
             answer = await self._client.get("/health", timeout=5.0)
@@ -110,15 +111,15 @@ class Api:
             raise ServerError(
                 "/health",
                 answer.status_code,
-                f"{self.url} is no vLLM server, does something else listen there?",
+                f"{self.url} is not a vLLM server: does another program listen there?",
             )
         return answer.status_code == 200
 
     async def check_routes(self) -> None:
-        """Check that the server is one that we can work with.
+        """Check that the server has all routes that we use.
 
         Raises:
-            ServerError: it lacks routes; the message says which, and what to do.
+            ServerError: some are missing; the message says which, and what to do.
         """
         known = (await self._get("/openapi.json")).get("paths", {})
         if missing := [route for route in _ROUTES if route not in known]:
@@ -135,11 +136,15 @@ class Api:
             )
 
     async def generate(self, request: Request, stop: int) -> Sampled:
-        """Sample one response, which ends with `stop`; -1: at its length only.
+        """Sample one response.
+
+        Args:
+            request: what to sample.
+            stop: the token that ends the response; -1: only its length does.
 
         Raises:
-            ServerError: no usable answer, e.g. because the request was aborted.
-            httpx.TransportError: no answer.
+            ServerError: the response is unusable, e.g. the request was aborted.
+            httpx.TransportError: there was no response.
         """
         sampling = request.sampling
         body = {
@@ -210,15 +215,15 @@ class Api:
             raise ServerError("/v1/models", 0, f"{error!r} in {answer}") from error
 
     async def init_transfer(self, info: Mapping[str, Any]) -> None:
-        """Tell the server's transfer engine what it has to know before updates."""
+        """Initialise the server's transfer engine, before the first update."""
         await self._post("/init_weight_transfer_engine", {"init_info": dict(info)})
 
     async def end_transfer(self) -> None:
-        """Have the server's transfer engine let go of whoever sent before."""
+        """Shut down the server's transfer engine; it may be initialised again."""
         await self._post("/shutdown_weight_transfer_engine")
 
     async def world_size(self) -> int:
-        """Return over how many processes the server splits its model."""
+        """Return the number of processes that the server splits its model over."""
         route = "/get_world_size"
         size = (await self._get(route)).get("world_size")
         if not isinstance(size, int) or size < 1:
@@ -227,20 +232,20 @@ class Api:
 
     @asynccontextmanager
     async def update(self, version: str, *, atomic: bool = True) -> AsyncIterator[None]:
-        """Take new weights, which `receive` brings in the body of the `with`.
+        """Update the weights, which `receive` brings in the body of the `with`.
 
-        Requests that run end on the old ones.
+        Running requests finish on the old weights.
 
         Args:
-            version: of the weights.
-            atomic: the server has all of its old weights if it does not get the new
-                ones: it goes on with them.
+            version: of the new weights.
+            atomic: whether the server keeps its old weights, and goes on with them,
+                when the update fails.
 
         Raises:
-            ServerError: the weights were refused, and the server has its old ones; or
-                its version is not the one that was sent.
-            UnusableError: they were not, and it may have parts of both: it is left
-                paused, so that nobody gets to see what it computes.
+            ServerError: the server refused the weights and keeps its old ones; or it
+                reports another version afterwards.
+            UnusableError: the update failed and was not atomic, so that the weights may
+                be incomplete; the server is left paused, so that it answers nothing.
         """
         async with self._paused(version, atomic):
             await self._post("/start_weight_update")
@@ -248,28 +253,28 @@ class Api:
             await self._post("/finish_weight_update", {"weight_version": version})
 
     async def reload(self, directory: str, version: str) -> None:
-        """Take new weights by vLLM's own reload, which every server has.
+        """Update the weights by vLLM's own reload, which every server has.
 
-        It checks nothing before it empties the model. Requests that run end on the old
-        weights.
+        It checks nothing before it empties the model. Running requests finish on the
+        old weights.
 
         Args:
-            directory: with safetensors files that are known to fit.
-            version: of the weights.
+            directory: with safetensors files, which were checked.
+            version: of the new weights.
 
         Raises:
-            ServerError: the server's version is not the one that was sent.
-            UnusableError: this reload failed, or an earlier one, whoever asked for it:
-                the server may have parts of weights, and is left paused.
+            ServerError: the server reports another version afterwards.
+            UnusableError: this reload or an earlier one failed: the weights may be
+                incomplete, and the server is left paused.
         """
         if (served := await self.weight_version()).endswith(_PARTLY):
             raise UnusableError(
                 f"{self.url} has version {served!r} of the weights, since a reload "
-                "failed or was interrupted: start that server again (does it see "
+                f"failed or was interrupted: restart that server (can it read "
                 f"{directory}?)"
             )
         async with self._paused(version, atomic=False):
-            # Stays if the reload fails, so that no later one builds on what is left.
+            # This version stays if the reload fails, so that later ones notice.
             await self._post(
                 "/update_weight_version", {"new_version": version + _PARTLY}
             )
@@ -281,7 +286,7 @@ class Api:
 
     @asynccontextmanager
     async def _paused(self, version: str, atomic: bool) -> AsyncIterator[None]:
-        """Change weights in the body of the `with`; see `update`."""
+        """Pause for a change of weights in the body of the `with`; see `update`."""
         await self._post("/pause?mode=wait")
         try:
             yield
@@ -293,7 +298,7 @@ class Api:
                 await self._post("/resume")
             elif isinstance(error, Exception):
                 raise UnusableError(
-                    f"{self.url} may have parts of version {version} of the weights: "
+                    f"{self.url} may have incomplete weights of version {version}: "
                     f"{error!r}"
                 ) from error
             raise
@@ -302,15 +307,16 @@ class Api:
             raise ServerError(
                 "/weight_info",
                 0,
-                f"version {served!r}, not {version!r}: does another run push to it?",
+                f"version {served!r}, not {version!r}: does another run push to this "
+                "server?",
             )
 
     async def receive(self, info: Mapping[str, Any]) -> None:
-        """Have the server's transfer engine receive weights; answers when it has."""
+        """Have the server's transfer engine receive weights; return when it has."""
         await self._post("/update_weights", {"update_info": dict(info)})
 
     async def weight_version(self) -> str:
-        """Return the version that is served; "default" after a start."""
+        """Return the version of the served weights; "default" after a start."""
         try:
             return str((await self._get("/weight_info")).get("weight_version"))
         except ServerError as error:
@@ -338,7 +344,7 @@ def _read(route: str, answer: httpx.Response) -> dict[str, Any]:
     try:
         document = answer.json()
     except ValueError as error:
-        raise ServerError(route, 0, f"no JSON: {answer.text!r}") from error
+        raise ServerError(route, 0, f"not JSON: {answer.text!r}") from error
     if not isinstance(document, dict):
-        raise ServerError(route, 0, f"no object: {document!r}")
+        raise ServerError(route, 0, f"not a JSON object: {document!r}")
     return document

@@ -1,20 +1,20 @@
-"""Samples with vLLM servers: processes beside the trainer, in an environment of theirs.
+"""Samples with vLLM servers, which run beside the trainer in another environment.
 
-    engine = VllmEngine(config, params, model, servers, ...)
+    engine = VllmEngine(config, params, servers=servers, ...)
     completion = await engine.generate(request)      # from any number of coroutines
     engine.push(params, version)
 
 All of an episode's requests go to one server, whose prefix cache holds its trunk. A
-push brings all weights to all servers, through files (`vllm_files`) or from device to
-device (`vllm_nccl`), and checks by the log-probs of a fixed text that they compute what
-the trainer does. A server that ends or hangs is started again, gets the weights again,
-and requests that it lost are asked again: a request's answer is a function of weights,
+push brings all weights to all servers, through files (`files_transfer`) or from device
+to device (`nccl_transfer`), and checks by the log-probs of a fixed text that they
+compute what the trainer does. A server that ends or hangs is restarted and gets the
+weights again, and its requests are sent again: a response is a function of weights,
 prompt and seed.
 
-Of several trainer processes each has an engine with servers of its own. They push
-together, for preparing weights and scoring the text are programs on all devices; what
-follows, and whatever happens between pushes, is each one's own affair. One that fails
-ends the run, since the others would wait for it.
+With several trainer processes, each has an engine and servers of its own. They push
+together, since preparing weights and scoring the text are programs on all devices; what
+follows, and all that happens between pushes, is independent. A process that fails ends
+the run, since the others would wait for it.
 """
 
 import asyncio
@@ -37,47 +37,46 @@ from reskill_jax.rollout.vllm.server import Server
 T = TypeVar("T")
 W = TypeVar("W")
 
-_FAULTS = (httpx.HTTPError, ServerError)
-# What a server that is started again does not suffer from any more.
-_BROKEN = (httpx.HTTPError, UnusableError)
-# Why else another's server may compute something else, if the output layer is tied.
+_REQUEST_ERRORS = (httpx.HTTPError, ServerError)
+_CURED_BY_RESTART = (httpx.HTTPError, UnusableError)
+# Another reason for differing log-probs, if the output layer is tied to the embedding.
 _TIED = (
-    " Or does it run on a CPU without our plugin (rollout/vllm/plugin)? There, "
-    "vLLM's own reload leaves an output layer that is tied to the embedding as it was: "
-    "start the server with the plugin"
+    " Or does it run on a CPU without our plugin (rollout/vllm/plugin)? There, vLLM's "
+    "own reload does not update an output layer that is tied to the embedding: start "
+    "the server with the plugin"
 )
-# Scores a text under weights: tokens [n] -> the log-probs of all but the first [n - 1].
+# (params, tokens [n]) -> the log-probs of all tokens but the first, float32 [n - 1].
 Score = Callable[[Params, Sequence[int]], np.ndarray]
 
 
 class Transfer(Protocol[W]):
-    """How weights come to servers; coroutines run in the engine's loop."""
+    """How weights reach servers; coroutines run in the engine's event loop."""
 
     def prepare(self, params: Params, version: int) -> W:
         """Return what `send` needs, until `discard`; called by all processes together.
 
-        The parameters stay as they are until the next push, or until nothing is asked
-        any more: a server that is started again gets them again.
+        The parameters must stay unchanged until the next push, since a server that is
+        restarted gets them again.
         """
 
     async def send(self, api: Api, weights: W, version: str, *, fresh: bool) -> None:
-        """Have a server serve weights; servers get them at the same time.
+        """Have a server serve weights; called for all servers at the same time.
 
         Args:
-            api: its routes.
-            weights: of `prepare`.
-            version: what the server is to call them.
-            fresh: it has got none since it was started.
+            api: of the server.
+            weights: from `prepare`.
+            version: that the server is to report.
+            fresh: whether these are its first weights since its start.
 
         Raises:
-            ServerError: it refuses them, and serves what it served.
-            UnusableError: it cannot be used any more until it is started again.
-            httpx.HTTPError: it ended, or hangs.
-            RuntimeError: they are not fit to be sent, and were not.
+            ServerError: the server refuses them and keeps its old ones.
+            UnusableError: the server must be restarted.
+            httpx.HTTPError: the server ended or hangs.
+            RuntimeError: the weights are damaged and were not sent.
         """
 
     def discard(self, weights: W) -> None:
-        """Free what `prepare` took."""
+        """Free what `prepare` allocated."""
 
     def close(self) -> None:
         """Free everything."""
@@ -85,21 +84,21 @@ class Transfer(Protocol[W]):
 
 @dataclass
 class Replica:
-    """A server and what we know of it.
+    """A server and its state.
 
     Attributes:
         api: its routes.
-        server: its process; None if somebody else runs it.
-        repair: held while it is being brought back.
-        starts: how often it has been started again.
-        ready: whether it has ever been.
+        server: its process; None if it was started elsewhere.
+        repair: held while it is restarted or gets weights.
+        restarts: how often it was restarted.
+        ready: whether it has answered since its last start.
         sessions: episodes that are played on it.
     """
 
     api: Api
     server: Server | None
     repair: asyncio.Lock = field(default_factory=asyncio.Lock)
-    starts: int = 0
+    restarts: int = 0
     ready: bool = False
     sessions: set[str] = field(default_factory=set)
 
@@ -108,7 +107,7 @@ class VllmEngine:
     """Samples with vLLM; see the module's docstring.
 
     Attributes:
-        counters: so far: "retried" requests, "restarted" servers.
+        counters: totals of "retried" requests and "restarted" servers.
     """
 
     def __init__(
@@ -123,23 +122,23 @@ class VllmEngine:
         logprob_tolerance: float,
         version: int = 0,
         start_timeout_s: float = 600.0,
-        timeout: float = 300.0,
-        attempts: int = 3,
+        timeout_s: float = 300.0,
+        max_attempts: int = 3,
     ):
         """Wait for the servers and bring them the weights.
 
         Args:
             config: the decoder's shape.
             params: the weights.
-            servers: processes of ours, or the addresses of others'.
-            transfer: how weights come to them; closed with the engine.
+            servers: processes of ours, or addresses of servers started elsewhere.
+            transfer: how weights reach them; closed with the engine.
             eos_id: the token that ends a response.
-            score: computes what the servers should, for the check after a push.
-            logprob_tolerance: of that check, in nats per token at most.
+            score: computes the expected log-probs for the check after a push.
+            logprob_tolerance: largest difference in that check, in nats per token.
             version: of the weights.
-            start_timeout_s: that a server may take to start.
-            timeout: seconds for one answer.
-            attempts: at one request.
+            start_timeout_s: seconds that a server may take to start.
+            timeout_s: seconds that a response may take.
+            max_attempts: how often one request is tried.
 
         Raises:
             RuntimeError: a server does not start, or does not serve this policy.
@@ -149,9 +148,9 @@ class VllmEngine:
         self._score = score
         self._logprob_tolerance = logprob_tolerance
         self._start_timeout_s = start_timeout_s
-        self._attempts = attempts
-        self._home: dict[str, Replica] = {}  # of a session
-        # What is sent, its version, and the fixed text's log-probs.
+        self._max_attempts = max_attempts
+        self._replica_of: dict[str, Replica] = {}  # by session
+        # The newest weights, their version, and the fixed text's log-probs under them.
         self._weights: tuple[Any, int, np.ndarray] | None = None
         self.counters: Counter[str] = Counter()
         generator = np.random.default_rng(0)
@@ -164,9 +163,9 @@ class VllmEngine:
         )
         self._thread.start()
         self._replicas = [
-            Replica(Api(server, timeout), None)
+            Replica(Api(server, timeout_s), None)
             if isinstance(server, str)
-            else Replica(Api(server.url, timeout), server)
+            else Replica(Api(server.url, timeout_s), server)
             for server in servers
         ]
         try:
@@ -177,36 +176,36 @@ class VllmEngine:
 
     @property
     def urls(self) -> Sequence[str]:
-        """Where the servers are; requests to them are in nobody's way here."""
+        """Addresses of the servers, to which others may send requests, too."""
         return [replica.api.url for replica in self._replicas]
 
     async def generate(self, request: Request) -> Completion:
         """Sample one response; calls run concurrently.
 
         Raises:
-            RuntimeError: no server answered, however often it was asked.
+            RuntimeError: the request failed `max_attempts` times, or was refused.
         """
         return await asyncio.wrap_future(self._submit(self._generate(request)))
 
     def release(self, session: str) -> None:
-        """Forget where a session was played."""
-        if replica := self._home.pop(session, None):
+        """Forget which server a session was played on."""
+        if replica := self._replica_of.pop(session, None):
             replica.sessions.discard(session)
 
     def push(self, params: Params, version: int) -> None:
-        """Serve these weights from now on; requests that run end on the old ones.
+        """Serve these weights from now on; running requests finish on the old ones.
 
         Raises:
-            OSError: there is no room for files.
-            RuntimeError: a server does not take them, or computes something else.
+            OSError: there is not enough space for files.
+            RuntimeError: a server does not take them, or its log-probs differ.
         """
         weights = self._transfer.prepare(params, version)
         expected = self._score(params, self._text)
         before, self._weights = self._weights, (weights, version, expected)
         try:
-            self._wait(self._for_all(self._bring))
+            self._wait(self._for_all(self._update))
         except BaseException:
-            self._weights = before  # which a server that was asked in vain still has
+            self._weights = before  # which a server that refused still has
             self._transfer.discard(weights)
             raise
         if before:
@@ -216,7 +215,7 @@ class VllmEngine:
         """Do nothing: servers have devices of their own."""
 
     def close(self) -> None:
-        """Stop the servers that are ours and free what the weights took."""
+        """Stop the servers that are ours and free the weights."""
         try:
             self._wait(self._for_all(lambda replica: replica.api.close()))
         finally:
@@ -230,20 +229,21 @@ class VllmEngine:
 
     async def _generate(self, request: Request) -> Completion:
         replica = self._replica(request.session)
-        for attempt in range(1, self._attempts + 1):
-            starts = replica.starts
+        for attempt in range(1, self._max_attempts + 1):
+            restarts = replica.restarts
             try:
                 sampled = await replica.api.generate(request, self._eos_id)
                 break
-            except _FAULTS as error:
+            except _REQUEST_ERRORS as error:
                 refused = isinstance(error, ServerError) and 400 <= error.status < 500
-                if refused or attempt == self._attempts:
+                if refused or attempt == self._max_attempts:
                     raise RuntimeError(
-                        f"session {request.session!r}: {replica.api.url} gave no "
-                        f"answer at attempt {attempt}: {error!r}{_log_of(replica)}"
+                        f"session {request.session!r}: attempt {attempt} to sample a "
+                        f"response from {replica.api.url} failed: {error!r}"
+                        f"{_log_of(replica)}"
                     ) from error
                 self.counters["retried"] += 1
-                await self._repair(replica, starts, error)
+                await self._repair(replica, restarts, error)
         versions = [int(v) for v in sampled.versions]
         assert self._weights is not None
         return Completion(
@@ -254,18 +254,18 @@ class VllmEngine:
         )
 
     def _replica(self, session: str) -> Replica:
-        """Return where a session is played; a new one goes where there are fewest."""
-        if session not in self._home:
+        """Return the server of a session; a new session gets the least busy one."""
+        if session not in self._replica_of:
             replica = min(self._replicas, key=lambda replica: len(replica.sessions))
             replica.sessions.add(session)
-            self._home[session] = replica
-        return self._home[session]
+            self._replica_of[session] = replica
+        return self._replica_of[session]
 
-    async def _repair(self, replica: Replica, starts: int, error: Exception) -> None:
-        """Bring a server back, unless it was since its `starts`-th start."""
+    async def _repair(self, replica: Replica, restarts: int, error: Exception) -> None:
+        """Restart a broken server, unless another request has since `restarts`."""
         async with replica.repair:
-            if replica.starts == starts and not await self._serves(replica):
-                await self._start_again(replica, error)
+            if replica.restarts == restarts and not await self._serves(replica):
+                await self._restart_and_send(replica, error)
 
     async def _serves(self, replica: Replica) -> bool:
         """Tell whether a server has the newest weights and computes with them."""
@@ -273,42 +273,42 @@ class VllmEngine:
         try:
             version = await replica.api.weight_version()
             await self._check(replica)
-        except (*_FAULTS, RuntimeError):
+        except (*_REQUEST_ERRORS, RuntimeError):
             return False
         return version == str(self._weights[1])
 
-    async def _bring(self, replica: Replica) -> None:
-        """Bring a server the newest weights; it may have to be started again."""
+    async def _update(self, replica: Replica) -> None:
+        """Bring a server the newest weights, restarting it if need be."""
         async with replica.repair:
             if replica.ready and not await replica.api.is_ready():
                 await self._restart(replica)
             try:
                 await self._send(replica)
-            except _BROKEN as error:
-                await self._start_again(replica, error)
+            except _CURED_BY_RESTART as error:
+                await self._restart_and_send(replica, error)
 
-    async def _start_again(self, replica: Replica, why: Exception) -> None:
-        """Start a server again and send it the newest weights.
+    async def _restart_and_send(self, replica: Replica, why: Exception) -> None:
+        """Restart a server and send it the newest weights.
 
         Raises:
-            RuntimeError: it breaks again.
+            RuntimeError: it fails again.
         """
         await self._restart(replica)
         try:
             await self._send(replica)
-        except _BROKEN as error:
+        except _CURED_BY_RESTART as error:
             ours = replica.server is not None
-            done = "was started again" if ours else "is not ours to start again"
+            done = "was restarted" if ours else "was started elsewhere"
             raise RuntimeError(
-                f"{replica.api.url} {done}, after {why!r}, and did not take "
-                f"weights again: {error!r}{_log_of(replica)}"
+                f"{replica.api.url} failed to take weights twice: {why!r}; it {done}; "
+                f"then {error!r}{_log_of(replica)}"
             ) from error
 
     async def _restart(self, replica: Replica) -> None:
-        """Start a server again; one of somebody else has to come back by itself."""
+        """Restart a server; one that was started elsewhere must come back by itself."""
         if replica.server is not None:
             await asyncio.to_thread(replica.server.restart)
-        replica.starts += 1
+        replica.restarts += 1
         replica.ready = False
         self.counters["restarted"] += 1
 
@@ -316,7 +316,7 @@ class VllmEngine:
         """Send a server, which may still be starting, the newest weights."""
         assert self._weights is not None
         weights, version, _ = self._weights
-        await self._until_ready(replica)
+        await self._wait_until_ready(replica)
         try:
             fresh = await replica.api.weight_version() == "default"
             if fresh:
@@ -329,11 +329,11 @@ class VllmEngine:
             ) from error
         await self._check(replica)
 
-    async def _until_ready(self, replica: Replica) -> None:
+    async def _wait_until_ready(self, replica: Replica) -> None:
         """Wait for a server.
 
         Raises:
-            RuntimeError: it ended, or takes too long.
+            RuntimeError: it ended, or took longer than `start_timeout_s`.
         """
         loop, server = asyncio.get_running_loop(), replica.server
         started = loop.time()
@@ -344,17 +344,16 @@ class VllmEngine:
                 raise RuntimeError(
                     f"the vLLM server {replica.api.url} "
                     f"{'ended' if ended else 'is not ready'} after {waited:.0f} s "
-                    f"(config.engine.vllm.start_timeout_s={self._start_timeout_s:g})"
-                    f"{_log_of(replica)}"
+                    f"(start_timeout_s={self._start_timeout_s:g}){_log_of(replica)}"
                 )
             await asyncio.sleep(0.5)
         replica.ready = True
 
     async def _check(self, replica: Replica) -> None:
-        """Compare the log-probs of a fixed text.
+        """Compare the server's log-probs of a fixed text with the trainer's.
 
         Raises:
-            RuntimeError: they differ by more than the tolerance.
+            RuntimeError: they differ by more than `logprob_tolerance`.
         """
         assert self._weights is not None
         _, version, expected = self._weights
@@ -365,9 +364,9 @@ class VllmEngine:
             hint = _TIED if self._tied and replica.server is None else ""
             raise RuntimeError(
                 f"{replica.api.url} serves {name!r} version {version}, but its "
-                f"log-probs are up to {difference:.2g} off the trainer's "
-                f"(config.engine.vllm.logprob_tolerance={self._logprob_tolerance:g}): "
-                f"is it the same model, and the same dtype?{hint}"
+                f"log-probs differ from the trainer's by up to {difference:.2g} "
+                f"(logprob_tolerance={self._logprob_tolerance:g}): is it the same "
+                f"model, and the same dtype?{hint}"
             )
 
     async def _for_all(

@@ -117,8 +117,8 @@ def make_vllm_engine(
             executable=settings.executable,
             model=model.absolute(),
             dtype=decoder.dtype,
-            context=max_length,
-            sequences=max_sequences,
+            max_length=max_length,
+            max_sequences=max_sequences,
             tensor_parallel_size=settings.tensor_parallel_size,
             transfer=settings.transfer,
             gpu_memory_utilization=settings.gpu_memory_utilization,
@@ -140,8 +140,8 @@ def make_vllm_engine(
         logprob_tolerance=settings.logprob_tolerance,
         version=version,
         start_timeout_s=settings.start_timeout_s,
-        timeout=settings.timeout_s,
-        attempts=settings.max_attempts,
+        timeout_s=settings.timeout_s,
+        max_attempts=settings.max_attempts,
     )
 
 
@@ -171,8 +171,8 @@ def _make_transfer(
     return NcclTransfer(
         decoder,
         mesh=mesh,
-        library=settings.libnccl or find_library(settings.executable),
-        timeout=settings.timeout_s,
+        libnccl=settings.libnccl or find_library(settings.executable),
+        timeout_s=settings.timeout_s,
     )
 
 

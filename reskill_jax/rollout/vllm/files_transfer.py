@@ -1,9 +1,9 @@
 """Brings weights to vLLM servers through files in a directory that all share.
 
 The directory is best in memory (/dev/shm). Our plugin in the server checks the files
-before it touches the model, so that a server that refuses them keeps what it had. A
-server that somebody else started without the plugin reloads by itself, after we have
-checked the files; if that fails nevertheless it has to be started again.
+before it touches the model, so that a server that refuses them keeps its old weights. A
+server that was started elsewhere without the plugin uses vLLM's own reload, after we
+have checked the files; if the reload fails nevertheless, the server must be restarted.
 """
 
 import math
@@ -18,62 +18,62 @@ from reskill_jax.policy.weights import manifest, save
 from reskill_jax.rollout.vllm.api import Api, ServerError
 from reskill_jax.rollout.vllm.plugin.weight_files import check
 
-# What vLLM says if it was started without `--weight-transfer-config`.
-_NO_RECEIVER = "Weight transfer not configured"
+# vLLM's error if it was started without `--weight-transfer-config`.
+_NOT_CONFIGURED = "Weight transfer not configured"
 
 
 class FilesTransfer:
-    """Writes one directory per version; a `Transfer` of `vllm_engine`."""
+    """Writes one directory per version; an `engine.Transfer`."""
 
-    def __init__(self, config: DecoderConfig, root: Path):
-        """Write nothing yet.
+    def __init__(self, config: DecoderConfig, weights_dir: Path):
+        """Nothing is written before `prepare`.
 
         Args:
-            config: the decoder's shape; its dtype is that of the files.
-            root: directory, made if missing, which all servers can read.
+            config: the decoder's shape; files are written in its dtype.
+            weights_dir: directory that all servers can read, made if missing.
         """
         self._config = config
         self._manifest = manifest(config)
-        self._root = root.absolute()  # servers have working directories of theirs
+        # Servers have other working directories.
+        self._weights_dir = weights_dir.absolute()
         self._has_plugin: dict[str, bool] = {}  # by the server's address
 
     def prepare(self, params: Params, version: int) -> Path:
         """Write all weights; the directory appears whole or not at all.
 
-        Every process writes a directory of its own, all at the same time: they make
-        the tensors together.
+        All processes call this at the same time, since they gather the tensors
+        together; each writes a directory of its own.
 
         Raises:
-            OSError: there is no room.
+            OSError: there is not enough space.
         """
-        path = self._root / f"v{version}"
-        partial = self._root / f"v{version}.partial"
+        path = self._weights_dir / f"v{version}"
+        partial = self._weights_dir / f"v{version}.partial"
         for old in (path, partial):
             shutil.rmtree(old, ignore_errors=True)
         size = sum(math.prod(shape) for shape in self._manifest.values())
         size *= 2 if self._config.dtype == "bfloat16" else 4
-        self._root.mkdir(parents=True, exist_ok=True)
-        if (free := shutil.disk_usage(self._root).free) < size:
+        self._weights_dir.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self._weights_dir).free) < size:
             raise OSError(
-                f"config.engine.vllm.weights_dir={str(self._root)!r} has {free:,} "
-                f"bytes free, but weights take {size:,}: make room or name another "
-                "directory"
+                f"weights_dir={str(self._weights_dir)!r} has {free:,} bytes free, but "
+                f"the weights take {size:,}: free some space or use another directory"
             )
         try:
             save(partial, self._config, params, dtype=self._config.dtype)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise OSError(
-                f"config.engine.vllm.weights_dir={str(self._root)!r} did not take "
-                f"all weights ({size:,} bytes): make room or name another "
-                f"directory: {error}"
+                f"weights_dir={str(self._weights_dir)!r}: the weights ({size:,} "
+                f"bytes) could not be written: {error}: free some space or use another "
+                "directory"
             ) from error
         return partial.rename(path)
 
     async def send(self, api: Api, weights: Path, version: str, *, fresh: bool) -> None:
-        """Let a server take a directory; see `Transfer.send`."""
+        """Have a server load a directory; see `Transfer.send`."""
         if fresh or api.url not in self._has_plugin:
-            self._has_plugin[api.url] = await self._introduce(api)
+            self._has_plugin[api.url] = await self._send_manifest(api)
         if self._has_plugin[api.url]:
             async with api.update(version):
                 await api.receive({"path": str(weights)})
@@ -82,22 +82,21 @@ class FilesTransfer:
             check(weights, self._manifest)
         except (OSError, ValueError) as error:
             raise RuntimeError(
-                f"version {version} of the weights is not sent to {api.url}, which "
-                f"would not survive it: {error}"
+                f"version {version} of the weights is not sent to {api.url}, whose "
+                f"reload would fail and leave it without weights: {error}"
             ) from error
         await api.reload(str(weights), version)
 
-    async def _introduce(self, api: Api) -> bool:
-        """Tell a server what it will get; return whether it has our plugin."""
+    async def _send_manifest(self, api: Api) -> bool:
+        """Send a server the shapes of all tensors; return whether it has our plugin."""
         try:
             await api.init_transfer({"manifest": self._manifest})
         except ServerError as error:
-            if _NO_RECEIVER not in str(error):
+            if _NOT_CONFIGURED not in str(error):
                 raise
             logging.warning(
-                "%s runs without our plugin (rollout/vllm/plugin): it reloads "
-                "weights without a check of its own, and has to be started again if "
-                "that fails",
+                "%s runs without our plugin (rollout/vllm/plugin): it reloads weights "
+                "without checking them first, and must be restarted if that fails",
                 api.url,
             )
             return False
@@ -109,4 +108,4 @@ class FilesTransfer:
 
     def close(self) -> None:
         """Remove all of them."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.rmtree(self._weights_dir, ignore_errors=True)

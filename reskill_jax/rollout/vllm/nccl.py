@@ -1,13 +1,21 @@
-"""NCCL by ctypes: a group of processes, of which this one is the first.
+"""NCCL by ctypes: a group of processes, of which this one is rank 0.
 
     nccl = Nccl("/opt/vllm/lib/.../libnccl.so.2", device=0)
-    group = Group(nccl, unique_id, size, limit)     # returns when all have entered
-    group.broadcast(pointer, count, "bfloat16", limit)
+    deadline = Deadline(timeout_s=60.0)
+    group = Group(nccl, unique_id, size, deadline)  # returns when all ranks have joined
+    group.broadcast(pointer, count, "bfloat16", deadline)
     group.abort()
 
-Communicators are of NCCL's non-blocking kind: calls return at once, and are polled
-until they are done, until their time is up, or until somebody has them stop. Nothing
-but that can be left while it waits for a process that does not come.
+Communicators are non-blocking: calls return at once and are polled until they are
+done, until the deadline, or until another thread cancels the wait. A blocking call that
+waits for a missing rank could not be interrupted.
+
+Why not NVIDIA's bindings, nccl4py (looked at: 0.6.0)? They have non-blocking
+initialisation, `get_async_error`, `finalize` and `abort`, but the library cannot be
+chosen: cuda-pathfinder gives them whichever libnccl.so.2 the process has loaded, and in
+a trainer that is the copy that JAX's CUDA plugin loads at its start, not the servers'.
+And their public interface takes devices and streams of cuda-core, which needs
+cuda-bindings and a real driver, so that nothing of it could be tested without a GPU.
 
 This has been run against a stand-in for both libraries, not on GPUs.
 """
@@ -30,11 +38,11 @@ _POLL_SECONDS = 1e-4
 
 
 class NcclError(RuntimeError):
-    """A library cannot be used, a call failed, or the group did not come together."""
+    """A library cannot be used, a call failed, or the group was not formed in time."""
 
 
 class UniqueId(ctypes.Structure):
-    """What the processes of a group know each other by; passed by value."""
+    """`ncclUniqueId`, the same in all processes of a group; passed by value."""
 
     _fields_ = (("internal", ctypes.c_ubyte * 128),)
 
@@ -67,7 +75,7 @@ _NCCL: Mapping[str, Sequence[Any]] = {
     "ncclAllReduce": (c_void_p, c_void_p, c_size_t, c_int, c_int, c_void_p, c_void_p),
     "ncclBroadcast": (c_void_p, c_void_p, c_size_t, c_int, c_int, c_void_p, c_void_p),
 }
-# The driver, since there is one on a machine, whatever toolkits there are.
+# The driver's API: a machine has one driver, but any number of toolkits.
 _CUDA: Mapping[str, Sequence[Any]] = {
     "cuInit": (c_uint,),
     "cuDeviceGet": (POINTER(c_int), c_int),
@@ -80,9 +88,14 @@ _CUDA: Mapping[str, Sequence[Any]] = {
 
 
 def find_library(executable: str) -> str:
-    """Return the libnccl of the environment of `vllm`; without one, the loader's.
+    """Find the libnccl that servers use; all ranks of a group need the same version.
 
-    Both ends of a group want the same version.
+    Args:
+        executable: `vllm`, by name or path.
+
+    Returns:
+        The path of the library in the environment of `vllm`; without one, a name for
+        the dynamic loader.
     """
     if path := shutil.which(executable):
         environment = Path(path).resolve().parents[1]
@@ -92,26 +105,26 @@ def find_library(executable: str) -> str:
     return "libnccl.so.2"
 
 
-class Limit:
-    """Ends a wait, when its time is up or when another thread says so."""
+class Deadline:
+    """Ends waits after `timeout_s` seconds, or when another thread cancels them."""
 
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-        self._stopped = threading.Event()
+    def __init__(self, timeout_s: float):
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+        self._cancelled = threading.Event()
 
-    def stop(self) -> None:
-        """Let whoever waits give up."""
-        self._stopped.set()
+    def cancel(self) -> None:
+        """End all waits; any thread may call this."""
+        self._cancelled.set()
 
     def check(self) -> None:
-        """Raise NcclError if the wait is over."""
-        if self._stopped.is_set():
-            raise NcclError("stopped")
+        """Raise NcclError if the deadline has passed or was cancelled."""
+        if self._cancelled.is_set():
+            raise NcclError("cancelled")
         if time.monotonic() > self._end:
             raise NcclError(
-                f"the others did not take part within {self._seconds:g} s "
-                "(config.engine.vllm.timeout_s)"
+                f"timeout_s={self._timeout_s:g}: the other ranks did not take part in "
+                "time; look for the reason in the servers' logs, or raise it"
             )
 
 
@@ -122,34 +135,33 @@ class Nccl:
         version: of NCCL, e.g. "2.29.7".
     """
 
-    def __init__(self, path: str, device: int, cuda: str = "libcuda.so.1"):
+    def __init__(self, libnccl: str, device: int, libcuda: str = "libcuda.so.1"):
         """Load them.
 
         Args:
-            path: of libnccl, or a name for the loader.
+            libnccl: path of NCCL's library, or a name for the dynamic loader.
             device: CUDA's number of the device in this process.
-            cuda: of the CUDA driver, likewise.
+            libcuda: the CUDA driver's library, likewise.
 
         Raises:
-            NcclError: that is not possible; the message says what to do.
+            NcclError: a library cannot be used; the message says what to do.
         """
-        self._nccl = _load(path, _NCCL)
+        self._nccl = _load("libnccl", libnccl, _NCCL)
         self._nccl.ncclGetErrorString.restype = c_char_p
-        self._cuda = _load(cuda, _CUDA)
+        self._cuda = _load("libcuda", libcuda, _CUDA)
         number = c_int()
         self.call("ncclGetVersion", ctypes.byref(number))
         major, rest = divmod(number.value, 10_000)
         self.version = f"{major}.{rest // 100}.{rest % 100}"
         self._context = c_void_p()
-        self._drive("cuInit", 0)
-        self._drive("cuDeviceGet", ctypes.byref(number), device)
-        # The one that jax computes in, which it keeps until the process ends, and so do
-        # we.
-        self._drive("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), number)
+        self._call_cuda("cuInit", 0)
+        self._call_cuda("cuDeviceGet", ctypes.byref(number), device)
+        # The context that JAX computes in; like JAX, we keep it until the process ends.
+        self._call_cuda("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), number)
 
     def enter(self) -> None:
-        """Make the device that of this thread."""
-        self._drive("cuCtxSetCurrent", self._context)
+        """Make the device the current one of this thread."""
+        self._call_cuda("cuCtxSetCurrent", self._context)
 
     def unique_id(self) -> bytes:
         """Return an id for one new group, 128 bytes."""
@@ -159,10 +171,10 @@ class Nccl:
         return bytes(unique_id)
 
     def call(self, name: str, *arguments: Any) -> int:
-        """Call NCCL and return its result: done, or in progress.
+        """Call NCCL and return its result: success, or in progress.
 
         Raises:
-            NcclError: any other.
+            NcclError: any other result.
         """
         result = getattr(self._nccl, name)(*arguments)
         self.check(result, name)
@@ -173,24 +185,24 @@ class Nccl:
         if result not in (_SUCCESS, _IN_PROGRESS):
             text = self._nccl.ncclGetErrorString(result).decode(errors="replace")
             raise NcclError(
-                f"{name} of NCCL {self.version}: {text} (NCCL_DEBUG=INFO tells more)"
+                f"{name} of NCCL {self.version}: {text} (NCCL_DEBUG=INFO shows more)"
             )
 
     def open_stream(self) -> c_void_p:
         """Return a new stream."""
         stream = c_void_p()
-        self._drive("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
+        self._call_cuda("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
         return stream
 
     def is_idle(self, stream: c_void_p) -> bool:
         """Tell whether all work of a stream is done."""
-        return self._drive("cuStreamQuery", stream) != _NOT_READY
+        return self._call_cuda("cuStreamQuery", stream) != _NOT_READY
 
     def close_stream(self, stream: c_void_p) -> None:
         """Free a stream."""
-        self._drive("cuStreamDestroy_v2", stream)
+        self._call_cuda("cuStreamDestroy_v2", stream)
 
-    def _drive(self, name: str, *arguments: Any) -> int:
+    def _call_cuda(self, name: str, *arguments: Any) -> int:
         result = getattr(self._cuda, name)(*arguments)
         if result not in (_SUCCESS, _NOT_READY):
             raise NcclError(f"{name} of the CUDA driver failed: CUresult {result}")
@@ -200,31 +212,32 @@ class Nccl:
 class Group:
     """A communicator, as rank 0; one thread at a time may use it.
 
-    A call that fails aborts the group, before its caller can free what NCCL reads.
+    A call that fails aborts the group, before its caller can free memory that NCCL
+    still reads.
     """
 
-    def __init__(self, nccl: Nccl, unique_id: bytes, size: int, limit: Limit):
-        """Enter, and return when all have.
+    def __init__(self, nccl: Nccl, unique_id: bytes, size: int, deadline: Deadline):
+        """Join, and return when all ranks have joined.
 
         Args:
             nccl: the libraries.
-            unique_id: of `Nccl.unique_id`, new for every group.
-            size: number of processes.
-            limit: of the wait.
+            unique_id: from `Nccl.unique_id`, new for every group.
+            size: number of ranks.
+            deadline: ends the wait.
 
         Raises:
-            NcclError: they did not come together.
+            NcclError: not all ranks joined.
         """
         self._nccl = nccl
         self._comm = c_void_p()
         nccl.enter()
-        # A stream of its own: groups do not wait for each other. jax computes on
-        # others, and neither waits for the other there: an array has to be ready
-        # before it is given to us, and to be kept until we are done.
+        # Groups do not wait for each other, so each has a stream of its own. Nor do
+        # they wait for JAX, which computes on other streams: an array must be ready
+        # before it is sent, and must be kept until it is sent.
         self._stream = nccl.open_stream()
         config = _Config(ctypes.sizeof(_Config), 0xCAFEBEEF, 21400, 0)
         self._run(
-            limit,
+            deadline,
             "ncclCommInitRankConfig",
             ctypes.byref(self._comm),
             size,
@@ -233,26 +246,30 @@ class Group:
             ctypes.byref(config),
         )
 
-    def all_reduce(self, pointer: int, count: int, dtype: str, limit: Limit) -> None:
+    def all_reduce(
+        self, pointer: int, count: int, dtype: str, deadline: Deadline
+    ) -> None:
         """Sum an array over all ranks, in place.
 
         Args:
             pointer: to `count` numbers in the device's memory.
             count: the same in all ranks.
             dtype: float32 or bfloat16.
-            limit: of the wait.
+            deadline: ends the wait.
 
         Raises:
-            NcclError: the group is aborted then.
+            NcclError: the call failed, and the group is aborted.
         """
-        self._collect("ncclAllReduce", pointer, count, dtype, _SUM, limit)
+        self._collect("ncclAllReduce", pointer, count, dtype, _SUM, deadline)
 
-    def broadcast(self, pointer: int, count: int, dtype: str, limit: Limit) -> None:
+    def broadcast(
+        self, pointer: int, count: int, dtype: str, deadline: Deadline
+    ) -> None:
         """Send an array to all other ranks; see `all_reduce`."""
-        self._collect("ncclBroadcast", pointer, count, dtype, 0, limit)
+        self._collect("ncclBroadcast", pointer, count, dtype, 0, deadline)
 
     def abort(self) -> None:
-        """Leave, whatever is under way; to destroy would be to wait for the others."""
+        """Leave at once; `ncclCommDestroy` would wait for the other ranks."""
         if not self._stream:
             return
         self._nccl.enter()
@@ -263,23 +280,27 @@ class Group:
         self._nccl.close_stream(stream)
 
     def _collect(
-        self, name: str, pointer: int, count: int, dtype: str, how: int, limit: Limit
+        self,
+        name: str,
+        pointer: int,
+        count: int,
+        dtype: str,
+        reduction_or_root: int,
+        deadline: Deadline,
     ) -> None:
         if not self._comm:
             raise NcclError("the group is aborted")
         self._nccl.enter()
-        kind = _DTYPES[dtype]
-        self._run(
-            limit, name, pointer, pointer, count, kind, how, self._comm, self._stream
-        )
+        arguments = pointer, pointer, count, _DTYPES[dtype], reduction_or_root
+        self._run(deadline, name, *arguments, self._comm, self._stream)
 
-    def _run(self, limit: Limit, name: str, *arguments: Any) -> None:
+    def _run(self, deadline: Deadline, name: str, *arguments: Any) -> None:
         """Call, and wait until it is done: first on the host, then on the device."""
         state = c_int()
         try:
             state.value = self._nccl.call(name, *arguments)
             while state.value == _IN_PROGRESS or not self._nccl.is_idle(self._stream):
-                limit.check()
+                deadline.check()
                 time.sleep(_POLL_SECONDS)
                 self._nccl.call(
                     "ncclCommGetAsyncError", self._comm, ctypes.byref(state)
@@ -290,8 +311,10 @@ class Group:
             raise
 
 
-def _load(path: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL:
-    """Load a library and declare what we call."""
+def _load(
+    argument: str, path: str, functions: Mapping[str, Sequence[Any]]
+) -> ctypes.CDLL:
+    """Load a library and declare the functions that we call."""
     try:
         library = ctypes.CDLL(path)
         for name, arguments in functions.items():
@@ -300,8 +323,8 @@ def _load(path: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL:
             function.restype = c_int
     except (OSError, AttributeError) as error:
         raise NcclError(
-            f"{path!r} cannot be used: {error}. Name the libnccl.so.2 of vLLM's "
-            "environment in config.engine.vllm.libnccl, on a machine with NVIDIA's "
-            "driver, or set config.engine.vllm.transfer='files'"
+            f"{argument}={path!r} cannot be used: {error}. On a machine with NVIDIA's "
+            "driver, set libnccl to the libnccl.so.2 of vLLM's environment; elsewhere, "
+            "use transfer='files'"
         ) from error
     return library

@@ -1,7 +1,7 @@
-"""Starts and stops `vllm serve`, in its own environment.
+"""Starts and stops `vllm serve`, in an environment of its own.
 
-The server listens on a Unix socket in a private directory: its control routes have no
-authentication, whatever keys it is given. It ends with this process, also by kill -9.
+The server listens on a Unix socket in a private directory, since its control routes
+have no authentication. It ends with this process, also by SIGKILL.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from reskill_jax.process import exec_with_guard
 
 _PLUGIN = Path(__file__).parent / "plugin"
 _STOP_SECONDS = 10.0
-# How weights come -> who receives them in the server: our plugin, or vLLM itself.
-_RECEIVERS = {"files": "reskill_files", "nccl": "nccl"}
+# `transfer` -> vLLM's name of the receiving engine: our plugin's, or its own.
+_BACKENDS = {"files": "reskill_files", "nccl": "nccl"}
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,23 @@ class ServerOptions:
 
     Attributes:
         executable: `vllm` of an environment with vLLM.
-        model: Hugging Face directory; its config and tokenizer count, and its weights
-            are served until the first push.
+        model: Hugging Face directory with config and tokenizer; its weights are served
+            until the first push.
         dtype: of weights and computation.
-        context: tokens of the longest prompt and response.
-        sequences: that it works on at once, at most.
-        tensor_parallel_size: devices that one server splits the model over.
-        transfer: how weights come: files or nccl.
+        max_length: tokens of the longest prompt and response together.
+        max_sequences: sequences that it works on at the same time, at most.
+        tensor_parallel_size: devices that the server splits the model over.
+        transfer: how weights reach it: files or nccl.
         gpu_memory_utilization: share of each device's memory; 0: left to `arguments`.
-        arguments: further ones of `vllm serve`.
-        environment: further variables.
+        arguments: further arguments of `vllm serve`.
+        environment: further environment variables.
     """
 
     executable: str
     model: Path
     dtype: str
-    context: int
-    sequences: int = 128
+    max_length: int
+    max_sequences: int = 128
     tensor_parallel_size: int = 1
     transfer: str = "files"
     gpu_memory_utilization: float = 0.9
@@ -58,11 +58,11 @@ class Server:
     """One `vllm serve` process."""
 
     def __init__(self, options: ServerOptions, directory: Path):
-        """Start it; it is not ready yet.
+        """Start it, without waiting until it is ready.
 
         Args:
-            options: how.
-            directory: private to it, for its socket and its log.
+            options: how to start it.
+            directory: a private one, for its socket and its log.
 
         Raises:
             FileNotFoundError: there is no such executable.
@@ -72,8 +72,8 @@ class Server:
         self.log = directory / "log"
         if shutil.which(options.executable) is None:
             raise FileNotFoundError(
-                f"config.engine.vllm.executable={options.executable!r} is not there: "
-                "install vLLM into an environment of its own and name its bin/vllm"
+                f"executable={options.executable!r} was not found: install vLLM into "
+                "an environment of its own and name its bin/vllm"
             )
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
@@ -83,25 +83,25 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its address, ``unix:`` and the path of its socket."""
         return f"unix:{self._socket}"
 
     @property
     def pid(self) -> int:
-        """Of the process that serves."""
+        """Process id; the server leads a process group of the same number."""
         return self._process.pid
 
     def ended(self) -> bool:
-        """Tell whether it is not running any more."""
+        """Tell whether its process has ended."""
         return self._process.poll() is not None
 
     def restart(self) -> None:
-        """Start it again, after ending what is left of it."""
+        """Start it again, after ending what is left of its process group."""
         self.stop()
         self._process = self._start()
 
     def stop(self) -> None:
-        """End it and its children; it is asked first."""
+        """End it and its children: first by SIGINT, after some seconds by SIGKILL."""
         if self._guard is not None:
             os.close(self._guard)  # as if we had ended
             self._guard = None
@@ -136,7 +136,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs],
-                start_new_session=True,  # ctrl-c is for the trainer, which ends us
+                start_new_session=True,  # Ctrl-C is for the trainer, which stops it
             )
         os.close(theirs)
         return process
@@ -148,14 +148,14 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
         "served-model-name": "policy",
         "uds": socket,
         "dtype": options.dtype,
-        "max-model-len": options.context,
-        "max-num-seqs": options.sequences,
+        "max-model-len": options.max_length,
+        "max-num-seqs": options.max_sequences,
         "tensor-parallel-size": options.tensor_parallel_size,
-        # Without it the model's own defaults replace what a request leaves out.
+        # Otherwise the model's own defaults apply where a request gives no value.
         "generation-config": "vllm",
         "logprobs-mode": "processed_logprobs",
         "worker-extension-cls": "reskill_vllm.Extension",
-        "weight-transfer-config": json.dumps({"backend": _RECEIVERS[options.transfer]}),
+        "weight-transfer-config": json.dumps({"backend": _BACKENDS[options.transfer]}),
     }
     if options.gpu_memory_utilization:
         arguments["gpu-memory-utilization"] = options.gpu_memory_utilization
@@ -175,15 +175,15 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
 
 
 def environment(options: ServerOptions) -> dict[str, str]:
-    """Return the variables of a server: ours, without what is about our Python."""
-    own = {
+    """Return a server's environment variables: ours, without those of our Python."""
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONHOME", "VIRTUAL_ENV")
     }
-    return own | {
+    return inherited | {
         "PYTHONPATH": str(_PLUGIN),
-        "VLLM_SERVER_DEV_MODE": "1",  # or there are no routes for weights
+        "VLLM_SERVER_DEV_MODE": "1",  # enables the routes for weights
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -193,7 +193,7 @@ def environment(options: ServerOptions) -> dict[str, str]:
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether any process of the group is left."""
+    """Tell whether any process of its group is running."""
     process.poll()
     try:
         os.killpg(process.pid, 0)

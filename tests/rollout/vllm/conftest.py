@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(executable, model, tmp_path_factory):
-    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout=20.0)
+    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout_s=20.0)
     yield engine
     engine.close()
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.weights import manifest, save
-from reskill_jax.rollout.vllm.nccl import Group, Limit, Nccl, NcclError, find_library
+from reskill_jax.rollout.vllm.nccl import Deadline, Group, Nccl, NcclError, find_library
 
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
@@ -92,16 +92,16 @@ def serve(library, calls):
 
 @pytest.fixture
 def connect(library):
-    """Start engines, by default with somebody else's servers."""
+    """Start engines, by default with servers started elsewhere."""
     resources = ExitStack()
 
     def start(*servers, config=CONFIG, timeout=30.0, ours=False):
         transfer = NcclTransfer(
             config,
             mesh=None,
-            library=str(library),
-            cuda=str(library),
-            timeout=timeout,
+            libnccl=str(library),
+            libcuda=str(library),
+            timeout_s=timeout,
         )
         engine = VllmEngine(
             config,
@@ -111,7 +111,7 @@ def connect(library):
             eos_id=1,
             score=lambda params, text: score(params["embed"]["embedding"], text),
             logprob_tolerance=1e-3,
-            timeout=timeout,
+            timeout_s=timeout,
         )
         resources.callback(engine.close)
         return engine
@@ -264,7 +264,7 @@ def test_an_update_that_fails_midway_is_tried_once_more_in_a_new_group(
     engine.push(weights(1), 1)
     check(server, 1, tmp_path)
     second = server.asked.index(INIT)
-    assert RESUME not in server.asked[:second]  # nobody saw half of the weights
+    assert RESUME not in server.asked[:second]  # incomplete weights were never served
     began = len(calls()) - names(calls())[::-1].index("ncclGetUniqueId") - 1
     assert names(calls())[began - 1 :] == [
         "ncclCommAbort",
@@ -282,7 +282,9 @@ def test_an_update_that_fails_twice_is_an_error_and_the_next_push_works(
     engine = connect(server)
     del server.asked[:]
     server.faults[UPDATE] = [5, 0]
-    with pytest.raises(RuntimeError, match=r"may have parts of version 1.*does not"):
+    with pytest.raises(
+        RuntimeError, match=r"may have incomplete weights of version 1.*does not"
+    ):
         engine.push(weights(1), 1)
     assert RESUME not in server.asked
     engine.push(weights(2), 2)
@@ -300,7 +302,7 @@ def test_a_failure_of_ours_is_tried_once_more_and_named_if_that_fails_too(
     assert engine.counters["restarted"] == 1
     calls.fail("ncclBroadcast", times=2)
     # The second is what the server says of it, which may be heard first.
-    named = r"started again, after .*(unhandled system error|ncclBroadcast: 6).*again: "
+    named = r"twice: .*(unhandled system error|ncclBroadcast: 6).*was restarted; then "
     with pytest.raises(RuntimeError, match=named):
         engine.push(weights(2), 2)
     engine.push(weights(3), 3)
@@ -316,14 +318,14 @@ def test_a_server_that_does_not_take_part_is_not_waited_for_without_end(
     transfer = engine._transfer
     if route == INIT:
         transfer.close()
-    transfer._timeout = 0.2
+    transfer._timeout_s = 0.2
     server.faults[route] = ["silent"]
     aborts = names(calls()).count("ncclCommAbort")
 
     def wake_up_when_we_have_given_up():
         while names(calls()).count("ncclCommAbort") == aborts:
             time.sleep(0.01)
-        transfer._timeout = 60.0
+        transfer._timeout_s = 60.0
         server.released.set()
 
     waking = threading.Thread(target=wake_up_when_we_have_given_up)
@@ -334,15 +336,17 @@ def test_a_server_that_does_not_take_part_is_not_waited_for_without_end(
     check(server, 1, tmp_path)
 
 
-def test_a_wait_is_ended_by_its_limit(library, calls):
+def test_a_wait_is_ended_by_its_deadline(library, calls):
     """The other rank is not there at all."""
     nccl = Nccl(str(library), 0, str(library))
-    with pytest.raises(NcclError, match=r"did not take part within 0\.2 s"):
-        Group(nccl, nccl.unique_id(), 2, Limit(0.2))
-    limit = Limit(1e9)
-    limit.stop()
-    with pytest.raises(NcclError, match="stopped"):
-        Group(nccl, nccl.unique_id(), 2, limit)
+    with pytest.raises(
+        NcclError, match=r"^timeout_s=0\.2: the other ranks did not take"
+    ):
+        Group(nccl, nccl.unique_id(), 2, Deadline(0.2))
+    deadline = Deadline(1e9)
+    deadline.cancel()
+    with pytest.raises(NcclError, match="cancelled"):
+        Group(nccl, nccl.unique_id(), 2, deadline)
     assert names(calls()).count("ncclCommAbort") == 2
 
 
@@ -351,19 +355,21 @@ def test_a_call_that_fails_is_named_with_its_reason(library, calls):
     calls.fail("ncclCommInitRankConfig")
     message = r"ncclCommInitRankConfig of NCCL 2\.29\.7: unhandled system error"
     with pytest.raises(NcclError, match=message):
-        Group(nccl, nccl.unique_id(), 2, Limit(5))
+        Group(nccl, nccl.unique_id(), 2, Deadline(5))
 
 
 def test_libraries_that_cannot_be_used_are_named_with_a_way_out(library, tmp_path):
     source, path = tmp_path / "old.c", tmp_path / "libold.so"
     source.write_text("int ncclGetVersion(int *v) { *v = 21000; return 0; }\n")
     subprocess.run([COMPILER, "-shared", "-fPIC", "-o", path, source], check=True)
-    way_out = r".*config\.engine\.vllm\.libnccl.*config\.engine\.vllm\.transfer='files'"
-    with pytest.raises(NcclError, match=r"libold\.so.*ncclGetErrorString" + way_out):
+    way_out = r".*set libnccl to the libnccl\.so\.2 of vLLM's.*transfer='files'"
+    with pytest.raises(
+        NcclError, match=r"^libnccl='.*libold\.so.*ncclGetErrorString" + way_out
+    ):
         Nccl(str(path), 0, str(library))
-    with pytest.raises(NcclError, match=r"/no/libnccl\.so\.2" + way_out):
+    with pytest.raises(NcclError, match=r"^libnccl='/no/libnccl\.so\.2" + way_out):
         Nccl("/no/libnccl.so.2", 0, str(library))
-    with pytest.raises(NcclError, match=r"libcuda\.so\.none" + way_out):
+    with pytest.raises(NcclError, match=r"^libcuda='libcuda\.so\.none" + way_out):
         Nccl(str(library), 0, "libcuda.so.none")
 
 

@@ -75,7 +75,7 @@ def test_what_is_too_long_says_what_to_change(fresh, tmp_path, words, changes):
     assert len(recorded(log)) == 1  # it is not asked again
 
 
-def test_the_creator_is_in_nobodys_way(fresh, model, tmp_path):
+def test_creator_and_engine_share_a_server(fresh, model, tmp_path):
     """It asks all the time, while episodes are played and weights come."""
     caller = make(fresh, tmp_path / "calls.jsonl")
     retried, stop = fresh.counters["retried"], threading.Event()
@@ -112,7 +112,7 @@ def test_a_server_that_dies_in_a_push_loses_nothing(
 ):
     """Neither of the engine nor of the creator, both of which wait for its answers."""
     log = tmp_path / "calls.jsonl"
-    caller = make(fresh, log, timeout=180.0)
+    caller = make(fresh, log, timeout_s=180.0)
     restarted, version = fresh.counters["restarted"], fresh._weights[1] + 1
     played = requests(model, 4)
     asked, waiting = threading.Event(), []

@@ -128,10 +128,10 @@ def test_requests_in_flight_end_on_the_weights_that_they_began_with(fresh, model
     assert before in {completion.version for completion in completions}
 
 
-@pytest.mark.parametrize("how", ["missing", "surplus", "shape", "cut", "gone"])
+@pytest.mark.parametrize("how", ["missing", "surplus", "shape", "cut", "empty"])
 def test_a_bad_push_leaves_the_old_policy_serving(fresh, model, monkeypatch, how):
     def damaged(directory, config, params, **options):
-        if how == "gone":
+        if how == "empty":
             directory.mkdir()
             return
         if how == "shape":
@@ -169,7 +169,7 @@ def test_weights_that_compute_something_else_are_noticed(fresh, model, monkeypat
         save(directory, config, other, **options)
 
     monkeypatch.setattr(vllm_files, "save", wrong)
-    with pytest.raises(RuntimeError, match=r"log-probs are up to .* off the trainer's"):
+    with pytest.raises(RuntimeError, match=r"log-probs differ from the trainer's by"):
         fresh.push(weights(model[1], 0), fresh._weights[1] + 1)
 
 
@@ -187,7 +187,7 @@ def test_no_room_for_weights_is_said_before_anything_is_sent(fresh, model, monke
 def test_a_request_that_is_refused_is_not_asked_again(fresh, model):
     retried = fresh.counters["retried"]
     (request,) = requests(model, 1, length=600)  # longer than the context
-    with pytest.raises(RuntimeError, match="gave no answer at attempt 1"):
+    with pytest.raises(RuntimeError, match="attempt 1 to sample a response"):
         ask(fresh, [request])
     assert fresh.counters["retried"] == retried
 
@@ -215,10 +215,12 @@ def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
 
 
 def test_another_model_at_an_address_is_refused(engine, model, tmp_path):
-    """Somebody else's server: it has other shapes than our policy."""
+    """It was started elsewhere and has other shapes than our policy."""
     url = engine._replicas[0].api.url
     other = dataclasses.replace(model[1], intermediate_size=192)
-    with pytest.raises(RuntimeError, match=r"does not take version|off the trainer's"):
+    with pytest.raises(
+        RuntimeError, match=r"does not take version|differ from the trainer's"
+    ):
         start(None, (model[0], other, model[2]), tmp_path, servers=[url])
     (completion,) = ask(engine, requests(model, 1))
     assert len(completion.tokens)

@@ -53,12 +53,12 @@ def who_answers(server):
             time.sleep(0.02)
         finally:
             client.close()
-    pytest.fail(f"nobody listens, {server.tail()}")
+    pytest.fail(f"no server listens, {server.tail()}")
 
 
 @pytest.mark.parametrize("alive", [True, False], ids=["foreign", "stale"])
-def test_the_socket_is_taken_from_whoever_has_it(options, place, alive):
-    """A foreign process listens there, or one that has ended has left its file."""
+def test_an_existing_socket_is_replaced(options, place, alive):
+    """Another process listens on it, or one that has ended has left its file."""
     foreign = socket.socket(socket.AF_UNIX)
     foreign.bind(f"{place}/socket")
     foreign.listen()

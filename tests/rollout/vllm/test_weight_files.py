@@ -42,11 +42,11 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, shapes, message):
         check(tmp_path, MANIFEST)
 
 
-def test_surplus_and_repeated_tensors_are_named(tmp_path):
+def test_unexpected_and_repeated_tensors_are_named(tmp_path):
     save_file({"d": np.zeros(1)}, tmp_path / "1.safetensors")
     write(tmp_path, "2.safetensors")
     write(tmp_path, "3.safetensors", a=None, b=None)
-    with pytest.raises(ValueError, match="c is there twice; d is surplus"):
+    with pytest.raises(ValueError, match="c is in two files; d is unexpected"):
         check(tmp_path, MANIFEST)
 
 
@@ -73,7 +73,7 @@ def damage(path, how):
         data = bytearray()
     elif how == "huge header":
         data[:8] = (1 << 40).to_bytes(8, "little")
-    elif how == "no JSON":
+    elif how == "not JSON":
         data[8:12] = b"!!!!"
     elif how == "no offsets":
         header = json.loads(data[8 : 8 + length])
@@ -84,7 +84,7 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["cut", "longer", "empty", "huge header", "no JSON", "no offsets"]
+    "how", ["cut", "longer", "empty", "huge header", "not JSON", "no offsets"]
 )
 def test_damaged_files_are_named(tmp_path, how):
     write(tmp_path)

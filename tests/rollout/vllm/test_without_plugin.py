@@ -1,4 +1,4 @@
-"""A real vLLM server that somebody else started, without our plugin."""
+"""A real vLLM server that was started elsewhere, without our plugin."""
 
 from contextlib import closing
 
@@ -52,4 +52,4 @@ def test_pushes_count_until_a_reload_fails(
         ) as error:
             engine.push(weights(model[1], 1), 4)
         assert "version '4 (partly)'" in str(error.value)
-        assert "start that server again" in str(error.value)
+        assert "restart that server" in str(error.value)

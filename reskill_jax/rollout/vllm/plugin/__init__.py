@@ -1,1 +1,1 @@
-"""What runs inside vLLM servers, in their environment; we use `weight_files` only."""
+"""Modules that vLLM servers load; the trainer itself imports only `weight_files`."""

@@ -4,7 +4,7 @@ A server finds it through PYTHONPATH, loads it with `--worker-extension-cls
 reskill_vllm.Extension` and uses it with `--weight-transfer-config '{"backend":
 "reskill_files"}'`. An update is one directory with all tensors. All of it is checked
 before the model is touched, so that a bad one leaves the old weights in place: vLLM's
-own reload would leave a half-emptied model that ends the server at the next request.
+own reload would leave a partly emptied model, which crashes at the next request.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ BACKEND = "reskill_files"
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """What a trainer says once: the shape of every tensor that it will send."""
+    """Sent once: the shape of every tensor that the trainer will send."""
 
     manifest: dict[str, list[int]] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._manifest = {name: tuple(shape) for name, shape in manifest.items()}
 
     def start_weight_update(self) -> None:
-        """Leave the model as it is until the files are checked."""
+        """Leave the model unchanged until the files are checked."""
         self._loaded = False
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -85,11 +85,11 @@ class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         head: Any = getattr(self.model, "lm_head", None)
         if self.device.type == "cpu" and hasattr(head, "quant_method"):
             # On CPUs an output layer that is tied to the embedding has a packed copy of
-            # its own, which vLLM 0.32 leaves as it was.
+            # its own, which vLLM 0.32 does not update.
             head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
-        """Hold nothing that has to be freed."""
+        """Do nothing: there is nothing to free."""
 
 
 def _read(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -101,7 +101,7 @@ def _read(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class Extension:
-    """Makes vLLM import this module in every worker, which is all that it is for."""
+    """Empty: naming it makes vLLM import this module in every worker."""
 
 
 if BACKEND not in WeightTransferEngineFactory._registry:  # workers may import it twice
