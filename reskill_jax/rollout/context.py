@@ -95,9 +95,10 @@ def context_kind(kind: str) -> Callable[[_T], _T]:
     """
 
     def register(cls: _T) -> _T:
-        known = _KINDS.setdefault(kind, cls)
+        known = _KINDS.get(kind, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"context kind {kind!r} is {known}: choose another name")
+        _KINDS[kind] = cls  # the newest one, where its module is loaded again
         setattr(cls, "kind", kind)  # noqa: B010 (a class of any type)
         return cls
 

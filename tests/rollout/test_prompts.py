@@ -119,10 +119,14 @@ def test_every_prompt_ends_where_the_response_begins():
 @given(
     turns=st.lists(st.text("abc <|im_end|>{}\n", max_size=120), max_size=12),
     layout=st.sampled_from(["tree", "paper"]),
+    opening=st.text("abc <|im_end|>{}\n", max_size=200),
 )
-def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(turns, layout):
+def test_no_prompt_passes_its_budget_and_no_text_becomes_a_special_token(
+    turns, layout, opening
+):
     first = see("a room", *turns[:1])
-    talk = Conversation(builder(layout=layout), "put a mug", first, SKILLS)
+    guide = StaticGuide(opening, SkillBank())
+    talk = Conversation(builder(layout=layout), "put a mug", first, guide)
     for text in turns:
         prompt = talk.prompt(see("", text), [SKILL])
         ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
