@@ -261,12 +261,12 @@ def test_a_command_can_be_the_creators_language_model(place, policy, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("my_lab.nothing", "config.creator.name='my_lab.nothing': no such module"),
-        ("my_lab.letters", "the module has no make(settings, analyse)"),
+        ("my_lab.nothing", r"name='my_lab\.nothing'"),
+        ("my_lab.letters", r"name='my_lab\.letters'.* has no '?make"),
     ],
 )
 def test_a_module_that_is_no_creator_is_refused(importable, tmp_path, name, message):
     config = get_config()
     config.creator.name = name
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         build.make_creator(config, RuleTable(), tmp_path / "calls.jsonl", ())
