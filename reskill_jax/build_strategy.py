@@ -8,6 +8,7 @@ from types import ModuleType
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
+from reskill_jax.build import context_resources
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
@@ -42,6 +43,7 @@ def make_strategy(
         tasks_per_step=config.rollout.tasks_per_step,
         group_size=config.grpo.group_size,
         panel=environment.panel,
+        resources=context_resources(config),
         make_creator=partial(make_creator, config, environment.rules, calls, servers),
     )
     make = partial(find_strategy(config.strategy.name), setup)
