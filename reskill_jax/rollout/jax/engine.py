@@ -49,10 +49,7 @@ class JaxEngine:
     Attributes:
         counters: tokens so far: "prompt" of all requests, "reused" of those found in
             the cache, "prefilled" and "decoded".
-        urls: none, see `Engine`.
     """
-
-    urls: Sequence[str] = ()
 
     def __init__(
         self,
