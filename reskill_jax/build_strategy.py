@@ -15,6 +15,7 @@ from reskill_jax.creator.proposal import Creator
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.modules import find_module
+from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.strategies import find_strategy
 from reskill_jax.strategies.base import Setup, Strategy
@@ -24,6 +25,7 @@ from reskill_jax.strategies.leader import Leader
 def make_strategy(
     config: ConfigDict,
     environment: EnvironmentSpec,
+    prompts: PromptBuilder,
     calls: Path,
     servers: Sequence[str] = (),
 ) -> Strategy:
@@ -32,6 +34,7 @@ def make_strategy(
     Args:
         config: of the run.
         environment: of the run; its rules are for the offline creator.
+        prompts: of the run; banks must have room in them.
         calls: file for the calls of a creator that asks a language model.
         servers: addresses of the engine's, for a creator that asks those.
     """
@@ -43,6 +46,7 @@ def make_strategy(
         tasks_per_step=config.rollout.tasks_per_step,
         group_size=config.grpo.group_size,
         panel=environment.panel,
+        bank_problem=prompts.bank_problem,
         resources=context_resources(config),
         make_creator=partial(make_creator, config, environment.rules, calls, servers),
     )

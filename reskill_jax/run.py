@@ -94,7 +94,9 @@ def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
     version = host.get("version", 0)
     engine, servers = make_engine(config, policy, state.params, version, resources)
     collector = make_collector(config, environment, policy, engine, resources)
-    strategy = make_strategy(config, environment, workdir.creator_calls, servers)
+    strategy = make_strategy(
+        config, environment, collector.prompts, workdir.creator_calls, servers
+    )
     if host:
         strategy.restore(host["strategy"])
     return Run(

@@ -49,10 +49,11 @@ from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.rollout.context import StaticGuide
+from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder, render_note
+from reskill_jax.rollout.prompts import PromptBuilder, render_note
 from reskill_jax.skills.skill import SkillBank
 
 _ROOT = flags.DEFINE_string("root", "", "Holds json_2.1.1/; empty: $ALFWORLD_DATA.")

@@ -18,9 +18,10 @@ from reskill_jax import distributed
 from reskill_jax.environments.action_format import ActionFormat
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
+from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+from reskill_jax.rollout.prompts import PromptBuilder
 
 
 class Players(Protocol):
@@ -164,7 +165,9 @@ class Collector:
                         action=action.text,
                         reward=now.reward,
                         valid=action.well_formed and now.understood,
-                        active_skills=tuple(note.name for note in notes),
+                        active_skills=tuple(
+                            note.name for note in notes[: prompt.notes]
+                        ),
                     )
                 )
                 talk.advance(action.text, now.text)

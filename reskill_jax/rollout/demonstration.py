@@ -23,8 +23,9 @@ import numpy as np
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import StaticGuide
+from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank
 
 

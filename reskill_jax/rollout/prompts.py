@@ -10,29 +10,61 @@ branch_t``.
 which nothing is shared between turns: the trunk is empty and the branch is everything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from reskill_jax.environments.action_format import Action
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.wording import Wording
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.context import Guide, Note
-from reskill_jax.skills.skill import Skill
+from reskill_jax.skills.skill import Skill, SkillBank
+
+# What is not fixed text shares the rest of the budget: eighths for head, newest turn,
+# notes, and list of actions with goal. Parts are as long as they like while all of them
+# fit; where they do not, each shrinks to its share.
+_PARTS, _HEAD, _TURN, _NOTES = 8, 3, 1, 3
+_NOTHING = 1 << 30  # "this part of the budget": no token
+_ALL_CUT = (_NOTHING,) * 3
+# What shrinks in the head, in this order: the usual actions go, then the opening, the
+# observation and the goal are cut to these parts of the budget.
+_HEAD_CUTS = (
+    (8, 4, 4, True),
+    (8, 4, 4, False),
+    (8, 4, 8, False),
+    (8, 4, 16, False),
+    (8, 8, 16, False),
+    (8, 16, 64, False),
+    (16, 32, _NOTHING, False),
+    (64, 64, _NOTHING, False),
+    (*_ALL_CUT, False),
+)
+
+
+class _Fixed(NamedTuple):
+    """Tokens of the fixed text of each part of a prompt."""
+
+    head: int
+    turn: int
+    branch: int
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One turn's prompt.
+class _Nothing:
+    """A guide that says nothing, to measure the fixed text with."""
 
-    Attributes:
-        window: index of the trunk it begins with.
-        trunk_length: how many of that trunk's tokens it holds.
-        branch: token ids after the trunk.
-    """
+    shows_skills: bool
+    opening: str = ""
+    tags: tuple[str, ...] = ()
 
-    window: int
-    trunk_length: int
-    branch: list[int]
+    def notes(
+        self, observation: Observation, previous_action: str | None
+    ) -> Sequence[Skill | Note]:
+        return ()
+
+    async def answer(self, action: Action) -> str | None:
+        return None
 
 
 class PromptBuilder:
@@ -46,6 +78,9 @@ class PromptBuilder:
         max_turns: shown to the agent.
         history: newest turns that the paper layout shows.
         show_actions: whether the admissible actions, or the hint, are shown.
+
+    Raises:
+        ValueError: the fixed text leaves too little of the budget.
     """
 
     def __init__(
@@ -67,6 +102,8 @@ class PromptBuilder:
         self.history = history
         self.show_actions = show_actions
 
+        self._check_budget()
+
     def usual(self, observation: Observation) -> tuple[str, ...]:
         """Return what the trunk lists of the first turn's actions: all or nothing."""
         actions = observation.actions or ()
@@ -77,29 +114,52 @@ class PromptBuilder:
 
     def head(
         self, goal: str, observation: str, guide: Guide, usual: Sequence[str] = ()
-    ) -> list[int]:
+    ) -> tuple[list[int], tuple[str, ...]]:
         """Encode what every window of an episode begins with.
 
         What depends on the guide comes last where it can, so that rollouts of a group
         on different contexts share what comes before.
+
+        Returns:
+            The tokens, and the usual actions that are among them.
         """
-        text = self.wording.start.format(
-            goal=self._cut(goal, 8), observation=self._cut(observation, 4)
-        )
-        text = self._role(guide) + text
-        if usual:
-            text += self.wording.usual.format(actions=", ".join(usual))
-        if guide.opening:
-            text += f"\n{self._cut(guide.opening, 4)}\n"
-        text = text.lstrip() if self.tokenizer.trims else text
-        return list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
+        limit = self._fixed.head + self._room * _HEAD // _PARTS
+        for goal_part, observation_part, opening_part, listed in _HEAD_CUTS:
+            text = self._role(guide) + self.wording.start.format(
+                goal=self._cut(goal, goal_part),
+                observation=self._cut(observation, observation_part),
+            )
+            shown = tuple(usual) if listed else ()
+            if shown:
+                text += self.wording.usual.format(actions=", ".join(shown))
+            if opening := self._cut(guide.opening, opening_part):
+                text += f"\n{opening}\n"
+            text = text.lstrip() if self.tokenizer.trims else text
+            ids = list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
+            if len(ids) <= limit:
+                break
+        return ids, shown
 
     def turn(self, turn: int, action: str, observation: str) -> list[int]:
         """Encode one past turn, numbered from 1."""
+        return self._turn(turn, action, observation, 16, 4)
+
+    def short_turn(self, turn: int, action: str, observation: str) -> list[int]:
+        """Encode one past turn within the share that is always there for one."""
+        limit = self._fixed.turn + self._room * _TURN // _PARTS
+        for parts in ((16, 8), (16, 16), (32, 32), (64, 64), (_NOTHING, _NOTHING)):
+            ids = self._turn(turn, action, observation, *parts)
+            if len(ids) <= limit:
+                break
+        return ids
+
+    def _turn(
+        self, turn: int, action: str, observation: str, parts: int, of_observation: int
+    ) -> list[int]:
         text = self.wording.turn.format(
             turn=turn,
-            action=self._cut(action, 16),
-            observation=self._cut(observation, 4),
+            action=self._cut(action, parts),
+            observation=self._cut(observation, of_observation),
         )
         return self.tokenizer.encode(text)
 
@@ -110,26 +170,61 @@ class PromptBuilder:
         observation: Observation,
         notes: Sequence[Skill | Note] | None,
         usual: Sequence[str] = (),
-    ) -> list[int]:
+        limit: int | None = None,
+    ) -> tuple[list[int], int]:
         """Encode what is said at one turn only, up to the start of the response.
 
-        Without a section for notes, `notes` is None.
+        Args:
+            turn: its number, from 1.
+            goal: the task's.
+            observation: the current one.
+            notes: what the context says; None without a section for it.
+            usual: actions that the trunk lists.
+            limit: tokens that there is room for; None: not known yet. What is too long
+                shrinks: first the list of actions, then notes go, the last one first,
+                then the goal.
+
+        Returns:
+            The tokens, and how many of the notes are among them.
         """
+        count = len(notes or ())
+        for list_part, goal_part, fewer in (
+            *((part, 8, 0) for part in (4, 8, 16, 64, _NOTHING)),
+            *((_NOTHING, 8, k) for k in range(1, count + 1)),
+            *((_NOTHING, part, count) for part in (16, 64, _NOTHING)),
+        ):
+            shown = None if notes is None else notes[: count - fewer]
+            text = self._branch_text(
+                turn, self._cut(goal, goal_part), observation, shown, usual, list_part
+            )
+            text = text.rstrip() if self.tokenizer.trims else text
+            ids = self.tokenizer.encode(text) + list(self.tokenizer.assistant_prefix)
+            if limit is None or len(ids) <= limit:
+                break
+        return ids, count - fewer
+
+    def _branch_text(
+        self,
+        turn: int,
+        goal: str,
+        observation: Observation,
+        notes: Sequence[Skill | Note] | None,
+        usual: Sequence[str],
+        list_part: int,
+    ) -> str:
         wording = self.wording
         text = ""
         if self.show_actions and observation.actions is not None:
-            listed = self._cut(list_actions(wording, observation.actions, usual), 4)
-            text += wording.actions.format(actions=listed)
+            listed = list_actions(wording, observation.actions, usual)
+            text += wording.actions.format(actions=self._cut(listed, list_part))
         elif self.show_actions and observation.hint:
-            text += wording.hint.format(hint=self._cut(observation.hint, 4))
+            text += wording.hint.format(hint=self._cut(observation.hint, list_part))
         if notes is not None:
             shown = "".join(render_note(wording, note) for note in notes)
             text += wording.skills.format(skills=shown or wording.no_skill)
-        text += wording.request.format(
-            turn=turn, max_turns=self.max_turns, goal=self._cut(goal, 8)
+        return text + wording.request.format(
+            turn=turn, max_turns=self.max_turns, goal=goal
         )
-        text = text.rstrip() if self.tokenizer.trims else text
-        return self.tokenizer.encode(text) + list(self.tokenizer.assistant_prefix)
 
     def paper(
         self,
@@ -139,35 +234,95 @@ class PromptBuilder:
         observation: Observation,
         guide: Guide,
         notes: Sequence[Skill | Note] | None,
-    ) -> list[int]:
+    ) -> tuple[list[int], int]:
         """Encode the published order: counters, history, current state, request.
 
-        Oldest turns go first when the prompt would pass its budget.
+        Oldest turns go first when the prompt would pass its budget; then the other
+        parts shrink as in the tree layout.
+
+        Returns:
+            The tokens, and how many of the notes are among them.
         """
-        branch = self.branch(len(actions) + 1, goal, observation, notes)
-        now = self.tokenizer.encode(f"\nNow: {self._cut(observations[-1], 4)}\n")
+        number = len(actions) + 1
+        branch, shown_notes = self.branch(number, goal, observation, notes)
         for shown in range(min(len(actions), self.history), -1, -1):
-            past = list(zip(observations, actions, strict=False))
-            past = past[len(past) - shown :]
-            first = len(actions) - shown + 1
-            text = f"{self._role(guide)}Goal: {self._cut(goal, 8)}\n"
-            if guide.opening:
-                text += f"\n{self._cut(guide.opening, 4)}\n"
-            if actions:
-                text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
-            text += "".join(
-                f"[Observation {i}: {self._cut(o, 4)} Action {i}: {a}]\n"
-                for i, (o, a) in enumerate(past, first)
+            head = self._paper_head(
+                goal, observations, actions, guide, shown, (8, 4, 4)
             )
-            prompt = [
-                *self.tokenizer.user_prefix,
-                *self.tokenizer.encode(text),
-                *now,
-                *branch,
-            ]
-            if len(prompt) <= self.max_tokens:
-                return prompt
-        raise self._over_budget(len(prompt))
+            if len(head) + len(branch) <= self.max_tokens:
+                return head + branch, shown_notes
+        limit = self._fixed.head + self._room * (_HEAD + _TURN) // _PARTS
+        for parts in (
+            (8, 4, 8),
+            (8, 4, 16),
+            (8, 8, 16),
+            (16, 16, 64),
+            (64, 64, 64),
+            _ALL_CUT,
+        ):
+            head = self._paper_head(goal, observations, actions, guide, 0, parts)
+            if len(head) <= limit:
+                break
+        branch, shown_notes = self.branch(
+            number, goal, observation, notes, limit=self.max_tokens - len(head)
+        )
+        return head + branch, shown_notes
+
+    def _paper_head(
+        self,
+        goal: str,
+        observations: Sequence[str],
+        actions: Sequence[str],
+        guide: Guide,
+        shown: int,
+        parts: tuple[int, int, int],
+    ) -> list[int]:
+        """Encode all that comes before the branch, with so many past turns."""
+        goal_part, observation_part, opening_part = parts
+        past = list(zip(observations, actions, strict=False))
+        past = past[len(past) - shown :]
+        first = len(actions) - shown + 1
+        text = f"{self._role(guide)}Goal: {self._cut(goal, goal_part)}\n"
+        if opening := self._cut(guide.opening, opening_part):
+            text += f"\n{opening}\n"
+        if actions:
+            text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
+        text += "".join(
+            f"[Observation {i}: {self._cut(o, 4)} Action {i}: {a}]\n"
+            for i, (o, a) in enumerate(past, first)
+        )
+        now = f"\nNow: {self._cut(observations[-1], observation_part)}\n"
+        return [
+            *self.tokenizer.user_prefix,
+            *self.tokenizer.encode(text),
+            *self.tokenizer.encode(now),
+        ]
+
+    def notes_limit(self) -> int:
+        """Return the tokens of notes that there is room for at every turn."""
+        return self._room * _NOTES // _PARTS
+
+    def tokens_of(self, notes: Iterable[Skill | Note]) -> int:
+        """Count the tokens of notes that are shown together."""
+        shown = "".join(render_note(self.wording, note) for note in notes)
+        return len(self.tokenizer.encode(shown)) if shown else 0
+
+    def bank_problem(self, bank: SkillBank) -> str:
+        """Say why a bank cannot be shown whole at every turn; "" where it can.
+
+        Counted is the largest set of skills that may be active together: those of the
+        first turn, or those that any action may trigger later.
+        """
+        first = [s for s in bank.skills if s.trigger.kind != "action_pattern"]
+        later = [s for s in bank.skills if s.trigger.kind != "beginning"]
+        tokens = max(self.tokens_of(first), self.tokens_of(later))
+        if tokens <= self.notes_limit():
+            return ""
+        return (
+            f"skills that may be shown together take {tokens} tokens, and a prompt of "
+            f"max_tokens={self.max_tokens} has room for {self.notes_limit()}: shorten "
+            "them, show fewer, or raise the budget"
+        )
 
     def _role(self, guide: Guide) -> str:
         with_skills = guide.shows_skills and self.wording.role_with_skills
@@ -183,13 +338,36 @@ class PromptBuilder:
         ids = self.tokenizer.encode(text)
         if len(ids) <= limit:
             return text
-        return self.tokenizer.decode(ids[: limit - 2]) + " ..."
+        return self.tokenizer.decode(ids[: limit - 2]) + " ..." if limit > 3 else ""
 
-    def _over_budget(self, length: int) -> ValueError:
-        return ValueError(
-            f"prompt.max_tokens={self.max_tokens} is too small: the goal, the current "
-            f"observation, its actions and skills alone take {length} tokens; raise it"
+    def _check_budget(self) -> None:
+        """Measure the fixed text; what is left is shared by what is not fixed.
+
+        Raises:
+            ValueError: the fixed text takes more than three quarters of the budget.
+        """
+        nothing = Observation("", (), hint="")
+        guides = (_Nothing(False), _Nothing(True))
+        last = self.max_turns
+        self._fixed, self._room = _Fixed(0, 0, 0), 0
+        heads = [self.head("", "", guide)[0] for guide in guides]
+        if self.layout == "paper":
+            heads = [
+                self._paper_head("", [""], [""] * last, guide, 0, _ALL_CUT)
+                for guide in guides
+            ]
+        self._fixed = _Fixed(
+            max(map(len, heads)),
+            len(self._turn(last, "", "", _NOTHING, _NOTHING)),
+            len(self.branch(last, "", nothing, (), limit=0)[0]),
         )
+        self._room = self.max_tokens - sum(self._fixed)
+        if self._room < self.max_tokens // 4:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} is too small: the fixed text of a "
+                f"prompt takes {sum(self._fixed)} tokens: set it to "
+                f"{3 * sum(self._fixed) // 2} or more, or choose a shorter wording"
+            )
 
 
 def list_actions(
@@ -219,79 +397,3 @@ def render_note(wording: Wording, note: Skill | Note) -> str:
         action=skill.action,
         example=f" Example: {skill.example}" if skill.example else "",
     )
-
-
-class Conversation:
-    """The prompt of one episode as it grows.
-
-    Args:
-        builder: renders.
-        goal: the task's.
-        observation: the first one.
-        guide: the context's, for this episode.
-    """
-
-    def __init__(
-        self,
-        builder: PromptBuilder,
-        goal: str,
-        observation: Observation,
-        guide: Guide,
-    ):
-        self._builder = builder
-        self._goal = goal
-        self._guide = guide
-        self._usual = builder.usual(observation)
-        self._head = builder.head(goal, observation.text, guide, self._usual)
-        self._turns: list[list[int]] = []  # encoded past turns
-        self.observations = [observation.text]
-        self.actions: list[str] = []
-        self.trunks: list[list[int]] = [list(self._head)]
-
-    def prompt(self, observation: Observation, notes: Sequence[Skill | Note]) -> Prompt:
-        """Render the prompt of the current turn, opening a new window if it must."""
-        builder = self._builder
-        section = notes if self._guide.shows_skills or notes else None
-        if builder.layout == "paper":
-            self.trunks[-1] = []
-            whole = builder.paper(
-                self._goal,
-                self.observations,
-                self.actions,
-                observation,
-                self._guide,
-                section,
-            )
-            return Prompt(0, 0, whole)
-        turn = len(self.actions) + 1
-        branch = builder.branch(turn, self._goal, observation, section, self._usual)
-        if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
-            self._reopen(len(branch))
-        return Prompt(len(self.trunks) - 1, len(self.trunks[-1]), branch)
-
-    def advance(self, action: str, observation: str) -> None:
-        """Append what was done and what came of it."""
-        self.actions.append(action)
-        self.observations.append(observation)
-        if self._builder.layout == "paper":
-            return
-        encoded = self._builder.turn(len(self.actions), action, observation)
-        self._turns.append(encoded)
-        self.trunks[-1].extend(encoded)
-
-    def _reopen(self, branch: int) -> None:
-        """Begin a window with the head and the newest turns, half of the room filled.
-
-        Half, so that a window lasts for several turns and its prefix is worth keeping.
-        """
-        room = self._builder.max_tokens - branch - len(self._head)
-        newest: list[list[int]] = []
-        for turn in reversed(self._turns):
-            room_left = room - sum(map(len, newest)) - len(turn)
-            if room_left < (room // 2 if newest else 0):
-                break
-            newest.insert(0, turn)
-        if room < 0 or (self._turns and not newest):
-            turns = len(self._turns[-1]) if self._turns else 0
-            raise self._builder._over_budget(len(self._head) + turns + branch)
-        self.trunks.append(self._head + [t for turn in newest for t in turn])

@@ -6,6 +6,7 @@ changes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank
 
 # Returns the next so many tasks of the training panel; see `panels.TaskStream`.
 Draw = Callable[[int], Sequence[Task]]
@@ -112,6 +115,7 @@ class Setup:
         tasks_per_step: groups that a step usually has.
         group_size: rollouts per task.
         panel: gives the task panel of a split, see `EnvironmentSpec.panel`.
+        bank_problem: says why a bank has no room in prompts; "" where it has.
         make_creator: makes the creator that the configuration names; its argument
             tells whether it analyses episodes (ablation).
         resources: what contexts need and JSON cannot hold, by name.
@@ -124,5 +128,19 @@ class Setup:
     tasks_per_step: int
     group_size: int
     panel: Callable[[str, int | None], TaskPanel]
+    bank_problem: Callable[[SkillBank], str]
     make_creator: Callable[[bool], Creator]
     resources: Mapping[str, Any] = field(default_factory=dict)
+
+    def load_bank(self) -> SkillBank:
+        """Load the bank that the settings name, an empty one where they name none.
+
+        Raises:
+            ValueError: it is not a directory of skills, or has no room in prompts.
+        """
+        if not (directory := self.settings["bank"]):
+            return SkillBank()
+        bank = load_bank(Path(directory))
+        if problem := self.bank_problem(bank):
+            raise ValueError(f"bank={directory!r}: {problem}")
+        return bank

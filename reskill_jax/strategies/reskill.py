@@ -8,8 +8,7 @@ before had been rejected, until there are enough or it knows no more.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,9 +28,8 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import bank_from_json, bank_to_json
+from reskill_jax.skills.operations import Rejection, bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
-from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.discount import MemoryEstimate
@@ -63,11 +61,11 @@ def make(
     """
     settings = setup.settings
     changes = {**(trial or {}), "frozen_policy": stages is not None}
-    bank = load_bank(Path(settings["bank"])) if settings["bank"] else SkillBank()
     strategy = ReSkill(
         setup.make_creator(analyse),
         TrialConfig(**{**setup.trial, **changes}),
-        bank=bank,
+        bank=setup.load_bank(),
+        bank_problem=setup.bank_problem,
         max_skills=settings["max_skills"],
         tasks_per_step=setup.tasks_per_step,
         group_size=setup.group_size,
@@ -91,6 +89,7 @@ class ReSkill:
         trial_config: TrialConfig,
         *,
         bank: SkillBank,
+        bank_problem: Callable[[SkillBank], str] = lambda bank: "",
         max_skills: int,
         tasks_per_step: int,
         group_size: int,
@@ -106,6 +105,7 @@ class ReSkill:
             creator: makes proposals.
             trial_config: how they are tried.
             bank: the bank to start from.
+            bank_problem: says why a bank has no room in prompts; "" where it has.
             max_skills: most skills in a bank.
             tasks_per_step: groups of a step.
             group_size: rollouts of a group.
@@ -118,6 +118,7 @@ class ReSkill:
         self._creator = creator
         self._trial_config = trial_config
         self._bank = bank
+        self._bank_problem = bank_problem
         self._max_skills = max_skills
         self._tasks_per_step = tasks_per_step
         self._group_size = group_size
@@ -268,6 +269,10 @@ class ReSkill:
             if isinstance(verdict, Rejected):
                 for problem in verdict.problems:
                     metrics[f"creator/rejected/{problem.reason}"] += 1
+                break
+            if reason := self._bank_problem(verdict.candidate):
+                metrics[f"creator/rejected/{Rejection.OVER_BUDGET}"] += 1
+                self._events.append(f"step {step}: no trial: {reason}")
                 break
             metrics["creator/proposals"] += 1
             self._candidates.append((proposal, verdict.candidate))

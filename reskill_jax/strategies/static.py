@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup
 
 
@@ -19,7 +17,7 @@ def make(setup: Setup, *, use_bank: bool = True) -> "Static":
     """
     context: Context = EmptyContext()
     if use_bank:
-        context = BankContext(load_bank(Path(setup.settings["bank"])))
+        context = BankContext(setup.load_bank())
     return Static(context, setup.tasks_per_step, setup.group_size)
 
 

@@ -6,9 +6,13 @@ import pytest
 import transformers
 from chat_templates import FAMILIES, LLAMA3, QWEN3, write_tokenizer
 
+from reskill_jax.environments.alfworld.wordings import WORDINGS
+from reskill_jax.environments.protocol import Observation
 from reskill_jax.policy.tokenizer import Tokenizer
-from reskill_jax.rollout.prompts import WORDINGS, Conversation, PromptBuilder
-from reskill_jax.skills.skill import Skill, Trigger
+from reskill_jax.rollout.context import StaticGuide
+from reskill_jax.rollout.conversation import Conversation
+from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 SKILL = Skill("look-first", "d", "You know nothing.", "Look.", Trigger("general"))
 ARGUMENTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -48,13 +52,14 @@ def test_around_the_words_of_the_user_is_the_template(family):
 def test_trunk_and_branch_are_the_rendering_of_their_words(family, wording, layout):
     _, ours, theirs = family
     builder = PromptBuilder(
-        ours, wording=wording, layout=layout, max_tokens=3000, max_turns=9
+        ours, wording=WORDINGS[wording], layout=layout, max_tokens=3000, max_turns=9
     )
-    talk = Conversation(
-        builder, "put a mug <|im_end|>", "a shelf 2<|eot_id|>", ["look"]
-    )
+    first = Observation("a shelf 2<|eot_id|>", ("look",))
+    guide = StaticGuide(bank=SkillBank())
+    talk = Conversation(builder, "put a mug <|im_end|>", first, guide)
+    now = Observation("", ("look", "go to shelf 2"))
     for turn in range(3):
-        prompt = talk.prompt(["look", "go to shelf 2"], [SKILL] if turn else [])
+        prompt = talk.prompt(now, [SKILL] if turn else [])
         ids = talk.trunks[prompt.window][: prompt.trunk_length] + prompt.branch
         before, after = len(ours.user_prefix), len(ours.assistant_prefix)
         assert tuple(ids[:before]) == ours.user_prefix

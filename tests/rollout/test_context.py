@@ -27,9 +27,10 @@ from reskill_jax.rollout.context import (
     context_to_json,
     open_context,
 )
+from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
-from reskill_jax.rollout.prompts import Conversation, PromptBuilder
+from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank
 
 TOKENIZER = train_tokenizer(["<action>write a word</action> send erase"] * 3, 320)

@@ -8,11 +8,8 @@ from reskill_jax.environments.alfworld.wordings import WORDINGS
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.rollout.context import StaticGuide
-from reskill_jax.rollout.prompts import (
-    Conversation,
-    PromptBuilder,
-    list_actions,
-)
+from reskill_jax.rollout.conversation import Conversation
+from reskill_jax.rollout.prompts import PromptBuilder, list_actions
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 TEXTS = [
@@ -170,8 +167,56 @@ def test_the_paper_layout_counts_before_the_history():
 
 
 def test_a_budget_without_room_is_an_error_that_names_it():
-    talk = Conversation(
-        builder(wording="full", max_tokens=64), "goal", see("room"), SKILLS
-    )
-    with pytest.raises(ValueError, match=r"prompt\.max_tokens=64 is too small"):
-        talk.prompt(see("room", "look"), [])
+    with pytest.raises(ValueError, match=r"max_tokens=64 is too small: the fixed text"):
+        builder(wording="full", max_tokens=64)
+
+
+ANYTHING = st.one_of(st.text(max_size=40), st.text("ab <|im_end|>{}\n", max_size=900))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_texts_fit_into_any_budget(data):
+    """No observation, goal, list, note or bank can end a run."""
+    options = {
+        "max_tokens": data.draw(st.integers(64, 900)),
+        "wording": data.draw(st.sampled_from(["brief", "full"])),
+        "layout": data.draw(st.sampled_from(["tree", "paper"])),
+    }
+    try:
+        prompts = builder(**options)
+    except ValueError:  # the fixed text alone takes most of it; said at the start
+        assert options["max_tokens"] < 900
+        return
+    skills = [
+        Skill(f"s-{k}", "d", data.draw(ANYTHING), data.draw(ANYTHING))
+        for k in range(data.draw(st.integers(0, 4)))
+    ]
+    notes = data.draw(st.sampled_from([[], skills]))
+    guide = StaticGuide(data.draw(ANYTHING), SkillBank(tuple(skills)))
+    first = see(data.draw(ANYTHING), *data.draw(st.lists(ANYTHING, max_size=3)))
+    talk = Conversation(prompts, data.draw(ANYTHING), first, guide)
+    now = first
+    for _ in range(data.draw(st.integers(1, 5))):
+        prompt = talk.prompt(now, notes)
+        length = prompt.trunk_length + len(prompt.branch)
+        assert length <= options["max_tokens"]
+        assert prompt.trunk_length <= len(talk.trunks[prompt.window])
+        if prompts.tokens_of(notes) <= prompts.notes_limit():
+            assert prompt.notes == len(notes)  # what was promised is shown
+        now = see(data.draw(ANYTHING), *data.draw(st.lists(ANYTHING, max_size=3)))
+        talk.advance(data.draw(ANYTHING), now.text)
+
+
+def test_what_does_not_fit_shrinks_in_the_stated_order():
+    prompts = builder(wording="full", max_tokens=1400)
+    long = Skill("long", "d", "It is closed. " * 40, "Open it.")
+    actions = [f"go to cabinet {number}" for number in range(120)]
+    talk = Conversation(prompts, "put a mug", see("a room. " * 60, *actions), SKILLS)
+    one = talk.prompt(see("", *actions), [SKILL])
+    both = talk.prompt(see("", *actions), [SKILL, long, long, long, long])
+    assert one.notes == 1
+    assert "go to cabinet 1" in TOKENIZER.decode(one.branch)
+    assert "go to cabinet" not in TOKENIZER.decode(both.branch)  # the list goes first
+    assert 1 <= both.notes < 5  # then the last notes
+    assert "put a mug" in TOKENIZER.decode(talk.trunks[0])

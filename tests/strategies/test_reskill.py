@@ -1,6 +1,8 @@
 """The strategy: proposals become trials, trials banks; state survives a restart."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +14,9 @@ from reskill_jax.creator.proposal import PENDING
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
 from reskill_jax.laboratory.known_proposals import ScriptedCreator, addition
-from reskill_jax.skills.skill import SkillBank
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.skills.skill import SkillBank, Trigger
+from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import STRATEGIES
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
@@ -23,12 +27,19 @@ TASKS, GROUP = 16, 8
 
 
 def make(
-    rules=HELPFUL[:3], *, auto_accept=False, reservoir_min=10, candidates=1, **trial
+    rules=HELPFUL[:3],
+    *,
+    auto_accept=False,
+    reservoir_min=10,
+    candidates=1,
+    bank_problem=lambda bank: "",
+    **trial,
 ):
     return ReSkill(
         ScriptedCreator([addition(rule) for rule in rules]),
         TrialConfig(**trial),
         bank=SkillBank(),
+        bank_problem=bank_problem,
         max_skills=4,
         tasks_per_step=TASKS,
         group_size=GROUP,
@@ -188,14 +199,16 @@ def test_skills_evolve_in_their_stage_only(order):
 
 def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     config = get_config("smoke")
+    tokenizer = Tokenizer.load(build.policy_directory(config))
     made = {}
     for name in STRATEGIES:
         if name != "static":
             config.strategy.name = name
             validate(config)
             environment = build.load_environment(config)
+            prompts = build.make_prompts(config, environment, tokenizer)
             made[name] = build_strategy.make_strategy(
-                config, environment, tmp_path / "calls"
+                config, environment, prompts, tmp_path / "calls"
             )
     assert made["no_discount"]._trial_config.discount == "none"
     assert made["uniform"]._trial_config.uniform
@@ -206,6 +219,43 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].order == name
+
+
+def test_a_bank_that_has_no_room_is_no_candidate_and_no_start(tmp_path):
+    too_long = "it would not fit"
+    strategy = make(HELPFUL[:1], bank_problem=lambda bank: too_long)
+    learned = run(strategy, 3, (0.2, 0.6))
+    assert learned[0].metrics["creator/rejected/over_budget"] == 1
+    assert too_long in learned[0].events[0]
+    assert len(banks(strategy, 4)) == 1
+    # With the run's own prompts: 640 tokens hold some of the rules, not all at once.
+    config = get_config("smoke")
+    config.strategy.name, config.strategy.bank = "static", str(tmp_path / "bank")
+    rules = [replace(rule.skill(), trigger=Trigger()) for rule in HELPFUL]
+    tokenizer = Tokenizer.load(build.policy_directory(config))
+    environment = build.load_environment(config)
+    prompts = build.make_prompts(config, environment, tokenizer)
+    for copies, refused in ((1, False), (4, True)):
+        skills = [
+            replace(skill, name=f"{skill.name}-{copy}")
+            for copy in range(copies)
+            for skill in rules
+        ]
+        save_bank(SkillBank(tuple(skills)), tmp_path / "bank")
+        started = partial(
+            build_strategy.make_strategy,
+            config,
+            environment,
+            prompts,
+            tmp_path / "calls",
+        )
+        if refused:
+            with pytest.raises(
+                ValueError, match=r"bank='.*': skills that may be shown"
+            ):
+                started()
+        else:
+            started()
 
 
 @pytest.mark.parametrize(
