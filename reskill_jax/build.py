@@ -31,6 +31,7 @@ from reskill_jax.environments.protocol import Task
 from reskill_jax.grpo.optimizer import LogprobFn, make_optimizer, schedule
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
+from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
@@ -314,8 +315,7 @@ def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]
 
     All processes score the same texts together, in the same order.
     """
-    mesh = policy.mesh
-    rows = row_shards(mesh)  # copies of the text, for every device has to have one
+    rows = row_shards(policy.mesh)  # copies of the text: every device needs one
 
     @jax.jit
     def logprobs(params: Params, text: jax.Array) -> jax.Array:
@@ -325,9 +325,9 @@ def _make_score(policy: Policy) -> Callable[[Params, Sequence[int]], np.ndarray]
         positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
         visible_end = jnp.full_like(tokens, length)
         found, _ = token_logprobs(
-            policy.config, params, tokens, positions, visible_end, targets, mesh=mesh
+            policy.config, params, tokens, positions, visible_end, targets
         )
-        return constrain(mesh, found[0])  # all of it everywhere
+        return constrain(found[0])  # all of it everywhere
 
     return lambda params, tokens: np.asarray(
         logprobs(params, np.array(tokens, np.int32))
@@ -420,7 +420,6 @@ def make_grpo(
         old_logprobs=grpo.old_logprobs,
         minibatches=grpo.minibatches,
         **loss_options(config),
-        mesh=mesh,
     )
     return tx, update
 
@@ -432,12 +431,13 @@ def make_logprob_fn(
     return make_logprobs(
         decoder,
         temperature=config.rollout.temperature or 1.0,  # as engines report it
-        chunk=config.policy.logprob_chunk,
-        remat=config.policy.remat,
-        attention_backend=choose_backend(
-            config.policy.attention, platform_of(mesh), decoder.dtype
+        compute=Compute(
+            remat=config.policy.remat,
+            attention_backend=choose_backend(
+                config.policy.attention, platform_of(mesh), decoder.dtype
+            ),
+            logprob_chunk=config.policy.logprob_chunk,
         ),
-        mesh=mesh,
     )
 
 
