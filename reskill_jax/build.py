@@ -28,6 +28,7 @@ from reskill_jax.grpo.optimizer import (
 )
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import Update, make_update
+from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.ops.attention import choose_backend
@@ -360,7 +361,6 @@ def make_grpo(
         old_logprobs=grpo.old_logprobs,
         minibatches=grpo.minibatches,
         **loss_options(config),
-        mesh=mesh,
     )
     return tx, update
 
@@ -372,12 +372,13 @@ def make_logprob_fn(
     return make_logprobs(
         decoder,
         temperature=config.rollout.temperature or 1.0,  # as engines report it
-        chunk=config.policy.logprob_chunk,
-        remat=config.policy.remat,
-        attention_backend=choose_backend(
-            config.policy.attention, platform_of(mesh), decoder.dtype
+        compute=Compute(
+            remat=config.policy.remat,
+            attention_backend=choose_backend(
+                config.policy.attention, platform_of(mesh), decoder.dtype
+            ),
+            logprob_chunk=config.policy.logprob_chunk,
         ),
-        mesh=mesh,
     )
 
 

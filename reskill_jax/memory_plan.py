@@ -190,7 +190,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPh
     own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
     options = build.engine_options(config, platform_of(mesh))
-    cache, calls = abstract_calls(decoder, own, params, **options)
+    cache, calls = abstract_calls(decoder, params, **options)
     return MemoryPhase(
         "rollout",
         {
@@ -213,7 +213,7 @@ def _update(
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
     loss_fn = make_loss(logprob_fn, **build.loss_options(config))
-    accumulate, apply = make_programs(loss_fn, tx, mesh)
+    accumulate, apply = make_programs(loss_fn, tx)
     params = state.params
     batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
     programs = [
@@ -221,7 +221,7 @@ def _update(
         _compile(mesh, "optimiser step", apply, state, params),
     ]
     if config.grpo.kl_coef:
-        forward = make_forward(logprob_fn, mesh)
+        forward = make_forward(logprob_fn)
         serving = abstract(mesh, _cast(params, decoder.dtype))
         programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
     return MemoryPhase("update", {"gradients": _bytes(params)}, programs)

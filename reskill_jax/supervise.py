@@ -141,14 +141,14 @@ def supervise(
             weight_decay=config.grpo.weight_decay,
         )
         logprob_fn = build.make_logprob_fn(config, start.config, start.mesh)
-        update = make_supervised_update(logprob_fn, tx, start.mesh)
+        update = make_supervised_update(logprob_fn, tx)
         packing = partial(
             pack,
             buckets=config.grpo.buckets,
             tokens_per_microbatch=config.grpo.tokens_per_microbatch,
             row_shards=row_shards(start.mesh),
         )
-        loss = partial(mean_loss, logprob_fn, packing(measured), start.mesh)
+        loss = partial(mean_loss, logprob_fn, packing(measured))
         before = loss(start.params) if measured else float("nan")
 
         def draw(step: int) -> list[Episode]:

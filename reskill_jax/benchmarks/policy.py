@@ -20,6 +20,7 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
+from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.logprobs import token_logprobs
@@ -106,8 +107,7 @@ def jax_step(
                 positions,
                 visible_end,
                 jnp.roll(inputs, -1, axis=1),
-                chunk=length,
-                remat="dots",
+                compute=Compute(remat="dots", logprob_chunk=length),
             )
             return -jnp.mean(logprobs[:, :-1])
 

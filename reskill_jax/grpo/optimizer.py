@@ -20,6 +20,7 @@ from reskill_jax.grpo.weighted_metrics import Mean, Metrics, reduce_metrics
 from reskill_jax.policy.sharding import (
     abstract,
     constrain_parameters,
+    mesh_of,
     parameter_shardings,
     put_rows,
 )
@@ -108,25 +109,23 @@ def schedule(
     return optax.join_schedules([rise, then], [warmup])
 
 
-def make_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh | None = None
-) -> Step:
+def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
     """Build `step(state, microbatches) -> (state, metrics of each micro-batch)`.
 
     The state that goes in is donated: neither it nor anything that shares its arrays
     (a reference policy, an engine's weights) may be used afterwards, so copy those.
-    With a mesh, the state is on it, and micro-batches, arrays [R, ...] of the host or
-    of the mesh, are split by rows.
+    On a mesh, micro-batches, arrays [R, ...] of the host or of the mesh, are split by
+    rows.
 
     Raises (the returned function):
         ValueError: without micro-batches.
         FloatingPointError: if loss or gradients are not finite; the state is not
             changed then.
     """
-    accumulate, apply = make_programs(loss_fn, tx, mesh)
+    accumulate, apply = make_programs(loss_fn, tx)
     norm_of = jax.jit(optax.tree.norm)
     zeros_like = jax.jit(
-        lambda params: constrain_parameters(mesh, jax.tree.map(jnp.zeros_like, params))
+        lambda params: constrain_parameters(jax.tree.map(jnp.zeros_like, params))
     )
 
     def step(
@@ -134,6 +133,7 @@ def make_step(
     ) -> tuple[TrainState, list[Metrics]]:
         if not microbatches:
             raise ValueError("an optimiser step without micro-batches: no episodes?")
+        mesh = mesh_of(state.params)
         grads = zeros_like(state.params)
         metrics: list[Metrics] = []
         for microbatch in microbatches:
@@ -148,9 +148,7 @@ def make_step(
     return step
 
 
-def make_programs(
-    loss_fn: LossFn, tx: optax.GradientTransformation, mesh: Mesh | None = None
-) -> tuple[Any, Any]:
+def make_programs(loss_fn: LossFn, tx: optax.GradientTransformation) -> tuple[Any, Any]:
     """Return the two jitted functions of a step.
 
     Returns:
@@ -162,14 +160,14 @@ def make_programs(
     def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
         grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
         total = jax.tree.map(jnp.add, total, grads)
-        return constrain_parameters(mesh, total), metrics
+        return constrain_parameters(total), metrics
 
     @partial(jax.jit, donate_argnums=0)
     def apply(state: TrainState, grads: Any) -> TrainState:
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = TrainState(params, opt_state, state.step + 1)
-        return constrain_parameters(mesh, state)
+        return constrain_parameters(state)
 
     return accumulate, apply
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from reskill_jax.grpo.optimizer import LogprobFn
 from reskill_jax.grpo.packing import PackedBatch
+from reskill_jax.policy.compute import DEFAULT, Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
 
@@ -16,10 +16,7 @@ def make_logprobs(
     config: DecoderConfig,
     *,
     temperature: float = 1.0,
-    chunk: int = 128,
-    remat: str = "none",
-    attention_backend: str = "xla",
-    mesh: Mesh | None = None,
+    compute: Compute = DEFAULT,
 ) -> LogprobFn:
     """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
 
@@ -32,10 +29,7 @@ def make_logprobs(
             jnp.asarray(packed.visible_end),
             jnp.asarray(packed.targets),
             temperature=temperature,
-            chunk=chunk,
-            remat=remat,
-            attention_backend=attention_backend,
-            mesh=mesh,
+            compute=compute,
         )
         return scores
 

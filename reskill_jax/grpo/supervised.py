@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
-from jax.sharding import Mesh
 
 from reskill_jax.grpo.losses import token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
 from reskill_jax.grpo.packing import Array, PackedBatch
 from reskill_jax.grpo.update import make_forward
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
-from reskill_jax.policy.sharding import put_rows
+from reskill_jax.policy.sharding import mesh_of, put_rows
 
 SupervisedUpdate = Callable[
     [TrainState, Sequence[PackedBatch]], tuple[TrainState, dict[str, float]]
@@ -56,7 +55,6 @@ def supervised_loss(
 def make_supervised_update(
     logprob_fn: LogprobFn,
     tx: optax.GradientTransformation,
-    mesh: Mesh | None = None,
 ) -> SupervisedUpdate:
     """Build `update(state, batches) -> (state, metrics)`: one optimiser step.
 
@@ -66,7 +64,7 @@ def make_supervised_update(
     def loss_fn(params: object, batch: SupervisedBatch) -> tuple[jax.Array, Metrics]:
         return supervised_loss(logprob_fn(params, batch.packed), batch)
 
-    step = make_step(loss_fn, tx, mesh)
+    step = make_step(loss_fn, tx)
 
     def update(
         state: TrainState, batches: Sequence[PackedBatch]
@@ -108,11 +106,10 @@ def fit(
 def mean_loss(
     logprob_fn: LogprobFn,
     batches: Sequence[PackedBatch],
-    mesh: Mesh | None,
     params: Any,
 ) -> float:
     """Return the mean negative log-likelihood per demonstrated token, in nats."""
-    forward = make_forward(logprob_fn, mesh)
+    forward, mesh = make_forward(logprob_fn), mesh_of(params)
     total = count = 0.0
     for packed in batches:
         total -= float(np.sum(forward(params, put_rows(mesh, packed))))

@@ -7,14 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
 from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
 from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
-from reskill_jax.policy.sharding import ROWS, constrain, move, put_rows, row_shards
+from reskill_jax.policy.sharding import (
+    ROWS,
+    constrain,
+    mesh_of,
+    move,
+    put_rows,
+    row_shards,
+)
 from reskill_jax.rollout.episode import Episode
 
 OldLogprobs = Literal["sampler", "recompute"]
@@ -53,7 +59,6 @@ def make_update(
     dual_clip: float = 3.0,
     kl_coef: float = 0.01,
     importance_cap: float = 0.0,
-    mesh: Mesh | None = None,
 ) -> Update:
     """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
 
@@ -77,7 +82,6 @@ def make_update(
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
         importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
-        mesh: the devices that state and reference are on.
 
     Raises:
         ValueError: on options that make no sense.
@@ -103,11 +107,11 @@ def make_update(
         kl_coef=kl_coef,
         importance_cap=importance_cap,
     )
-    step = make_step(loss_fn, tx, mesh)
-    masked = make_forward(logprob_fn, mesh)
+    step = make_step(loss_fn, tx)
+    masked = make_forward(logprob_fn)
 
     def forward(params: Any, packed: PackedBatch) -> jax.Array:
-        return masked(params, put_rows(mesh, packed))
+        return masked(params, put_rows(mesh_of(params), packed))
 
     def prepare(
         packed: PackedBatch,
@@ -151,7 +155,7 @@ def make_update(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
                 tokens_per_microbatch=tokens_per_microbatch,
-                row_shards=row_shards(mesh),
+                row_shards=row_shards(mesh_of(state.params)),
             )
             weights = token_weights(packed, aggregation)
             prepared.append(
@@ -183,13 +187,13 @@ def make_loss(logprob_fn: LogprobFn, **options: float) -> LossFn:
     return loss_fn
 
 
-def make_forward(logprob_fn: LogprobFn, mesh: Mesh | None = None) -> Any:
+def make_forward(logprob_fn: LogprobFn) -> Any:
     """Return the jitted (params, packed) -> float32 [R, T], 0 outside the mask."""
 
     @jax.jit
     def masked(params: Any, packed: PackedBatch) -> jax.Array:
         logprobs = jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
-        return constrain(mesh, logprobs, ROWS)
+        return constrain(logprobs, ROWS)
 
     return masked
 

@@ -89,7 +89,6 @@ def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
         "held_out_loss": mean_loss(
             make_logprobs(decoder),
             pack_episodes([as_episode(prompts, d) for d in held_out]),
-            None,
             params,
         ),
         "demonstrations": float(len(taught)),

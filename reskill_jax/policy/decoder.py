@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh
 
+from reskill_jax.policy.compute import DEFAULT, REMAT, Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.kv_cache import KVCache, attend_to_cache, write_to_cache
 from reskill_jax.policy.ops.attention import attention
-from reskill_jax.policy.ops.block_attention import ATTENDED
 from reskill_jax.policy.ops.matmul import dot_general, multiply
 from reskill_jax.policy.ops.rope import frequencies
 from reskill_jax.policy.sharding import ROWS, constrain
@@ -32,22 +31,6 @@ from reskill_jax.policy.sharding import ROWS, constrain
 Params = dict[str, Any]
 # (query [B, T, N, H], key [B, T, K, H], value [B, T, K, H]) -> [B, T, N, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-
-# What the backward pass of a layer keeps from the forward pass.
-REMAT = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENDED),
-    ),
-    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=["layer_input"],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
 
 
 class Attention(nnx.Module):
@@ -164,10 +147,7 @@ def hidden_states(
     tokens: jax.Array,
     positions: jax.Array,
     visible_end: jax.Array,
-    *,
-    remat: str = "none",
-    attention_backend: str = "xla",
-    mesh: Mesh | None = None,
+    compute: Compute = DEFAULT,
 ) -> jax.Array:
     """Run whole rows; returns the states after the final norm, [B, T, D].
 
@@ -177,9 +157,7 @@ def hidden_states(
         tokens: int32 [B, T].
         positions: int32 [B, T], for RoPE.
         visible_end: int32 [B, T], who sees whom, see `attention.tree_mask`.
-        remat: what the backward pass keeps, a key of `REMAT`.
-        attention_backend: one of `attention.BACKENDS`.
-        mesh: the devices; rows are split as `sharding.ROWS` says.
+        compute: how it is computed. On a mesh, rows are split as `sharding.ROWS` says.
     """
     model = _merge(config, params)
     rotation = _rotation(config, positions)
@@ -187,16 +165,16 @@ def hidden_states(
 
     def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
         attend = functools.partial(
-            attention, visible_end=visible_end, backend=attention_backend, mesh=mesh
+            attention, visible_end=visible_end, backend=compute.attention_backend
         )
         x = checkpoint_name(x, "layer_input")
         x = nnx.merge(definition, layer)(x, rotation, attend)
-        return constrain(mesh, x, ROWS), None
+        return constrain(x, ROWS), None
 
-    if REMAT[remat] is not None:
+    if (policy := REMAT[compute.remat]) is not None:
         # The loops over layers, one per pass, keep the two computations apart already.
-        step = jax.checkpoint(step, policy=REMAT[remat], prevent_cse=False)
-    x = constrain(mesh, _embed(config, params, tokens), ROWS)
+        step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+    x = constrain(_embed(config, params, tokens), ROWS)
     x, _ = jax.lax.scan(step, x, layers)
     return model.norm(x)
 
@@ -208,8 +186,6 @@ def cached_hidden_states(
     positions: jax.Array,
     tables: jax.Array,
     cache: KVCache,
-    *,
-    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, KVCache]:
     """Run chunks of sequences whose earlier keys and values lie in a cache.
 
@@ -223,8 +199,8 @@ def cached_hidden_states(
         positions: int32 [B, T], consecutive; T is 1, or a block of the cache, aligned.
         tables: int32 [B, C / P], the blocks of each row's sequence; numbers out of
             range make a padding row, whose keys are not written.
-        cache: keys and values of all sequences.
-        mesh: the devices; rows are split as `sharding.ROWS` says, the cache by heads.
+        cache: keys and values of all sequences. On a mesh, it is split by heads, and
+            rows as `sharding.ROWS` says.
 
     Returns:
         The states after the final norm, [B, T, D], and the new cache.
@@ -240,14 +216,14 @@ def cached_hidden_states(
         def attend(query, key, value):
             nonlocal cache
             new = (key, value)
-            cache = write_to_cache(cache, index, tables, positions, new, mesh=mesh)
+            cache = write_to_cache(cache, index, tables, positions, new)
             return attend_to_cache(cache, index, tables, positions, query)
 
         x = nnx.merge(definition, layer)(x, rotation, attend)
-        return (constrain(mesh, x, ROWS), cache), None
+        return (constrain(x, ROWS), cache), None
 
     indices = jnp.arange(config.num_hidden_layers)
-    x = constrain(mesh, _embed(config, params, tokens), ROWS)
+    x = constrain(_embed(config, params, tokens), ROWS)
     carry, _ = jax.lax.scan(step, (x, cache), (layers, indices))
     x, cache = carry
     return model.norm(x), cache

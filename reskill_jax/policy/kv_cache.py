@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.decoder_config import DecoderConfig
-from reskill_jax.policy.sharding import constrain
+from reskill_jax.policy.sharding import AnyMesh, constrain
 
 _MASKED = -1e30
 # Heads are split, of the cache [L, M, K, P, H] and of what goes into it [B, T, K, H].
@@ -28,7 +28,7 @@ class KVCache(NamedTuple):
 
 
 def abstract_cache(
-    config: DecoderConfig, blocks: int, block: int, mesh: Mesh | None = None
+    config: DecoderConfig, blocks: int, block: int, mesh: AnyMesh | None = None
 ) -> KVCache:
     """Describe a cache of `blocks` blocks of `block` positions, without making it."""
     shape = (
@@ -44,7 +44,7 @@ def abstract_cache(
 
 
 def empty_cache(
-    config: DecoderConfig, blocks: int, block: int, mesh: Mesh | None = None
+    config: DecoderConfig, blocks: int, block: int, mesh: AnyMesh | None = None
 ) -> KVCache:
     """Make such a cache, of zeros."""
     return jax.tree.map(
@@ -59,8 +59,6 @@ def write_to_cache(
     tables: jax.Array,
     positions: jax.Array,
     new: tuple[jax.Array, jax.Array],
-    *,
-    mesh: Mesh | None = None,
 ) -> KVCache:
     """Put keys and values at their rows' positions.
 
@@ -70,14 +68,13 @@ def write_to_cache(
         tables: int32 [B, C / P]; a number of M or more is not written.
         positions: int32 [B, T], consecutive; T is 1, or P and aligned to blocks.
         new: keys and values, [B, T, K, H] each.
-        mesh: the devices.
     """
     block = cache.keys.shape[3]
     first = positions[:, 0]
     numbers = jnp.take_along_axis(tables, first[:, None] // block, axis=1)[:, 0]
 
     def put(stored: jax.Array, x: jax.Array) -> jax.Array:
-        x = constrain(mesh, x.astype(stored.dtype), *_HEADS)
+        x = constrain(x.astype(stored.dtype), *_HEADS)
         if x.shape[1] == 1:
             # Head by head: a scatter of all heads at once makes the TPU compiler turn
             # the whole cache, in every layer, so that a position's heads lie together.
@@ -87,7 +84,7 @@ def write_to_cache(
         else:
             where = stored.at[layer, numbers]
             stored = where.set(x.transpose(0, 2, 1, 3), mode="drop")
-        return constrain(mesh, stored, *_HEADS)
+        return constrain(stored, *_HEADS)
 
     return KVCache(put(cache.keys, new[0]), put(cache.values, new[1]))
 

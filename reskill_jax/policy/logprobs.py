@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
+from reskill_jax.policy.compute import DEFAULT, Compute
 from reskill_jax.policy.decoder import Params, hidden_states, logits
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.sharding import VOCABULARY, constrain
@@ -24,16 +24,13 @@ def token_logprobs(
     targets: jax.Array,
     *,
     temperature: float | jax.Array = 1.0,
-    chunk: int = 128,
-    remat: str = "none",
-    attention_backend: str = "xla",
-    mesh: Mesh | None = None,
+    compute: Compute = DEFAULT,
 ) -> tuple[jax.Array, jax.Array]:
     """Score `targets` as the tokens that follow each index.
 
-    Logits exist for `chunk` columns at a time, forward and backward, and are computed
-    again in the backward pass; those of a chunk as long as the rows are kept instead.
-    Logsumexp and entropy are float32.
+    Logits exist for `compute.logprob_chunk` columns at a time, forward and backward,
+    and are computed again in the backward pass; those of a chunk as long as the rows
+    are kept instead. Logsumexp and entropy are float32.
 
     On a mesh a chunk's states go to all devices that share the parameters, and each has
     the logits of its part of the vocabulary. The other way round every chunk would
@@ -47,29 +44,17 @@ def token_logprobs(
         visible_end: int32 [B, T], see `attention.tree_mask`; 0 is padding.
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
-        chunk: columns per piece.
-        remat: what the backward pass keeps per layer, see `decoder.REMAT`.
-        attention_backend: see `attention.BACKENDS`.
-        mesh: the devices, see `decoder.hidden_states`.
+        compute: how it is computed.
 
     Returns:
         Log-probabilities and entropies, float32 [B, T] each; what they are on padding
         has no meaning. The compiler drops the entropy where nothing uses it.
     """
-    states = hidden_states(
-        config,
-        params,
-        tokens,
-        positions,
-        visible_end,
-        remat=remat,
-        attention_backend=attention_backend,
-        mesh=mesh,
-    )
+    states = hidden_states(config, params, tokens, positions, visible_end, compute)
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
-    head = _split_head(config, params, mesh)
-    score: Callable[..., Any] = functools.partial(_score, config, head, mesh)
-    length = tokens.shape[1]
+    head = _split_head(config, params)
+    score: Callable[..., Any] = functools.partial(_score, config, head)
+    length, chunk = tokens.shape[1], compute.logprob_chunk
     if chunk < length:
         score = jax.checkpoint(score)
     if length % chunk == 0 and length // chunk > _UNROLLED:
@@ -96,26 +81,25 @@ def _join(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
 
 
-def _split_head(config: DecoderConfig, params: Params, mesh: Mesh | None) -> Params:
+def _split_head(config: DecoderConfig, params: Params) -> Params:
     """Return the parameters that `logits` reads, split over the vocabulary."""
     if config.tie_word_embeddings:
         kernel = params["embed"]["embedding"]
-        return {"embed": {"embedding": constrain(mesh, kernel, VOCABULARY)}}
+        return {"embed": {"embedding": constrain(kernel, VOCABULARY)}}
     kernel = params["lm_head"]["kernel"]
-    return {"lm_head": {"kernel": constrain(mesh, kernel, None, VOCABULARY)}}
+    return {"lm_head": {"kernel": constrain(kernel, None, VOCABULARY)}}
 
 
 def _score(
     config: DecoderConfig,
     params: Params,
-    mesh: Mesh | None,
     states: jax.Array,
     targets: jax.Array,
     temperature: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probs and entropies, float32 [B, C], from states [B, C, D]."""
-    scores = logits(config, params, constrain(mesh, states, "data"))
-    scaled = constrain(mesh, scores, "data", None, VOCABULARY)
+    scores = logits(config, params, constrain(states, "data"))
+    scaled = constrain(scores, "data", None, VOCABULARY)
     scaled = scaled / temperature[..., None]
     normaliser = jax.nn.logsumexp(scaled, axis=-1)
     chosen = jnp.take_along_axis(scaled, targets[..., None], axis=-1)[..., 0]

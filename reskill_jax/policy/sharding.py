@@ -3,6 +3,9 @@
 A mesh has three axes. Rows of a batch are split over `data` and `fsdp`; parameters and
 optimiser state over `fsdp` and `tensor`, as the one table below says; `data` holds
 copies of them. A mesh of None is one device, with programs as if there were no meshes.
+
+Functions that compute take no mesh: it is part of the type of a sharded array, inside
+programs too, and `mesh_of` reads it there.
 """
 
 import math
@@ -13,12 +16,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.decoder_config import DecoderConfig
 
 Tree = TypeVar("Tree")
+AnyMesh = Mesh | AbstractMesh  # the latter within programs
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # what the first axis of a batch is split over
@@ -160,19 +164,42 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
     return jax.tree_util.tree_map_with_path(copy, params)
 
 
-def platform_of(mesh: Mesh | None) -> str:
+def mesh_of(tree: Any) -> AnyMesh | None:
+    """Return the mesh that arrays are on; None for one device.
+
+    Args:
+        tree: arrays, abstract or not. Inside a program, an array has the mesh of what
+            it is computed from, and one that is made there has none.
+
+    Returns:
+        Within a program an abstract mesh, which knows sizes and platform, no devices.
+    """
+    for x in jax.tree.leaves(tree):
+        traced = isinstance(x, jax.core.Tracer)
+        sharding = jax.typeof(x).sharding if traced else getattr(x, "sharding", None)
+        if isinstance(sharding, NamedSharding) and not sharding.mesh.empty:
+            return sharding.mesh
+    return None
+
+
+def platform_of(mesh: AnyMesh | None) -> str:
     """Return what the devices are: cpu, gpu or tpu."""
-    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    return device.platform
+    if mesh is None:
+        return jax.devices()[0].platform
+    return mesh.abstract_mesh.abstract_device.platform
 
 
-def row_shards(mesh: Mesh | None) -> int:
+def row_shards(mesh: AnyMesh | None) -> int:
     """Return over how many parts of the mesh the rows of a batch are split."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def parameter_sharding(
-    mesh: Mesh, path: str, shape: tuple[int, ...], *, memory_kind: str | None = None
+    mesh: AnyMesh,
+    path: str,
+    shape: tuple[int, ...],
+    *,
+    memory_kind: str | None = None,
 ) -> NamedSharding:
     """Look up where a parameter lives, or an array that an optimiser keeps for it.
 
@@ -205,7 +232,7 @@ def parameter_sharding(
 
 
 def parameter_shardings(
-    mesh: Mesh, tree: Any, *, memory_kind: str | None = None
+    mesh: AnyMesh, tree: Any, *, memory_kind: str | None = None
 ) -> Any:
     """Map `parameter_sharding` over arrays, abstract or not: a tree like theirs."""
 
@@ -216,7 +243,7 @@ def parameter_shardings(
     return jax.tree_util.tree_map_with_path(look_up, tree)
 
 
-def abstract(mesh: Mesh | None, tree: Any) -> Any:
+def abstract(mesh: AnyMesh | None, tree: Any) -> Any:
     """Return `jax.ShapeDtypeStruct`s of parameters or optimiser state, with places."""
     if mesh is None:
         return tree
@@ -227,16 +254,16 @@ def abstract(mesh: Mesh | None, tree: Any) -> Any:
     )
 
 
-def constrain_parameters(mesh: Mesh | None, tree: Tree) -> Tree:
+def constrain_parameters(tree: Tree) -> Tree:
     """Tell the compiler where parameters, gradients or optimiser state live."""
-    if mesh is None:
+    if (mesh := mesh_of(tree)) is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, parameter_shardings(mesh, tree))
 
 
-def constrain(mesh: Mesh | None, x: jax.Array, *spec: Any) -> jax.Array:
+def constrain(x: jax.Array, *spec: Any) -> jax.Array:
     """Tell the compiler how the axes of `x` are split; those not named are not."""
-    if mesh is None:
+    if (mesh := mesh_of(x)) is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*spec)))
 
@@ -247,8 +274,8 @@ def move(tree: Tree, memory: str) -> Tree:
     return jax.device_put(tree, places)
 
 
-def put_rows(mesh: Mesh | None, batch: Tree) -> Tree:
-    """Split host arrays [R, ...] by rows; what is on the mesh already stays.
+def put_rows(mesh: AnyMesh | None, batch: Tree) -> Tree:
+    """Split host arrays [R, ...] over a mesh by rows; what is on it already stays.
 
     Every process has the whole batch and uploads the rows of its own devices.
     """

@@ -27,6 +27,7 @@ from reskill_jax.grpo.optimizer import (
 )
 from reskill_jax.grpo.update import make_update, split_groups
 from reskill_jax.policy import decoder
+from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops import attention, block_attention
@@ -49,7 +50,8 @@ CONFIG = DecoderConfig(
 def decoder_logprobs(params, packed):
     fields = ("tokens", "positions", "visible_end", "targets")
     arrays = [getattr(packed, name) for name in fields]
-    return token_logprobs(CONFIG, params, *arrays, chunk=32)[0]
+    compute = Compute(logprob_chunk=32)
+    return token_logprobs(CONFIG, params, *arrays, compute=compute)[0]
 
 
 @functools.cache

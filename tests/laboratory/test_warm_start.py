@@ -147,5 +147,5 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(making, made):
     prompts = recipe.prompts(Tokenizer.load(directory))
     episodes = [as_episode(prompts, d) for d in held_out]
     packed = making.pack_episodes(episodes)
-    loss = making.mean_loss(making.make_logprobs(decoder), packed, None, params)
+    loss = making.mean_loss(making.make_logprobs(decoder), packed, params)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)

@@ -20,6 +20,7 @@ from reskill_jax.grpo.optimizer import init_state, make_optimizer
 from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.update import make_update
+from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import abstract_params, init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.sharding import (
@@ -28,6 +29,7 @@ from reskill_jax.policy.sharding import (
     constrain_parameters,
     engine_mesh,
     make_mesh,
+    mesh_of,
 )
 from reskill_jax.policy.weights import load, on_devices, on_mesh, save
 from reskill_jax.rollout.engine import Request, Sampling
@@ -73,14 +75,13 @@ def trained(directory):
     def train(shape):
         mesh = make_mesh(shape)
         update = make_update(
-            make_logprobs(CONFIG, chunk=32, mesh=mesh),
+            make_logprobs(CONFIG, compute=Compute(logprob_chunk=32)),
             TX,
             buckets=(64,),
             tokens_per_microbatch=128,
             minibatches=2,
             kl_coef=0.05,
             old_logprobs="recompute",
-            mesh=mesh,
         )
         state = start(directory, mesh)
         parts = shard_sizes(state)
@@ -215,19 +216,18 @@ def test_no_device_gathers_the_output_matrix():
     params = abstract(mesh, abstract_params(config))
     place = NamedSharding(mesh, PartitionSpec(ROWS))
     rows = jax.ShapeDtypeStruct((8, 64), jnp.int32, sharding=place)
-    logprobs = make_logprobs(config, chunk=4, mesh=mesh)
+    logprobs = make_logprobs(config, compute=Compute(logprob_chunk=4))
 
     def loss(params, rows):
         return logprobs(params, PackedBatch(*(rows,) * 8)).sum()
 
     def gradient(params, rows):
-        return constrain_parameters(mesh, jax.grad(loss)(params, rows))
+        return constrain_parameters(jax.grad(loss)(params, rows))
 
     own = engine_mesh(mesh, config)
     serving = abstract(own, abstract_params(config))
     _, calls = abstract_calls(
         config,
-        own,
         serving,
         max_sequences=8,
         context=64,
@@ -246,6 +246,39 @@ def test_no_device_gathers_the_output_matrix():
         text = program.compile().as_text()
         whole = re.search(r".*\[(16,1024|1024,16)\].*", text)
         assert whole is None, whole[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2)])
+def test_arrays_know_their_mesh_within_programs(shape):
+    """A constraint on an array that has lost it would be left out, silently."""
+    mesh = make_mesh(shape)
+    params = abstract(mesh, abstract_params(CONFIG))
+    found = {}
+
+    @jax.jit
+    def program(params, tokens):
+        def layer(x, kernel):
+            found["layer"] = mesh_of(x)
+            return jnp.tanh(x @ kernel[:, 0]) @ kernel[:, 0].T, mesh_of(x).size
+
+        def loss(params):
+            x = params["embed"]["embedding"][tokens].astype(jnp.bfloat16)
+            found["lookup"] = mesh_of(x)
+            kernels = params["layers"]["attention"]["query"]["kernel"]
+            x, _ = jax.lax.scan(jax.checkpoint(layer), x, kernels.astype(x.dtype))
+            return x.astype(jnp.float32).sum()
+
+        gradients = jax.grad(loss)(params)
+        found["gradients"] = mesh_of(gradients)
+        found["zeros"] = mesh_of(jax.tree.map(jnp.zeros_like, params))
+        found["made here"] = mesh_of(jnp.zeros(8))
+        return gradients
+
+    program.lower(params, np.zeros((8, 4), np.int32))
+    assert found.pop("made here") is None
+    assert set(found.values()) == {mesh.abstract_mesh}
+    assert len(found) == 4
+    assert mesh_of(params) == mesh
 
 
 def test_the_engine_splits_heads_over_as_many_devices_as_there_are():

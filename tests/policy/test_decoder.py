@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_trees import plant, random_until
 
+from reskill_jax.policy.compute import REMAT, Compute
 from reskill_jax.policy.decoder import (
-    REMAT,
     abstract_params,
     hidden_states,
     init,
@@ -37,7 +37,7 @@ CONFIG = DecoderConfig(
 )
 
 
-score = jax.jit(token_logprobs, static_argnums=0, static_argnames=("chunk", "remat"))
+score = jax.jit(token_logprobs, static_argnums=0, static_argnames="compute")
 
 
 @functools.cache
@@ -248,10 +248,12 @@ def test_packed_trees_score_and_learn_as_flat_rows():
     tokens, positions, visible_end = jnp.asarray(packed)
     at, flat_at = np.array(where), tuple(np.transpose(flat_where))
 
+    compute = Compute(logprob_chunk=32)
+
     def packed_logprobs(params):
         targets = jnp.roll(tokens, -1, axis=1)
         logprobs, _ = token_logprobs(
-            CONFIG, params, tokens, positions, visible_end, targets, chunk=32
+            CONFIG, params, tokens, positions, visible_end, targets, compute=compute
         )
         return logprobs[0, at]
 
@@ -284,7 +286,8 @@ def row():
 @pytest.mark.parametrize("chunk", [6, 2])  # some in a row, and a loop over many
 def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
     params = noisy(CONFIG)
-    ours, entropy = score(CONFIG, params, *row, temperature=0.7, chunk=chunk)
+    compute = Compute(logprob_chunk=chunk)
+    ours, entropy = score(CONFIG, params, *row, temperature=0.7, compute=compute)
     for b in range(2):
         scores = oracle(CONFIG, params, row[0][b]) / 0.7
         table = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
@@ -332,14 +335,14 @@ def test_gradients_of_logits_are_those_of_a_product(tied, dtype, error):
 def test_remat_keeps_gradients(row, remat):
     params = noisy(CONFIG)
 
-    def loss(params, remat, chunk):
-        return token_logprobs(CONFIG, params, *row, remat=remat, chunk=chunk)[0].sum()
+    def loss(params, compute):
+        return token_logprobs(CONFIG, params, *row, compute=compute)[0].sum()
 
-    grad = jax.jit(jax.grad(loss), static_argnums=(1, 2))
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        grad(params, remat, 7),
-        grad(params, "none", 20),
+        grad(params, Compute(remat, logprob_chunk=7)),
+        grad(params, Compute(logprob_chunk=20)),
     )
 
 
@@ -349,8 +352,10 @@ def test_remat_of_all_but_products_computes_no_product_again(row, long, monkeypa
     monkeypatch.setattr(block_attention, "BLOCK", 10)
 
     def products(remat):
+        compute = Compute(remat, logprob_chunk=20)
+
         def loss(params):
-            return token_logprobs(CONFIG, params, *row, remat=remat, chunk=20)[0].sum()
+            return token_logprobs(CONFIG, params, *row, compute=compute)[0].sum()
 
         lowered = jax.jit(jax.grad(loss)).lower(noisy(CONFIG))
         return lowered.as_text().count("dot_general")
@@ -361,7 +366,8 @@ def test_remat_of_all_but_products_computes_no_product_again(row, long, monkeypa
 @pytest.mark.parametrize("chunk", [5, 2])
 def test_logits_of_whole_rows_are_nowhere_in_the_program(row, chunk):
     def loss(params, chunk):
-        return token_logprobs(CONFIG, params, *row, chunk=chunk, remat="full")[0].sum()
+        compute = Compute("full", logprob_chunk=chunk)
+        return token_logprobs(CONFIG, params, *row, compute=compute)[0].sum()
 
     def largest(chunk):
         """The most columns of logits that any array of the program has room for."""

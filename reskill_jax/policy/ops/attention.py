@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.ops import block_attention
-from reskill_jax.policy.sharding import ROWS, platform_of
+from reskill_jax.policy.sharding import ROWS, mesh_of, platform_of
 
 BACKENDS = ("xla", "cudnn", "splash")
 
@@ -79,9 +78,10 @@ def attention(
     visible_end: jax.Array,
     *,
     backend: str = "xla",
-    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Attend within rows, as `tree_mask` says; softmax is float32.
+
+    On a mesh every device attends with its own rows and heads.
 
     Args:
         query: [B, T, N, H].
@@ -89,7 +89,6 @@ def attention(
         value: [B, T, K, H].
         visible_end: int32 [B, T], see `tree_mask`.
         backend: one of `BACKENDS`; splash wants T in multiples of 128.
-        mesh: the devices; rows and heads are split.
 
     Returns:
         [B, T, N, H]; rows that see nothing are finite, to be ignored.
@@ -103,35 +102,40 @@ def attention(
             query, key, value, mask=mask, implementation="cudnn"
         )
     query = query * query.shape[-1] ** -0.5
+    length, platform = query.shape[1], platform_of(mesh_of(query))
     if backend == "splash":
-        return _on_devices(mesh, _splash(mesh, query.shape[1]))(
-            query, key, value, visible_end
-        )
-    length = query.shape[1]
+        attend = _splash(length, interpret=platform != "tpu")
+        return _per_device(attend, query, key, value, visible_end)
     whole_blocks = length % block_attention.BLOCK == 0
-    if length >= _LONG and whole_blocks and platform_of(mesh) == "cpu":
-        return _on_devices(mesh, _sparse)(query, key, value, visible_end)
+    if length >= _LONG and whole_blocks and platform == "cpu":
+        return _per_device(_sparse, query, key, value, visible_end)
     return _dense(query, key, value, visible_end)
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def _on_devices(mesh: Mesh | None, attend: Attention) -> Attention:
+def _per_device(
+    attend: Attention,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    visible_end: jax.Array,
+) -> jax.Array:
     """Let every device attend with its own rows and heads."""
-    if mesh is None:
-        return attend
-    heads = P(ROWS, None, "tensor")
-    return jax.shard_map(
-        attend,
-        mesh=mesh,
-        in_specs=(heads, heads, heads, P(ROWS)),
-        out_specs=heads,
-        check_vma=False,
-    )
+    if (mesh := mesh_of(query)) is not None:
+        heads = P(ROWS, None, "tensor")
+        attend = jax.shard_map(
+            attend,
+            mesh=mesh,
+            in_specs=(heads, heads, heads, P(ROWS)),
+            out_specs=heads,
+            check_vma=False,
+        )
+    return attend(query, key, value, visible_end)
 
 
-def _splash(mesh: Mesh | None, length: int) -> Attention:
+def _splash(length: int, *, interpret: bool) -> Attention:
     """Return the Pallas kernel for TPUs, row by row; other platforms interpret it."""
     # Imported here, since Pallas takes a second that other programs need not spend.
     from jax.experimental.pallas.ops.tpu.splash_attention import (  # noqa: PLC0415
@@ -151,7 +155,7 @@ def _splash(mesh: Mesh | None, length: int) -> Attention:
         splash_attention_kernel.make_splash_mha_single_device,
         block_sizes=sizes,
         residual_checkpoint_name=block_attention.ATTENDED,
-        interpret=platform_of(mesh) != "tpu",
+        interpret=interpret,
     )
     queries = max(n for n in range(tile, _QUERIES + 1, tile) if length % n == 0)
     # Masks are cheap to make again and large to keep.

@@ -277,7 +277,7 @@ class JaxEngine:
             starts[row] = index * size
             self.counters["prefilled"] += len(piece)
         self._cache = prefill(
-            self._config, self._mesh, self._params, self._cache, tokens, starts, tables
+            self._config, self._params, self._cache, tokens, starts, tables
         )
 
     def _decode(self, jobs: Sequence[_Job]) -> None:
@@ -303,7 +303,6 @@ class JaxEngine:
             seeds[row] = (request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF)
         tokens, logprobs, self._cache = decode(
             self._config,
-            self._mesh,
             self._decode_steps,
             self._params,
             self._cache,

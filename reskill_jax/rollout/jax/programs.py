@@ -8,20 +8,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.kv_cache import KVCache, abstract_cache
-from reskill_jax.policy.sharding import ROWS, constrain
+from reskill_jax.policy.sharding import ROWS, constrain, mesh_of
 from reskill_jax.rollout.jax.sampling import sample
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def prefill(
     config: DecoderConfig,
-    mesh: Mesh | None,
     params: Params,
     cache: KVCache,
     tokens: jax.Array,
@@ -32,7 +31,6 @@ def prefill(
 
     Args:
         config: the decoder's shape.
-        mesh: the devices.
         params: the weights.
         cache: donated.
         tokens: int32 [B, P].
@@ -43,15 +41,12 @@ def prefill(
         The new cache.
     """
     positions = starts[:, None] + jnp.arange(tokens.shape[1])
-    return cached_hidden_states(
-        config, params, tokens, positions, tables, cache, mesh=mesh
-    )[1]
+    return cached_hidden_states(config, params, tokens, positions, tables, cache)[1]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def decode(
     config: DecoderConfig,
-    mesh: Mesh | None,
     steps: int,
     params: Params,
     cache: KVCache,
@@ -64,7 +59,6 @@ def decode(
 
     Args:
         config: the decoder's shape.
-        mesh: the devices.
         steps: most tokens.
         params: the weights.
         cache: donated.
@@ -97,11 +91,10 @@ def decode(
             state["position"][:, None],
             jnp.where(active[:, None], tables, count),
             cache,
-            mesh=mesh,
         )
         # First as the weights are split, or these would be gathered, not the scores.
         scores = logits(config, params, states[:, 0])
-        scores = constrain(mesh, constrain(mesh, scores, ROWS, "tensor"), ROWS)
+        scores = constrain(constrain(scores, ROWS, "tensor"), ROWS)
         token, logprob = sample(scores, *how, state["index"])
         state = {
             "token": token,
@@ -119,7 +112,6 @@ def decode(
 
 def abstract_calls(
     config: DecoderConfig,
-    mesh: Mesh | None,
     params: Params,
     *,
     max_sequences: int,
@@ -133,8 +125,7 @@ def abstract_calls(
 
     Args:
         config: the decoder's shape.
-        mesh: the devices.
-        params: abstract weights.
+        params: abstract weights, on the mesh that is compiled for.
         max_sequences: as `JaxEngine` takes it, like those that follow.
         context: likewise.
         block_size: likewise.
@@ -146,6 +137,7 @@ def abstract_calls(
         The abstract cache; and by name, each program with all its arguments.
     """
     blocks = max_sequences * context // block_size
+    mesh = mesh_of(params)
     cache = abstract_cache(config, blocks, block_size, mesh)
     width = context // block_size
     whole = None if mesh is None else NamedSharding(mesh, P())
@@ -160,6 +152,6 @@ def abstract_calls(
     blocks_of = (array(prefill_rows, width), array(rows, width))
     tokens = array(prefill_rows, block_size)
     starts = array(prefill_rows)
-    first = (config, mesh, params, cache, tokens, starts, blocks_of[0])
-    then = (config, mesh, decode_steps, params, cache, blocks_of[1], state, how)
+    first = (config, params, cache, tokens, starts, blocks_of[0])
+    then = (config, decode_steps, params, cache, blocks_of[1], state, how)
     return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array()))}

@@ -193,9 +193,9 @@ def _make_score(
         positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
         visible_end = jnp.full_like(tokens, length)
         found, _ = token_logprobs(
-            decoder, params, tokens, positions, visible_end, targets, mesh=mesh
+            decoder, params, tokens, positions, visible_end, targets
         )
-        return constrain(mesh, found[0])  # all of it everywhere
+        return constrain(found[0])  # all of it everywhere
 
     return lambda params, tokens: np.asarray(
         logprobs(params, np.array(tokens, np.int32))
