@@ -238,7 +238,7 @@ def test_a_lost_worker_comes_back_with_its_episodes(single, tmp_path, fault):
     [
         ("kill", "signal 9"),
         ("segfault", "Segmentation fault"),
-        ("hang", "no answer within 2 s"),
+        ("hang", "did not reply within 2 s"),
     ],
 )
 def test_a_deadly_request_is_given_up_with_its_story(single, fault, words):
