@@ -305,7 +305,7 @@ def make_players(
     pool = EnvironmentPool(
         environment.make,
         workers=config.env.workers,
-        limit=config.env.timeout_s,
+        timeout_s=config.env.timeout_s,
         max_attempts=config.env.max_attempts,
     )
     return resources.enter_context(pool)

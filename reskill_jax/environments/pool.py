@@ -21,7 +21,7 @@ from reskill_jax.environments.worker import (
     Worker,
     WorkerStartError,
 )
-from reskill_jax.environments.worker_process import Call, WorkerGoneError
+from reskill_jax.environments.worker_process import Call, WorkerDiedError
 
 
 class PooledEnvironment:
@@ -101,9 +101,9 @@ class EnvironmentPool:
     Args:
         make: picklable, importable, called without arguments in the workers only.
         workers: number of processes, about one per core.
-        limit: seconds for one reset or step before its worker is killed.
+        timeout_s: seconds for one reset or step before its worker is killed.
         max_attempts: how often one request may take down its worker.
-        start_limit: seconds for a worker to start and make its first environment.
+        start_timeout_s: seconds for a worker to start and make its first environment.
 
     Raises:
         WorkerStartError: a worker does not start, or the factory fails in it.
@@ -114,19 +114,23 @@ class EnvironmentPool:
         make: Callable[[], Environment],
         *,
         workers: int,
-        limit: float = 60.0,
+        timeout_s: float = 60.0,
         max_attempts: int = 3,
-        start_limit: float = 120.0,
+        start_timeout_s: float = 120.0,
     ):
         for name, value in (("workers", workers), ("max_attempts", max_attempts)):
             if value < 1:
                 raise ValueError(f"{name}={value}: at least 1 is needed")
-        for name, seconds in (("limit", limit), ("start_limit", start_limit)):
+        for name, seconds in (
+            ("timeout_s", timeout_s),
+            ("start_timeout_s", start_timeout_s),
+        ):
             if not seconds > 0:
                 raise ValueError(f"{name}={seconds}: needs a positive time in seconds")
         recipe = pickle.dumps(make)
         self._workers = [
-            Worker(recipe, limit, start_limit, max_attempts) for _ in range(workers)
+            Worker(recipe, timeout_s, start_timeout_s, max_attempts)
+            for _ in range(workers)
         ]
         # At exit and when forgotten, too; it must not refer to the pool itself.
         self._finalizer = weakref.finalize(self, _close, self._workers)
@@ -134,9 +138,9 @@ class EnvironmentPool:
         try:
             for start in starts:
                 start.result()
-        except WorkerGoneError as gone:
+        except WorkerDiedError as died:
             self.close()
-            raise WorkerStartError(f"at its start, a worker {gone}") from None
+            raise WorkerStartError(f"at its start, a worker {died}") from None
         except BaseException:
             self.close()
             raise

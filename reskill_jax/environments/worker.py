@@ -1,9 +1,9 @@
-"""A worker process that is restarted and its episodes replayed when it is lost.
+"""Restarts a worker process that dies or hangs, and replays its episodes.
 
-Every worker serves one request at a time, so a worker that dies or hangs names its
-culprit: the request in flight. It is started again, and each of its episodes, when it
-next asks for a step, is first replayed from its task and recorded actions and compared
-with what it saw last. The caller notices a delay and a counter.
+Every worker serves one request at a time, so that the request in flight is what a dead
+or hanging worker is blamed on. Each episode is replayed from its task and recorded
+actions before its next step, and compared with what it saw last. The caller notices
+nothing but a delay and a counter.
 """
 
 import heapq
@@ -23,20 +23,20 @@ from reskill_jax.environments.worker_process import (
     Failure,
     Open,
     Reply,
-    WorkerGoneError,
+    WorkerDiedError,
     WorkerProcess,
 )
 
-GRACE_SECONDS = 5.0  # for a worker to close its environments
+GRACE_SECONDS = 5.0  # that a worker gets to close its environments
 _logger = logging.getLogger(__name__)
 
 
 class WorkerStartError(RuntimeError):
-    """The factory of environments fails in the worker, or the worker does not start."""
+    """The worker process does not start, or the environment factory fails in it."""
 
 
 class WorkerLostError(RuntimeError):
-    """One request killed or hung its worker as often as is allowed."""
+    """One request made its worker die or hang `max_attempts` times."""
 
 
 class ReplayError(RuntimeError):
@@ -44,7 +44,7 @@ class ReplayError(RuntimeError):
 
 
 class EnvironmentRaisedError(RuntimeError):
-    """The environment itself raised; its worker goes on.
+    """The environment itself raised an exception; its worker keeps running.
 
     Attributes:
         kind: name of the exception's type in the worker.
@@ -64,17 +64,17 @@ class EnvironmentRaisedError(RuntimeError):
 
 @dataclass
 class PoolCounters:
-    """What a pool has done since it was made.
+    """Totals since the pool was made.
 
     Attributes:
-        restarts: workers started again.
-        timeouts: requests that passed the time limit.
-        replayed_episodes: episodes played again after a restart.
+        restarts: restarts of worker processes.
+        timeouts: requests that took longer than `timeout_s`.
+        replayed_episodes: episodes replayed after a restart.
         replayed_steps: steps of those.
         resets: resets answered, without replays.
         steps: steps answered, without replays.
-        cpu_seconds: of the worker processes in environments, replays and the making of
-            environments included; without processes that environments start.
+        cpu_seconds: CPU time of worker processes in environments, their construction
+            and replays included; processes that environments start are not.
     """
 
     restarts: int = 0
@@ -88,36 +88,57 @@ class PoolCounters:
 
 @dataclass
 class ReplayLog:
-    """All it takes to bring an episode back.
+    """What an episode is replayed from after its worker was restarted.
 
     Attributes:
-        slot: its environment in the worker.
+        slot: number of its environment in the worker.
         task: None before the first reset and after the environment raised.
-        actions: answered since the reset.
-        last: what the reset returned, then the observation of the last step.
-        life: which life of the worker has it on the board.
+        actions: those answered since the reset.
+        last: what the last request returned.
+        process_number: the process of the worker that the episode was last played in.
     """
 
     slot: int
     task: Task | None = None
     actions: list[str] = field(default_factory=list)
     last: Any = None
-    life: int = 0
+    process_number: int = 0
 
 
 class Worker:
-    """A worker process with the thread that talks to it and restarts it."""
+    """A worker process with the thread that sends it requests and restarts it.
 
-    def __init__(self, make: bytes, limit: float, start_limit: float, attempts: int):
-        self.counters = PoolCounters()  # written by the thread only
-        self.groups: Counter[Hashable] = Counter()  # open episodes
+    Attributes:
+        counters: written by the thread only.
+        groups: number of open episodes by group.
+        process: the present process; None before the first and after the last.
+    """
+
+    def __init__(
+        self,
+        factory: bytes,
+        timeout_s: float,
+        start_timeout_s: float,
+        max_attempts: int,
+    ):
+        """Start the thread, not yet the process.
+
+        Args:
+            factory: makes an environment; pickled.
+            timeout_s: seconds that one request may take.
+            start_timeout_s: seconds that a process may take to start and to make its
+                first environment.
+            max_attempts: how often one request may make its worker die or hang.
+        """
+        self.counters = PoolCounters()
+        self.groups: Counter[Hashable] = Counter()
         self.process: WorkerProcess | None = None
-        self._make = make
-        self._limit = limit
-        self._start_limit = start_limit
-        self._attempts = attempts
-        self._life = 0
-        self._free: list[int] = []  # slots, a heap
+        self._factory = factory
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._max_attempts = max_attempts
+        self._process_number = 0
+        self._free: list[int] = []  # heap of unused slots
         self._slots = 0
         self._closing = False
         self._jobs: queue.SimpleQueue[tuple[Future, Callable[[], Any]] | None]
@@ -126,7 +147,7 @@ class Worker:
         self._thread.start()
 
     def acquire(self, group: Hashable) -> int:
-        """Give a slot to an episode of the group."""
+        """Return a slot for an episode of the group."""
         self.groups[group] += 1
         if self._free:
             return heapq.heappop(self._free)
@@ -141,17 +162,17 @@ class Worker:
         heapq.heappush(self._free, slot)
 
     def submit(self, job: Callable[[], Any]) -> Future:
-        """Have the thread do a job, after those before it."""
+        """Queue a job for the thread."""
         future: Future = Future()
         self._jobs.put((future, job))
         return future
 
     def start(self) -> None:
-        """Start the process if there is none alive; a job for the thread.
+        """Start the process unless it is running; a job for the thread.
 
         Raises:
-            WorkerStartError: the factory raised; another attempt would, too.
-            WorkerGoneError: the worker died or hung while starting.
+            WorkerStartError: the factory raised; trying again would not help.
+            WorkerDiedError: the worker died or hung at its start.
         """
         if self._closing:
             raise RuntimeError("the environment pool is closed; make a new one")
@@ -159,40 +180,43 @@ class Worker:
             if self.process.alive():
                 return
             self.process.end()
-            _logger.warning("an environment worker died idle; it is restarted")
+            _logger.warning("an idle environment worker died; it is restarted")
         self.process = WorkerProcess()
-        reply = self._send(Open(self._make), self._start_limit)
+        reply = self._send(Open(self._factory), self._start_timeout_s)
         if reply.failure is not None:
             self.process.end()
             self.process = None
             raise WorkerStartError(
-                f"the factory of environments raised {reply.failure.kind}: "
-                f"{reply.failure.message}\nIt runs in a worker process: it must be "
-                "importable there (not defined in the main script) and its package "
+                f"the environment factory raised {reply.failure.kind}: "
+                f"{reply.failure.message}\nIt runs in a worker process, so it must be "
+                "importable (not defined in the main script) and its package "
                 f"installed. In the worker:\n{reply.failure.traceback}"
             )
-        self._life += 1
-        self.counters.restarts += self._life > 1
+        self._process_number += 1
+        self.counters.restarts += self._process_number > 1
 
     def play(self, record: ReplayLog, call: Call) -> Any:
-        """Do one request of an episode, through crashes; a job for the thread."""
+        """Do one request of an episode, with restarts; a job for the thread."""
         if call.method != "reset" and record.task is None:
             raise RuntimeError(f"{call.method} without a task: reset first")
         losses: list[str] = []
-        while len(losses) < self._attempts:
+        while len(losses) < self._max_attempts:
             try:
                 self.start()
-                if call.method != "reset" and record.life != self._life:
+                if (
+                    call.method != "reset"
+                    and record.process_number != self._process_number
+                ):
                     self._replay(record)
                 value = self._ask(record, call)
-            except WorkerGoneError as gone:
-                losses.append(f"attempt {len(losses) + 1}: the worker {gone}")
-                _logger.warning("an environment worker %s", gone)
+            except WorkerDiedError as died:
+                losses.append(f"attempt {len(losses) + 1}: the worker {died}")
+                _logger.warning("an environment worker %s", died)
                 continue
             self._note(record, call, value)
             return value
         raise WorkerLostError(
-            f"{_describe(record, call)} took down its worker {len(losses)} times:\n"
+            f"{_describe(record, call)} made its worker fail {len(losses)} times:\n"
             + "\n".join(losses)
         )
 
@@ -205,7 +229,7 @@ class Worker:
             self._thread.join(0.1)
 
     def close_soon(self) -> None:
-        """Take no new request; stop the process after the one in flight."""
+        """Refuse further requests; stop the process after those that are queued."""
         self._closing = True
         self._jobs.put(None)
 
@@ -222,19 +246,19 @@ class Worker:
             self.process.stop(GRACE_SECONDS)
             self.process = None
 
-    def _send(self, message: Open | Call, limit: float) -> Reply:
+    def _send(self, message: Open | Call, timeout_s: float) -> Reply:
         assert self.process is not None
         try:
-            reply = self.process.ask(message, limit)
-        except WorkerGoneError as gone:
+            reply = self.process.ask(message, timeout_s)
+        except WorkerDiedError as died:
             self.process = None
-            self.counters.timeouts += gone.timed_out
+            self.counters.timeouts += died.timed_out
             raise
         self.counters.cpu_seconds += reply.cpu_seconds
         return reply
 
     def _ask(self, record: ReplayLog, call: Call) -> Any:
-        reply = self._send(call, self._limit)
+        reply = self._send(call, self._timeout_s)
         if reply.failure is not None:
             context = _describe(record, call)
             record.task = None
@@ -250,7 +274,7 @@ class Worker:
             self.counters.steps += 1
         else:  # finished: another turn would be an error
             record.task = None
-        record.last, record.life = value, self._life
+        record.last, record.process_number = value, self._process_number
 
     def _replay(self, record: ReplayLog) -> None:
         assert record.task is not None
@@ -263,7 +287,7 @@ class Worker:
                 f"{record.actions}: now {seen}, before {record.last}; the environment "
                 "must be a function of task and actions"
             )
-        record.life = self._life
+        record.process_number = self._process_number
         self.counters.replayed_episodes += 1
         self.counters.replayed_steps += len(record.actions)
 

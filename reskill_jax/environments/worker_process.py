@@ -1,10 +1,10 @@
-"""One worker process that plays environments: its life, and what it is told.
+"""One worker process that plays environments, and the messages that it is sent.
 
 The process is started afresh rather than forked, and not through `multiprocessing`,
 whose spawned children run the parent's main module again and would load JAX with it.
-It leads a process group of its own: Ctrl-C in the terminal does not reach it, and what
-an environment starts (a Java machine, say) ends with it. It ends with its parent, too,
-however that ends.
+It leads a process group of its own: Ctrl-C in the terminal does not reach it, and
+processes that an environment starts (a Java machine, say) end with it. It ends with its
+parent, however that ends.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from typing import Any, Literal
 from reskill_jax.environments.protocol import Environment, Task
 from reskill_jax.process import end_group_with_parent
 
-_LAST_WORDS = 2000  # bytes of a dead worker's error output that a message quotes
-_EXIT_SECONDS = 1.0  # from a closed connection to the end of the process
+_MAX_QUOTED = 2000  # bytes of a dead worker's error output that a message quotes
+_EXIT_SECONDS = 1.0  # that a process gets to exit after it closed its connection
 
 
 @dataclass(frozen=True)
 class Open:
-    """Load the pickled factory of environments and make the first one, slot 0."""
+    """Load the pickled environment factory and make the first environment, slot 0."""
 
-    make: bytes
+    factory: bytes
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a message led to: a value or a failure, and the worker's CPU seconds."""
+    """The result of a message: a value or a failure, and the CPU seconds it took."""
 
     value: Any
     failure: Failure | None
     cpu_seconds: float
 
 
-class WorkerGoneError(Exception):
-    """The worker ended or had to be killed; says how."""
+class WorkerDiedError(Exception):
+    """The worker ended, or was killed because it did not reply in time; says how."""
 
     def __init__(self, reason: str, timed_out: bool = False):
         super().__init__(reason)
@@ -74,12 +74,12 @@ class WorkerGoneError(Exception):
 
 
 class WorkerProcess:
-    """The parent's end of one worker process. One thread at a time may `ask`."""
+    """The parent's side of one worker process. One thread at a time may `ask`."""
 
     def __init__(self) -> None:
         self._connection, theirs = multiprocessing.Pipe()
-        # Error output goes to a file without a name: it does not disturb the parent's
-        # terminal, and tells why a worker died.
+        # Error output goes to an unnamed file: it stays out of the parent's terminal,
+        # and shows why a worker died.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
         self._process = subprocess.Popen(
             [
@@ -99,91 +99,91 @@ class WorkerProcess:
         theirs.close()
         self.pid = self._process.pid
 
-    def ask(self, message: Open | Call, limit: float) -> Reply:
+    def ask(self, message: Open | Call, timeout_s: float) -> Reply:
         """Send a message and wait for its reply.
 
         Args:
             message: what to do.
-            limit: seconds to wait before the worker is killed.
+            timeout_s: seconds to wait before the worker is killed.
 
         Raises:
-            WorkerGoneError: the worker ended, or gave no answer in time. It is cleared
-                away already.
+            WorkerDiedError: the worker ended, or did not reply in time and was killed.
+                Its resources are freed already.
         """
         try:
             self._connection.send(message)
-            if self._connection.poll(limit):
+            if self._connection.poll(timeout_s):
                 return self._connection.recv()
-            reason, timed_out = f"gave no answer within {limit:g} s", True
+            reason, timed_out = f"did not reply within {timeout_s:g} s", True
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_EXIT_SECONDS)
-            reason, timed_out = self._fate(), False
-        last_words = self._last_words()
+            reason, timed_out = self._exit_reason(), False
+        output = self._error_output()
         self.end()
-        raise WorkerGoneError(reason + last_words, timed_out)
+        raise WorkerDiedError(reason + output, timed_out)
 
     def alive(self) -> bool:
-        """Whether the worker waits for a message (it never speaks unasked)."""
+        """Whether the worker waits for a message (it sends nothing but replies)."""
         return not self._connection.poll(0)
 
-    def stop(self, grace: float) -> None:
-        """Let the worker close its environments; kill it after `grace` seconds."""
+    def stop(self, grace_s: float) -> None:
+        """Let the worker close its environments; kill it after `grace_s` seconds."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self._connection.send(None)
-            self._process.wait(grace)
+            self._process.wait(grace_s)
         self.end()
 
     def kill(self) -> None:
-        """Kill the worker and all that it started; any thread may call this."""
+        """Kill the worker and processes that it started; any thread may call this."""
         # macOS answers PermissionError where only a zombie is left in the group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill the worker, reap it and free what belongs to it."""
+        """Kill the worker, reap it and free its resources."""
         self.kill()
         self._process.wait()
         self._connection.close()
         self._errors.close()
 
-    def _fate(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.returncode
         if code is None:
             return "closed its connection"
         if code < 0:
-            return f"was ended by signal {-code} ({signal.strsignal(-code)})"
-        return f"ended with exit code {code}"
+            return f"was killed by signal {-code} ({signal.strsignal(-code)})"
+        return f"exited with code {code}"
 
-    def _last_words(self) -> str:
+    def _error_output(self) -> str:
         descriptor = self._errors.fileno()
-        start = max(0, os.fstat(descriptor).st_size - _LAST_WORDS)
+        start = max(0, os.fstat(descriptor).st_size - _MAX_QUOTED)
         # pread: the worker writes through the same file offset.
-        words = os.pread(descriptor, _LAST_WORDS, start).decode(errors="replace")
-        return f"; its last words:\n{words.strip()}" if words.strip() else ""
+        text = os.pread(descriptor, _MAX_QUOTED, start).decode(errors="replace")
+        return f"; its error output ends:\n{text.strip()}" if text.strip() else ""
 
 
 class _Host:
-    """The child's environments by slot; a slot is one player, reused for ever."""
+    """The environments in the worker process, by slot; they are reused."""
 
     def __init__(self) -> None:
-        self._make: Callable[[], Environment]
+        self._factory: Callable[[], Environment]
         self._environments: dict[int, Environment] = {}
 
     def handle(self, message: Open | Call) -> Any:
         """Do what the message says and return the value for its reply."""
         if isinstance(message, Open):
-            self._make = pickle.loads(message.make)
-            self._environments[0] = self._make()
+            self._factory = pickle.loads(message.factory)
+            self._environments[0] = self._factory()
             return None
         if message.slot not in self._environments:
-            self._environments[message.slot] = self._make()
+            self._environments[message.slot] = self._factory()
         environment = self._environments[message.slot]
         try:
             arguments = () if message.argument is None else (message.argument,)
             return getattr(environment, message.method)(*arguments)
         except BaseException:
-            # One that raised may be half changed: the slot's next episode gets another.
+            # Its state is undefined now: the slot's next episode gets another.
             del self._environments[message.slot]
             environment.close()
             raise
@@ -193,20 +193,20 @@ class _Host:
             environment.close()
 
 
-def _reply(server: _Host, message: Open | Call) -> Reply:
+def _reply(host: _Host, message: Open | Call) -> Reply:
     start = time.process_time()
     value, failure = None, None
     try:
-        value = server.handle(message)
+        value = host.handle(message)
     except (Exception, SystemExit) as error:  # PDDL parsers exit on a broken file
         failure = Failure(type(error).__name__, str(error), traceback.format_exc())
     return Reply(value, failure, time.process_time() - start)
 
 
 def main(descriptor: int) -> None:
-    """Serve the connection behind a file descriptor until told to stop.
+    """Serve the connection behind a file descriptor, until it sends None.
 
-    Runs in the child only.
+    Runs in the worker process only.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
@@ -216,7 +216,7 @@ def main(descriptor: int) -> None:
     )
     guard.start()
     connection = Connection(descriptor)
-    server = _Host()
+    host = _Host()
     while (message := connection.recv()) is not None:
-        connection.send(_reply(server, message))
-    server.close()
+        connection.send(_reply(host, message))
+    host.close()

@@ -106,7 +106,7 @@ def play(
     )
     try:
         with EnvironmentPool(
-            AlfworldEnvironment, workers=workers, limit=60.0, max_attempts=3
+            AlfworldEnvironment, workers=workers, timeout_s=60.0, max_attempts=3
         ) as pool:
             collector = Collector(
                 engine=engine,

@@ -165,7 +165,7 @@ def pool():
 @pytest.fixture
 def single():
     """One worker, impatient."""
-    with EnvironmentPool(ChainWorld, workers=1, limit=2.0, max_attempts=2) as pool:
+    with EnvironmentPool(ChainWorld, workers=1, timeout_s=2.0, max_attempts=2) as pool:
         yield pool
 
 
@@ -254,7 +254,7 @@ def test_a_lost_worker_comes_back_with_its_episodes(single, tmp_path, fault):
     [
         ("kill", "signal 9"),
         ("segfault", "Segmentation fault"),
-        ("hang", "no answer within 2 s"),
+        ("hang", "did not reply within 2 s"),
     ],
 )
 def test_a_deadly_request_is_given_up_with_its_story(single, fault, words):
@@ -428,7 +428,8 @@ def test_a_factory_that_fails_is_told_at_once(factory, words):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"max_attempts": 0}, {"limit": 0.0}, {"start_limit": -1}]
+    "wrong",
+    [{"workers": 0}, {"max_attempts": 0}, {"timeout_s": 0.0}, {"start_timeout_s": -1}],
 )
 def test_bad_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -472,7 +473,7 @@ async def main(pool):
 
 # Programs started in the background of a script inherit that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-pool = EnvironmentPool(ChainWorld, workers=2, limit=1000.0)
+pool = EnvironmentPool(ChainWorld, workers=2, timeout_s=1000.0)
 {body}
 """
 

@@ -10,7 +10,7 @@ and when the goal is reached, exactly as in the stock engine. Texts and command 
 are the same.
 
 This module needs the extra `alfworld`. It is the one place that imports the engine's
-packages, because importing and using them disturbs the process (see `undisturbed`).
+packages, because importing and using them has side effects (see `undisturbed`).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Undo what the engine's packages do to the process.
+    """Undo the side effects that the engine's packages have on the process.
 
     `alfworld` creates the folder that the variable ALFWORLD_DATA names when it is
     imported, or sets the variable to one in the home directory; the translator
@@ -94,7 +94,7 @@ class Effect:
 
 
 class Game:
-    """What stays the same while one game is played, shared by all its players.
+    """The constant parts of one game, shared by all its players.
 
     Attributes:
         goal: the goal sentence.
@@ -165,7 +165,7 @@ class Game:
         return effect
 
     def narrate(self, operator: Operator, facts: Facts) -> str:
-        """Say what playing `operator` has brought about; `facts` are those after it."""
+        """Describe the effect of `operator`; `facts` are those after it."""
         return self._narrator.narrate(operator.feedback, operator.binding, facts)
 
     def proposition(self, signature: Signature, names: tuple[str, ...]) -> Proposition:
@@ -185,7 +185,7 @@ class Game:
         """Collect what the problem states and what the library derives from it."""
         rows: dict[Signature, set[tuple[str, ...]]] = {}
         for atom in init:
-            # Numbers (distances, costs) have no predicate; equality is no fact.
+            # Numbers (distances, costs) have no predicate; equality is not a fact.
             predicate = getattr(atom, "predicate", "=")
             if predicate != "=":
                 types = tuple(self._types[name] for name in atom.args)
@@ -244,7 +244,7 @@ class Player:
         )
 
     def play(self, command: str) -> str:
-        """Apply a command and return the engine's words about it."""
+        """Apply a command and return the engine's text about it."""
         if command.strip() not in self._applicable:
             return _NOTHING
         index, effect_count, operator = self._applicable[command.strip()]
@@ -275,12 +275,12 @@ class Player:
 
 @functools.lru_cache(maxsize=64)
 def load_game(text: bytes) -> Game:
-    """Return the game of a file's content, translated once while it stays cached.
+    """Return the game of a file's content; a cached one is not translated again.
 
-    The content is the key: a file that was written anew is another game.
+    The content is the cache's key, so that a changed file is another game.
 
     Raises:
-        ValueError: if the content is no game; the message says why.
+        ValueError: the content is not a game; the message says why.
     """
     try:
         data = json.loads(text)
@@ -302,8 +302,8 @@ def _parse_grammar(grammar: str) -> GameLogic:
     return GameLogic(domain="", grammar=grammar)
 
 
-# Copies of the planner's library that no player holds. They are kept, since a process
-# that unloads one while others are loaded crashes later.
+# Copies of the planner's library that no player uses. They are kept: a process that
+# unloads one while others are loaded crashes later.
 _free_libraries: list[ctypes.CDLL] = []
 
 
@@ -312,7 +312,7 @@ def _take_library() -> ctypes.CDLL:
 
 
 def _check_commands(actions: Iterable[Any], tasks: Iterable[Any]) -> None:
-    """Refuse command templates that query facts which actions change."""
+    """Raise ValueError if a command template queries facts that actions change."""
     changing = {effect.literal.predicate for t in tasks for effect in t.effects}
     for action in actions:
         queried = set(re.findall(r"(\w+)\(", action.template.lower()))

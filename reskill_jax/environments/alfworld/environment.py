@@ -31,10 +31,10 @@ SPLITS = ("train", "valid_seen", "valid_unseen")
 ACTION_FORMAT = TaggedFormat(lower_case=True, untagged_characters=30)
 _GAMES = "json_2.1.1"
 _GET_GAMES = (
-    "download the games with `alfworld-download`, or make some with "
-    "reskill_jax.environments.alfworld.games"
+    "download the games with `alfworld-download`, or build some with "
+    "python -m reskill_jax.environments.alfworld.games"
 )
-# The key stands near a file's end; within the file's texts its quotes are escaped.
+# The key is near the end of a file; in the file's texts, its quotes are escaped.
 _SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
 _TAIL = 4096  # bytes
 
@@ -56,12 +56,12 @@ def find_games(root: str | None, split: str, *, limit: int | None = None) -> lis
         FileNotFoundError: if the split's folder or its games are missing.
     """
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; ALFWorld has {', '.join(SPLITS)}")
+        raise ValueError(f"split={split!r}: ALFWorld has {', '.join(SPLITS)}")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}; give 1 or more, or None for all games")
+        raise ValueError(f"limit={limit}: give 1 or more, or None for all games")
     folder = _data_root(root) / _GAMES / split
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; {_GET_GAMES}")
+        raise FileNotFoundError(f"there is no folder {folder}: {_GET_GAMES}")
     paths = sorted(
         path
         for path in folder.glob("*/*/game.tw-pddl")
@@ -70,7 +70,7 @@ def find_games(root: str | None, split: str, *, limit: int | None = None) -> lis
     )
     if not paths:
         pattern = folder / "*/*/game.tw-pddl"
-        raise FileNotFoundError(f"no solvable game matches {pattern}; {_GET_GAMES}")
+        raise FileNotFoundError(f"no solvable game matches {pattern}: {_GET_GAMES}")
     count = len(paths) if limit is None else min(limit, len(paths))
     return [_task(paths[i * len(paths) // count], split) for i in range(count)]
 
@@ -79,14 +79,14 @@ def _data_root(root: str | None) -> Path:
     root = root or os.environ.get("ALFWORLD_DATA")
     if not root:
         raise ValueError(
-            "no folder of ALFWorld games was given and ALFWORLD_DATA is not set; set "
-            f"it to the folder that holds {_GAMES}; {_GET_GAMES}"
+            "root is empty and the variable ALFWORLD_DATA is not set: set either to "
+            f"the folder that holds {_GAMES}; {_GET_GAMES}"
         )
     return Path(root)
 
 
 def _is_solvable(path: Path) -> bool:
-    """Look for the mark without parsing the file (a split has thousands of 100 kB)."""
+    """Search for the key without parsing the file (a split has thousands of 100 kB)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         match = _SOLVABLE.search(file.read())
@@ -113,7 +113,7 @@ class AlfworldEnvironment:
 
     Environments of one process share what is known about a game, so that the rollouts
     of a group cost one translation. Each holds its own copy of the planner's library:
-    make few, reuse them for any number of games, and keep them out of threads.
+    make few, reuse them for any number of games, and use each from one thread.
     """
 
     def __init__(self) -> None:
@@ -153,12 +153,12 @@ class AlfworldEnvironment:
         is reached, which ends the episode, and 0 before.
 
         Raises:
-            RuntimeError: if no episode is going on.
+            RuntimeError: no episode is running.
         """
         if not self._playing:
             raise RuntimeError(
-                f"step({action!r}) without an episode: none was started, or it is "
-                "done; call reset(task) first"
+                f"step({action!r}) outside of an episode: none was started, or it has "
+                "ended; call reset(task) first"
             )
         understood = action in self._admissible()
         text = self._player.play(action)

@@ -1,14 +1,15 @@
 """An expert for ALFWorld that searches like an agent and can take over at any turn.
 
 The `alfworld` package has a hand-coded expert whose policies decide which subgoal comes
-next (find, take, heat, put, ...). They are kept. What they see and how a subgoal is
-carried out is ours, because the shipped expert needs a ``traj_data.json`` beside the
-game and the simulator's facts, draws from the global random generator, begins with
-`look`, closes what it opens, forgets where it has been, raises when it is lost, and
-misses every put-down since the engine's verb for it became `move`.
+next (find, take, heat, put, ...). We use those policies. What they see and how a
+subgoal is carried out is ours, because the shipped expert needs a ``traj_data.json``
+beside the game and the simulator's facts, draws from the global random generator,
+begins with `look`, closes what it opens, forgets where it has been, raises when it is
+lost, and never notices that something was put down, since the engine's verb for that
+became `move`.
 
-This one knows the texts and command lists that the agent sees, nothing else; it draws
-nothing at random; and whoever chose the last action, it goes on from there.
+This one knows only the texts and command lists that the agent sees. It is
+deterministic, and continues from any state, whoever chose the last action.
 """
 
 from collections.abc import Callable, Iterable
@@ -27,10 +28,10 @@ _SEARCHED_LIKE = {"desklamp": "alarmclock"}
 
 
 class Expert:
-    """Proposes the next action of an episode that anyone may be playing.
+    """Proposes the next action in an episode that it need not be playing itself.
 
     Call `reset` with the first observation, `observe` with every later one, `propose`
-    whenever an action is wanted.
+    whenever an action is needed.
     """
 
     def reset(self, task: Task, observation: Observation) -> None:
@@ -51,12 +52,12 @@ class Expert:
         self._now = observation
 
     def observe(self, observation: Observation) -> None:
-        """Take in what the last action brought, whoever chose it."""
+        """Take in the observation after the last action, whoever chose it."""
         self._tracker.read(observation.text)
         self._now = observation
 
     def propose(self) -> str | None:
-        """Return an admissible action, or None when nothing is left to do or to try."""
+        """Return an admissible action; None when done or when all was searched."""
         if self._now.done:
             return None
         action, kind = self._next_subgoal()
@@ -70,7 +71,7 @@ class Expert:
         return self._command(f"use {kind} " if action == "use" else f"{action} {held} ")
 
     def _next_subgoal(self) -> tuple[str, str]:
-        """Ask the package's policy, in its own terms, what is to be done."""
+        """Ask the package's policy, in its own terms, for the next subgoal."""
         tracker, policy = self._tracker, self._policy
         here = [r for r in tracker.receptacles if f"examine {r}" in self._now.choices]
         seen = [thing for r in here for thing in tracker.contents.get(r, ())]
@@ -92,13 +93,13 @@ class Expert:
         facts += [(f, thing) for thing, made in tracker.changes.items() for f in made]
         placed = self._placed()
         everything = [(t, r) for r, things in tracker.contents.items() for t in things]
-        # Those that the policy need not move again come first: it looks at one only.
+        # Objects that are in place come first, since the policy looks at one only.
         for thing, place in sorted(everything, key=lambda pair: pair[0] not in placed):
             facts.append(("inreceptacle", thing, place))
         return [SimpleNamespace(name=name, names=names) for name, *names in facts]
 
     def _home(self) -> str:
-        """Return the receptacle that two targets are being gathered in, if any yet."""
+        """Return the receptacle that two targets are being put in, or an empty name."""
         tracker = self._tracker
 
         def count(place: str) -> int:
@@ -109,7 +110,7 @@ class Expert:
         return best if tracker.kind == TWO and best and count(best) else ""
 
     def _placed(self) -> list[str]:
-        """Things that are where they should be."""
+        """Objects that are where the task wants them."""
         return self._tracker.contents.get(self._home(), [])
 
     def _wanted(self, kind: str) -> Callable[[str], bool]:
@@ -138,17 +139,17 @@ class Expert:
         return None
 
     def _search(self, kind: str) -> str | None:
-        """Go where such a thing is known to be, else where it may be, else anywhere."""
+        """Go where such an object was seen, else where it is likely, else anywhere."""
         tracker, wanted = self._tracker, self._wanted(kind)
         known = [r for r, held in tracker.contents.items() if any(map(wanted, held))]
         likely = self._policy.OBJECT_TO_VAL_RECEPTACLE[_SEARCHED_LIKE.get(kind, kind)]
         unseen = [r for r in tracker.receptacles if r not in tracker.contents]
-        # What stands open costs one action, what is shut two.
+        # Looking into an open receptacle takes one action, into a closed one two.
         unseen.sort(key=lambda r: (type_of(r) not in likely, self._openable(r)))
         return self._take(kind) or self._first_way(known + unseen)
 
     def _approach(self, kind: str) -> str | None:
-        """Go to a receptacle of a kind and open it: the one in use, then any seen."""
+        """Go to a receptacle of a type and open it: the one in use, then seen ones."""
         tracker, home = self._tracker, self._home()
         places = [r for r in tracker.receptacles if type_of(r) == kind]
         places.sort(
@@ -157,7 +158,7 @@ class Expert:
         return self._first_way(places)
 
     def _put_back(self) -> str | None:
-        """Get rid of a thing that the task does not ask for."""
+        """Put down an object that the task does not ask for."""
         tracker = self._tracker
         here = self._command(f"move {tracker.held} to ")
         return here or self._first_way([tracker.origin, *tracker.receptacles])
@@ -166,12 +167,12 @@ class Expert:
         return self._policy.is_receptacle_openable(receptacle)
 
     def _first_way(self, receptacles: Iterable[str]) -> str | None:
-        """Return the action that leads to (then into) the first that can be reached."""
+        """Return the action that reaches, or opens, the first that can be reached."""
         for receptacle in receptacles:
             for verb in ("go to", "open"):
                 if f"{verb} {receptacle}" in self._now.choices:
                     return f"{verb} {receptacle}"
-            # Beside the last one, and not looked at: it is never gone to from there.
+            # It is beside the agent and not looked at, and `go to` is impossible.
             if receptacle not in self._tracker.contents:
                 return self._command(f"examine {receptacle}")
         return None

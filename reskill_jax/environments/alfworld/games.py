@@ -1,11 +1,12 @@
-"""Makes ALFWorld games where there is no download: houses of our own, checked by play.
+"""Builds ALFWorld games where the download is missing; each is checked by playing it.
 
     python -m reskill_jax.environments.alfworld.games --root=games --preset=small
 
 writes ``games/json_2.1.1/{train,valid_seen,valid_unseen}/<task>/<trial>/game.tw-pddl``
 in the published layout, so that ``ALFWORLD_DATA=games`` works wherever the download
-does. valid_seen are other games in train's floor plans; valid_unseen has floor plans
-and (object, receptacle) goals that train never shows. Same recipe, same bytes.
+does. valid_seen has other games in train's floor plans; valid_unseen has floor plans
+and (object, receptacle) goals that are not in train. The files are a function of the
+settings, byte by byte.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from reskill_jax.environments.alfworld.house_settings import PRESETS, HouseSetti
 from reskill_jax.storage import cache_directory
 
 MANIFEST = "manifest.json"
-_FORMAT = 1  # raise it when the same recipe would make other games
+_FORMAT = 1  # to be raised when the same settings give other games
 
 
 def cached_houses(
@@ -38,115 +39,114 @@ def cached_houses(
     seed: int,
     workers: int,
 ) -> pathlib.Path:
-    """Return a folder of built ALFWorld houses, building them if there is none.
+    """Return a cached folder of built games, building it first if it is missing.
 
     Args:
         preset: size, a key of `house_settings.PRESETS`.
         train: number of games of the train split.
         held_out: number of games of each of valid_seen and valid_unseen.
-        seed: everything drawn depends on it.
+        seed: of all random choices.
         workers: processes that build.
     """
-    # The extra `alfworld` is needed only where houses are.
-
-    recipe = dataclasses.replace(
+    settings = dataclasses.replace(
         PRESETS[preset],
         train=train,
         valid_seen=held_out,
         valid_unseen=held_out,
         seed=seed,
     )
-    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
     root = cache_directory() / "alfworld_games" / digest
-    generate(root, recipe, workers=workers)
+    generate(root, settings, workers=workers)
     return root
 
 
-def generate(root: pathlib.Path, recipe: HouseSettings, *, workers: int = 1) -> None:
-    """Make a recipe's games below `root`, or return at once if they are there.
+def generate(root: pathlib.Path, settings: HouseSettings, *, workers: int = 1) -> None:
+    """Build games below `root`, or return at once if they are there.
 
-    Everything is written beside `root` and renamed at the end: there is never a `root`
-    with a part of the games.
+    Everything is written beside `root` and renamed at the end, so that `root` never
+    holds a part of the games.
 
     Args:
-        root: folder to make; it may exist if it is empty or holds this recipe's games.
-        recipe: what to make.
+        root: folder to make; it may exist if it is empty or holds the same games.
+        settings: what to build.
         workers: processes; above 1 they are spawned, so that the caller's main module
             must be importable. The games do not depend on it.
 
     Raises:
-        ValueError: `root` holds another recipe's games or anything else.
+        ValueError: `root` holds games of other settings, or anything else.
         RuntimeError: a game could not be drawn; the message names it.
     """
     root = pathlib.Path(root).absolute()
-    if _has_games(root, recipe):
+    if _has_games(root, settings):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as part:
         partial = pathlib.Path(part, "games")
-        _write_games(partial, recipe, workers)
+        _write_games(partial, settings, workers)
         try:
             partial.rename(root)
         except OSError:
-            if not _has_games(root, recipe):  # else another process was faster
+            if not _has_games(root, settings):  # another process may have been faster
                 raise
 
 
-def _write_games(root: pathlib.Path, recipe: HouseSettings, workers: int) -> None:
-    # Importing the engine takes a second: not needed where the games are made already.
+def _write_games(root: pathlib.Path, settings: HouseSettings, workers: int) -> None:
+    # Importing the engine takes a second, and is not needed where games exist already.
     from reskill_jax.environments.alfworld.houses import make_game  # noqa: PLC0415
 
-    jobs = [(split, i) for split in SPLITS for i in range(getattr(recipe, split))]
+    jobs = [(split, i) for split in SPLITS for i in range(getattr(settings, split))]
     splits, indices = zip(*jobs, strict=True) if jobs else ((), ())
-    make = functools.partial(make_game, recipe)
+    make = functools.partial(make_game, settings)
     digest = hashlib.sha256()
     redrawn = 0
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
-        made = (pool.map if workers > 1 else map)(make, splits, indices)
-        bar = tqdm.tqdm(made, "making games", total=len(jobs), disable=None)
-        for split, one in zip(splits, bar, strict=True):
-            folder = root / "json_2.1.1" / split / one.path
+        games = (pool.map if workers > 1 else map)(make, splits, indices)
+        bar = tqdm.tqdm(games, "building games", total=len(jobs), disable=None)
+        for split, game in zip(splits, bar, strict=True):
+            folder = root / "json_2.1.1" / split / game.path
             folder.mkdir(parents=True)
-            for name, text in one.files.items():
+            for name, text in game.files.items():
                 (folder / name).write_text(text, encoding="utf-8")
-                digest.update(f"{split}/{one.path}/{name}\n{text}\n".encode())
-            redrawn += one.redrawn
-    facts = _identity(recipe) | {"redrawn": redrawn, "sha256": digest.hexdigest()}
+                digest.update(f"{split}/{game.path}/{name}\n{text}\n".encode())
+            redrawn += game.redrawn
+    manifest = _identity(settings) | {"redrawn": redrawn, "sha256": digest.hexdigest()}
     root.mkdir(exist_ok=True)
-    (root / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(manifest, indent=2) + "\n"
+    (root / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _identity(recipe: HouseSettings) -> dict[str, Any]:
-    """Return all that the games are a function of, as JSON reads it back."""
+def _identity(settings: HouseSettings) -> dict[str, Any]:
+    """Return what the games are a function of, as a JSON document."""
     identity = {
         "format": _FORMAT,
-        **dataclasses.asdict(recipe),
+        **dataclasses.asdict(settings),
     }
     return json.loads(json.dumps(identity))
 
 
-def _has_games(root: pathlib.Path, recipe: HouseSettings) -> bool:
-    """Whether `root` holds this recipe's games; raises if it holds anything else."""
+def _has_games(root: pathlib.Path, settings: HouseSettings) -> bool:
+    """Tell whether `root` holds these games; raise if it holds anything else."""
     if not root.exists() or (root.is_dir() and not os.listdir(root)):
         return False
     if not (root / MANIFEST).is_file():
         raise ValueError(
-            f"root={root} exists and was not made here (no {MANIFEST} in it); "
+            f"root={root} exists and has no {MANIFEST}, so it was not built here: "
             "name an empty or a new folder"
         )
     found = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-    asked = _identity(recipe)
+    asked = _identity(settings)
     differences = [
-        f"{key}={found.get(key)!r} there, {value!r} asked"
+        f"{key}={found.get(key)!r}, not {value!r}"
         for key, value in asked.items()
         if found.get(key) != value
     ]
     if differences:
         raise ValueError(
-            f"root={root} holds games of another recipe ({'; '.join(differences)}); "
-            "name another folder, remove this one, or ask for its recipe"
+            f"root={root} holds games of other settings ({'; '.join(differences)}): "
+            "name another folder, remove this one, or use its settings"
         )
     return True
 
@@ -162,8 +162,8 @@ def main() -> None:
     flags = parser.parse_args()
     named = {name: getattr(flags, name) for name in (*SPLITS, "seed")}
     changes = {name: value for name, value in named.items() if value is not None}
-    recipe = dataclasses.replace(PRESETS[flags.preset], **changes)
-    generate(flags.root, recipe, workers=flags.workers)
+    settings = dataclasses.replace(PRESETS[flags.preset], **changes)
+    generate(flags.root, settings, workers=flags.workers)
     print((flags.root / MANIFEST).read_text(encoding="utf-8"), end="")
 
 

@@ -1,4 +1,4 @@
-"""What to generate: sizes and numbers of games, checked before any work is done."""
+"""Sizes and numbers of the games to build, checked before any work is done."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from reskill_jax.environments.alfworld.environment import KINDS, SPLITS
 
 @dataclass(frozen=True)
 class HouseSettings:
-    """What to generate.
+    """Which games to build.
 
     Attributes:
         train, valid_seen, valid_unseen: number of games of each split.
-        seed: everything drawn depends on it.
-        tasks: task types; games take turns.
+        seed: of all random choices.
+        tasks: task types; games alternate between them.
         receptacles: smallest and largest number of receptacles; a floor plan with
             fewer keeps all it has.
         objects: smallest and largest number of small objects.

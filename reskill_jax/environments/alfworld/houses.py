@@ -1,8 +1,8 @@
-"""Draws houses, and keeps those that their plan wins in the real engine.
+"""Draws houses, and keeps those whose plan wins in the real engine.
 
-Floor plans (which receptacles and kinds of objects a scene has) are those of the
-`alfworld` package, their contents are drawn. Every draw is a function of the recipe
-and the game's number alone, never of other games, process or hash seed.
+Floor plans (which receptacles and types of objects a scene has) are those of the
+`alfworld` package, their contents are drawn. Every draw is a function of the settings
+and the game's number alone, not of other games, the process or the hash seed.
 """
 
 import functools
@@ -38,7 +38,7 @@ with engine.undisturbed():
 OFFICIAL_UNSEEN_SCENES = (10, 219, 308, 424)
 _UNSEEN_SCENES_PER_ROOM = 6  # of 30
 _HELD_OUT_PAIRS = 0.25
-# Kept wherever a plan has them: a room's furniture must not tell the task's type.
+# Kept wherever a plan has them, so that a room's furniture does not give the task away.
 _FIXTURES = ("Fridge", "Microwave", "SinkBasin")
 _MAX_COPIES = 3  # instances of one kind of object, as in ALFRED
 _MAX_ATTEMPTS = 40
@@ -50,7 +50,7 @@ class NoFitError(Exception):
 
 @dataclass(frozen=True)
 class MadeGame:
-    """One game that was played to its end.
+    """One game that was built and won.
 
     Attributes:
         path: its folder, relative to the split's.
@@ -72,7 +72,7 @@ class FloorPlan:
     kinds: tuple[str, ...]
 
 
-def make_game(recipe: HouseSettings, split: str, index: int) -> MadeGame:
+def make_game(settings: HouseSettings, split: str, index: int) -> MadeGame:
     """Draw game `index` of a split until its plan wins in the real engine.
 
     Raises:
@@ -81,11 +81,11 @@ def make_game(recipe: HouseSettings, split: str, index: int) -> MadeGame:
     reason = ""
     for attempt in range(_MAX_ATTEMPTS):
         try:
-            house = draw_house(recipe, split, index, attempt)
+            house = draw_house(settings, split, index, attempt)
         except NoFitError as error:
             reason = str(error)
             continue
-        content = game(house, template=(index // len(recipe.tasks)) % 2)
+        content = game(house, template=(index // len(settings.tasks)) % 2)
         reason = flaw(content)
         if not reason:
             text = json.dumps(content)
@@ -100,12 +100,12 @@ def make_game(recipe: HouseSettings, split: str, index: int) -> MadeGame:
             )
     raise RuntimeError(
         f"{_MAX_ATTEMPTS} draws of game {index} of {split} failed, the last one "
-        f"because {reason}; change the recipe's seed or sizes: {recipe}"
+        f"because {reason}; change seed or sizes in {settings}"
     )
 
 
 def flaw(content: dict[str, Any]) -> str:
-    """Play a game's walkthrough; say what is wrong with it, nothing if it wins."""
+    """Play a game's walkthrough; return what is wrong with it, empty if it wins."""
     player = _player()
     player.start(engine.Game(content))
     for command in content["walkthrough"]:
@@ -117,25 +117,25 @@ def flaw(content: dict[str, Any]) -> str:
     return "" if player.won else "its plan does not win"
 
 
-def draw_house(recipe: HouseSettings, split: str, index: int, attempt: int) -> House:
+def draw_house(settings: HouseSettings, split: str, index: int, attempt: int) -> House:
     """Draw game number `index` of a split; every `attempt` is another draw.
 
     Raises:
         NoFitError: this draw cannot hold its task; ask for the next attempt.
     """
-    rng = random.Random(f"{recipe.seed}/{split}/{index}/{attempt}")
-    task = recipe.tasks[index % len(recipe.tasks)]
+    rng = random.Random(f"{settings.seed}/{split}/{index}/{attempt}")
+    task = settings.tasks[index % len(settings.tasks)]
     hosts = [
-        s for s in scenes(recipe.seed, split) if _goals(recipe.seed, task, split, s)
+        s for s in scenes(settings.seed, split) if _goals(settings.seed, task, split, s)
     ]
     plan = floor_plan(rng.choice(hosts))
-    pairs = _goals(recipe.seed, task, split, plan.scene)
-    # The receptacle first: drawn among pairs, tables would win for holding everything.
+    pairs = _goals(settings.seed, task, split, plan.scene)
+    # The receptacle first: among pairs, tables would dominate, since they hold most.
     goal = rng.choice(sorted({goal for _, goal in pairs}))
     target = rng.choice([kind for kind, other in pairs if other == goal])
-    receptacles = _draw_receptacles(rng, recipe, plan, target, goal)
+    receptacles = _draw_receptacles(rng, settings, plan, target, goal)
     empty = House(task, target, goal, plan.scene, receptacles, (), start=_off_grid(0))
-    return replace(empty, things=_draw_things(rng, recipe, plan, empty))
+    return replace(empty, things=_draw_things(rng, settings, plan, empty))
 
 
 def scenes(seed: int, split: str) -> tuple[int, ...]:
@@ -172,7 +172,7 @@ def floor_plan(scene: int) -> FloorPlan:
     listed = json.loads((folder / f"FloorPlan{scene}-objects.json").read_text())
     places: list[Receptacle] = []
     for key, (x, z, rotation, horizon) in sorted(poses.items()):
-        # By the name shown: plan 420's bathtub ends in SinkBasin, and is no sink here.
+        # By the name that is shown: plan 420's bathtub ends in SinkBasin, but is none.
         kind = key.split("|")[0] + ("Basin" if key.endswith("Basin") else "")
         location = (round(x / 0.25), round(z / 0.25), rotation // 90, horizon)
         places.append(Receptacle(key, kind, location))
@@ -218,7 +218,7 @@ def _may_be_asked(kind: str, goal: str) -> bool:
 
 
 def _draw_receptacles(
-    rng: random.Random, recipe: HouseSettings, plan: FloorPlan, target: str, goal: str
+    rng: random.Random, settings: HouseSettings, plan: FloorPlan, target: str, goal: str
 ) -> tuple[Receptacle, ...]:
     """Keep what the task needs, then others at random; sorted by id."""
     shuffled = rng.sample(plan.receptacles, len(plan.receptacles))
@@ -228,16 +228,16 @@ def _draw_receptacles(
         needed += [place for place in shuffled if fits(place.kind, LAMP)][:1]
     for kind in _FIXTURES:
         needed += [place for place in shuffled if place.kind == kind][:1]
-    count = rng.randint(*recipe.receptacles)
+    count = rng.randint(*settings.receptacles)
     kept: dict[str, Receptacle] = {}
     kinds: Counter[str] = Counter()
     taken = set()
     for place in needed + shuffled:
-        if place.id in kept or kinds[place.kind] == recipe.same_kind:
+        if place.id in kept or kinds[place.kind] == settings.same_kind:
             continue
         if len(kept) == count:
             break
-        if place.location in taken and not recipe.shared_locations:
+        if place.location in taken and not settings.shared_locations:
             place = replace(place, location=_off_grid(100 + len(kept)))  # noqa: PLW2901
         kept[place.id] = place
         kinds[place.kind] += 1
@@ -246,7 +246,7 @@ def _draw_receptacles(
 
 
 def _draw_things(
-    rng: random.Random, recipe: HouseSettings, plan: FloorPlan, house: House
+    rng: random.Random, settings: HouseSettings, plan: FloorPlan, house: House
 ) -> tuple[Thing, ...]:
     """Draw small objects and their places; the targets lie away from the goal."""
     lamps = [LAMP] if LAMP in plan.kinds else []
@@ -256,7 +256,7 @@ def _draw_things(
     pool = rng.sample(others * _MAX_COPIES, len(others) * _MAX_COPIES)
     furniture = {place.kind for place in house.receptacles}
     pool = [kind for kind in pool if any(fits(place, kind) for place in furniture)]
-    kinds = [*lamps, *targets, *pool][: rng.randint(*recipe.objects)]
+    kinds = [*lamps, *targets, *pool][: rng.randint(*settings.objects)]
     things: list[Thing] = []
     for kind, x in zip(kinds, rng.sample(range(1000), len(kinds)), strict=True):
         places = [place for place in house.receptacles if fits(place.kind, kind)]

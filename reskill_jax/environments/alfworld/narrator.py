@@ -6,7 +6,8 @@ the same parsed grammar and gives the same text by the same rules: a symbol's fi
 applicable rule is used, a query's answers come in sorted order, and distinct
 placeholders stand for distinct entities.
 
-Import this module only through `alfworld_engine`, which prepares the process for it.
+Import this module only through `engine`, which protects the process from TextWorld's
+side effects.
 """
 
 import functools

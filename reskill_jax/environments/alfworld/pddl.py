@@ -3,7 +3,7 @@
 ALFWorld's engine plays a planning problem (domain, objects, initial facts, goal) and
 words it by a grammar. Domain, grammar, goal formulas and the tables of what can be
 heated, cleaned and so on come from the installed `alfworld` package; this module adds
-the one part that the package does not ship, a house. Nothing here is random.
+the one part that the package does not ship, a house. All of it is deterministic.
 """
 
 import functools
@@ -171,9 +171,9 @@ def names(house: House) -> dict[str, str]:
 
 
 def plan(house: House) -> list[str]:
-    """Write down a shortest-route solution, knowing where everything is.
+    """Return a shortest solution, knowing where everything is.
 
-    It is not searched for, so that it has to be played before it is believed.
+    It is composed, not searched for, so it must be checked by playing it.
     """
     name = names(house)
     commands: list[str] = []

@@ -84,9 +84,9 @@ class Tracker:
         room = _ROOM.search(observation)
         if len(parts) != 5 or room is None:
             raise ValueError(
-                f"task {task.id!r} is no ALFWorld game: its id must be <split>/<kind>-"
-                "<object>-<movable>-<receptacle>-<scene>/<trial> and its first text "
-                f"list the room's receptacles, not {observation!r}"
+                f"task {task.id!r} is not an ALFWorld game: its id must be <split>/"
+                "<kind>-<object>-<movable>-<receptacle>-<scene>/<trial>, and its first "
+                f"text must list the room's receptacles, which {observation!r} does not"
             )
         kind, target, _, goal, _ = (part.lower() for part in parts)
         return cls(kind, target, goal, tuple(re.findall(_NAME, room[1])))

@@ -177,5 +177,5 @@ def test_it_proposes_nothing_after_the_end(environment, tasks):
 
 
 def test_other_tasks_are_refused():
-    with pytest.raises(ValueError, match="'boil/3' is no ALFWorld game"):
+    with pytest.raises(ValueError, match="'boil/3' is not an ALFWorld game"):
         Expert().reset(Task("boil/3", "boil", "train", ""), Observation("A lab.", ()))

@@ -199,13 +199,13 @@ def test_a_second_call_leaves_the_games_alone(root):
 
 
 def test_another_recipes_games_are_an_error(root):
-    with pytest.raises(ValueError, match=r"seed=5 there, 9 asked.*name another folder"):
+    with pytest.raises(ValueError, match=r"seed=5, not 9.*name another folder"):
         generate(root, dataclasses.replace(RECIPE, seed=9))
 
 
 def test_a_foreign_folder_is_an_error(tmp_path):
     (tmp_path / "precious.txt").write_text("data")
-    with pytest.raises(ValueError, match="was not made here"):
+    with pytest.raises(ValueError, match="was not built here"):
         generate(tmp_path, RECIPE)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 

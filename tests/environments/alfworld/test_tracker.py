@@ -93,5 +93,5 @@ def test_placed_objects_are_counted_where_they_belong():
     ("task", "text"), [("boil/3", ROOM), ("train/a-b-c-d-e/t", "A lab.")]
 )
 def test_other_tasks_are_refused(task, text):
-    with pytest.raises(ValueError, match="is no ALFWorld game: its id must be"):
+    with pytest.raises(ValueError, match="is not an ALFWorld game: its id must be"):
         Tracker.start(Task(task, "boil", "train", ""), text)

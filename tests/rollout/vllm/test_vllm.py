@@ -173,11 +173,13 @@ def test_weights_that_compute_something_else_are_noticed(fresh, model, monkeypat
         fresh.push(weights(model[1], 0), fresh._weights[1] + 1)
 
 
-def test_no_room_for_weights_is_said_before_anything_is_sent(fresh, model, monkeypatch):
+def test_missing_space_for_weights_is_an_error_before_anything_is_sent(
+    fresh, model, monkeypatch
+):
     version = fresh._weights[1]
     nothing = vllm_files.shutil.disk_usage("/")._replace(free=10)
     monkeypatch.setattr(vllm_files.shutil, "disk_usage", lambda _: nothing)
-    with pytest.raises(OSError, match=r"has 10 bytes free, but weights take"):
+    with pytest.raises(OSError, match=r"has 10 bytes free, but the weights take"):
         fresh.push(weights(model[1], 1), version + 1)
     monkeypatch.undo()
     (completion,) = ask(fresh, requests(model, 1))
