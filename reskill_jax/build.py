@@ -115,14 +115,14 @@ class Policy:
 def policy_directory(config: ConfigDict) -> Path:
     """Return the Hugging Face directory that a run starts from.
 
-    It makes the warm start first if the run needs one and there is none.
+    A warm start that is missing is trained first.
     """
     if config.policy.path:
         return Path(config.policy.path)
     from reskill_jax.laboratory.recipe import RECIPES  # noqa: PLC0415
-    from reskill_jax.laboratory.warm_start import obtain  # noqa: PLC0415
+    from reskill_jax.laboratory.warm_start import find_or_train  # noqa: PLC0415
 
-    return obtain(
+    return find_or_train(
         RECIPES[config.warm_start.recipe],
         workers=config.env.workers,
         retrain=config.warm_start.retrain,

@@ -26,7 +26,7 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     The response of a turn is what it teaches; what was done there is read as the past
     of later turns. A turn that teaches nothing is only read.
     """
-    task, moments = demonstration.task, demonstration.moments
+    task, moments = demonstration.task, demonstration.turns
     episode = Episode(task, 0, 0, 0, "", goal=demonstration.goal)
     talk = Conversation(
         prompts, demonstration.goal, moments[0].observation, moments[0].admissible
@@ -121,7 +121,7 @@ def make_optimizer(
         muon(
             learning_rate,
             consistent_rms=0.2,  # updates of AdamW's size: one learning rate for all
-            adam_b2=0.95,  # few steps: soon forget the gradients of the first ones
+            adam_b2=0.95,  # short memory of squared gradients, since steps are few
             weight_decay=0.01,
             adam_weight_decay=0.01,
             muon_weight_dimension_numbers=_matrices,
@@ -130,7 +130,7 @@ def make_optimizer(
 
 
 def _matrices(params: Params) -> Params:
-    """Tell Muon which axes of a kernel, stacked over layers, are its rows and columns.
+    """Return which axes of a kernel, stacked over layers, are its rows and columns.
 
     None, for embeddings, norms and biases, leaves a parameter to AdamW.
     """
