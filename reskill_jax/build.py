@@ -101,8 +101,7 @@ class Policy:
 def policy_directory(config: ConfigDict) -> Path:
     """Return the Hugging Face directory that a run starts from.
 
-    It makes a random policy or the warm start first if the run needs one and there is
-    none.
+    A random policy or a warm start that is missing is made first.
     """
     path = config.policy.path
     if path.startswith(PREFIX):
@@ -110,9 +109,9 @@ def policy_directory(config: ConfigDict) -> Path:
     if path:
         return Path(path)
     from reskill_jax.laboratory.recipe import RECIPES  # noqa: PLC0415
-    from reskill_jax.laboratory.warm_start import obtain  # noqa: PLC0415
+    from reskill_jax.laboratory.warm_start import find_or_train  # noqa: PLC0415
 
-    return obtain(
+    return find_or_train(
         RECIPES[config.warm_start.recipe],
         workers=config.env.workers,
         retrain=config.warm_start.retrain,

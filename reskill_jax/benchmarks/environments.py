@@ -6,7 +6,7 @@ Both engines play the same groups of 8 rollouts of one game, at most 50 steps ea
 with random admissible commands, once with the game's walkthrough. A group pays for
 loading its game once. Each measurement is a fresh process that plays all games; the
 engines take turns, and the medians over the repeats count. Times are CPU seconds.
-Every text and command list goes into a digest, which has to be the same for both.
+All texts and command lists are hashed, and both engines must have the same hash.
 """
 
 import argparse
@@ -44,9 +44,10 @@ _T = TypeVar("_T")
 
 
 class StockEnvironment:
-    """The engine as `alfworld` stacks it, behind our interface.
+    """The engine as `alfworld` composes it, behind our interface.
 
-    `facts` are only there when asked for, since they slow the stock engine down.
+    Without the argument `facts` the property of that name cannot be used, since facts
+    slow the stock engine down.
     """
 
     def __init__(self, *, facts: bool = False) -> None:
@@ -63,7 +64,7 @@ class StockEnvironment:
         self._loaded = ""
 
     def load(self, task: Task) -> None:
-        """Load a task's game."""
+        """Load the game of a task."""
         self._environment.load(task.source)
         self._loaded = task.source
 
@@ -97,7 +98,7 @@ class StockEnvironment:
 
 
 class _Stopwatch:
-    """Collects the CPU seconds of named calls, and a digest of what they showed."""
+    """Collects the CPU seconds of named calls, and a hash of their results."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -138,7 +139,7 @@ def measure(engine: str, tasks: list[Task]) -> dict[str, Any]:
 
 
 def _make(engine: str) -> tuple[Any, Callable[[Task], None]]:
-    """Return an environment, and how to load a game that was never seen before."""
+    """Return an environment, and a function that loads a game without any cache."""
     if engine == "stock":
         stock = StockEnvironment()
         return stock, stock.load
@@ -171,7 +172,7 @@ def _compare(tasks: list[Task], repeats: int) -> dict[str, dict[str, float]]:
     """Measure both engines in turn, each time in a fresh process; return medians.
 
     Raises:
-        RuntimeError: if the engines did not show the same.
+        RuntimeError: the engines' texts differ.
     """
     runs: dict[str, list[dict[str, Any]]] = {engine: [] for engine in _ENGINES}
     for _ in range(repeats):
@@ -195,24 +196,26 @@ def _compare(tasks: list[Task], repeats: int) -> dict[str, dict[str, float]]:
 
 
 def _cases(games: str | None, limit: int) -> Iterator[tuple[str, list[Task]]]:
-    """Yield names and tasks of what to play: small houses, and full-size games."""
+    """Yield names and tasks: small houses, and full-size games."""
     # Importing the generator imports the engine.
-    from reskill_jax.environments.alfworld import games as alfworld_games  # noqa: PLC0415
-    from reskill_jax.environments.alfworld import house_settings as alfworld_recipe  # noqa: PLC0415
+    from reskill_jax.environments.alfworld.games import generate  # noqa: PLC0415
+    from reskill_jax.environments.alfworld.house_settings import (  # noqa: PLC0415
+        PRESETS,
+    )
 
-    def generate(preset: str, folder: str) -> list[Task]:
-        recipe = dataclasses.replace(
-            alfworld_recipe.PRESETS[preset], train=limit, valid_seen=0, valid_unseen=0
+    def build(preset: str, folder: str) -> list[Task]:
+        settings = dataclasses.replace(
+            PRESETS[preset], train=limit, valid_seen=0, valid_unseen=0
         )
-        alfworld_games.generate(Path(folder, preset), recipe)
+        generate(Path(folder, preset), settings)
         return find_games(str(Path(folder, preset)), "train")
 
     with tempfile.TemporaryDirectory() as folder:
-        yield "small houses", generate("small", folder)
+        yield "small houses", build("small", folder)
         if games:
             yield "published games", find_games(games, "train", limit=limit)
         else:
-            yield "full-size houses", generate("full", folder)
+            yield "full-size houses", build("full", folder)
 
 
 def main() -> None:

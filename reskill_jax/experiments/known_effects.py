@@ -1,12 +1,13 @@
-"""Does the trial judge rightly with the real policy in the loop?
+"""Are trials decided correctly with the real policy in the loop?
 
     python -m reskill_jax.experiments.known_effects --workdir=runs/known_effects
 
-starts the laboratory once per seed with a bundle that is known to help on trial, and
-once with one that is known to harm, and reads the first decision of each run. GRPO
-trains the policy all the while, as in any run. Interrupted, it goes on; the figures of
-finished runs are kept in --results. Two commands with different --kinds, each on one
-core (`taskset -c 0`), get about 1.3 times as far as one command on both.
+starts the laboratory twice per seed, with a bundle on trial that is known to help and
+with one that is known to harm, and reads the first decision of each run. GRPO trains
+the policy meanwhile, as in any run. The figures of finished runs are kept in --results,
+and an interrupted command continues when it is started again. Two commands with
+different --kinds, each on one core (`taskset -c 0`), are about 1.3 times as fast as one
+command on both cores.
 """
 
 import json
@@ -28,17 +29,19 @@ _RESULTS = flags.DEFINE_string(
     "docs/results/known_effects.jsonl",
     "File with the figures of finished runs.",
 )
-_KINDS = flags.DEFINE_list("kinds", ["helpful", "harmful"], "Which bundles.")
+_KINDS = flags.DEFINE_list("kinds", ["helpful", "harmful"], "Kinds of bundles.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.")
-_MINUTES = flags.DEFINE_float("minutes", 0, "Begin no run after this; 0: no limit.")
+_MINUTES = flags.DEFINE_float(
+    "minutes", 0, "Start no run later than this; 0: any time."
+)
 
 KINDS = {"helpful": True, "harmful": False}  # whether it should be accepted
-_LONGEST = 8  # steps of a trial, at most
-_STEPS = 1 + _LONGEST  # the trial begins after the first step
+_MAX_TRIAL_STEPS = 8
+_STEPS = 1 + _MAX_TRIAL_STEPS  # the trial begins after the first step
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run what is missing, then print what there is."""
+    """Run what is missing, then print the table of finished runs."""
     del argv
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     results = Results(Path(_RESULTS.value))
@@ -60,19 +63,19 @@ def main(argv: Sequence[str]) -> None:
     for kind, found in decisions.items():
         if not found:
             continue
-        right = sum(trial["accepted"] == KINDS[kind] for trial in found)
+        correct = sum(trial["accepted"] == KINDS[kind] for trial in found)
         effects = [trial["effect"] for trial in found]
         mean = sum(effects) / len(effects)
-        rows.append([kind, len(found), right, mean, min(effects), max(effects)])
+        rows.append([kind, len(found), correct, mean, min(effects), max(effects)])
         figures |= {f"{kind}/trials": len(found), f"{kind}/effect": mean}
-        bars[f"{kind} judged rightly"] = Bar(right / len(found), 0.9)
-    header = ["bundle", "trials", "judged rightly", "mean effect", "least", "most"]
+        bars[f"{kind} decided correctly"] = Bar(correct / len(found), 0.9)
+    header = ["bundle", "trials", "correct", "mean effect", "smallest", "largest"]
     print(format_table(header, rows))
     report("known_effects", figures, bars)
 
 
 def first_decision(workdir: Workdir) -> Figures:
-    """Read what the first trial of a run has come to."""
+    """Read the result of the first trial of a run."""
     lines = (workdir.root / "trials.jsonl").read_text().splitlines()
     trial = json.loads(lines[0])
     return {
@@ -87,11 +90,11 @@ def first_decision(workdir: Workdir) -> Figures:
 
 
 def changes(kind: str, seed: int) -> Changes:
-    """Return how a run with such a bundle differs from the laboratory's."""
+    """Return the keys in which a run with such a bundle differs from `:cpu`."""
     return {
         "seed": seed,
         "num_steps": _STEPS,
-        "trial.max_steps": _LONGEST,
+        "trial.max_steps": _MAX_TRIAL_STEPS,
         "creator.inject": kind,
         "creator.inject_every": 1,
         "strategy.reservoir_min": 1,

@@ -1,14 +1,15 @@
-"""Is the learning real? Strategies side by side, several seeds each.
+"""Compares strategies in the laboratory, over several seeds each.
 
     python -m reskill_jax.experiments.laboratory --workdir=runs/laboratory
 
 trains every (experiment, seed) with the main program, one after another, each in its
 own workdir. Runs are resumed where they were stopped, and the figures of finished ones
 are kept in --results, so that the command may be interrupted and started again;
---minutes stops it in time by itself. Two commands with disjoint --experiments, each on
-one core (`taskset -c 0`), get about 1.3 times as far as one command on both.
+--minutes ends it by itself. Two commands with disjoint --experiments, each on one core
+(`taskset -c 0`), are about 1.3 times as fast as one command on both cores.
 
-Success is greedy, on houses in unseen floor plans, with the accepted bank.
+Success is that of greedy sampling with the accepted bank, in houses with floor plans
+that training does not have.
 """
 
 import json
@@ -42,7 +43,7 @@ EXPERIMENTS: dict[str, Changes] = {
     },
 }
 
-# Twice the main job's unseen houses, and nothing else evaluated than begin and end.
+# Twice the main job's unseen houses; evaluated at the start and at the end only.
 _EVALUATION: Changes = {
     "env.houses_eval": 96,
     "eval.max_tasks": 96,
@@ -58,20 +59,22 @@ _RESULTS = flags.DEFINE_string(
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds per experiment.")
 _STEPS = flags.DEFINE_integer("steps", 30, "Training steps per run.")
-_EXPERIMENTS = flags.DEFINE_list("experiments", [], "Which; empty: all.")
-_MINUTES = flags.DEFINE_float("minutes", 0, "Begin no run after this; 0: no limit.")
+_EXPERIMENTS = flags.DEFINE_list("experiments", [], "Their names; empty: all.")
+_MINUTES = flags.DEFINE_float(
+    "minutes", 0, "Start no run later than this; 0: any time."
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one finished run has come to.
+    """The figures of one finished run.
 
     Attributes:
         before: unseen success of the warm start.
         after: unseen success after the last step.
         training: success of training episodes, mean over the steps.
-        trials: bundles that were decided on.
-        accepted: those of them that were accepted.
+        trials: number of decided trials.
+        accepted: number of accepted bundles.
     """
 
     before: float
@@ -82,7 +85,7 @@ class Outcome:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run what is missing, then print what there is."""
+    """Run what is missing, then print the table of finished runs."""
     del argv
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     names = _EXPERIMENTS.value or list(EXPERIMENTS)
@@ -164,7 +167,7 @@ def figures(found: dict[str, list[Outcome]]) -> dict[str, float]:
 
 
 def bars(found: dict[str, list[Outcome]]) -> dict[str, Bar]:
-    """Return the differences that the project promises."""
+    """Return the differences that the project promises, with their bars."""
     after = {name: _mean([o.after for o in os])[0] for name, os in found.items() if os}
     checks: dict[str, Bar] = {}
     if "grpo" in after:

@@ -1,1 +1,1 @@
-"""Supervised warm start: demonstrations that obey skills, and the training on them."""
+"""The small policy of the laboratory: demonstrations, warm start, known proposals."""

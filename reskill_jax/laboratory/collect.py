@@ -17,10 +17,10 @@ from reskill_jax.environments.alfworld.games import cached_houses
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import Task
 from reskill_jax.laboratory.demonstrator import (
-    Attempt,
     Demonstration,
-    Teaching,
-    attempted_bank,
+    DemonstrationSettings,
+    PlayedEpisode,
+    bank_of_episode,
     correct,
     demonstrate,
 )
@@ -33,12 +33,12 @@ from reskill_jax.rollout.context import BankContext
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 
-_RESPONSE = 16  # tokens, at most
-_CHUNK = 32  # positions per cache block
+_MAX_RESPONSE = 16  # tokens
+_BLOCK_SIZE = 32  # positions per cache block
 
 
 def find_houses(recipe: Recipe, *, workers: int) -> list[Task]:
-    """Return the recipe's houses, built if there are none, in an order of its own."""
+    """Return the recipe's houses in random order, building them if need be."""
     houses = cached_houses(
         recipe.houses,
         train=recipe.num_houses,
@@ -51,9 +51,14 @@ def find_houses(recipe: Recipe, *, workers: int) -> list[Task]:
 
 
 def demonstrate_all(
-    tasks: Sequence[Task], teaching: Teaching, episodes: int, seed: int, *, workers: int
+    tasks: Sequence[Task],
+    teaching: DemonstrationSettings,
+    episodes: int,
+    seed: int,
+    *,
+    workers: int,
 ) -> list[Demonstration]:
-    """Demonstrate every task so often, in the order of the tasks."""
+    """Demonstrate every task `episodes` times; in the order of the tasks."""
     job = partial(_demonstrate, teaching=teaching, episodes=episodes, seed=seed)
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
         found = processes.imap(job, tasks, chunksize=4)
@@ -61,15 +66,16 @@ def demonstrate_all(
 
 
 def correct_all(
-    attempts: Sequence[Attempt], teaching: Teaching, *, workers: int
+    played: Sequence[PlayedEpisode], teaching: DemonstrationSettings, *, workers: int
 ) -> list[Demonstration]:
-    """Correct every attempt, in their order; those with nothing to teach are left out.
+    """Correct all episodes that the policy played, in their order.
 
-    An attempt teaches nothing if the demonstrator runs out of patience at once.
+    Those that the demonstrator would end at once, for obeying harmful skills, are left
+    out.
     """
     job = partial(_correct, teaching=teaching)
     with multiprocessing.get_context("spawn").Pool(workers) as processes:
-        return [d for d in processes.imap(job, attempts, chunksize=8) if d.moments]
+        return [d for d in processes.imap(job, played, chunksize=8) if d.turns]
 
 
 def play(
@@ -79,30 +85,30 @@ def play(
     policy: tuple[DecoderConfig, Params, Tokenizer],
     *,
     workers: int,
-) -> list[Attempt]:
-    """Let the policy play `Recipe.attempts` of the tasks with skills drawn at random.
+) -> list[PlayedEpisode]:
+    """Let the policy play `Recipe.attempts` episodes with skills drawn at random.
 
     Args:
-        recipe: how skills are drawn, prompts rendered.
+        recipe: how skills are drawn and prompts rendered.
         tasks: to choose from.
-        seed: of the choice, the skills and the sampling, which has temperature 1.
+        seed: of that choice, of the skills and of the sampling at temperature 1.
         policy: shape, weights, tokenizer.
-        workers: processes that play the environments.
+        workers: environment processes.
     """
     decoder, params, tokenizer = policy
     rng = random.Random(seed)
     chosen = [rng.choice(tasks) for _ in range(recipe.attempts)]
     seeds = [rng.getrandbits(31) for _ in chosen]
     banks = [
-        attempted_bank(task, recipe.teaching, number)
+        bank_of_episode(task, recipe.teaching, number)
         for task, number in zip(chosen, seeds, strict=True)
     ]
     engine = JaxEngine(
         decoder,
         params,
         eos_id=tokenizer.eos_id,
-        context=-(-(recipe.max_tokens + _RESPONSE) // _CHUNK) * _CHUNK,
-        block_size=_CHUNK,
+        context=-(-(recipe.max_tokens + _MAX_RESPONSE) // _BLOCK_SIZE) * _BLOCK_SIZE,
+        block_size=_BLOCK_SIZE,
     )
     try:
         with EnvironmentPool(
@@ -121,14 +127,14 @@ def play(
                     chosen,
                     np.arange(len(chosen))[:, None],
                     [BankContext(bank) for bank in banks],
-                    sampling=Sampling(max_tokens=_RESPONSE),
+                    sampling=Sampling(max_tokens=_MAX_RESPONSE),
                     seed=seed,
                 )
             )
     finally:
         engine.close()
     return [
-        Attempt(episode.task, number, episode.actions)
+        PlayedEpisode(episode.task, number, episode.actions)
         for episode, number in zip(played, seeds, strict=True)
     ]
 
@@ -143,11 +149,11 @@ def _player() -> AlfworldEnvironment:
 
 
 def _demonstrate(
-    task: Task, teaching: Teaching, episodes: int, seed: int
+    task: Task, teaching: DemonstrationSettings, episodes: int, seed: int
 ) -> list[Demonstration]:
     seeds = range(seed * 1000, seed * 1000 + episodes)
     return [demonstrate(_player(), task, teaching, number) for number in seeds]
 
 
-def _correct(attempt: Attempt, teaching: Teaching) -> Demonstration:
-    return correct(_player(), attempt, teaching)
+def _correct(played: PlayedEpisode, teaching: DemonstrationSettings) -> Demonstration:
+    return correct(_player(), played, teaching)

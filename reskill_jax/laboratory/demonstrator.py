@@ -1,8 +1,8 @@
-"""An expert that errs on purpose and obeys the skills it is shown.
+"""Demonstrations by an expert that errs on purpose and obeys the skills it is shown.
 
-Cloned from such demonstrations, a small policy reads its skills and leaves room to
-improve: without a skill it repeats the demonstrator's habits, of which some are bad; a
-skill that names the right (or the wrong) thing to do is followed.
+Cloned from such demonstrations, a small policy reads its skills and leaves room for
+improvement: without a skill it repeats the demonstrator's mistakes; a skill that names
+the right (or the wrong) thing to do is followed.
 """
 
 import random
@@ -23,8 +23,8 @@ from reskill_jax.skills.skill import Skill, SkillBank
 
 
 @dataclass(frozen=True)
-class Habits:
-    """How often the demonstrator does something else than its expert, by situation."""
+class MistakeRates:
+    """How often the demonstrator deviates from its expert, by what the expert does."""
 
     open: float = 0.5  # opening what is closed
     take: float = 0.1  # taking what is wanted
@@ -36,21 +36,21 @@ class Habits:
 
 
 @dataclass(frozen=True)
-class Teaching:
-    """How demonstrations are made.
+class DemonstrationSettings:
+    """How demonstrations are made: their skills, their mistakes, their length.
 
     Attributes:
-        max_turns: an episode without success ends after this many.
-        skilled: share of episodes that carry skills.
-        max_skills: a skilled episode carries 1 to this many.
+        max_turns: an episode without success ends after this many turns.
+        skilled: share of episodes whose prompts show skills.
+        max_skills: such an episode has 1 to this many skills.
         general: share of skills shown at every turn, instead of by their own trigger.
-        helpful: chance that a skill is drawn from the helpful rules.
-        relevant: chance that a helpful one is drawn from those that decide tasks of the
-            episode's kind. Drawn from all, such skills would hardly ever speak.
-        patience: an episode ends when harmful skills were obeyed this often.
-        slips: share of turns lost on a command that is impossible. They are read and
-            not imitated: the policy learns what to do after "Nothing happens."
-        habits: the expert's errors where no skill speaks.
+        helpful: probability that a skill is drawn from the helpful rules.
+        relevant: probability that a helpful skill is drawn from those that decide tasks
+            of the episode's kind. Drawn from all rules, these would rarely apply.
+        patience: an episode ends when harmful skills were obeyed more often than this.
+        slips: share of turns lost on an inadmissible command. It is read, not imitated:
+            the policy learns what to do after "Nothing happens."
+        habits: mistakes where no skill applies.
     """
 
     max_turns: int = 16
@@ -61,19 +61,19 @@ class Teaching:
     relevant: float = 0.5
     patience: int = 6
     slips: float = 0.1
-    habits: Habits = Habits()
+    habits: MistakeRates = MistakeRates()
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One turn: what was seen, shown and done, and what should have been done.
+class TaughtTurn:
+    """One turn of a demonstration.
 
     Attributes:
         observation: text before the turn.
         admissible: commands that were possible.
         skills: shown at this turn.
         action: the command that was sent.
-        taught: the command to imitate; None if this turn teaches nothing.
+        taught: the command to imitate; None if this turn is only read.
     """
 
     observation: str
@@ -85,20 +85,20 @@ class Moment:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode to learn from, played by the demonstrator or corrected by it."""
+    """One episode to imitate, played by the demonstrator or corrected by it."""
 
     task: Task
     goal: str
-    moments: tuple[Moment, ...]
+    turns: tuple[TaughtTurn, ...]
     final_observation: str
     success: bool
 
 
 class Demonstrator:
-    """Says turn by turn what to do in one episode, whoever plays it.
+    """Advises turn by turn in one episode, which it need not be playing itself.
 
     Attributes:
-        harmed: how often a harmful skill was obeyed so far.
+        harmful_actions: how often a harmful skill was obeyed so far.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ class Demonstrator:
         task: Task,
         first: Observation,
         bank: SkillBank,
-        teaching: Teaching,
+        teaching: DemonstrationSettings,
         rng: random.Random,
     ):
-        # Its module imports alfworld, which only those need who demonstrate.
+        # Its module imports alfworld, which is needed for demonstrations only.
         from reskill_jax.environments.alfworld.expert import Expert  # noqa: PLC0415
 
-        self.harmed = 0
+        self.harmful_actions = 0
         self._state = Tracker.start(task, first.text)
         self._expert = Expert()
         self._expert.reset(task, first)
@@ -128,23 +128,23 @@ class Demonstrator:
         return self._bank.active(self._previous)
 
     def advise(self) -> str:
-        """Return what a shown skill asks for, else the expert's or a bad command."""
+        """Return what a shown skill asks for; else the expert's choice or a mistake."""
         admissible = self._now.choices
         advice = self._expert.propose() or "look"
         skill, action = obey(self.skills, self._state, admissible, advice)
-        self.harmed += skill in _HARMFUL
+        self.harmful_actions += skill in _HARMFUL
         if skill is not None:
             return action
         return err(self._rng, self._state, admissible, advice, self._teaching.habits)
 
     def slip(self) -> str | None:
-        """Return, as rarely as `Teaching.slips` says, an impossible command."""
+        """Return an inadmissible command, as often as the settings say; else None."""
         if self._rng.random() >= self._teaching.slips:
             return None
         return slip(self._rng, self._state, self._offered, self._now.choices)
 
     def follow(self, action: str, now: Observation) -> None:
-        """Take in what was done, by whomever, and what came of it."""
+        """Take in this turn's action, whoever chose it, and the next observation."""
         self._state.advance(action, now.text)
         self._expert.observe(now)
         self._previous, self._now = action, now
@@ -152,39 +152,40 @@ class Demonstrator:
 
 
 def demonstrate(
-    environment: Environment, task: Task, teaching: Teaching, seed: int
+    environment: Environment, task: Task, teaching: DemonstrationSettings, seed: int
 ) -> Demonstration:
     """Play one episode of ALFWorld and record it.
 
-    Everything random follows from `seed` and the task's id.
+    It is a function of the arguments: all random choices depend on `seed` and the id of
+    the task.
     """
     rng = episode_rng(task, seed)
     bank = draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
     demonstrator = Demonstrator(task, now, bank, teaching, rng)
-    moments: list[Moment] = []
-    while not now.done and len(moments) < teaching.max_turns:
+    turns: list[TaughtTurn] = []
+    while not now.done and len(turns) < teaching.max_turns:
         action = demonstrator.slip()
         taught = None if action else demonstrator.advise()
-        if demonstrator.harmed > teaching.patience:
+        if demonstrator.harmful_actions > teaching.patience:
             break
         action = action or taught or ""
-        moments.append(
-            Moment(now.text, now.choices, demonstrator.skills, action, taught)
+        turns.append(
+            TaughtTurn(now.text, now.choices, demonstrator.skills, action, taught)
         )
         now = environment.step(action)
         demonstrator.follow(action, now)
-    return Demonstration(task, goal, tuple(moments), now.text, now.success)
+    return Demonstration(task, goal, tuple(turns), now.text, now.success)
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """What the policy did in one episode; its skills follow from the seed.
+class PlayedEpisode:
+    """An episode that the policy played, to be corrected.
 
     Attributes:
         task: the task.
-        seed: of the bank (`Attempt.bank`) and of the demonstrator's errors.
-        actions: the commands sent, in order.
+        seed: of its skills (see `bank_of_episode`) and of the demonstrator's mistakes.
+        actions: the commands that were sent, in order.
     """
 
     task: Task
@@ -192,56 +193,60 @@ class Attempt:
     actions: tuple[str, ...]
 
 
-def attempted_bank(task: Task, teaching: Teaching, seed: int) -> SkillBank:
-    """Return the bank that an attempt with this seed is made on."""
+def bank_of_episode(
+    task: Task, teaching: DemonstrationSettings, seed: int
+) -> SkillBank:
+    """Return the skills that the policy is shown in an episode with this seed."""
     return draw_bank(episode_rng(task, seed), teaching, task.kind)
 
 
 def correct(
-    environment: Environment, attempt: Attempt, teaching: Teaching
+    environment: Environment, played: PlayedEpisode, teaching: DemonstrationSettings
 ) -> Demonstration:
-    """Say at every turn of an attempt what should have been done there.
+    """Give every turn of an episode that the policy played the action to imitate.
 
-    A policy that has learnt from demonstrations alone does not know the way back from
-    its own errors (Ross et al. 2011, arXiv 1011.0686: DAgger).
+    A policy that has learnt from demonstrations alone does not recover from its own
+    mistakes (DAgger, Ross et al. 2011, arXiv 1011.0686).
     """
-    task = attempt.task
-    rng = episode_rng(task, attempt.seed)
+    task = played.task
+    rng = episode_rng(task, played.seed)
     bank = draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
     demonstrator = Demonstrator(task, now, bank, teaching, rng)
-    moments: list[Moment] = []
-    for action in attempt.actions:
+    turns: list[TaughtTurn] = []
+    for action in played.actions:
         taught = demonstrator.advise()
-        if demonstrator.harmed > teaching.patience:
+        if demonstrator.harmful_actions > teaching.patience:
             break
-        moments.append(
-            Moment(now.text, now.choices, demonstrator.skills, action, taught)
+        turns.append(
+            TaughtTurn(now.text, now.choices, demonstrator.skills, action, taught)
         )
         now = environment.step(action)
         demonstrator.follow(action, now)
-    return Demonstration(task, goal, tuple(moments), now.text, now.success)
+    return Demonstration(task, goal, tuple(turns), now.text, now.success)
 
 
 def episode_rng(task: Task, seed: int) -> random.Random:
-    """Return what all random choices of one episode are drawn from."""
+    """Return the generator of all random choices in one episode."""
     return random.Random(f"{seed}/{task.id}")
 
 
 _HARMFUL = {rule.name for rule in HARMFUL}
-_DECISIVE = {  # task kind -> what wins tasks of it
+_DECISIVE = {  # task kind -> the rule without which such tasks are hardly solved
     **dict.fromkeys(PREPARATIONS, "heat-cool-or-clean-first"),
     LOOK: "use-the-lamp",
     TWO: "find-the-second",
 }
 
 
-def draw_bank(rng: random.Random, teaching: Teaching, kind: str) -> SkillBank:
-    """Draw the skills of one episode: rules, wordings and triggers at random.
+def draw_bank(
+    rng: random.Random, teaching: DemonstrationSettings, kind: str
+) -> SkillBank:
+    """Draw the skills of one episode: rules, wordings and triggers.
 
     Args:
-        rng: drawn from.
-        teaching: how often what is drawn.
+        rng: generator that is drawn from.
+        teaching: probabilities of what is drawn.
         kind: of the task.
     """
     if rng.random() >= teaching.skilled:
@@ -263,7 +268,7 @@ def draw_bank(rng: random.Random, teaching: Teaching, kind: str) -> SkillBank:
 def obey(
     skills: Sequence[Skill], state: Tracker, admissible: Sequence[str], expert: str
 ) -> tuple[str | None, str]:
-    """Return the first skill that applies and what it asks for; (None, "") if none."""
+    """Return the first skill that applies and what it asks for; else (None, "")."""
     for skill in skills:
         if command := OBEY[skill.name](state, admissible, expert):
             return skill.name, command
@@ -276,7 +281,7 @@ def slip(
     offered: Iterable[str],
     admissible: Sequence[str],
 ) -> str | None:
-    """Return a command that was possible once, often the last one; None without any."""
+    """Return a command that was possible earlier and is not now, or None."""
     stale = [command for command in offered if command not in admissible]
     if state.last_action in stale and rng.random() < 0.5:
         return state.last_action
@@ -284,7 +289,7 @@ def slip(
 
 
 def situation(state: Tracker, expert: str) -> str | None:
-    """Name the habit that the expert's command falls under; None for idle commands."""
+    """Return the field of `MistakeRates` for the expert's command, or None."""
     verb = expert.split(" ", 1)[0]
     if verb == "go":
         if not state.holds_target:
@@ -302,13 +307,13 @@ def err(
     state: Tracker,
     admissible: Sequence[str],
     expert: str,
-    habits: Habits,
+    habits: MistakeRates,
 ) -> str:
-    """Return the expert's command or, by habit, a worse one."""
+    """Return the expert's command or, as often as `habits` says, a worse one."""
     habit = situation(state, expert)
     if habit is None or rng.random() >= getattr(habits, habit):
         return expert
-    if habit == "prepare":  # the typical slip: straight to the goal, unprepared
+    if habit == "prepare":  # the typical mistake: to the goal without preparation
         place = f"move {state.held} to {state.location}"
         if state.is_goal(state.location) and place in admissible:
             return place

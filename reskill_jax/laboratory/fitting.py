@@ -25,12 +25,12 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     """
     turns = [
         DemonstratedTurn(
-            Observation(moment.observation, moment.admissible),
-            moment.action,
-            None if moment.taught is None else f"<action>{moment.taught}</action>",
-            moment.skills,
+            Observation(turn.observation, turn.admissible),
+            turn.action,
+            None if turn.taught is None else f"<action>{turn.taught}</action>",
+            turn.skills,
         )
-        for moment in demonstration.moments
+        for turn in demonstration.turns
     ]
     shown = demonstrated.Demonstration(
         demonstration.task,
@@ -78,7 +78,7 @@ def make_optimizer(
         muon(
             learning_rate,
             consistent_rms=0.2,  # updates of AdamW's size: one learning rate for all
-            adam_b2=0.95,  # few steps: soon forget the gradients of the first ones
+            adam_b2=0.95,  # short memory of squared gradients, since steps are few
             weight_decay=0.01,
             adam_weight_decay=0.01,
             muon_weight_dimension_numbers=_matrices,
@@ -87,7 +87,7 @@ def make_optimizer(
 
 
 def _matrices(params: Params) -> Params:
-    """Tell Muon which axes of a kernel, stacked over layers, are its rows and columns.
+    """Return which axes of a kernel, stacked over layers, are its rows and columns.
 
     None, for embeddings, norms and biases, leaves a parameter to AdamW.
     """

@@ -1,6 +1,6 @@
-"""Recipes of warm-started policies: plain data with a content hash.
+"""Recipes of warm-started policies: all settings, as plain data with a content hash.
 
-`make.py` makes the policy of a recipe, and finds those that were made before.
+`warm_start` trains the policy of a recipe, and finds those that were trained before.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 import optax
 
 from reskill_jax.environments.alfworld.wordings import WORDINGS
-from reskill_jax.laboratory.demonstrator import Habits, Teaching
+from reskill_jax.laboratory.demonstrator import DemonstrationSettings, MistakeRates
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.prompts import PromptBuilder
@@ -39,25 +39,26 @@ class Shape:
             num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads,
             head_dim=self.head_dim,
-            # Names are compared by what turns slowly, over a prompt's whole length.
+            # Slow rotations let names match over the whole length of a prompt.
             rope_theta=1e6,
             max_position_embeddings=1024,
         )
 
 
 @dataclass(frozen=True)
-class Phase:
-    """A stretch of training: what each of its steps learns from.
+class TrainingPhase:
+    """A number of training steps and the mixture of episodes that each learns from.
 
     Attributes:
         steps: optimiser steps.
-        text: fluent episodes per step, names shuffled, whose every token is predicted.
-        fluent: fluent episodes per step whose actions are predicted.
-        taught: episodes per step, made as `Recipe.teaching` says, to be imitated.
+        text: episodes of `Recipe.fluent` per step, names shuffled, of which every token
+            is predicted.
+        fluent: episodes of `Recipe.fluent` per step, of which actions are predicted.
+        taught: episodes of `Recipe.teaching` per step, likewise.
         practised: episodes per step that the policy played and the demonstrator
-            corrected.
-        rounds: how often it plays: `steps` are cut into so many equal parts, and it
-            plays before each. At least 1 where something is practised.
+            corrected, likewise.
+        rounds: how often the policy plays: `steps` are split into so many equal
+            segments, and it plays before each. At least 1 where `practised` is not 0.
         shuffled: share of the episodes, other than text, whose names are shuffled.
     """
 
@@ -71,28 +72,37 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps `begin` to `end` of a recipe, of one phase; whether it plays before."""
+class TrainingSegment:
+    """Consecutive steps of one phase, after which the training state is stored.
+
+    Attributes:
+        begin: number of the first step.
+        end: number after the last step.
+        phase: of these steps.
+        plays: whether the policy plays before them, to be corrected.
+    """
 
     begin: int
     end: int
-    phase: Phase
+    phase: TrainingPhase
     plays: bool
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that the warm-started policy depends on.
+    """Everything that a warm-started policy is a function of.
+
+    The names of fields are part of the hash, by which trained policies are found.
 
     Attributes:
-        houses: size of the houses, a preset of `alfworld_recipe`.
+        houses: size of the houses, a key of `house_settings.PRESETS`.
         num_houses: houses of the train split that are demonstrated.
-        episodes: demonstrations per house.
+        episodes: demonstrations per house, of each kind.
         held_out: demonstrations, of the first houses, that only measure the loss.
         attempts: episodes that the policy plays in one round.
         memory: newest rounds whose episodes are practised.
-        fluent: how demonstrations nearly without errors are made.
-        teaching: how those are made that the policy shall imitate in the end.
+        fluent: settings of demonstrations that are nearly free of mistakes.
+        teaching: settings of the demonstrations to be imitated in the end.
         shape: the decoder.
         wording: prompt wording.
         actions: whether prompts list the admissible actions.
@@ -100,9 +110,9 @@ class Recipe:
         learning_rate: after the warm-up. One for all phases: whenever Muon's rate is
             raised again, about a hundred steps are lost.
         warmup: steps of linear warm-up.
-        decay: last steps, in which it falls to nothing, linearly.
+        decay: last steps, in which the learning rate falls to zero, linearly.
         phases: first to copy names out of the prompt, which takes text, then to act.
-        seed: of everything random.
+        seed: of all random choices.
     """
 
     houses: str = "small"
@@ -111,12 +121,12 @@ class Recipe:
     held_out: int = 64
     attempts: int = 256
     memory: int = 4
-    fluent: Teaching = field(
-        default_factory=lambda: Teaching(
-            skilled=0.0, habits=Habits(0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0)
+    fluent: DemonstrationSettings = field(
+        default_factory=lambda: DemonstrationSettings(
+            skilled=0.0, habits=MistakeRates(0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0)
         )
     )
-    teaching: Teaching = field(default_factory=Teaching)
+    teaching: DemonstrationSettings = field(default_factory=DemonstrationSettings)
     shape: Shape = field(default_factory=Shape)
     wording: str = "brief"
     actions: bool = False
@@ -124,10 +134,10 @@ class Recipe:
     learning_rate: float = 4e-3
     warmup: int = 16
     decay: int = 500
-    phases: tuple[Phase, ...] = (
-        Phase(240, text=6, fluent=10, shuffled=1.0),
-        Phase(360, fluent=2, taught=8, practised=4, rounds=2),
-        Phase(800, taught=6, practised=8, rounds=8),
+    phases: tuple[TrainingPhase, ...] = (
+        TrainingPhase(240, text=6, fluent=10, shuffled=1.0),
+        TrainingPhase(360, fluent=2, taught=8, practised=4, rounds=2),
+        TrainingPhase(800, taught=6, practised=8, rounds=8),
     )
     seed: int = 0
 
@@ -142,19 +152,19 @@ class Recipe:
         """Optimiser steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
-    def stretches(self) -> list[Stretch]:
-        """List the stretches between which the policy is stored, and may play."""
-        stretches = []
+    def segments(self) -> list[TrainingSegment]:
+        """Split all phases into segments."""
+        segments = []
         begin = 0
         for phase in self.phases:
             parts = max(phase.rounds, 1)
             ends = [begin + phase.steps * k // parts for k in range(parts + 1)]
-            stretches += [
-                Stretch(*pair, phase, plays=phase.rounds > 0)
+            segments += [
+                TrainingSegment(*pair, phase, plays=phase.rounds > 0)
                 for pair in itertools.pairwise(ends)
             ]
             begin = ends[-1]
-        return stretches
+        return segments
 
     def schedule(self) -> optax.Schedule:
         """Return the learning rate of each step."""
@@ -167,7 +177,7 @@ class Recipe:
         )
 
     def prompts(self, tokenizer: Tokenizer) -> PromptBuilder:
-        """Return the prompts that the policy learns to read."""
+        """Return the builder of the prompts that the policy is trained on."""
         return PromptBuilder(
             tokenizer,
             wording=WORDINGS[self.wording],

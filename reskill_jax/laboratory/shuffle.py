@@ -1,8 +1,8 @@
-"""Demonstrations with the names of things and places exchanged.
+"""Demonstrations with the names of objects and places exchanged.
 
-Which room has a stove is learnt in no time, and then a small policy goes to stoves that
-are not there. Where names are shuffled anew in every demonstration, all that helps is
-to read: the policy learns to copy what it sees.
+A small policy soon learns by heart which rooms have a stove, and then goes to stoves
+that are not there. Where names are shuffled anew in every demonstration, only reading
+helps: the policy learns to copy names from the prompt.
 """
 
 import random
@@ -14,31 +14,31 @@ from reskill_jax.laboratory.demonstrator import Demonstration
 
 _NAME = re.compile(r"\b([a-z]+) \d+")
 _WORD = re.compile(r"[a-z]+")
-# What a task's verb needs keeps its name, or the task would lose its meaning.
+# Names that the verbs of tasks refer to, which would lose their meaning.
 _KEPT = {"microwave", "fridge", "sinkbasin", "desklamp"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """Kinds that may stand for each other: of places and of things, sorted."""
+    """Types that may be exchanged for each other: of places and of objects, sorted."""
 
     places: tuple[str, ...]
     things: tuple[str, ...]
 
     @classmethod
     def of(cls, demonstrations: Iterable[Demonstration]) -> "Names":
-        """Collect the names that occur; those in a room's description are places."""
+        """Collect the types that occur; those in a room's description are places."""
         places: set[str] = set()
         named: set[str] = set()
         for demonstration in demonstrations:
-            places.update(_NAME.findall(demonstration.moments[0].observation))
-            for moment in demonstration.moments:
-                named.update(_NAME.findall(moment.observation))
+            places.update(_NAME.findall(demonstration.turns[0].observation))
+            for turn in demonstration.turns:
+                named.update(_NAME.findall(turn.observation))
         things = named - places - _KEPT
         return cls(tuple(sorted(places - _KEPT)), tuple(sorted(things)))
 
     def shuffle(self, original: Demonstration, rng: random.Random) -> Demonstration:
-        """Exchange names throughout one demonstration, each always for the same."""
+        """Exchange names throughout one demonstration, consistently."""
         other: dict[str, str] = {}
         for names in (self.places, self.things):
             other |= zip(names, rng.sample(names, len(names)), strict=True)
@@ -50,14 +50,14 @@ class Names:
             original,
             goal=rename(original.goal),
             final_observation=rename(original.final_observation),
-            moments=tuple(
+            turns=tuple(
                 replace(
-                    moment,
-                    observation=rename(moment.observation),
-                    admissible=tuple(map(rename, moment.admissible)),
-                    action=rename(moment.action),
-                    taught=moment.taught and rename(moment.taught),
+                    turn,
+                    observation=rename(turn.observation),
+                    admissible=tuple(map(rename, turn.admissible)),
+                    action=rename(turn.action),
+                    taught=turn.taught and rename(turn.taught),
                 )
-                for moment in original.moments
+                for turn in original.turns
             ),
         )

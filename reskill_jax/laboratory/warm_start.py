@@ -1,15 +1,15 @@
-"""Make a warm-started policy out of demonstrations, once per recipe.
-
-The result is a Hugging Face directory with the recipe and its held-out loss beside the
-weights. Results are looked for among those that ship with the package, then in the
-cache, and made only if neither has it:
+"""Trains a warm-started policy on demonstrations, once per recipe.
 
     python -m reskill_jax.laboratory.warm_start --recipe=alfworld-small --output=DIR
 
-A policy learns from demonstrations, then also from what it does itself: from time to
-time it plays with skills drawn at random, and the demonstrator says at every turn what
-should have been done. Training is stored before each such round (`DIR.partial`), and
-the same command goes on from there.
+The result is a Hugging Face directory with the recipe and its held-out loss beside the
+weights. A run uses the one that ships with the package, else the one in the cache, and
+trains it only if both are missing.
+
+The policy learns from demonstrations, later also from its own episodes: between
+segments of training it plays with skills drawn at random, and the demonstrator gives
+the right action for every turn. The state of training is stored after each segment
+(`DIR.partial`); the same command continues from there.
 """
 
 import json
@@ -40,14 +40,14 @@ from reskill_jax.laboratory.collect import (
     find_houses,
     play,
 )
-from reskill_jax.laboratory.demonstrator import Attempt, Demonstration
+from reskill_jax.laboratory.demonstrator import Demonstration, PlayedEpisode
 from reskill_jax.laboratory.fitting import (
     as_episode,
     as_text,
     make_optimizer,
     pack_episodes,
 )
-from reskill_jax.laboratory.recipe import RECIPES, Phase, Recipe
+from reskill_jax.laboratory.recipe import RECIPES, Recipe, TrainingPhase
 from reskill_jax.laboratory.shuffle import Names
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
@@ -59,24 +59,39 @@ from reskill_jax.storage import cache_directory
 SHIPPED = Path(__file__).parent / "assets" / "warm_start"
 
 
-def obtain(recipe: Recipe, *, workers: int, retrain: bool = False) -> Path:
-    """Return the directory of the recipe's policy, making it if there is none."""
-    made = cache_directory() / "warm_start" / recipe.hash
+def find_or_train(recipe: Recipe, *, workers: int, retrain: bool = False) -> Path:
+    """Return the directory of the recipe's policy, training it if it is missing.
+
+    Args:
+        recipe: which policy.
+        workers: processes for demonstrations and environments.
+        retrain: train it in any case.
+    """
+    cached = cache_directory() / "warm_start" / recipe.hash
     if not retrain:
-        for directory in (SHIPPED / recipe.hash, made):
+        for directory in (SHIPPED / recipe.hash, cached):
             if (directory / "recipe.json").is_file():
                 return directory
-    print(f"making the warm start {recipe.hash} once, into {made}", flush=True)
-    make(recipe, made, workers=workers)
-    return made
+    print(f"training the warm start {recipe.hash} once, into {cached}", flush=True)
+    train_policy(recipe, cached, workers=workers)
+    return cached
 
 
-def make(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
-    """Demonstrate, train and write; `output` appears whole or not at all."""
+def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, float]:
+    """Demonstrate, train and write; `output` appears whole or not at all.
+
+    Args:
+        recipe: which policy.
+        output: directory to write, replaced if it exists.
+        workers: processes for demonstrations and environments.
+
+    Returns:
+        Held-out loss, number of demonstrations and their success.
+    """
     tasks = find_houses(recipe, workers=workers)
-    times = recipe.episodes, recipe.seed
-    fluent = demonstrate_all(tasks, recipe.fluent, *times, workers=workers)
-    taught = demonstrate_all(tasks, recipe.teaching, *times, workers=workers)
+    count, seed = recipe.episodes, recipe.seed
+    fluent = demonstrate_all(tasks, recipe.fluent, count, seed, workers=workers)
+    taught = demonstrate_all(tasks, recipe.teaching, count, seed, workers=workers)
     held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
     tokenizer = train_tokenizer(_texts(taught), recipe.shape.vocab_size)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
@@ -115,7 +130,7 @@ def _train(
     stored: Path,
     workers: int,
 ) -> Params:
-    """Train through the recipe's stretches, from the last one that is stored."""
+    """Train through the recipe's segments, after those that are stored."""
     fluent, taught = demonstrations
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     prompts = recipe.prompts(tokenizer)
@@ -124,34 +139,34 @@ def _train(
     update = make_supervised_update(make_logprobs(decoder), tx)
     state = init_state(init(decoder, jax.random.key(recipe.seed)), tx)
     done = 0
-    rounds: list[list[Attempt]] = []
+    rounds: list[list[PlayedEpisode]] = []
     with closing(Checkpointer(stored, keep=1)) as checkpointer:
         if restored := checkpointer.restore(state):
             done, state, host = restored
             rounds = _read_rounds(host["rounds"], tasks)
-        for stretch in recipe.stretches():
-            if stretch.end <= done:
+        for segment in recipe.segments():
+            if segment.end <= done:
                 continue
-            if stretch.plays:
+            if segment.plays:
                 policy = decoder, state.params, tokenizer
-                seed = recipe.seed * 10_000 + stretch.begin
+                seed = recipe.seed * 10_000 + segment.begin
                 played = play(recipe, tasks, seed, policy, workers=workers)
                 rounds = [*rounds, played][-recipe.memory :]
-            attempts = [attempt for played in rounds for attempt in played]
-            practised = correct_all(attempts, recipe.teaching, workers=workers)
+            episodes_played = [episode for played in rounds for episode in played]
+            practised = correct_all(episodes_played, recipe.teaching, workers=workers)
             pools = fluent, taught, practised
 
             def batches(
-                step: int, phase: Phase = stretch.phase, pools: _Pools = pools
+                step: int, phase: TrainingPhase = segment.phase, pools: _Pools = pools
             ) -> list[PackedBatch]:
                 rng = random.Random(f"{recipe.seed}/{step}")
                 return pack_episodes(draw_episodes(rng, phase, pools, names, prompts))
 
-            steps = range(stretch.begin, stretch.end)
+            steps = range(segment.begin, segment.end)
             state = fit(update, state, steps, batches)
-            document = [[_plain(attempt) for attempt in played] for played in rounds]
-            checkpointer.save(stretch.end, state, {"rounds": document})
-            done = stretch.end
+            document = [[_plain(episode) for episode in played] for played in rounds]
+            checkpointer.save(segment.end, state, {"rounds": document})
+            done = segment.end
     return state.params
 
 
@@ -163,12 +178,12 @@ _Pools = tuple[
 
 def draw_episodes(
     rng: random.Random,
-    phase: Phase,
+    phase: TrainingPhase,
     pools: _Pools,
     names: Names,
     prompts: PromptBuilder,
 ) -> list[Episode]:
-    """Draw what one step learns from."""
+    """Draw the episodes that one step learns from."""
 
     def draw(pool: Sequence[Demonstration], shuffled: float) -> Episode:
         demonstration = rng.choice(pool)
@@ -185,44 +200,47 @@ def draw_episodes(
     ]
 
 
-def _plain(attempt: Attempt) -> list[object]:
-    return [attempt.task.id, attempt.seed, list(attempt.actions)]
+def _plain(played: PlayedEpisode) -> list[object]:
+    return [played.task.id, played.seed, list(played.actions)]
 
 
 def _read_rounds(
     document: Sequence[Sequence[tuple[str, int, Sequence[str]]]],
     tasks: Sequence[Task],
-) -> list[list[Attempt]]:
+) -> list[list[PlayedEpisode]]:
     by_id = {task.id: task for task in tasks}
     return [
-        [Attempt(by_id[task], seed, tuple(actions)) for task, seed, actions in played]
+        [
+            PlayedEpisode(by_id[task], seed, tuple(actions))
+            for task, seed, actions in played
+        ]
         for played in document
     ]
 
 
 def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
-    """Yield what the tokenizer must spell well."""
+    """Yield the texts that the tokenizer is trained on."""
     for demonstration in demonstrations:
         yield demonstration.goal
-        for moment in demonstration.moments:
-            yield moment.observation
-            yield f"<action>{moment.action}</action>"
+        for turn in demonstration.turns:
+            yield turn.observation
+            yield f"<action>{turn.action}</action>"
     for rule in RULES:
         for wording in range(len(rule.wordings)):
             yield render_note(BRIEF, rule.skill(wording)) * 50
 
 
 def main(argv: Sequence[str]) -> None:
-    """Make one recipe's policy."""
+    """Train one recipe's policy."""
     del argv
     values = flags.FLAGS
     recipe = RECIPES[values.recipe]
     output = Path(values.output or SHIPPED / recipe.hash)
-    results = make(recipe, output, workers=os.cpu_count() or 1)
+    results = train_policy(recipe, output, workers=os.cpu_count() or 1)
     print(json.dumps({"output": str(output), **results}))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("recipe", "alfworld-small", sorted(RECIPES), "which recipe")
-    flags.DEFINE_string("output", "", "directory to write; empty: the package's assets")
+    flags.DEFINE_enum("recipe", "alfworld-small", sorted(RECIPES), "Which recipe.")
+    flags.DEFINE_string("output", "", "Where to write it; empty: the package's assets.")
     sys.exit(app.run(main))

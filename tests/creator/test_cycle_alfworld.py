@@ -27,7 +27,11 @@ from reskill_jax.environments.alfworld.environment import (
     find_games,
 )
 from reskill_jax.environments.alfworld.games import cached_houses
-from reskill_jax.laboratory.demonstrator import Demonstrator, Habits, Teaching
+from reskill_jax.laboratory.demonstrator import (
+    DemonstrationSettings,
+    Demonstrator,
+    MistakeRates,
+)
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.reskill import ReSkill
@@ -37,7 +41,7 @@ NO_TOKENS = np.zeros(1, np.int32)
 TASKS, GROUP, MAX_TURNS = 6, 8, 12
 RULE = "open-what-is-closed"  # the player knows this rule when it is shown
 # Leaves almost everything closed, and sometimes goes astray; otherwise an expert.
-PLAYER = Teaching(habits=Habits(0.95, 0.0, 0.1, 0.0, 0.0, 0.0, 0.0))
+PLAYER = DemonstrationSettings(habits=MistakeRates(0.95, 0.0, 0.1, 0.0, 0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")

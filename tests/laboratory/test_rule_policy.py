@@ -8,8 +8,8 @@ from reskill_jax.environments.alfworld.rules import HARMFUL, RULES
 from reskill_jax.environments.alfworld.tracker import Tracker
 from reskill_jax.environments.protocol import Task
 from reskill_jax.laboratory.demonstrator import (
-    Habits,
-    Teaching,
+    DemonstrationSettings,
+    MistakeRates,
     draw_bank,
     err,
     obey,
@@ -128,17 +128,19 @@ def test_habits_err_as_often_as_they_say_and_prepare_slips_to_the_goal():
     state = world(HEAT, played=[CLOSED, OPENED, TAKEN])
     assert situation(state, "go to microwave 1") == "prepare"
     rng = random.Random(0)
-    habits = Habits(prepare=0.7)
+    habits = MistakeRates(prepare=0.7)
     played = [err(rng, state, GO, "go to microwave 1", habits) for _ in range(2000)]
     assert set(played) == {"go to microwave 1", "go to shelf 1"}
     assert played.count("go to shelf 1") / 2000 == pytest.approx(0.7, abs=0.04)
-    never = Habits(*[0.0] * 7)
+    never = MistakeRates(*[0.0] * 7)
     assert err(rng, state, GO, "go to microwave 1", never) == "go to microwave 1"
 
 
 def drawn(count=600, kind=HEAT, **teaching):
     rng = random.Random(0)
-    return [draw_bank(rng, Teaching(**teaching), kind) for _ in range(count)]
+    return [
+        draw_bank(rng, DemonstrationSettings(**teaching), kind) for _ in range(count)
+    ]
 
 
 def test_drawn_banks_have_skills_of_both_kinds_and_only_as_often_as_asked():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from reskill_jax.environments.alfworld.wordings import BRIEF
-from reskill_jax.laboratory.demonstrator import Teaching
+from reskill_jax.laboratory.demonstrator import DemonstrationSettings
 from reskill_jax.laboratory.fitting import as_episode
-from reskill_jax.laboratory.recipe import RECIPES, Phase, Recipe, Shape
+from reskill_jax.laboratory.recipe import RECIPES, Recipe, Shape, TrainingPhase
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load
 from reskill_jax.rollout.prompts import render_note
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def making():
-    from reskill_jax.laboratory import warm_start as make
+def warm_start():
+    from reskill_jax.laboratory import warm_start
 
-    return make
+    return warm_start
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +36,23 @@ def small():
     )
     return Recipe(
         num_houses=4, episodes=2, held_out=2, attempts=3, memory=1, shape=shape,
-        teaching=replace(Teaching(), skilled=1.0, max_turns=5),
+        teaching=replace(DemonstrationSettings(), skilled=1.0, max_turns=5),
         learning_rate=1e-2, warmup=1, decay=3,
-        phases=(Phase(6, text=1, fluent=1, taught=1),
-                Phase(4, taught=1, practised=1, rounds=2, shuffled=0.5)),
+        phases=(TrainingPhase(6, text=1, fluent=1, taught=1),
+                TrainingPhase(4, taught=1, practised=1, rounds=2, shuffled=0.5)),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def made(making, small, tmp_path_factory):
+def made(warm_start, small, tmp_path_factory):
     directory = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("RESKILL_CACHE", str(directory))
-    yield making.obtain(small, workers=1), directory
+    yield warm_start.find_or_train(small, workers=1), directory
     patch.undo()
 
 
-def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(making, small, made):
+def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(warm_start, small, made):
     directory, root = made
     assert directory == root / "warm_start" / small.hash
     document = json.loads((directory / "recipe.json").read_text())
@@ -60,25 +60,27 @@ def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(making, small, ma
     uniform = np.log(load(directory)[0].vocab_size)
     assert document["results"]["held_out_loss"] < 0.95 * uniform
     stamp = (directory / "recipe.json").stat().st_mtime_ns
-    assert making.obtain(small, workers=1) == directory
+    assert warm_start.find_or_train(small, workers=1) == directory
     assert (directory / "recipe.json").stat().st_mtime_ns == stamp
     assert not directory.with_name(f"{directory.name}.partial").exists()
 
 
 @pytest.mark.slow
-def test_making_goes_on_where_it_was_killed(making, small, made, tmp_path, monkeypatch):
+def test_training_goes_on_where_it_was_killed(
+    warm_start, small, made, tmp_path, monkeypatch
+):
     """Killed in the second round of practice: the same weights, bit for bit."""
     output = tmp_path / "out"
-    fit = making.fit
+    fit = warm_start.fit
 
     def killed(update, state, steps, episodes):
         if 8 in steps:
             raise KeyboardInterrupt
         return fit(update, state, steps, episodes)
 
-    monkeypatch.setattr(making, "fit", killed)
+    monkeypatch.setattr(warm_start, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        making.make(small, output, workers=1)
+        warm_start.train_policy(small, output, workers=1)
     assert not output.exists()
     seen = []
 
@@ -86,16 +88,16 @@ def test_making_goes_on_where_it_was_killed(making, small, made, tmp_path, monke
         seen.extend(steps)
         return fit(update, state, steps, episodes)
 
-    monkeypatch.setattr(making, "fit", watched)
-    making.make(small, output, workers=1)
+    monkeypatch.setattr(warm_start, "fit", watched)
+    warm_start.train_policy(small, output, workers=1)
     assert seen == [8, 9]
     weights = "model.safetensors"
     assert (output / weights).read_bytes() == (made[0] / weights).read_bytes()
 
 
-def test_stretches_cover_all_steps_and_play_before_every_round(small):
-    stretches = small.stretches()
-    assert [(s.begin, s.end, s.plays) for s in stretches] == [
+def test_segments_cover_all_steps_and_play_before_every_round(small):
+    segments = small.segments()
+    assert [(s.begin, s.end, s.plays) for s in segments] == [
         (0, 6, False), (6, 8, True), (8, 10, True)
     ]  # fmt: skip
     recipe = RECIPES["alfworld-small"]
@@ -121,23 +123,23 @@ def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
     assert shown == demonstrations(small)
     for demonstration in shown:
         episode = as_episode(prompts, demonstration)
-        taught = [m for m in demonstration.moments if m.taught is not None]
-        for moment, turn in zip(taught, episode.turns, strict=True):
+        taught = [t for t in demonstration.turns if t.taught is not None]
+        for shown_turn, turn in zip(taught, episode.turns, strict=True):
             trunk = episode.trunks[turn.window][: turn.trunk_length]
             prompt = tokenizer.decode([*trunk, *turn.branch])
-            assert moment.observation in prompt
+            assert shown_turn.observation in prompt
             assert demonstration.goal in prompt
-            for skill in moment.skills:
+            for skill in shown_turn.skills:
                 assert render_note(BRIEF, skill) in prompt
-            response = f"<action>{moment.taught}</action>"
+            response = f"<action>{shown_turn.taught}</action>"
             assert tokenizer.decode(turn.response) == response
             assert turn.response[-1] == tokenizer.eos_id
 
 
-def test_the_shipped_policy_is_the_one_that_its_recipe_makes(making, made):
+def test_the_shipped_policy_is_the_one_that_its_recipe_makes(warm_start, made):
     """Same recipe, same demonstrations, and on those the loss that was recorded."""
     recipe = RECIPES["alfworld-small"]
-    directory = making.SHIPPED / recipe.hash
+    directory = warm_start.SHIPPED / recipe.hash
     document = json.loads((directory / "recipe.json").read_text())
     assert document["recipe"] == json.loads(json.dumps(asdict(recipe)))
     assert cache_directory() == made[1]
@@ -146,6 +148,6 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(making, made):
     decoder, params = load(directory)
     prompts = recipe.prompts(Tokenizer.load(directory))
     episodes = [as_episode(prompts, d) for d in held_out]
-    packed = making.pack_episodes(episodes)
-    loss = making.mean_loss(making.make_logprobs(decoder), packed, params)
+    packed = warm_start.pack_episodes(episodes)
+    loss = warm_start.mean_loss(making.make_logprobs(decoder), packed, params)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)
