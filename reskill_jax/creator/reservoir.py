@@ -5,13 +5,13 @@ task cannot crowd out the others (paper, section 3.4). Such a selection is no ba
 success rates, so every episode is also counted in a `Tally` per (bank, step).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.skills.episode_record import EpisodeRecord
 
 
@@ -31,25 +31,23 @@ class Tally:
     step: int
     episodes: int = 0
     successes: int = 0
-    active_skills: Counter[str] = field(default_factory=Counter)
+    active_skills: dict[str, int] = field(default_factory=dict)
 
     def count(self, record: EpisodeRecord) -> None:
         """Add one episode."""
         self.episodes += 1
         self.successes += record.success
-        self.active_skills.update(record.skills())
+        for skill in record.skills():
+            self.active_skills[skill] = self.shown(skill) + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """Turn the tally into JSON types; `from_json` is the inverse."""
-        return {
-            **vars(self),
-            "active_skills": dict(self.active_skills),
-        }  # not asdict: breaks counters
+    def shown(self, skill: str) -> int:
+        """Return in how many of the episodes a skill was shown."""
+        return self.active_skills.get(skill, 0)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Tally":
-        """Read what `to_json` wrote."""
-        return cls(**{**data, "active_skills": Counter(data["active_skills"])})
+
+class _State(TypedDict):
+    records: list[EpisodeRecord]
+    tallies: list[Tally]
 
 
 class Reservoir:
@@ -135,17 +133,18 @@ class Reservoir:
 
     def state(self) -> dict[str, Any]:
         """Return everything held, as JSON types for the checkpoint."""
-        return {
-            "records": [record.to_json() for record in self._records.values()],
-            "tallies": [tally.to_json() for tally in self._tallies.values()],
-        }
+        return encode(
+            _State(
+                records=list(self._records.values()),
+                tallies=list(self._tallies.values()),
+            )
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Hold exactly what `state` says; the inverse of `state`."""
-        records = [EpisodeRecord.from_json(r) for r in state["records"]]
-        self._records = {(r.task, r.bank, r.success): r for r in records}
-        tallies = [Tally.from_json(tally) for tally in state["tallies"]]
-        self._tallies = {(tally.bank, tally.step): tally for tally in tallies}
+        held = decode(_State, state, name="reservoir")
+        self._records = {(r.task, r.bank, r.success): r for r in held["records"]}
+        self._tallies = {(tally.bank, tally.step): tally for tally in held["tallies"]}
 
     def _evict(self) -> None:
         """Drop the oldest record of the outcome that exceeds its share."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from reskill_jax.codec import encode
 from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.report.progress import Progress
 from reskill_jax.rollout.episode import Episode
@@ -85,7 +86,7 @@ class Logbook:
 
     def _record(self, name: str, episodes: Sequence[Episode], step: int) -> None:
         """Write what was played, one JSON line per episode."""
-        lines = (json.dumps(e.record(step).to_json()) for e in episodes)
+        lines = (json.dumps(encode(e.record(step))) for e in episodes)
         path = self._workdir.episodes / f"{name}.jsonl"
         write_text(path, "".join(f"{line}\n" for line in lines))
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from reskill_jax.codec import decode
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill_md import load_bank
@@ -92,7 +93,8 @@ def _episode(workdir: Workdir, step: int) -> Iterator[str]:
         yield "No episode yet"
         return
     records = [
-        EpisodeRecord.from_json(json.loads(x)) for x in path.read_text().splitlines()
+        decode(EpisodeRecord, json.loads(x), fields="any")
+        for x in path.read_text().splitlines()
     ]
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"

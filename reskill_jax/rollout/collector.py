@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from reskill_jax import distributed
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import Task
 from reskill_jax.rollout.engine import Engine, Request, Sampling
@@ -70,12 +71,8 @@ class Collector:
         if distributed.is_alone():
             return played
         # This blocks, but nothing else is left to do.
-        shares = distributed.gather([episode.to_json() for episode in played])
-        episodes = [
-            Episode.from_json(tasks[document["group"]], document)
-            for share in shares
-            for document in share
-        ]
+        shares = decode(list[list[Episode]], distributed.gather(encode(played)))
+        episodes = [episode for share in shares for episode in share]
         return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
     async def _collect(

@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.protocol import Task
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
@@ -56,36 +57,6 @@ class Batch:
             "rollout/staleness": behind / sampled,
             "time/wait": self.waited,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON document, but for the tasks, which the step tells."""
-        return vars(self) | {"episodes": [e.to_json() for e in self.episodes]}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any], tasks: Sequence[Task]) -> Self:
-        """Make the batch of a document and of its step's tasks.
-
-        Raises:
-            ValueError: the document is none of `to_json`, or not of so many tasks.
-        """
-        try:
-            episodes = [
-                Episode.from_json(tasks[stored["group"]], stored)
-                for stored in document["episodes"]
-            ]
-            size = len(episodes) // len(tasks)
-            places = list(itertools.product(range(len(tasks)), range(size)))
-            if not places or [(e.group, e.index) for e in episodes] != places:
-                raise ValueError(
-                    f"{len(episodes)} episodes are not the groups of {len(tasks)} "
-                    "tasks, in order"
-                )
-            return cls(**{**document, "episodes": episodes})
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"the checkpoint's batch is not a recorded one ({error!r}): resume "
-                "with the version that wrote it, or choose another --workdir"
-            ) from error
 
 
 class Batches:
@@ -149,7 +120,7 @@ class Batches:
     def state(self) -> dict[str, Any] | None:
         """Wait for the batch that was started and return it, for a checkpoint."""
         self._wait()
-        return self._ahead.to_json() if self._ahead else None
+        return encode(self._ahead)
 
     def restore(self, state: Mapping[str, Any] | None, tasks: Sequence[Task]) -> None:
         """Go back to a state; `tasks` are those of the next step.
@@ -157,7 +128,15 @@ class Batches:
         Raises:
             ValueError: it cannot be read.
         """
-        self._ahead = Batch.from_json(state, tasks) if state else None
+        try:
+            self._ahead = decode(Batch | None, state, name="batch")
+            if self._ahead:
+                _require_groups_of(tasks, self._ahead.episodes)
+        except ValueError as error:
+            raise ValueError(
+                f"the checkpoint's batch is not a recorded one ({error}): resume "
+                "with the version that wrote it, or choose another --workdir"
+            ) from error
 
     def close(self) -> None:
         """Stop collecting; to be called before the engine is closed."""
@@ -170,6 +149,16 @@ class Batches:
             batch = self._running.result()
             self._running = None
             self._ahead = replace(batch, waited=time.perf_counter() - started)
+
+
+def _require_groups_of(tasks: Sequence[Task], episodes: Sequence[Episode]) -> None:
+    size = len(episodes) // len(tasks)
+    places = list(itertools.product(enumerate(tasks), range(size)))
+    if not places or [((e.group, e.task), e.index) for e in episodes] != places:
+        raise ValueError(
+            f"{len(episodes)} episodes are not the groups of {len(tasks)} tasks, in "
+            "order"
+        )
 
 
 async def _timed(work: Coroutine[Any, Any, list[Episode]]) -> Batch:

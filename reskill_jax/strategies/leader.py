@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from reskill_jax import distributed
+from reskill_jax.codec import decode, encode
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.base import Strategy
 
@@ -75,7 +75,5 @@ class Leader:
         return self._strategy
 
     def _tell_banks(self) -> None:
-        documents = distributed.on_leader(
-            lambda: [bank_to_json(bank) for bank in self._known().banks]
-        )
-        self._banks = tuple(bank_from_json(document) for document in documents)
+        documents = distributed.on_leader(lambda: encode(self._known().banks))
+        self._banks = decode(tuple[SkillBank, ...], documents)

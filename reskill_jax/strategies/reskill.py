@@ -9,11 +9,12 @@ before had been rejected, until there are enough or it knows no more.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.proposal import (
     Creator,
     Evidence,
@@ -26,13 +27,25 @@ from reskill_jax.creator.verify import Limits, Rejected, verify
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
+
+
+class _State(TypedDict):
+    bank: SkillBank
+    candidates: list[tuple[Proposal, SkillBank]]
+    trial: Trial | None
+    memory: MemoryEstimate
+    evidence: tuple[float, float] | None
+    history: list[PastTrial]
+    reservoir: dict[str, Any]
+    creator: dict[str, Any]
+    wait_until: int
+    idle: int
 
 
 class ReSkill:
@@ -188,7 +201,7 @@ class ReSkill:
             self._idle += 1
         return metrics
 
-    def _what_is_known(self, step: int, records: Sequence[EpisodeRecord]) -> Evidence:
+    def _what_is_known(self, step: int, records: tuple[EpisodeRecord, ...]) -> Evidence:
         """Gather it for the creator; it shall not propose twice what is on trial."""
         on_trial = [
             PastTrial.judged(step, proposal, (self._bank, bank), accepted=False)
@@ -233,41 +246,42 @@ class ReSkill:
 
     def history(self) -> list[dict[str, Any]]:
         """Return all decided trials, oldest first."""
-        return [trial.to_json() for trial in self._history]
+        return encode(self._history)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to go on as if never stopped."""
-        return {
-            "bank": bank_to_json(self._bank),
-            "candidates": [
-                {"proposal": proposal.to_json(), "bank": bank_to_json(bank)}
-                for proposal, bank in self._candidates
-            ],
-            "trial": self._trial and self._trial.to_json(),
-            "memory": self._memory.to_json(),
-            "evidence": self._evidence,
-            "history": self.history(),
-            "reservoir": self._reservoir.state(),
-            "creator": self._creator.state(),
-            "wait_until": self._wait_until,
-            "idle": self._idle,
-        }
+        return encode(
+            _State(
+                bank=self._bank,
+                candidates=self._candidates,
+                trial=self._trial,
+                memory=self._memory,
+                evidence=self._evidence,
+                history=self._history,
+                reservoir=self._reservoir.state(),
+                creator=self._creator.state(),
+                wait_until=self._wait_until,
+                idle=self._idle,
+            )
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
-        self._bank = bank_from_json(state["bank"])
-        self._candidates = [
-            (Proposal.from_json(data["proposal"]), bank_from_json(data["bank"]))
-            for data in state["candidates"]
-        ]
-        self._trial = state["trial"] and Trial.from_json(state["trial"])
-        self._memory = MemoryEstimate(**state["memory"])
-        self._evidence = state["evidence"] and tuple(state["evidence"])
-        self._history = [PastTrial.from_json(trial) for trial in state["history"]]
-        self._reservoir.restore(state["reservoir"])
-        self._creator.restore(state["creator"])
-        self._wait_until = state["wait_until"]
-        self._idle = state["idle"]
+        """Go back to a state.
+
+        Raises:
+            CodecError: a part of it is missing or of another type.
+        """
+        held = decode(_State, state, name="strategy")
+        self._bank = held["bank"]
+        self._candidates = held["candidates"]
+        self._trial = held["trial"]
+        self._memory = held["memory"]
+        self._evidence = held["evidence"]
+        self._history = held["history"]
+        self._reservoir.restore(held["reservoir"])
+        self._creator.restore(held["creator"])
+        self._wait_until = held["wait_until"]
+        self._idle = held["idle"]
 
 
 def _summary(proposal: Proposal) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_episodes import acts
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.protocol import Task
 from reskill_jax.rollout.episode import Episode, Turn
@@ -74,7 +75,7 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
         valid=(True, False),
     )
     assert record.skills() == {"a", "b"}
-    assert EpisodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+    assert decode(EpisodeRecord, json.loads(json.dumps(encode(record)))) == record
 
 
 def test_newest_record_of_task_bank_and_outcome_replaces_the_older():
