@@ -23,7 +23,7 @@ from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
 from reskill_jax.skills.assertions import Assertion
-from reskill_jax.skills.operations import Add, Delete, Modify, Operation
+from reskill_jax.skills.operations import Add, Delete, Modify, Operation, describe
 from reskill_jax.skills.rule import Rule, RuleTable
 from reskill_jax.skills.skill import Skill, Trigger
 
@@ -207,14 +207,7 @@ def _rejections(evidence: Evidence, operation: Operation) -> int:
 
 def _concerns(proposal: Proposal, operation: Operation) -> bool:
     """Tell whether a bundle does the same kind of thing to the same skill."""
-    return any(
-        type(other) is type(operation) and _target(other) == _target(operation)
-        for other in proposal.operations
-    )
-
-
-def _target(operation: Operation) -> str:
-    return operation.skill.name if isinstance(operation, Add) else operation.name
+    return any(describe(other) == describe(operation) for other in proposal.operations)
 
 
 def _least_used(evidence: Evidence) -> Change:

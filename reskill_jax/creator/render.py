@@ -10,7 +10,7 @@ from reskill_jax.llm.sanitize import clean
 from reskill_jax.skills.assertions import Assertion, AssertionStats, Rate, profile
 from reskill_jax.skills.checks import name_of, parameters
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import Add, Operation
+from reskill_jax.skills.operations import Add, Modify, Operation, describe
 from reskill_jax.skills.skill import Skill
 
 _NONE = "(none)"
@@ -138,15 +138,17 @@ def _skill(skill: Skill, evidence: Evidence) -> str:
     own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
     shown = sum(tally.shown(skill.name) for tally in own)
     played = sum(tally.episodes for tally in own)
-    return f"{words(skill)} [fired in {shown} of {played} recent episodes]"
+    return (
+        f"{skill.name} {_words(skill)} [fired in {shown} of {played} recent episodes]"
+    )
 
 
-def words(skill: Skill) -> str:
-    """Put a skill into one line."""
+def _words(skill: Skill) -> str:
+    """Put all but a skill's name into one line."""
     pattern = f" {skill.trigger.pattern!r}" if skill.trigger.pattern else ""
     example = f" Example: {skill.example}" if skill.example else ""
     return clean(
-        f"{skill.name} ({skill.trigger.kind}{pattern}, version {skill.version}): When:"
+        f"({skill.trigger.kind}{pattern}, version {skill.version}): When:"
         f" {skill.when_to_use} Do: {skill.action}{example}",
         900,
     )
@@ -164,13 +166,13 @@ def trials(history: Sequence[PastTrial]) -> str:
 
 
 def operation(change: Operation) -> str:
-    """Put an operation into one line."""
-    if isinstance(change, Add):
-        return f"add {words(change.skill)}"
-    kind = type(change).__name__.lower()
-    changes = dict(getattr(change, "changes", {}))
-    detail = f" {changes}" if changes else ""
-    return clean(f"{kind} {change.name}{detail}", 900)
+    """Put an operation with all its words into one line."""
+    match change:
+        case Add(skill=skill):
+            return f"{describe(change)} {_words(skill)}"
+        case Modify(changes=changes) if changes:
+            return clean(f"{describe(change)} {dict(changes)}", 900)
+    return describe(change)
 
 
 def actions(records: Sequence[EpisodeRecord]) -> str:

@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.workdir import Workdir
 
@@ -43,38 +46,30 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
 
 def _trials(workdir: Workdir) -> Iterator[str]:
     path = workdir.root / "trials.jsonl"
-    trials = (
-        [json.loads(x) for x in path.read_text().splitlines()]
-        if (path.exists())
-        else []
-    )
-    accepted = sum(trial["accepted"] for trial in trials)
+    lines = path.read_text().splitlines() if path.exists() else []
+    trials = [decode(PastTrial, json.loads(line), fields="any") for line in lines]
+    accepted = sum(trial.accepted for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
-        verdict = "accepted" if trial["accepted"] else "rejected"
-        shown = _contrast(trial["contrast"])
-        operations = ", ".join(map(describe, trial["proposal"]["operations"]))
-        yield f"  step {trial['step']:4d}  {verdict}  {shown}  {operations}"
+        verdict = "accepted" if trial.accepted else "rejected"
+        shown = _contrast(trial.contrast)
+        operations = ", ".join(map(describe, trial.proposal.operations))
+        yield f"  step {trial.step:4d}  {verdict}  {shown}  {operations}"
 
 
-def _contrast(found: dict[str, float | None] | None) -> str:
+def _contrast(found: Contrast | None) -> str:
     """Show the effect, and that where a changed skill could have fired."""
     if found is None:
         return f"{'untested':37}"
-    texts = [
-        "-" if found[error] is None else f"{found[effect]:+.1%} ±{found[error]:.1%}"
-        for effect, error in (
-            ("effect", "standard_error"),
-            ("exposed_effect", "exposed_standard_error"),
-        )
-    ]
-    return f"{texts[0]:14} exposed {texts[1]:14}"
+    all_episodes = _estimate(found.effect, found.standard_error)
+    exposed = _estimate(found.exposed_effect, found.exposed_standard_error)
+    return f"{all_episodes:14} exposed {exposed:14}"
 
 
-def describe(operation: dict[str, Any]) -> str:
-    """Name an operation in two words."""
-    name = operation.get("name") or operation["skill"]["name"]
-    return f"{operation['type']} {name}"
+def _estimate(effect: float | None, error: float | None) -> str:
+    if effect is None or error is None:
+        return "-"
+    return f"{effect:+.1%} ±{error:.1%}"
 
 
 def _bank(workdir: Workdir) -> Iterator[str]:

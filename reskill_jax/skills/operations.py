@@ -81,6 +81,11 @@ class Delete(msgspec.Struct, frozen=True, tag="delete"):
 Operation = Add | Modify | Delete
 
 
+def describe(operation: Operation) -> str:
+    """Name an operation in two words, e.g. ``add look-around``."""
+    return f"{type(operation).__name__.lower()} {operation.name}"
+
+
 def apply(
     bank: SkillBank, operations: Sequence[Operation], *, max_skills: int
 ) -> SkillBank:

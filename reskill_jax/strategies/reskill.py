@@ -27,6 +27,7 @@ from reskill_jax.creator.verify import Limits, Rejected, verify
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
@@ -285,9 +286,4 @@ class ReSkill:
 
 
 def _summary(proposal: Proposal) -> str:
-    """Name the operations of a proposal in a few words."""
-    return ", ".join(
-        f"{type(operation).__name__.lower()} "
-        f"{operation.skill.name if hasattr(operation, 'skill') else operation.name}"
-        for operation in proposal.operations
-    )
+    return ", ".join(map(describe, proposal.operations))

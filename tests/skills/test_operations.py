@@ -14,6 +14,7 @@ from reskill_jax.skills.operations import (
     OperationError,
     Rejection,
     apply,
+    describe,
     validate,
 )
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -115,6 +116,11 @@ def test_operations_and_banks_survive_json():
     assert again.hash == bank.hash
     with pytest.raises(ValueError, match=r"operation\.type: Invalid value 'rename'"):
         decode(Operation, {"type": "rename", "name": "a"}, name="operation")
+
+
+def test_operations_have_names_of_two_words():
+    operations = [Add(make("d")), Modify("b", {"action": "x"}), Delete("a")]
+    assert [*map(describe, operations)] == ["add d", "modify b", "delete a"]
 
 
 @given(st.permutations([Add(make("d")), Modify("b", {"action": "x"}), Delete("a")]))
