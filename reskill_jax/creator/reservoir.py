@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-import numpy as np
-
 from reskill_jax.codec import decode, encode
 from reskill_jax.skills.episode_record import EpisodeRecord
 
@@ -55,9 +53,9 @@ class Reservoir:
 
     Args:
         capacity: most records held.
-        window: how many steps back `records`, `tallies` and `sample` reach.
-        failure_share: share of failures in a full reservoir and in samples, as far as
-            there are enough of each outcome.
+        window: how many steps back `records` and `tallies` reach.
+        failure_share: share of failures in a full reservoir, as far as there are enough
+            of each outcome.
 
     Raises:
         ValueError: an argument is out of range.
@@ -106,30 +104,6 @@ class Reservoir:
         return tuple(
             t for t in self._tallies.values() if step - self._window < t.step <= step
         )
-
-    def sample(
-        self, count: int, step: int, rng: np.random.Generator
-    ) -> tuple[EpisodeRecord, ...]:
-        """Draw recent records without replacement, stratified by outcome.
-
-        Args:
-            count: how many; all recent ones when there are fewer.
-            step: the current step.
-            rng: decides which; the same generator state draws the same records.
-
-        Returns:
-            Records, oldest first, `failure_share` of them failures where possible.
-        """
-        recent = self.records(step)
-        failures = [i for i, record in enumerate(recent) if not record.success]
-        successes = [i for i, record in enumerate(recent) if record.success]
-        wanted = max(round(count * self._failure_share), count - len(successes))
-        wanted = min(wanted, len(failures))
-        chosen = [
-            *rng.choice(failures, wanted, replace=False),
-            *rng.choice(successes, min(count - wanted, len(successes)), replace=False),
-        ]
-        return tuple(recent[i] for i in sorted(int(i) for i in chosen))
 
     def state(self) -> dict[str, Any]:
         """Return everything held, as JSON types for the checkpoint."""

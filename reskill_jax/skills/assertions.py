@@ -114,13 +114,11 @@ class AssertionStats:
     """Pass rates of one assertion.
 
     Attributes:
-        id: of the assertion.
         success: over episodes that reached their goal.
         failure: over episodes that did not.
         banks: over all episodes of each bank, by its hash.
     """
 
-    id: str
     success: Rate = Rate()
     failure: Rate = Rate()
     banks: Mapping[str, Rate] = field(default_factory=dict)
@@ -145,4 +143,4 @@ def _stats(assertion: Assertion, records: Sequence[EpisodeRecord]) -> AssertionS
         if passed is not None:
             outcomes[record.success] = outcomes[record.success].plus(passed)
             banks[record.bank] = banks.get(record.bank, Rate()).plus(passed)
-    return AssertionStats(assertion.id, outcomes[True], outcomes[False], banks)
+    return AssertionStats(outcomes[True], outcomes[False], banks)
