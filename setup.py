@@ -17,6 +17,7 @@ CORE = [
     "transformers>=5.5,<6",  # chat templates only: torch is never imported
     "jinja2>=3.1.6,<4",  # transformers renders templates with it; older ones it refuses
     "safetensors>=0.5,<1",
+    "msgspec>=0.19,<1",  # typed JSON documents; 0.19: last tested floor
     "google-re2>=1.1.20240702,<2",  # linear-time patterns: none can hang the loop
     "pyyaml>=6,<7",
     "tensorboardX>=2.6.2,<3",  # event files without TensorFlow

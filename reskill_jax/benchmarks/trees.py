@@ -34,6 +34,7 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
@@ -268,13 +269,14 @@ def _run_child(child: str) -> dict[str, float]:
 
 def write(path: Path, episodes: Sequence[Episode]) -> None:
     """Store episodes."""
-    path.write_text(json.dumps([episode.to_json() for episode in episodes]))
+    path.write_text(json.dumps(encode(episodes)))
 
 
 def read(path: Path) -> Iterator[Episode]:
     """Yield what `write` stored, each as a group of its own."""
-    for number, stored in enumerate(json.loads(path.read_text())):
-        yield replace(Episode.from_json(stored), group=number)
+    episodes = decode(list[Episode], json.loads(path.read_text()))
+    for number, episode in enumerate(episodes):
+        yield replace(episode, group=number)
 
 
 def small_decoder(vocab_size: int) -> DecoderConfig:

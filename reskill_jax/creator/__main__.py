@@ -15,6 +15,7 @@ import json
 import sys
 from pathlib import Path
 
+from reskill_jax.codec import encode
 from reskill_jax.creator import render
 from reskill_jax.creator.episodes import as_evidence, read_episodes
 from reskill_jax.creator.offline import OfflineCreator
@@ -82,7 +83,7 @@ def _run(flags: argparse.Namespace) -> str | None:
     verdict = verify(proposal, evidence)
     assert isinstance(verdict, Verified), "creators hand over what passes"
     save_bank(verdict.candidate, flags.output / "skills")
-    text = json.dumps(proposal.to_json(), indent=2) + "\n"
+    text = json.dumps(encode(proposal), indent=2) + "\n"
     write_text(flags.output / "proposal.json", text)
     print(f"The proposed skills are in {flags.output / 'skills'}.")
     return None

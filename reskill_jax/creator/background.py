@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.proposal import PENDING, Creator, Evidence, Pending, Proposal
 
 
@@ -93,14 +94,15 @@ class Background:
         evidence = self._job.evidence if self._job else self._unfinished
         return {
             "creator": self._before if self._job else self._creator.state(),
-            "unfinished": evidence and evidence.to_json(),
+            "unfinished": encode(evidence),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned; unfinished work begins anew when asked."""
         self._creator.restore(state["creator"])
-        unfinished = state["unfinished"]
-        self._unfinished = unfinished and Evidence.from_json(unfinished)
+        self._unfinished = decode(
+            Evidence | None, state["unfinished"], name="unfinished"
+        )
 
     def _begin(self, evidence: Evidence) -> None:
         self._unfinished = None

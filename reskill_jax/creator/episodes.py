@@ -14,10 +14,10 @@ and `valid` (per action). A run's own files in ``episodes/`` have all of these.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import Evidence
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.skills.episode_record import EpisodeRecord
@@ -74,41 +74,11 @@ def _read(path: Path) -> Iterator[EpisodeRecord]:
         for number, text in enumerate(file, 1):
             if text.strip():
                 try:
-                    yield _record(json.loads(text))
-                except ValueError as error:  # a JSON error too
+                    yield decode(
+                        EpisodeRecord,
+                        json.loads(text),
+                        name="episode",
+                        fields="any",
+                    )
+                except ValueError as error:  # not JSON, or not an episode
                     raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def _record(data: Any) -> EpisodeRecord:
-    if not isinstance(data, Mapping):
-        raise ValueError("an episode must be a JSON object")
-    actions = _get(data, "actions", list, None)
-    for key in ("actions", "observations"):
-        if not all(isinstance(text, str) for text in data.get(key, ())):
-            raise ValueError(f"{key!r} must be a list of texts")
-    active_skills = [
-        tuple(map(str, names)) for names in _get(data, "active_skills", list, [])
-    ]
-    return EpisodeRecord(
-        task=_get(data, "task", str, None),
-        kind=_get(data, "kind", str, ""),
-        goal=_get(data, "goal", str, ""),
-        bank=_get(data, "bank", str, ""),
-        step=_get(data, "step", int, 0),
-        success=_get(data, "success", bool, None),
-        actions=tuple(actions),
-        observations=tuple(_get(data, "observations", list, [])),
-        active_skills=tuple(active_skills),
-        valid=tuple(map(bool, _get(data, "valid", list, []))),
-    )
-
-
-def _get(data: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    value = data.get(key, default)
-    if value is None:
-        raise ValueError(f"{key!r} is missing")
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"{key!r} is {str(value)[:80]!r}, it must be a {kind.__name__}"
-        )
-    return value

@@ -23,7 +23,7 @@ from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
 from reskill_jax.skills.assertions import Assertion
-from reskill_jax.skills.operations import Add, Delete, Modify, Operation
+from reskill_jax.skills.operations import Add, Delete, Modify, Operation, describe
 from reskill_jax.skills.rule import Rule, RuleTable
 from reskill_jax.skills.skill import Skill, Trigger
 
@@ -104,7 +104,7 @@ class OfflineCreator:
         own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
         played = sum(tally.episodes for tally in own)
         for skill in evidence.bank.skills:
-            shown = sum(tally.active_skills[skill.name] for tally in own)
+            shown = sum(tally.shown(skill.name) for tally in own)
             if played < self.min_records or shown > 0:
                 continue
             figures = f"{skill.name} fired in none of {played} episodes"
@@ -207,20 +207,13 @@ def _rejections(evidence: Evidence, operation: Operation) -> int:
 
 def _concerns(proposal: Proposal, operation: Operation) -> bool:
     """Tell whether a bundle does the same kind of thing to the same skill."""
-    return any(
-        type(other) is type(operation) and _target(other) == _target(operation)
-        for other in proposal.operations
-    )
-
-
-def _target(operation: Operation) -> str:
-    return operation.skill.name if isinstance(operation, Add) else operation.name
+    return any(describe(other) == describe(operation) for other in proposal.operations)
 
 
 def _least_used(evidence: Evidence) -> Change:
     """Drop the skill that fired in the fewest episodes, the older one of two."""
     shown = {
-        skill.name: sum(tally.active_skills[skill.name] for tally in evidence.tallies)
+        skill.name: sum(tally.shown(skill.name) for tally in evidence.tallies)
         for skill in evidence.bank.skills
     }
     name = min(shown, key=lambda name: shown[name])
@@ -242,8 +235,8 @@ def _harm(skill: Skill, evidence: Evidence, min_episodes: int) -> str:
         trial.proposal.bank for trial in evidence.history
     }
     tallies = [tally for tally in evidence.tallies if tally.bank in accepted]
-    with_it = _sums([tally for tally in tallies if tally.active_skills[skill.name]])
-    without = _sums([tally for tally in tallies if not tally.active_skills[skill.name]])
+    with_it = _sums([tally for tally in tallies if tally.shown(skill.name)])
+    without = _sums([tally for tally in tallies if not tally.shown(skill.name)])
     if min(with_it[1], without[1]) < min_episodes:
         return ""
     effect = with_it[0] / with_it[1] - without[0] / without[1]

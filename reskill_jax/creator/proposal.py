@@ -6,21 +6,15 @@ reasons. It never touches a bank itself; a trial judges the bundle as a whole.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import (
-    Operation,
-    bank_from_json,
-    bank_to_json,
-    from_json,
-    to_json,
-)
+from reskill_jax.skills.operations import Operation
 from reskill_jax.skills.skill import Skill, SkillBank
 
 
@@ -39,25 +33,6 @@ class Proposal:
     reasons: tuple[str, ...]
     evidence: tuple[str, ...]
     bank: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the proposal into JSON types; `from_json` is the inverse."""
-        return {
-            "operations": [to_json(operation) for operation in self.operations],
-            "reasons": list(self.reasons),
-            "evidence": list(self.evidence),
-            "bank": self.bank,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Proposal":
-        """Read what `to_json` wrote."""
-        return cls(
-            operations=tuple(from_json(operation) for operation in data["operations"]),
-            reasons=tuple(data["reasons"]),
-            evidence=tuple(data["evidence"]),
-            bank=data["bank"],
-        )
 
 
 def content_hash(skill: Skill) -> str:
@@ -121,27 +96,6 @@ class PastTrial:
             contrast=contrast,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Turn the trial into JSON types; `from_json` is the inverse."""
-        return {
-            "step": self.step,
-            "proposal": self.proposal.to_json(),
-            "candidate": self.candidate,
-            "skills": list(self.skills),
-            "accepted": self.accepted,
-            "contrast": self.contrast and asdict(self.contrast),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "PastTrial":
-        """Read what `to_json` wrote."""
-        parts = {
-            "proposal": Proposal.from_json(data["proposal"]),
-            "skills": tuple(data["skills"]),
-            "contrast": data["contrast"] and Contrast(**data["contrast"]),
-        }
-        return cls(**{**data, **parts})
-
 
 @dataclass(frozen=True)
 class Evidence:
@@ -158,9 +112,9 @@ class Evidence:
     """
 
     bank: SkillBank
-    records: Sequence[EpisodeRecord]
-    tallies: Sequence[Tally] = ()
-    history: Sequence[PastTrial] = ()
+    records: tuple[EpisodeRecord, ...]
+    tallies: tuple[Tally, ...] = ()
+    history: tuple[PastTrial, ...] = ()
     max_skills: int = 8
     step: int = 0
     seed: int = 0
@@ -172,31 +126,6 @@ class Evidence:
             for trial in self.history
             if not trial.accepted and trial.step > self.step - within
         ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the evidence into JSON types; `from_json` is the inverse."""
-        return {
-            "bank": bank_to_json(self.bank),
-            "records": [record.to_json() for record in self.records],
-            "tallies": [tally.to_json() for tally in self.tallies],
-            "history": [trial.to_json() for trial in self.history],
-            "max_skills": self.max_skills,
-            "step": self.step,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Evidence":
-        """Read what `to_json` wrote."""
-        parts = {
-            "bank": bank_from_json(data["bank"]),
-            "records": tuple(
-                EpisodeRecord.from_json(record) for record in data["records"]
-            ),
-            "tallies": tuple(Tally.from_json(tally) for tally in data["tallies"]),
-            "history": tuple(PastTrial.from_json(trial) for trial in data["history"]),
-        }
-        return cls(**{**data, **parts})
 
 
 class Pending(Enum):

@@ -8,8 +8,9 @@ from reskill_jax.creator.proposal import Evidence, PastTrial
 from reskill_jax.creator.verify import trigger_rate
 from reskill_jax.llm.sanitize import clean
 from reskill_jax.skills.assertions import Assertion, AssertionStats, Rate, profile
+from reskill_jax.skills.checks import name_of, parameters
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import Add, Operation
+from reskill_jax.skills.operations import Add, Modify, Operation, describe
 from reskill_jax.skills.skill import Skill
 
 _NONE = "(none)"
@@ -108,8 +109,8 @@ def assertions(found: Sequence[Assertion], evidence: Evidence) -> str:
 
 
 def _assertion(assertion: Assertion, stats: AssertionStats, bank: str) -> str:
-    data = assertion.to_json()
-    params = {k: v for k, v in data["params"].items() if v not in ("", None)}
+    given = parameters(assertion.check).items()
+    params = {name: value for name, value in given if value not in ("", None)}
     about = f", goals like {assertion.goal!r}" if assertion.goal else ""
     here = stats.banks.get(bank, Rate())
     others = Rate(
@@ -117,7 +118,7 @@ def _assertion(assertion: Assertion, stats: AssertionStats, bank: str) -> str:
         sum(r.applicable for r in stats.banks.values()) - here.applicable,
     )
     return clean(
-        f"{assertion.id}: {data['check']} {params}{about}: passed by"
+        f"{assertion.id}: {name_of(assertion.check)} {params}{about}: passed by"
         f" {_share(stats.success)} successes, {_share(stats.failure)} failures;"
         f" {_share(here)} on the present library, {_share(others)} on others",
         600,
@@ -135,17 +136,19 @@ def skills(evidence: Evidence) -> str:
 
 def _skill(skill: Skill, evidence: Evidence) -> str:
     own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
-    shown = sum(tally.active_skills[skill.name] for tally in own)
+    shown = sum(tally.shown(skill.name) for tally in own)
     played = sum(tally.episodes for tally in own)
-    return f"{words(skill)} [fired in {shown} of {played} recent episodes]"
+    return (
+        f"{skill.name} {_words(skill)} [fired in {shown} of {played} recent episodes]"
+    )
 
 
-def words(skill: Skill) -> str:
-    """Put a skill into one line."""
+def _words(skill: Skill) -> str:
+    """Put all but a skill's name into one line."""
     pattern = f" {skill.trigger.pattern!r}" if skill.trigger.pattern else ""
     example = f" Example: {skill.example}" if skill.example else ""
     return clean(
-        f"{skill.name} ({skill.trigger.kind}{pattern}, version {skill.version}): When:"
+        f"({skill.trigger.kind}{pattern}, version {skill.version}): When:"
         f" {skill.when_to_use} Do: {skill.action}{example}",
         900,
     )
@@ -163,13 +166,13 @@ def trials(history: Sequence[PastTrial]) -> str:
 
 
 def operation(change: Operation) -> str:
-    """Put an operation into one line."""
-    if isinstance(change, Add):
-        return f"add {words(change.skill)}"
-    kind = type(change).__name__.lower()
-    changes = dict(getattr(change, "changes", {}))
-    detail = f" {changes}" if changes else ""
-    return clean(f"{kind} {change.name}{detail}", 900)
+    """Put an operation with all its words into one line."""
+    match change:
+        case Add(skill=skill):
+            return f"{describe(change)} {_words(skill)}"
+        case Modify(changes=changes) if changes:
+            return clean(f"{describe(change)} {dict(changes)}", 900)
+    return describe(change)
 
 
 def actions(records: Sequence[EpisodeRecord]) -> str:

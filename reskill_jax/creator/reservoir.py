@@ -5,13 +5,11 @@ task cannot crowd out the others (paper, section 3.4). Such a selection is no ba
 success rates, so every episode is also counted in a `Tally` per (bank, step).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
-import numpy as np
-
+from reskill_jax.codec import decode, encode
 from reskill_jax.skills.episode_record import EpisodeRecord
 
 
@@ -31,25 +29,23 @@ class Tally:
     step: int
     episodes: int = 0
     successes: int = 0
-    active_skills: Counter[str] = field(default_factory=Counter)
+    active_skills: dict[str, int] = field(default_factory=dict)
 
     def count(self, record: EpisodeRecord) -> None:
         """Add one episode."""
         self.episodes += 1
         self.successes += record.success
-        self.active_skills.update(record.skills())
+        for skill in record.skills():
+            self.active_skills[skill] = self.shown(skill) + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """Turn the tally into JSON types; `from_json` is the inverse."""
-        return {
-            **vars(self),
-            "active_skills": dict(self.active_skills),
-        }  # not asdict: breaks counters
+    def shown(self, skill: str) -> int:
+        """Return in how many of the episodes a skill was shown."""
+        return self.active_skills.get(skill, 0)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Tally":
-        """Read what `to_json` wrote."""
-        return cls(**{**data, "active_skills": Counter(data["active_skills"])})
+
+class _State(TypedDict):
+    records: list[EpisodeRecord]
+    tallies: list[Tally]
 
 
 class Reservoir:
@@ -57,9 +53,9 @@ class Reservoir:
 
     Args:
         capacity: most records held.
-        window: how many steps back `records`, `tallies` and `sample` reach.
-        failure_share: share of failures in a full reservoir and in samples, as far as
-            there are enough of each outcome.
+        window: how many steps back `records` and `tallies` reach.
+        failure_share: share of failures in a full reservoir, as far as there are enough
+            of each outcome.
 
     Raises:
         ValueError: an argument is out of range.
@@ -109,43 +105,20 @@ class Reservoir:
             t for t in self._tallies.values() if step - self._window < t.step <= step
         )
 
-    def sample(
-        self, count: int, step: int, rng: np.random.Generator
-    ) -> tuple[EpisodeRecord, ...]:
-        """Draw recent records without replacement, stratified by outcome.
-
-        Args:
-            count: how many; all recent ones when there are fewer.
-            step: the current step.
-            rng: decides which; the same generator state draws the same records.
-
-        Returns:
-            Records, oldest first, `failure_share` of them failures where possible.
-        """
-        recent = self.records(step)
-        failures = [i for i, record in enumerate(recent) if not record.success]
-        successes = [i for i, record in enumerate(recent) if record.success]
-        wanted = max(round(count * self._failure_share), count - len(successes))
-        wanted = min(wanted, len(failures))
-        chosen = [
-            *rng.choice(failures, wanted, replace=False),
-            *rng.choice(successes, min(count - wanted, len(successes)), replace=False),
-        ]
-        return tuple(recent[i] for i in sorted(int(i) for i in chosen))
-
     def state(self) -> dict[str, Any]:
         """Return everything held, as JSON types for the checkpoint."""
-        return {
-            "records": [record.to_json() for record in self._records.values()],
-            "tallies": [tally.to_json() for tally in self._tallies.values()],
-        }
+        return encode(
+            _State(
+                records=list(self._records.values()),
+                tallies=list(self._tallies.values()),
+            )
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Hold exactly what `state` says; the inverse of `state`."""
-        records = [EpisodeRecord.from_json(r) for r in state["records"]]
-        self._records = {(r.task, r.bank, r.success): r for r in records}
-        tallies = [Tally.from_json(tally) for tally in state["tallies"]]
-        self._tallies = {(tally.bank, tally.step): tally for tally in tallies}
+        held = decode(_State, state, name="reservoir")
+        self._records = {(r.task, r.bank, r.success): r for r in held["records"]}
+        self._tallies = {(tally.bank, tally.step): tally for tally in held["tallies"]}
 
     def _evict(self) -> None:
         """Drop the oldest record of the outcome that exceeds its share."""

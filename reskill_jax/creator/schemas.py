@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from reskill_jax.codec import decode
 from reskill_jax.llm.sanitize import clean
 from reskill_jax.skills.assertions import Assertion
+from reskill_jax.skills.checks import Check
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
@@ -66,14 +68,9 @@ class AssertionChange(_Answer):
         """
         given = self.model_dump(exclude={"op", "id", "check", "goal"})
         params = {k: v for k, v in given.items() if v is not None and v != ""}
-        return Assertion.from_json(
-            {
-                "id": self.id,
-                "check": self.check,
-                "params": params,
-                "goal": self.goal or "",
-            }
-        )
+        document = {"type": self.check, **params}
+        check = decode(Check, document, name="check", fields="known")
+        return Assertion(check, self.id, self.goal or "")
 
 
 class Cluster(_Answer):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator import render
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import Evidence, Proposal
@@ -92,13 +93,14 @@ class LlmCreator:
     def state(self) -> dict[str, Any]:
         """Return the assertions and what the run has spent."""
         return {
-            "assertions": self._assertions.to_json(),
+            "assertions": encode(self._assertions.assertions),
             "spent": dict(self._caller.state()),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        found = tuple(Assertion.from_json(data) for data in state["assertions"])
+        kind = tuple[Assertion, ...]
+        found = decode(kind, state["assertions"], name="assertions")
         self._assertions = AssertionSet(found)
         self._caller.restore(state["spent"])
 

@@ -19,6 +19,8 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import Changes, Figures, Results
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string(
@@ -77,15 +79,12 @@ def main(argv: Sequence[str]) -> None:
 def first_decision(workdir: Workdir) -> Figures:
     """Read the result of the first trial of a run."""
     lines = (workdir.root / "trials.jsonl").read_text().splitlines()
-    trial = json.loads(lines[0])
+    trial = decode(PastTrial, json.loads(lines[0]), fields="any")
     return {
-        "accepted": trial["accepted"],
-        "effect": trial["contrast"]["effect"],
-        "steps": trial["step"] - 1,
-        "skills": [
-            op.get("name") or op["skill"]["name"]
-            for op in trial["proposal"]["operations"]
-        ],
+        "accepted": trial.accepted,
+        "effect": trial.effect,
+        "steps": trial.step - 1,
+        "skills": [operation.name for operation in trial.proposal.operations],
     }
 
 

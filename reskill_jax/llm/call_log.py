@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reskill_jax.codec import decode
 from reskill_jax.llm.backends import ChatRequest, ChatResponse
 
 _SECRETS = re.compile(
@@ -27,6 +28,17 @@ class Recorded:
     """An answer from a log, and the seconds that it took."""
 
     response: ChatResponse
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """What is read of a line."""
+
+    key: str
+    response: str
+    tokens_in: int
+    tokens_out: int
     seconds: float
 
 
@@ -119,11 +131,8 @@ def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         for text in file:
             try:
-                line = json.loads(text)
-                if "response" in line:
-                    response = ChatResponse(
-                        line["response"], line["tokens_in"], line["tokens_out"]
-                    )
-                    yield line["key"], Recorded(response, line["seconds"])
-            except (json.JSONDecodeError, KeyError, TypeError):
+                line = decode(_Answered, json.loads(text), fields="any")
+            except ValueError:  # not JSON, or a call without an answer
                 continue
+            response = ChatResponse(line.response, line.tokens_in, line.tokens_out)
+            yield line.key, Recorded(response, line.seconds)

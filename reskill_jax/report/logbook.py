@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reskill_jax.codec import encode
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.metrics import MetricWriter, cut
 from reskill_jax.report.progress import Progress
@@ -106,7 +107,7 @@ def write_episodes(path: Path, episodes: Sequence[Episode], step: int) -> None:
 def episode_line(episode: Episode, step: int) -> dict[str, Any]:
     """Return all of an episode but its token ids, as a JSON document."""
     turns = episode.turns
-    return episode.record(step).to_json() | {
+    return encode(episode.record(step)) | {
         "split": episode.task.split,
         "arm": episode.arm,
         "group": episode.group,

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.workdir import Workdir
 
@@ -43,38 +46,30 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
 
 def _trials(workdir: Workdir) -> Iterator[str]:
     path = workdir.root / "trials.jsonl"
-    trials = (
-        [json.loads(x) for x in path.read_text().splitlines()]
-        if (path.exists())
-        else []
-    )
-    accepted = sum(trial["accepted"] for trial in trials)
+    lines = path.read_text().splitlines() if path.exists() else []
+    trials = [decode(PastTrial, json.loads(line), fields="any") for line in lines]
+    accepted = sum(trial.accepted for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
-        verdict = "accepted" if trial["accepted"] else "rejected"
-        shown = _contrast(trial["contrast"])
-        operations = ", ".join(map(describe, trial["proposal"]["operations"]))
-        yield f"  step {trial['step']:4d}  {verdict}  {shown}  {operations}"
+        verdict = "accepted" if trial.accepted else "rejected"
+        shown = _contrast(trial.contrast)
+        operations = ", ".join(map(describe, trial.proposal.operations))
+        yield f"  step {trial.step:4d}  {verdict}  {shown}  {operations}"
 
 
-def _contrast(found: dict[str, float | None] | None) -> str:
+def _contrast(found: Contrast | None) -> str:
     """Show the effect, and that where a changed skill could have fired."""
     if found is None:
         return f"{'untested':37}"
-    texts = [
-        "-" if found[error] is None else f"{found[effect]:+.1%} ±{found[error]:.1%}"
-        for effect, error in (
-            ("effect", "standard_error"),
-            ("exposed_effect", "exposed_standard_error"),
-        )
-    ]
-    return f"{texts[0]:14} exposed {texts[1]:14}"
+    all_episodes = _estimate(found.effect, found.standard_error)
+    exposed = _estimate(found.exposed_effect, found.exposed_standard_error)
+    return f"{all_episodes:14} exposed {exposed:14}"
 
 
-def describe(operation: dict[str, Any]) -> str:
-    """Name an operation in two words."""
-    name = operation.get("name") or operation["skill"]["name"]
-    return f"{operation['type']} {name}"
+def _estimate(effect: float | None, error: float | None) -> str:
+    if effect is None or error is None:
+        return "-"
+    return f"{effect:+.1%} ±{error:.1%}"
 
 
 def _bank(workdir: Workdir) -> Iterator[str]:
@@ -86,19 +81,16 @@ def _bank(workdir: Workdir) -> Iterator[str]:
         yield f"    {skill.when_to_use} {skill.action}"
 
 
-def _record(line: dict[str, Any]) -> EpisodeRecord:
-    """Take what is shown from a line, which has more."""
-    names = {field.name for field in fields(EpisodeRecord)}
-    return EpisodeRecord.from_json({k: v for k, v in line.items() if k in names})
-
-
 def _episode(workdir: Workdir, step: int) -> Iterator[str]:
     """Show the newest step's first successful episode, or its first one."""
     path = workdir.episodes / f"train-{step:05d}.jsonl"
     if not path.exists():
         yield "No episode yet"
         return
-    records = [_record(json.loads(x)) for x in path.read_text().splitlines()]
+    records = [
+        decode(EpisodeRecord, json.loads(x), fields="any")
+        for x in path.read_text().splitlines()
+    ]
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"
     yield f"An episode of step {step}: {record.goal} ({outcome}, bank {record.bank})"

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from reskill_jax import distributed
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import ActionFormat
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
@@ -88,10 +89,8 @@ class Collector:
         if distributed.is_alone():
             return played
         # This blocks, but nothing else is left to do.
-        shares = distributed.gather([episode.to_json() for episode in played])
-        episodes = [
-            Episode.from_json(document) for share in shares for document in share
-        ]
+        shares = decode(list[list[Episode]], distributed.gather(encode(played)))
+        episodes = [episode for share in shares for episode in share]
         return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
     async def _collect(

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import Action
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
-from reskill_jax.skills.operations import bank_from_json, bank_to_json
 from reskill_jax.skills.skill import Skill, SkillBank
 
 _T = TypeVar("_T", bound=type)
@@ -175,12 +175,12 @@ class BankContext:
 
     def to_json(self) -> Any:
         """Return the bank as a JSON document."""
-        return bank_to_json(self.bank)
+        return encode(self.bank)
 
     @classmethod
     def from_json(cls, document: Any, resources: Mapping[str, Any]) -> "BankContext":
         """Make it again, with the same hash."""
-        return cls(bank_from_json(document))
+        return cls(decode(SkillBank, document))
 
 
 def context_to_json(context: Context) -> dict[str, Any]:

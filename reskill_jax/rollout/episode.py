@@ -6,18 +6,13 @@ goal, observations and actions) followed by the turn's *branch* (what matters fo
 turn only: admissible actions, active skills, the request).
 """
 
-import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reskill_jax.environments.task import Task
 from reskill_jax.skills.episode_record import EpisodeRecord
-
-_TOKENS, _FLOATS = "<i4", "<f4"  # how arrays are written
-_ARRAYS = {"branch": _TOKENS, "response": _TOKENS, "logprobs": _FLOATS}  # of a turn
 
 
 @dataclass
@@ -43,9 +38,9 @@ class Turn:
 
     window: int
     trunk_length: int
-    branch: np.ndarray
-    response: np.ndarray
-    logprobs: np.ndarray
+    branch: NDArray[np.int32]
+    response: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
     version: int
     observation: str
     text: str
@@ -54,19 +49,6 @@ class Turn:
     active_skills: tuple[str, ...] = ()
     reward: float = 0.0
     stopped: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as a JSON document; see `Episode.to_json`."""
-        arrays = {name: _encode(vars(self)[name], _ARRAYS[name]) for name in _ARRAYS}
-        return vars(self) | arrays
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Make the turn of a document; see `Episode.from_json`."""
-        arrays = {name: _decode(document[name], _ARRAYS[name]) for name in _ARRAYS}
-        return cls(
-            **{**document, **arrays, "active_skills": tuple(document["active_skills"])}
-        )
 
 
 @dataclass
@@ -95,53 +77,28 @@ class Episode:
     arm: int
     context: str
     goal: str = ""
-    trunks: list[np.ndarray] = field(default_factory=list)
+    trunks: list[NDArray[np.int32]] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     final_observation: str = ""
     reward: float = 0.0
     success: bool = False
     scores: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as a JSON document.
-
-        It is exact: floats are, and arrays are the base64 of their bytes, which is
-        shorter than their digits and takes a fraction of the time.
-        """
-        return vars(self) | {
-            "task": vars(self.task),
-            "trunks": [_encode(trunk, _TOKENS) for trunk in self.trunks],
-            "turns": [turn.to_json() for turn in self.turns],
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Make the episode of a document.
-
-        Raises:
-            ValueError: the document is none of `to_json`.
-        """
-        try:
-            names = {f.name for f in fields(cls)}
-            if differing := document.keys() ^ names:
-                raise ValueError(f"missing or unknown: {sorted(differing)}")
-            parts = {
-                "task": Task(**document["task"]),
-                "trunks": [_decode(trunk, _TOKENS) for trunk in document["trunks"]],
-                "turns": [Turn.from_json(turn) for turn in document["turns"]],
-            }
-            episode = cls(**{**document, **parts})
-            lengths = [len(trunk) for trunk in episode.trunks]
-            for number, turn in enumerate(episode.turns):
-                if not (
-                    0 <= turn.window < len(lengths)
-                    and 0 <= turn.trunk_length <= lengths[turn.window]
-                    and len(turn.response) == len(turn.logprobs)
-                ):
-                    raise ValueError(f"the arrays of turn {number} do not fit")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a recorded episode: {error!r}") from error
-        return episode
+    def __post_init__(self) -> None:
+        """Check that the turns begin within their trunks, and have their log-probs."""
+        lengths = {window: len(trunk) for window, trunk in enumerate(self.trunks)}
+        for number, turn in enumerate(self.turns):
+            length, tokens = lengths.get(turn.window, 0), len(turn.response)
+            if not 0 <= turn.trunk_length <= length:
+                raise ValueError(
+                    f"turn {number}: trunk_length={turn.trunk_length}, but the trunk of"
+                    f" window={turn.window} has {length} tokens"
+                )
+            if len(turn.logprobs) != tokens:
+                raise ValueError(
+                    f"turn {number}: {len(turn.logprobs)} logprobs of a response of"
+                    f" {tokens} tokens"
+                )
 
     def record(self, step: int) -> EpisodeRecord:
         """Distil it as evidence for a creator; training step `step` played it."""
@@ -167,13 +124,3 @@ class Episode:
     def observations(self) -> tuple[str, ...]:
         """What the environment said: before each action, and after the last one."""
         return (*(turn.observation for turn in self.turns), self.final_observation)
-
-
-def _encode(array: np.ndarray, dtype: str) -> str:
-    return base64.b64encode(np.asarray(array, dtype).tobytes()).decode()
-
-
-def _decode(text: str, dtype: str) -> np.ndarray:
-    """Return the array [n] of `_encode`, in the machine's own byte order."""
-    data = np.frombuffer(base64.b64decode(text, validate=True), dtype)
-    return data.astype(data.dtype.newbyteorder("="))

@@ -14,11 +14,12 @@ is made longer goes on as it began, with a batch of the newest weights.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.rollout.episode import Episode
@@ -73,33 +74,6 @@ class Batch:
             "rollout/staleness": behind / max(sampled, 1),
             "time/wait": self.waited,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as a JSON document."""
-        return vars(self) | {
-            "episodes": [episode.to_json() for episode in self.episodes],
-            "train": sorted(self.train),
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Make the batch of a document.
-
-        Raises:
-            ValueError: the document is none of `to_json`.
-        """
-        try:
-            episodes = [Episode.from_json(stored) for stored in document["episodes"]]
-            places = [(episode.group, episode.index) for episode in episodes]
-            if places != sorted(set(places)):
-                raise ValueError("the episodes are not ordered by group and index")
-            train = frozenset(document["train"])
-            return cls(**{**document, "episodes": episodes, "train": train})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"the checkpoint's batch is not a recorded one ({error!r}): resume "
-                "with the version that wrote it, or choose another --workdir"
-            ) from error
 
 
 class Batches:
@@ -163,7 +137,7 @@ class Batches:
     def state(self) -> dict[str, Any] | None:
         """Wait for the batch that was started and return it, for a checkpoint."""
         self._wait()
-        return self._ahead.to_json() if self._ahead else None
+        return encode(self._ahead)
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go back to a state.
@@ -171,7 +145,15 @@ class Batches:
         Raises:
             ValueError: it cannot be read.
         """
-        self._ahead = Batch.from_json(state) if state else None
+        try:
+            self._ahead = decode(Batch | None, state, name="batch")
+            if self._ahead:
+                _require_order(self._ahead.episodes)
+        except ValueError as error:
+            raise ValueError(
+                f"the checkpoint's batch is not a recorded one ({error}): resume "
+                "with the version that wrote it, or choose another --workdir"
+            ) from error
 
     def close(self) -> None:
         """Stop collecting; to be called before the engine is closed."""
@@ -184,6 +166,12 @@ class Batches:
             batch = self._running.result()
             self._running = None
             self._ahead = replace(batch, waited=time.perf_counter() - started)
+
+
+def _require_order(episodes: Sequence[Episode]) -> None:
+    places = [(episode.group, episode.index) for episode in episodes]
+    if places != sorted(set(places)):
+        raise ValueError("the episodes are not ordered by group and index")
 
 
 async def _timed(planned: Planned) -> Batch:

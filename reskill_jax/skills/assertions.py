@@ -12,13 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reskill_jax.skills.checks import (
-    NAMES,
-    Check,
-    check_from_json,
-    check_to_json,
-    require_pattern,
-)
+from reskill_jax.skills.checks import Check, name_of, parameters, require_pattern
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import matches
 
@@ -40,13 +34,14 @@ class Assertion:
     given: Check | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a bad goal pattern or id; make an id where there is none."""
+        """Check the goal pattern and the id; make an id where there is none."""
         if self.goal:
             require_pattern("assertion.goal", self.goal)
         if not self.id:
-            content = {k: v for k, v in self.to_json().items() if k != "id"}
+            given = None if self.given is None else _content(self.given)
+            content = {**_content(self.check), "goal": self.goal, "given": given}
             digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-            name = NAMES[type(self.check)].replace("_", "-")
+            name = name_of(self.check).replace("_", "-")
             object.__setattr__(self, "id", f"{name}-{digest.hexdigest()[:8]}")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.id):
             raise ValueError(f"assertion id {self.id!r} must be kebab-case")
@@ -58,31 +53,6 @@ class Assertion:
         if self.given is not None and not self.given.grade(record):
             return None
         return self.check.grade(record)
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the assertion into JSON types; `from_json` is the inverse."""
-        given = None if self.given is None else check_to_json(self.given)
-        return {
-            "id": self.id,
-            **check_to_json(self.check),
-            "goal": self.goal,
-            "given": given,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Assertion":
-        """Read what `to_json` wrote.
-
-        Raises:
-            ValueError: unknown check, missing, unknown or bad parameter, bad pattern.
-        """
-        given = data.get("given")
-        return cls(
-            check_from_json(data),
-            id=data.get("id", ""),
-            goal=data.get("goal", ""),
-            given=None if given is None else check_from_json(given),
-        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +67,7 @@ class AssertionSet:
     cap: int = 15
 
     def __post_init__(self) -> None:
-        """Refuse duplicates and more than `cap`."""
+        """Check for duplicates and for more than `cap`."""
         if len(self.assertions) > self.cap:
             raise ValueError(
                 f"{len(self.assertions)} assertions, at most {self.cap} are allowed:"
@@ -115,10 +85,6 @@ class AssertionSet:
                     f"assertion {assertion.id!r} asks the same as {contents[content]!r}"
                 )
             contents[content] = assertion.id
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Turn the set into JSON types, in order."""
-        return [assertion.to_json() for assertion in self.assertions]
 
 
 @dataclass(frozen=True)
@@ -148,13 +114,11 @@ class AssertionStats:
     """Pass rates of one assertion.
 
     Attributes:
-        id: of the assertion.
         success: over episodes that reached their goal.
         failure: over episodes that did not.
         banks: over all episodes of each bank, by its hash.
     """
 
-    id: str
     success: Rate = Rate()
     failure: Rate = Rate()
     banks: Mapping[str, Rate] = field(default_factory=dict)
@@ -167,6 +131,10 @@ def profile(
     return [_stats(assertion, records) for assertion in assertions]
 
 
+def _content(check: Check) -> dict[str, Any]:
+    return {"check": name_of(check), "params": parameters(check)}
+
+
 def _stats(assertion: Assertion, records: Sequence[EpisodeRecord]) -> AssertionStats:
     outcomes = {True: Rate(), False: Rate()}
     banks: dict[str, Rate] = {}
@@ -175,4 +143,4 @@ def _stats(assertion: Assertion, records: Sequence[EpisodeRecord]) -> AssertionS
         if passed is not None:
             outcomes[record.success] = outcomes[record.success].plus(passed)
             banks[record.bank] = banks.get(record.bank, Rate()).plus(passed)
-    return AssertionStats(assertion.id, outcomes[True], outcomes[False], banks)
+    return AssertionStats(outcomes[True], outcomes[False], banks)

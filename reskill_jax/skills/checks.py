@@ -6,56 +6,45 @@ Parameters are checked when a check is made: a bad pattern is an error, never a 
 grade.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import re2
 
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import matches
 
 
-class Check(Protocol):
-    """A yes-or-no question about one episode."""
-
-    def grade(self, record: EpisodeRecord) -> bool | None:
-        """Tell whether the episode passes; None where the question makes no sense."""
-        ...
-
-
-@dataclass(frozen=True)
-class ActionExists:
+class ActionExists(msgspec.Struct, frozen=True, tag="action_exists"):
     """Some action matches `pattern`."""
 
     pattern: str
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("action_exists.pattern", self.pattern)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`; False for an episode without actions."""
+        """Grade an episode; False for an episode without actions."""
         return _first(self.pattern, record) is not None
 
 
-@dataclass(frozen=True)
-class ActionNotExists:
+class ActionNotExists(msgspec.Struct, frozen=True, tag="action_not_exists"):
     """No action matches `pattern`."""
 
     pattern: str
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("action_not_exists.pattern", self.pattern)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`; True for an episode without actions."""
+        """Grade an episode; True for an episode without actions."""
         return _first(self.pattern, record) is None
 
 
-@dataclass(frozen=True)
-class ActionBefore:
+class ActionBefore(msgspec.Struct, frozen=True, tag="action_before"):
     """The first match of `first` comes before the first match of `second`.
 
     Not applicable where `second` never occurs: an episode that never got as far as
@@ -67,12 +56,12 @@ class ActionBefore:
     second: str
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("action_before.first", self.first)
         require_pattern("action_before.second", self.second)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         second = _first(self.second, record)
         if second is None:
             return None
@@ -80,25 +69,23 @@ class ActionBefore:
         return first is not None and first < second
 
 
-@dataclass(frozen=True)
-class FinalAction:
+class FinalAction(msgspec.Struct, frozen=True, tag="final_action"):
     """The last action matches `pattern`; not applicable without actions."""
 
     pattern: str
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("final_action.pattern", self.pattern)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         if not record.actions:
             return None
         return matches(self.pattern, record.actions[-1])
 
 
-@dataclass(frozen=True)
-class NoConsecutiveRepeat:
+class NoConsecutiveRepeat(msgspec.Struct, frozen=True, tag="no_consecutive_repeat"):
     """Among the actions that match `pattern`, none is done `n` times within `window`.
 
     The default, `n` = 2 over all actions, is "never the same action twice in a row".
@@ -116,7 +103,7 @@ class NoConsecutiveRepeat:
     window: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         if self.pattern:
             require_pattern("no_consecutive_repeat.pattern", self.pattern)
         _require_count("no_consecutive_repeat.n", self.n, least=2)
@@ -124,7 +111,7 @@ class NoConsecutiveRepeat:
             _require_count("no_consecutive_repeat.window", self.window, least=self.n)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`; True for an episode without actions."""
+        """Grade an episode; True for an episode without actions."""
         actions = [a.casefold() for a in record.actions if matches(self.pattern, a)]
         window = self.window or self.n
         return not any(
@@ -133,38 +120,35 @@ class NoConsecutiveRepeat:
         )
 
 
-@dataclass(frozen=True)
-class MinSteps:
+class MinSteps(msgspec.Struct, frozen=True, tag="min_steps"):
     """The episode has at least `n` actions."""
 
     n: int
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         _require_count("min_steps.n", self.n, least=1)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         return len(record.actions) >= self.n
 
 
-@dataclass(frozen=True)
-class MaxSteps:
+class MaxSteps(msgspec.Struct, frozen=True, tag="max_steps"):
     """The episode has at most `n` actions."""
 
     n: int
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         _require_count("max_steps.n", self.n, least=1)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         return len(record.actions) <= self.n
 
 
-@dataclass(frozen=True)
-class ActionCount:
+class ActionCount(msgspec.Struct, frozen=True, tag="action_count"):
     """At least `min` and, when given, at most `max` actions match `pattern`."""
 
     pattern: str
@@ -172,7 +156,7 @@ class ActionCount:
     max: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("action_count.pattern", self.pattern)
         _require_count("action_count.min", self.min, least=0)
         if self.max is not None:
@@ -181,13 +165,12 @@ class ActionCount:
             raise ValueError("action_count: min=0 and no max always passes: give one")
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         count = sum(matches(self.pattern, action) for action in record.actions)
         return self.min <= count and (self.max is None or count <= self.max)
 
 
-@dataclass(frozen=True)
-class ObservationContains:
+class ObservationContains(msgspec.Struct, frozen=True, tag="observation_contains"):
     """Some observation matches `pattern`.
 
     With `after_action`, only observations that answer an action matching it count, and
@@ -198,13 +181,13 @@ class ObservationContains:
     after_action: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse bad parameters."""
+        """Check the parameters."""
         require_pattern("observation_contains.pattern", self.pattern)
         if self.after_action:
             require_pattern("observation_contains.after_action", self.after_action)
 
     def grade(self, record: EpisodeRecord) -> bool | None:
-        """See `Check`."""
+        """Grade an episode."""
         observations: Sequence[str] = record.observations
         if self.after_action:
             # observations[t] precedes actions[t], so observations[t + 1] answers it.
@@ -215,64 +198,52 @@ class ObservationContains:
         return any(matches(self.pattern, text) for text in observations)
 
 
-CHECKS: dict[str, type] = {
-    "action_exists": ActionExists,
-    "action_not_exists": ActionNotExists,
-    "action_before": ActionBefore,
-    "final_action": FinalAction,
-    "no_consecutive_repeat": NoConsecutiveRepeat,
-    "min_steps": MinSteps,
-    "max_steps": MaxSteps,
-    "action_count": ActionCount,
-    "observation_contains": ObservationContains,
-}
-NAMES = {kind: name for name, kind in CHECKS.items()}
+Check = (
+    ActionExists
+    | ActionNotExists
+    | ActionBefore
+    | FinalAction
+    | NoConsecutiveRepeat
+    | MinSteps
+    | MaxSteps
+    | ActionCount
+    | ObservationContains
+)
 
 
-def check_to_json(check: Check) -> dict[str, Any]:
-    """Turn a check into JSON types; `check_from_json` is the inverse."""
-    return {"check": NAMES[type(check)], "params": asdict(check)}  # type: ignore
+def name_of(check: Check) -> str:
+    """Return the name of a check's kind, e.g. ``action_exists``."""
+    return str(type(check).__struct_config__.tag)
 
 
-def check_from_json(data: Mapping[str, Any]) -> Check:
-    """Read what `check_to_json` wrote.
-
-    Raises:
-        ValueError: the check is unknown, or a parameter is missing, unknown or bad.
-    """
-    if data["check"] not in CHECKS:
-        raise ValueError(f"check {data['check']!r} is unknown: use one of {[*CHECKS]}")
-    try:
-        return CHECKS[data["check"]](**data["params"])
-    except TypeError as error:
-        raise ValueError(f"{data['check']}: {error}") from error
+def parameters(check: Check) -> dict[str, Any]:
+    """Return a check's parameters by name."""
+    return msgspec.structs.asdict(check)
 
 
-def require_pattern(where: str, pattern: object) -> None:
-    """Refuse what is not a usable RE2 pattern.
+def require_pattern(where: str, pattern: str) -> None:
+    """Check that a pattern is one of RE2, and not blank.
 
     Args:
         where: name of the parameter, for the message.
         pattern: its value.
 
     Raises:
-        ValueError: not a string, blank, or not valid RE2.
+        ValueError: it is blank, or not valid RE2.
     """
-    if not isinstance(pattern, str) or not pattern.strip():
-        raise ValueError(f"{where} is {pattern!r}: give a pattern")
+    if not pattern.strip():
+        raise ValueError(f"{where}={pattern!r}: give a pattern")
     options = re2.Options()
     options.log_errors = False
     try:
         re2.compile("(?i)" + pattern, options)
     except (re2.error, UnicodeEncodeError) as error:
-        raise ValueError(f"{where} {pattern!r} is not valid RE2: {error}") from error
+        raise ValueError(f"{where}={pattern!r} is not valid RE2: {error}") from error
 
 
-def _require_count(where: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"{where} is {value!r}: give a whole number of at least {least}"
-        )
+def _require_count(where: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{where}={value}: must be {least} or more")
 
 
 def _first(pattern: str, record: EpisodeRecord) -> int | None:

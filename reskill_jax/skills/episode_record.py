@@ -1,13 +1,11 @@
 """What is kept of an episode as evidence: text, without tokens."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpisodeRecord:
-    """One episode in words.
+    """One episode in words; what has a default, other systems' recordings may lack.
 
     Attributes:
         task: id of the task.
@@ -16,7 +14,7 @@ class EpisodeRecord:
         bank: content hash of the skill bank it ran on.
         step: training step that played it.
         success: whether the goal was reached.
-        actions: projected actions, in order; never the model's reasoning.
+        actions: parsed actions, in order; never the model's reasoning.
         observations: what the environment said before each action and, when known,
             after the last one.
         active_skills: names of the skills shown at each turn.
@@ -24,27 +22,16 @@ class EpisodeRecord:
     """
 
     task: str
-    kind: str
-    goal: str
-    bank: str
-    step: int
+    kind: str = ""
+    goal: str = ""
+    bank: str = ""
+    step: int = 0
     success: bool
     actions: tuple[str, ...]
-    observations: tuple[str, ...]
+    observations: tuple[str, ...] = ()
     active_skills: tuple[tuple[str, ...], ...] = ()
     valid: tuple[bool, ...] = ()
 
     def skills(self) -> frozenset[str]:
         """Return the names of the skills that fired at some turn."""
         return frozenset(name for names in self.active_skills for name in names)
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the record into JSON types; `from_json` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "EpisodeRecord":
-        """Read what `to_json` wrote."""
-        lists = {key: tuple(data[key]) for key in ("actions", "observations", "valid")}
-        active_skills = tuple(tuple(names) for names in data["active_skills"])
-        return cls(**{**data, **lists, "active_skills": active_skills})

@@ -6,10 +6,11 @@ candidate bank, or raises `OperationError` with a typed reason for the author.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
+import msgspec
 import re2
 
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -44,35 +45,45 @@ class OperationError(ValueError):
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class Add:
+# Operations are structs, not dataclasses: as JSON they carry their tag, as `type`.
+
+
+class Add(msgspec.Struct, frozen=True, tag="add"):
     """Append a skill."""
 
     skill: Skill
 
+    @property
+    def name(self) -> str:
+        """Name of the new skill."""
+        return self.skill.name
 
-@dataclass(frozen=True)
-class Modify:
+
+class Modify(msgspec.Struct, frozen=True, tag="modify"):
     """Change the given fields of a skill; the others stay and its version counts up.
 
     Attributes:
         name: the skill to change.
         changes: new values of any of description, when_to_use, action, example
-            (str) and trigger (`Trigger`).
+            and trigger.
     """
 
     name: str
-    changes: Mapping[str, Any]
+    changes: Mapping[str, str | Trigger]
 
 
-@dataclass(frozen=True)
-class Delete:
+class Delete(msgspec.Struct, frozen=True, tag="delete"):
     """Remove a skill."""
 
     name: str
 
 
 Operation = Add | Modify | Delete
+
+
+def describe(operation: Operation) -> str:
+    """Name an operation in two words, e.g. ``add look-around``."""
+    return f"{type(operation).__name__.lower()} {operation.name}"
 
 
 def apply(
@@ -147,55 +158,6 @@ def validate(skill: Skill) -> None:
     _validate_trigger(skill)
 
 
-def to_json(operation: Operation) -> dict[str, Any]:
-    """Turn an operation into JSON types; `from_json` is the inverse."""
-    if isinstance(operation, Add):
-        return {"type": "add", "skill": asdict(operation.skill)}
-    if isinstance(operation, Delete):
-        return {"type": "delete", "name": operation.name}
-    changes = {
-        field: asdict(value) if isinstance(value, Trigger) else value
-        for field, value in operation.changes.items()
-    }
-    return {"type": "modify", "name": operation.name, "changes": changes}
-
-
-def from_json(data: Mapping[str, Any]) -> Operation:
-    """Read what `to_json` wrote.
-
-    Raises:
-        ValueError: the type is none of add, modify, delete.
-    """
-    match data["type"]:
-        case "add":
-            return Add(skill_from_json(data["skill"]))
-        case "delete":
-            return Delete(data["name"])
-        case "modify":
-            changes = dict(data["changes"])
-            if "trigger" in changes:
-                changes["trigger"] = Trigger(**changes["trigger"])
-            return Modify(data["name"], changes)
-    raise ValueError(
-        f"operation type {data['type']!r} is unknown: use add, modify or delete"
-    )
-
-
-def skill_from_json(data: Mapping[str, Any]) -> Skill:
-    """Read what `dataclasses.asdict` made of a skill."""
-    return Skill(**{**data, "trigger": Trigger(**data["trigger"])})
-
-
-def bank_to_json(bank: SkillBank) -> list[dict[str, Any]]:
-    """Turn a bank into JSON types, in order."""
-    return [asdict(skill) for skill in bank.skills]
-
-
-def bank_from_json(data: Sequence[Mapping[str, Any]]) -> SkillBank:
-    """Read what `bank_to_json` wrote; the bank has the same hash."""
-    return SkillBank(tuple(skill_from_json(skill) for skill in data))
-
-
 def _sort_out(
     bank: SkillBank, operations: Sequence[Operation]
 ) -> tuple[dict[str, Mapping[str, Any]], set[str], list[Skill]]:
@@ -206,7 +168,7 @@ def _sort_out(
     added: list[Skill] = []
     seen: set[str] = set()
     for operation in operations:
-        name = operation.skill.name if isinstance(operation, Add) else operation.name
+        name = operation.name
         if name in seen:
             raise OperationError(
                 Rejection.DUPLICATE, f"{name!r} occurs in two operations of the bundle"

@@ -1,16 +1,24 @@
 """A strategy for many processes: the first decides, all do as it says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reskill_jax import distributed
+from reskill_jax.codec import decode, encode
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context, context_to_json, open_context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.strategies.base import Draw, Learned, Plan, Strategy
+
+
+class _Plan(TypedDict):
+    tasks: tuple[Task, ...]
+    contexts: list[dict[str, Any]]
+    arms: NDArray[np.int32]
+    train: NDArray[np.bool_]
 
 
 class Leader:
@@ -41,15 +49,10 @@ class Leader:
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Let the leader learn; all get what came of it."""
         document = distributed.on_leader(
-            lambda: asdict(self._known().observe(step, episodes))
+            lambda: encode(self._known().observe(step, episodes))
         )
         self._incumbent = self._hear_incumbent()
-        return Learned(
-            metrics=document["metrics"],
-            events=tuple(document["events"]),
-            decisions=tuple(document["decisions"]),
-            status=document["status"],
-        )
+        return decode(Learned, document)
 
     @property
     def incumbent(self) -> Context:
@@ -76,21 +79,18 @@ class Leader:
         return open_context(document, self._resources)
 
 
-def _plan_to_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "tasks": [asdict(task) for task in plan.tasks],
-        "contexts": [context_to_json(context) for context in plan.contexts],
-        "arms": plan.arms.tolist(),
-        "train": plan.train.tolist(),
-    }
-
-
-def _plan_from_json(document: Mapping[str, Any], resources: Mapping[str, Any]) -> Plan:
-    tasks = tuple(Task(**task) for task in document["tasks"])
-    contexts = [open_context(context, resources) for context in document["contexts"]]
-    return Plan(
-        tasks=tasks,
-        contexts=tuple(contexts),
-        arms=np.array(document["arms"], np.int32).reshape(len(tasks), -1),
-        train=np.array(document["train"], bool),
+def _plan_to_json(plan: Plan) -> Any:
+    return encode(
+        _Plan(
+            tasks=plan.tasks,
+            contexts=[context_to_json(context) for context in plan.contexts],
+            arms=plan.arms,
+            train=plan.train,
+        )
     )
+
+
+def _plan_from_json(document: Any, resources: Mapping[str, Any]) -> Plan:
+    told = decode(_Plan, document)
+    contexts = tuple(open_context(context, resources) for context in told["contexts"])
+    return Plan(told["tasks"], contexts, told["arms"], told["train"])

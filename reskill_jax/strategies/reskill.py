@@ -9,11 +9,12 @@ before had been rejected, until there are enough or it knows no more.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.proposal import (
     Creator,
     Evidence,
@@ -28,7 +29,7 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import Rejection, bank_from_json, bank_to_json
+from reskill_jax.skills.operations import Rejection, describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
@@ -78,6 +79,21 @@ def make(
     if stages is None:
         return strategy
     return Staged(strategy, setup, first=setup.num_steps // 2, order=stages)
+
+
+class _State(TypedDict):
+    bank: SkillBank
+    candidates: list[tuple[Proposal, SkillBank]]
+    trial: Trial | None
+    memory: MemoryEstimate
+    evidence: tuple[float, float] | None
+    history: list[PastTrial]
+    reservoir: dict[str, Any]
+    creator: dict[str, Any]
+    trial_start: int
+    path: list[tuple[int, list[dict[str, float | None]]]]
+    wait_until: int
+    idle: int
 
 
 class ReSkill:
@@ -135,7 +151,8 @@ class ReSkill:
         self._events: list[str] = []
         self._decisions: list[dict[str, Any]] = []
         self._trial_start = 0  # step after which the trial began
-        self._path: list[Any] = []  # [step, figures by candidate] of the trial
+        # Steps of the trial, each with the figures of every candidate.
+        self._path: list[tuple[int, list[dict[str, float | None]]]] = []
         self._wait_until = 0  # step before which the creator is not asked again
         self._idle = 0  # times in a row that it had nothing to propose
 
@@ -199,7 +216,7 @@ class ReSkill:
             [could_fire(triggers, episode.actions) for episode in episodes],
         )
         found = trial.contrasts()
-        self._path.append([step, [_figures(contrast) for contrast in found]])
+        self._path.append((step, [_figures(contrast) for contrast in found]))
         best = _figures(max(found, key=lambda contrast: contrast.probability))
         metrics = trial.metrics() | {
             f"trial/{name}": value for name, value in best.items() if value is not None
@@ -232,7 +249,7 @@ class ReSkill:
                 step, proposal, (banks[0], banks[k]), k == arm, contrast
             )
             self._history.append(past)
-            self._decisions.append(past.to_json() | self._course(k, decision))
+            self._decisions.append(encode(past) | self._course(k, decision))
             shown = f"effect {contrast.effect:+.1%}" if contrast else "untested"
             verdict = "accepted" if past.accepted else "rejected"
             self._events.append(
@@ -287,7 +304,7 @@ class ReSkill:
             self._idle += 1
         return metrics
 
-    def _what_is_known(self, step: int, records: Sequence[EpisodeRecord]) -> Evidence:
+    def _what_is_known(self, step: int, records: tuple[EpisodeRecord, ...]) -> Evidence:
         """Gather it for the creator; it shall not propose twice what is on trial."""
         on_trial = [
             PastTrial.judged(step, proposal, (self._bank, bank), accepted=False)
@@ -328,49 +345,45 @@ class ReSkill:
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to go on as if never stopped."""
-        return {
-            "bank": bank_to_json(self._bank),
-            "candidates": [
-                {"proposal": proposal.to_json(), "bank": bank_to_json(bank)}
-                for proposal, bank in self._candidates
-            ],
-            "trial": self._trial and self._trial.to_json(),
-            "memory": self._memory.to_json(),
-            "evidence": self._evidence,
-            "history": [trial.to_json() for trial in self._history],
-            "reservoir": self._reservoir.state(),
-            "creator": self._creator.state(),
-            "trial_start": self._trial_start,
-            "path": self._path,
-            "wait_until": self._wait_until,
-            "idle": self._idle,
-        }
+        return encode(
+            _State(
+                bank=self._bank,
+                candidates=self._candidates,
+                trial=self._trial,
+                memory=self._memory,
+                evidence=self._evidence,
+                history=self._history,
+                reservoir=self._reservoir.state(),
+                creator=self._creator.state(),
+                trial_start=self._trial_start,
+                path=self._path,
+                wait_until=self._wait_until,
+                idle=self._idle,
+            )
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a state."""
-        self._bank = bank_from_json(state["bank"])
-        self._candidates = [
-            (Proposal.from_json(data["proposal"]), bank_from_json(data["bank"]))
-            for data in state["candidates"]
-        ]
-        self._trial = state["trial"] and Trial.from_json(state["trial"])
-        self._memory = MemoryEstimate(**state["memory"])
-        self._evidence = state["evidence"] and tuple(state["evidence"])
-        self._history = [PastTrial.from_json(trial) for trial in state["history"]]
-        self._reservoir.restore(state["reservoir"])
-        self._creator.restore(state["creator"])
-        self._trial_start, self._path = state["trial_start"], state["path"]
-        self._wait_until = state["wait_until"]
-        self._idle = state["idle"]
+        """Go back to a state.
+
+        Raises:
+            CodecError: a part of it is missing or of another type.
+        """
+        held = decode(_State, state, name="strategy")
+        self._bank = held["bank"]
+        self._candidates = held["candidates"]
+        self._trial = held["trial"]
+        self._memory = held["memory"]
+        self._evidence = held["evidence"]
+        self._history = held["history"]
+        self._reservoir.restore(held["reservoir"])
+        self._creator.restore(held["creator"])
+        self._trial_start, self._path = held["trial_start"], held["path"]
+        self._wait_until = held["wait_until"]
+        self._idle = held["idle"]
 
 
 def _summary(proposal: Proposal) -> str:
-    """Name the operations of a proposal in a few words."""
-    return ", ".join(
-        f"{type(operation).__name__.lower()} "
-        f"{operation.skill.name if hasattr(operation, 'skill') else operation.name}"
-        for operation in proposal.operations
-    )
+    return ", ".join(map(describe, proposal.operations))
 
 
 def _figures(contrast: Contrast) -> dict[str, float | None]:

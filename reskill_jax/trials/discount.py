@@ -6,8 +6,8 @@ counts of all completed trials are most likely.
 """
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -63,7 +63,3 @@ class MemoryEstimate:
         if config.mode == "paper":
             return float(_GRID[np.argmax(scores[:-1])])
         return float(_largest_plausible(scores, _GRID))
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn the state into JSON types; `MemoryEstimate(**data)` is the inverse."""
-        return asdict(self)

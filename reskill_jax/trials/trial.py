@@ -8,16 +8,16 @@ group is split over the arms, and the decision rests on the within-group differe
 which the mix of tasks cannot disturb. A trial ends as soon as the answer is clear and
 goes on, up to `max_steps`, while it is not.
 
-A trial is plain data (`to_json`): counts per step, group and arm; all else follows.
+A trial is plain data: counts per step, group and arm; all else follows.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.skill import SkillBank
@@ -40,7 +40,7 @@ class Trial:
         config: how it runs.
         banks: content hash per arm.
         new_skills: per arm, how many skills the incumbent has not, or not so.
-        memory: M during this trial, infinite without an estimate.
+        memory: M during this trial; None without an estimate, or where it is infinite.
         prior: Beta (alpha, beta) per arm.
         counts: per step int64 [B, K, 2], successes and episodes by group and arm.
         exposed: the same for episodes where a changed skill could have fired.
@@ -50,10 +50,10 @@ class Trial:
     config: TrialConfig
     banks: tuple[str, ...]
     new_skills: tuple[int, ...]
-    memory: float
+    memory: float | None
     prior: tuple[tuple[float, float], ...]
-    counts: list[np.ndarray] = field(default_factory=list)
-    exposed: list[np.ndarray] = field(default_factory=list)
+    counts: list[NDArray[np.int64]] = field(default_factory=list)
+    exposed: list[NDArray[np.int64]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
 
     @classmethod
@@ -94,7 +94,7 @@ class Trial:
             config=config,
             banks=hashes,
             new_skills=tuple(len(set(b.skills) - set(banks[0].skills)) for b in banks),
-            memory=math.inf if config.frozen_policy else memory,
+            memory=None if config.frozen_policy else _finite(memory),
             prior=tuple(prior),
         )
 
@@ -203,45 +203,13 @@ class Trial:
         """
         return _padded(self.counts, self.config.max_steps, len(self.banks))
 
-    def to_json(self) -> dict[str, Any]:
-        """Turn the state into JSON types; infinity becomes None."""
-        return {
-            "config": asdict(self.config),
-            "banks": list(self.banks),
-            "new_skills": list(self.new_skills),
-            "memory": _finite(self.memory),
-            "prior": [list(pair) for pair in self.prior],
-            "counts": [step.tolist() for step in self.counts],
-            "exposed": [step.tolist() for step in self.exposed],
-            "dropped": list(self.dropped),
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Trial":
-        """Read what `to_json` wrote; the trial goes on as if never interrupted."""
-        arms = len(data["banks"])
-
-        def arrays(steps):
-            return [np.array(step, int).reshape(-1, arms, 2) for step in steps]
-
-        return cls(
-            config=TrialConfig(**data["config"]),
-            banks=tuple(data["banks"]),
-            new_skills=tuple(data["new_skills"]),
-            memory=math.inf if data["memory"] is None else data["memory"],
-            prior=tuple((alpha, beta) for alpha, beta in data["prior"]),
-            counts=arrays(data["counts"]),
-            exposed=arrays(data["exposed"]),
-            dropped=list(data["dropped"]),
-        )
-
     def _weights(self, trials: np.ndarray) -> np.ndarray:
         """Discount of each step, for episodes [T, ...]."""
         rule = "none" if self.config.frozen_policy else self.config.discount
         weigh = thompson.on_host(
             thompson.step_weights, discount=rule, constant=self.config.constant_weight
         )
-        return weigh(trials, self.memory)
+        return weigh(trials, math.inf if self.memory is None else self.memory)
 
     def _posterior(self) -> tuple[np.ndarray, np.ndarray]:
         """Beta (alpha [K], beta [K])."""
@@ -295,7 +263,7 @@ class Trial:
             rates=rates,
             episodes=episodes,
             steps=len(self.counts),
-            memory=_finite(self.memory),
+            memory=self.memory,
         )
 
     def _rates(self) -> tuple[tuple[float | None, ...], tuple[int, ...]]:

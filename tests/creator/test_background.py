@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from text_episodes import acts, many
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.proposal import (
     PENDING,
@@ -163,7 +164,7 @@ def test_evidence_survives_json():
     evidence = Evidence(
         bank, reservoir.records(3), reservoir.tallies(3), (past,), 5, 3, 9
     )
-    assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))) == evidence
+    assert decode(Evidence, json.loads(json.dumps(encode(evidence)))) == evidence
 
 
 def test_injected_proposals_do_not_count_the_waiting():

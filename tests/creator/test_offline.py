@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from text_episodes import acts, added, ask, many, record
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, PastTrial
 from reskill_jax.creator.reservoir import Tally
@@ -180,7 +181,7 @@ def test_same_evidence_same_proposal_after_a_round_trip():
     again = replace(
         seen,
         records=[
-            EpisodeRecord.from_json(json.loads(json.dumps(r.to_json())))
+            decode(EpisodeRecord, json.loads(json.dumps(encode(r))))
             for r in seen.records
         ],
         seed=99,

@@ -195,11 +195,7 @@ def test_assertions_are_edited_and_a_bad_edit_spoils_nothing(tmp_path):
     assert made.take_metrics()["creator/assertions_refused"] == 4
     state = json.loads(json.dumps(made.state()))
     (left,) = state["assertions"]
-    assert (left["id"], left["check"], left["params"]) == (
-        "looks",
-        "max_steps",
-        {"n": 4},
-    )
+    assert (left["id"], left["check"]) == ("looks", {"type": "max_steps", "n": 4})
     again = creator("http://127.0.0.1:9/v1", tmp_path / "c")
     again.restore(state)
     assert again.state() == made.state()

@@ -13,6 +13,7 @@ from llm_cases import evidence, script
 from text_episodes import acts, many
 
 from reskill_jax.benchmarks.llm_server import LlmServer
+from reskill_jax.codec import encode
 from reskill_jax.creator.episodes import as_evidence, read_episodes
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.skills.skill import SkillBank
@@ -36,7 +37,7 @@ def write(path, records):
 
 
 def run_records():
-    return [record.to_json() for record in evidence(tasks=4).records]
+    return [encode(record) for record in evidence(tasks=4).records]
 
 
 def test_a_model_improves_a_bank_and_its_log_replays(tmp_path):
@@ -125,11 +126,11 @@ def test_a_service_that_is_down_is_an_error_with_a_report(tmp_path):
     ("line", "message"),
     [
         ("{", "e.jsonl, line 2: "),
-        ("[]", "line 2: an episode must be a JSON object"),
-        ('{"success": true, "actions": []}', "'task' is missing"),
-        ('{"task": "t", "success": 1, "actions": []}', "'success' is '1'"),
-        ('{"task": "t", "success": true, "actions": "go"}', "'actions' "),
-        ('{"task": "t", "success": true, "actions": [1]}', "'actions' must be a list"),
+        ("[]", "line 2: episode: Expected `object`, got `array`"),
+        ('{"success": true, "actions": []}', "missing required field `task`"),
+        ('{"task": "t", "success": 1, "actions": []}', "episode.success: Expected"),
+        ('{"task": "t", "success": true, "actions": "go"}', "episode.actions: Exp"),
+        ('{"task": "t", "success": true, "actions": [1]}', "episode.actions[0]: Exp"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
@@ -143,7 +144,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
 
 def test_recorded_episodes_become_evidence_as_in_a_run(tmp_path):
     records = [*many(acts("look", step=3), 2, "t"), acts("look", step=7, task="t-0")]
-    path = write(tmp_path / "e.jsonl", [r.to_json() for r in reversed(records)])
+    path = write(tmp_path / "e.jsonl", [encode(r) for r in reversed(records)])
     found = as_evidence(read_episodes(path), SkillBank(), max_skills=4)
     assert [(r.task, r.step) for r in found.records] == [("t-1", 3), ("t-0", 7)]
     assert sum(tally.episodes for tally in found.tallies) == 3

@@ -149,5 +149,5 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(warm_start, made):
     prompts = recipe.prompts(Tokenizer.load(directory))
     episodes = [as_episode(prompts, d) for d in held_out]
     packed = warm_start.pack_episodes(episodes)
-    loss = warm_start.mean_loss(making.make_logprobs(decoder), packed, params)
+    loss = warm_start.mean_loss(warm_start.make_logprobs(decoder), packed, params)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)

@@ -1,5 +1,6 @@
 import json
 
+from reskill_jax.codec import encode
 from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.laboratory.known_proposals import addition
@@ -21,7 +22,7 @@ def test_trials_are_shown_as_far_as_they_measured_anything(tmp_path):
         PastTrial.judged(step, addition(HELPFUL[0]), banks, step == 0, contrast)
         for step, contrast in enumerate(found)
     ]
-    text = "".join(json.dumps(past.to_json()) + "\n" for past in lines)
+    text = "".join(json.dumps(encode(past)) + "\n" for past in lines)
     (tmp_path / "trials.jsonl").write_text(text)
     head, *shown = _trials(Workdir(tmp_path))
     assert head == "Trials decided: 4, accepted: 1"

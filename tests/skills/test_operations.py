@@ -5,17 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.skills.operations import (
     Add,
     Delete,
     Modify,
+    Operation,
     OperationError,
     Rejection,
     apply,
-    bank_from_json,
-    bank_to_json,
-    from_json,
-    to_json,
+    describe,
     validate,
 )
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -109,14 +108,19 @@ def test_operations_and_banks_survive_json():
         Modify("b", {"trigger": trigger, "example": ""}),
         Delete("a"),
     ]
-    data = json.loads(json.dumps([to_json(operation) for operation in operations]))
-    assert [from_json(item) for item in data] == operations
+    data = json.loads(json.dumps(encode(operations)))
+    assert decode(list[Operation], data) == operations
     bank = apply(BANK, operations, max_skills=8)
-    again = bank_from_json(json.loads(json.dumps(bank_to_json(bank))))
+    again = decode(SkillBank, json.loads(json.dumps(encode(bank))))
     assert again == bank
     assert again.hash == bank.hash
-    with pytest.raises(ValueError, match="'rename' is unknown"):
-        from_json({"type": "rename", "name": "a"})
+    with pytest.raises(ValueError, match=r"operation\.type: Invalid value 'rename'"):
+        decode(Operation, {"type": "rename", "name": "a"}, name="operation")
+
+
+def test_operations_have_names_of_two_words():
+    operations = [Add(make("d")), Modify("b", {"action": "x"}), Delete("a")]
+    assert [*map(describe, operations)] == ["add d", "modify b", "delete a"]
 
 
 @given(st.permutations([Add(make("d")), Modify("b", {"action": "x"}), Delete("a")]))

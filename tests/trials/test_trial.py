@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reskill_jax.codec import decode, encode
 from reskill_jax.skills.skill import (
     Skill,
     SkillBank,
@@ -119,7 +120,7 @@ def test_paper_memory_is_infinite_until_two_trials_then_the_smallest_maximum():
                 a, b = a + step[k][0], b + 64 - step[k][0]
         likelihood.append(total)
     assert memory.value(config) == 1 + np.argmax(likelihood)
-    again = MemoryEstimate(**json.loads(json.dumps(memory.to_json())))
+    again = decode(MemoryEstimate, json.loads(json.dumps(encode(memory))))
     assert again.value(config) == memory.value(config)
     empty = MemoryEstimate()
     for _ in range(2):  # nothing observed: all memories are alike
@@ -273,11 +274,11 @@ def test_a_trial_resumed_at_any_step_decides_the_same(config):
     resumed = Trial.start(config, (OLD, NEW), memory=200.0, evidence=(30.0, 20.0))
     decision = None
     while decision is None:
-        resumed = Trial.from_json(json.loads(json.dumps(resumed.to_json())))
+        resumed = decode(Trial, json.loads(json.dumps(encode(resumed))))
         play(resumed, 500 + len(resumed.counts), effects=(0, 0.03))
         decision = resumed.decide()
     assert decision == expected
-    assert resumed.to_json() == trial.to_json()
+    assert encode(resumed) == encode(trial)
     assert json.loads(json.dumps(resumed.metrics(), allow_nan=False))
 
 
@@ -288,7 +289,7 @@ def test_episodes_may_come_in_any_order():
         rng = np.random.default_rng(0)
         arms, wins = rng.integers(0, 2, 128), rng.random(128) < 0.5
         trial.observe(arms[order], wins[order], GROUPS[order])
-        trials.append(trial.to_json())
+        trials.append(encode(trial))
     assert trials[0] == trials[1]
 
 
