@@ -162,7 +162,7 @@ KINDS = {
     MemoryEstimate: st.builds(MemoryEstimate, st.lists(number, max_size=4), count),
     Episode: episodes(),
     Batch: st.builds(
-        Batch, st.lists(episodes(), max_size=2), st.frozensets(count), number, number
+        Batch, st.lists(episodes(), max_size=2), tuples(count), number, number
     ),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind)[-20:])

@@ -30,11 +30,11 @@ class Planned(NamedTuple):
 
     Attributes:
         episodes: plays them when awaited.
-        train: groups that the policy learns from.
+        train: groups that the policy learns from, in order.
     """
 
     episodes: Coroutine[Any, Any, list[Episode]]
-    train: frozenset[int]
+    train: tuple[int, ...]
 
 
 Plan = Callable[[int], Planned]  # of a step
@@ -46,13 +46,13 @@ class Batch:
 
     Attributes:
         episodes: ordered by group, then by index within the group.
-        train: groups that the policy learns from.
+        train: groups that the policy learns from, in order.
         seconds: that it took to collect the episodes.
         waited: seconds that the trainer had to wait for it.
     """
 
     episodes: list[Episode]
-    train: frozenset[int]
+    train: tuple[int, ...]
     seconds: float
     waited: float = 0.0
 

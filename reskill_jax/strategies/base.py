@@ -43,9 +43,9 @@ class Plan:
     train: np.ndarray
 
     @property
-    def training_groups(self) -> frozenset[int]:
+    def training_groups(self) -> tuple[int, ...]:
         """Indices of the groups that the policy learns from."""
-        return frozenset(np.flatnonzero(self.train).tolist())
+        return tuple(np.flatnonzero(self.train).tolist())
 
     @classmethod
     def alike(cls, tasks: Sequence[Task], context: Context, group_size: int) -> "Plan":

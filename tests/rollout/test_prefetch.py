@@ -45,7 +45,7 @@ def episode(group, index, version):
     return Episode(TASKS[group], group, index, 0, "bank", "goal", [trunk], [turn])
 
 
-BOTH = frozenset({0, 1})  # groups
+BOTH = (0, 1)  # groups
 
 
 class Collector:
@@ -248,9 +248,9 @@ def test_tells_how_far_behind_sampled_tokens_are_on_average():
 def test_a_batch_tells_what_the_policy_learns_from_and_may_be_empty():
     episodes = [episode(g, i, 5) for g in range(2) for i in range(2)]
     for train, wanted in ((BOTH, episodes), ({1}, episodes[2:]), ({}, [])):
-        batch = Batch(episodes, frozenset(train), 1.0)
+        batch = Batch(episodes, tuple(train), 1.0)
         assert batch.training_episodes == wanted
-    nothing = Batch([], frozenset(), seconds=2.0)
+    nothing = Batch([], (), seconds=2.0)
     assert nothing.metrics(6) == {
         "time/rollout": 2.0,
         "time/wait": 0.0,

@@ -1,0 +1,254 @@
+"""Whatever a strategy plans, a run that is killed at every step ends the same."""
+
+import itertools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from corridor_runs import corridor_config
+from programs import deterministic, save_random_policy, written
+
+from reskill_jax import build, train
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.policy.decoder_config import load_config
+from reskill_jax.report.metrics import read_metrics
+from reskill_jax.rollout.context import open_context
+from reskill_jax.workdir import Workdir
+
+MODES = ("again", "pauses", "frozen", "parts")
+STEPS = range(1, 7)
+
+
+class KilledError(Exception):
+    """Ends a run between a step and its checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_random_policy(tmp_path_factory.mktemp("policy"))
+
+
+def config_of(policy, mode, overlap, **changes):
+    # With every second step stored, a killed run begins two steps before.
+    every = 1 + overlap
+    return corridor_config(
+        policy, mode, rollout__overlap=overlap, checkpoint__every=every, **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(policy, tmp_path_factory):
+    """Runs to their end, by mode and overlap, each made once."""
+    made = {}
+
+    def run(mode, overlap=0) -> Path:
+        if (mode, overlap) not in made:
+            place = tmp_path_factory.mktemp(f"{mode}-{overlap}")
+            train.train(config_of(policy, mode, overlap), Workdir(place))
+            made[mode, overlap] = place
+        return made[mode, overlap]
+
+    return run
+
+
+def killed_at(step, monkeypatch):
+    """Let the next run be killed when it has logged a step, the first time."""
+
+    class Logbook(train.Logbook):
+        def step(self, number, *arguments):
+            super().step(number, *arguments)
+            if number == step:
+                raise KilledError
+
+    monkeypatch.setattr(train, "Logbook", Logbook)
+
+
+def last_checkpoint(place, policy):
+    """The last step, the bytes of all arrays, and the document beside them."""
+    config = corridor_config(policy)
+    decoder = load_config(policy)
+    tx, _ = build.make_grpo(config, decoder)
+    fresh = jax.eval_shape(
+        lambda params: build.init_state(params, tx), abstract_params(decoder)
+    )
+    checkpointer = Checkpointer(Workdir(place).checkpoints, read_only=True)
+    step, arrays, host = checkpointer.restore(fresh)
+    checkpointer.close()
+    return step, [np.asarray(x).tobytes() for x in jax.tree.leaves(arrays)], host
+
+
+def lines(place, step):
+    text = (Workdir(place).episodes / f"train-{step:05d}.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def trained(place):
+    found = read_metrics(Workdir(place).metrics)
+    return {line["step"]: line for line in found if line["phase"] == "train"}
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_killed_at_every_step_ends_like_one_that_was_not(
+    straight, policy, tmp_path, monkeypatch, mode, overlap
+):
+    wanted = straight(mode, overlap)
+    config = config_of(policy, mode, overlap)
+    for step in STEPS:
+        killed_at(step, monkeypatch)
+        with pytest.raises(KilledError):
+            train.train(config, Workdir(tmp_path))
+        monkeypatch.undo()
+    train.train(config, Workdir(tmp_path))
+    assert deterministic(tmp_path) == deterministic(wanted)
+    assert written(tmp_path) == written(wanted)
+    step, arrays, host = last_checkpoint(tmp_path, policy)
+    wanted_step, wanted_arrays, wanted_host = last_checkpoint(wanted, policy)
+    assert step == wanted_step == 6
+    assert arrays == wanted_arrays
+    assert host == wanted_host
+
+
+def test_unsolved_tasks_are_played_again_and_only_the_others_drawn(straight, policy):
+    place = straight("again")
+    played, drawn = [], 0
+    for step in STEPS:
+        now = lines(place, step)
+        tasks = list(dict.fromkeys(line["task"] for line in now))
+        unsolved = [
+            task
+            for task in dict.fromkeys(line["task"] for line in played)
+            if not any(line["success"] for line in played if line["task"] == task)
+        ]
+        assert tasks[: len(unsolved)] == unsolved
+        drawn += len(tasks) - len(unsolved)
+        # The context tells of the last try, and is another one at every step.
+        assert len({line["bank"] for line in now}) == 1
+        assert all(task in now[0]["bank"] for task in unsolved)
+        assert now[0]["bank"].count("train/") == len(unsolved)
+        played = now
+    _, _, host = last_checkpoint(place, policy)
+    assert 3 < host["drawn"] == drawn < 18
+    # Evaluation uses what the strategy has accepted.
+    incumbent = open_context(host["incumbent"], {})
+    (evaluated,) = {
+        json.loads(line)["bank"]
+        for line in (Workdir(place).episodes / "eval-00006.jsonl").open()
+    }
+    assert evaluated == incumbent.hash
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_step_may_play_nothing(straight, policy, overlap):
+    place = straight("pauses", overlap)
+    metrics = trained(place)
+    for step in STEPS:
+        pause = step % 3 == 2
+        assert (lines(place, step) == []) == pause
+        assert ("grpo/loss" in metrics[step]) == (not pause)
+        assert ("rollout/success" in metrics[step]) == (not pause)
+    _, _, host = last_checkpoint(place, policy)
+    assert host["drawn"] == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("overlap", "versions", "pushed"),
+    [
+        (0, {1: 0, 2: 1, 3: 1, 4: 3, 5: 3, 6: 5}, [1, 3, 5]),
+        # A batch is of the weights before the update that is made meanwhile.
+        (1, {1: 0, 2: 0, 3: 1, 4: 1, 5: 3, 6: 3}, [1, 3, 5]),
+    ],
+)
+def test_a_step_without_training_leaves_weights_and_engine_alone(
+    straight, policy, tmp_path, monkeypatch, overlap, versions, pushed
+):
+    log = []
+
+    class Engine(build.JaxEngine):
+        def push(self, params, version):
+            log.append(version)
+            super().push(params, version)
+
+        def sleep(self):
+            log.append("sleep")
+            super().sleep()
+
+    monkeypatch.setattr(build, "JaxEngine", Engine)
+    train.train(config_of(policy, "frozen", overlap), Workdir(tmp_path))
+    assert [entry for entry in log if entry != "sleep"] == pushed
+    # Without overlap the engine sleeps during the three updates, never else.
+    assert log.count("sleep") == (0 if overlap else 3)
+    metrics = trained(tmp_path)
+    for step in STEPS:
+        found = {v for line in lines(tmp_path, step) for v in line["versions"]}
+        assert found == {versions[step]}
+        assert ("grpo/loss" in metrics[step]) == (step % 2 == 1)
+    assert written(tmp_path) == written(straight("frozen", overlap))
+
+
+def test_weights_are_those_of_the_last_step_that_trained(policy, tmp_path):
+    config = config_of(policy, "frozen", 0, checkpoint__keep=9)
+    train.train(config, Workdir(tmp_path))
+    decoder = load_config(policy)
+    checkpointer = Checkpointer(Workdir(tmp_path).checkpoints, read_only=True)
+    found = []
+    for step in STEPS:
+        template = {"params": abstract_params(decoder)}
+        restored = checkpointer.restore(template, step, partial=True)
+        leaves = jax.tree.leaves(restored.arrays)
+        found.append(b"".join(np.asarray(x).tobytes() for x in leaves))
+    checkpointer.close()
+    same = [one == other for one, other in itertools.pairwise(found)]
+    assert same == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_groups_for_verification_and_rollouts_that_are_not_played(
+    straight, policy, tmp_path, monkeypatch, overlap
+):
+    learnt = []
+    make_update = build.make_update
+
+    def watched(*arguments, **options):
+        update = make_update(*arguments, **options)
+
+        def note(state, reference, episodes, *, seed):
+            learnt.append([(e.group, e.index) for e in episodes])
+            return update(state, reference, episodes, seed=seed)
+
+        return note
+
+    monkeypatch.setattr(build, "make_update", watched)
+    train.train(config_of(policy, "parts", overlap), Workdir(tmp_path))
+    assert written(tmp_path) == written(straight("parts", overlap))
+    for step, groups in zip(STEPS, learnt, strict=True):
+        now = lines(tmp_path, step)
+        places = [(line["group"], line["index"]) for line in now]
+        played = [index for index in range(3) if index != step % 3]
+        assert places == [(g, i) for g in range(3) for i in played]
+        assert groups == [place for place in places if place[0] != step % 3]
+        assert {line["arm"] for line in now if line["group"] == 0} == {1}
+        hashes = {line["bank"] for line in now if line["arm"] == 1}
+        assert hashes == {f"tries:{((now[0]['task'], f'step {step}'),)!r}"}
+        assert {line["bank"] for line in now if line["arm"] == 0} == {"empty"}
+
+
+def test_a_run_that_is_made_longer_goes_on_as_it_began(straight, policy, tmp_path):
+    config = config_of(policy, "again", 0)
+    for steps in (3, 6):
+        config.num_steps = steps
+        train.train(config, Workdir(tmp_path))
+    assert deterministic(tmp_path) == deterministic(straight("again"))
+    assert written(tmp_path) == written(straight("again"))
+
+
+def test_a_remote_world_is_played_like_the_same_one_in_processes(
+    straight, policy, tmp_path
+):
+    config = config_of(policy, "again", 0, env__remote=True)
+    train.train(config, Workdir(tmp_path))
+    assert deterministic(tmp_path) == deterministic(straight("again"))
+    assert written(tmp_path) == written(straight("again"))
