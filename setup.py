@@ -36,7 +36,13 @@ EXTRAS = {
     "vllm": ["httpx>=0.27,<1"],
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    "llm": ["openai>=2,<4", "anthropic>=0.70,<3", "boto3>=1.40,<2", "pydantic>=2.8,<3"],
+    "llm": [
+        "openai>=2,<4",
+        "anthropic>=0.70,<3",
+        "boto3>=1.40,<2",
+        "pydantic>=2.8,<3",
+        "tenacity>=9,<10",  # repeats failed calls
+    ],
     # Tests against the models of transformers, which wants torch>=2.6. Without it they
     # are skipped; a build for the CPU will do.
     "parity": ["torch>=2.6,<3"],

@@ -9,10 +9,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
@@ -42,8 +44,8 @@ class Caller:
         retry: what to do about failures.
         model: name of the model, for the log.
         secrets: words that must not get into the log or a message.
-        sleep: waits, for tests.
-        clock: seconds, for tests.
+        sleep: waits so many seconds; tests give their own.
+        clock: tells the time in seconds; tests give their own.
     """
 
     def __init__(
@@ -63,10 +65,10 @@ class Caller:
         self._retry = retry or RetryPolicy()
         self._model = model
         self._secrets = secrets
-        self._sleep = sleep
         self._clock = clock
         self._breaker = Breaker(self._retry, clock)
-        self._random = random.Random()  # its own: others' draws stay as they are
+        # Its own random numbers: those that others draw stay as they are.
+        self._retrying = _make_retrying(self._retry, sleep, random.Random())
         self._cycle = 0
         self.spending = Spending(budget or Budget())
 
@@ -123,18 +125,18 @@ class Caller:
                 Failure.NOT_RECORDED,
                 f"the log has no answer to {request.name} of cycle {self._cycle}",
             )
-        failed: list[CallError] = []
-        for attempt in range(1, self._retry.max_attempts + 1):
+        backend, failed = self._backend, list[CallError]()
+
+        def attempt() -> str:
             try:
-                return self._attempt(self._backend, request)
+                return self._attempt(backend, request)
             except CallError as error:
                 failed.append(error)
-            if failed[-1].failure not in PASSING or attempt == self._retry.max_attempts:
-                break
-            self._sleep(self._retry.seconds(attempt) * self._random.uniform(0.5, 1.5))
-        raise failed[
-            0
-        ]  # the cause; later ones may only tell that patience is at an end
+                raise
+
+        with suppress(CallError):
+            return self._retrying(attempt)
+        raise failed[0]  # the cause: later ones may be of the budget or the breaker
 
     def _attempt(self, backend: Backend, request: ChatRequest) -> str:
         if left := self._breaker.seconds_left():
@@ -182,3 +184,19 @@ class Caller:
         self.spending.count("errors")
         self.spending.count(f"errors/{failure}")
         return CallError(failure, detail)
+
+
+def _make_retrying(
+    policy: RetryPolicy, sleep: Callable[[float], None], chance: random.Random
+) -> Retrying:
+    """Make what repeats an attempt after failures that may pass, with pauses."""
+    pause = wait_exponential(policy.initial_delay_s, max=policy.max_delay_s)
+    return Retrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, CallError) and error.failure in PASSING
+        ),
+        stop=stop_after_attempt(policy.max_attempts),
+        wait=lambda state: pause(state) * chance.uniform(0.5, 1.5),
+        sleep=sleep,
+        reraise=True,
+    )

@@ -67,13 +67,13 @@ class RetryPolicy:
             if not value >= least:
                 raise ValueError(f"{name}={value}: must be {least} or more")
 
-    def seconds(self, attempt: int) -> float:
-        """Return the pause after a failed attempt, counted from 1, without chance."""
-        return min(self.initial_delay_s * 2 ** min(attempt - 1, 30), self.max_delay_s)
-
 
 class Breaker:
-    """Stops calls to a service that keeps failing; for many threads."""
+    """Stops calls to a service that keeps failing; for many threads.
+
+    It is what all calls together know about the service. The library that repeats a
+    call (tenacity, see `caller`) knows that one call only, and has no breaker.
+    """
 
     def __init__(self, retry: RetryPolicy, clock: Callable[[], float]):
         self._retry = retry

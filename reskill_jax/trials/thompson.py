@@ -346,9 +346,13 @@ def _log_beta_binomial(m: Array, n: Array, alpha: Array, beta: Array) -> Array:
 
 
 def _log_gamma(x: Array) -> Array:
-    """Log-gamma for x > 0 by Stirling's series; a third of the time of `gammaln`.
+    """Log-gamma for x > 0 by Stirling's series.
 
     Below 8, x is moved up by 8 first. The first dropped term is below 2e-14.
+
+    `jax.scipy.special.gammaln` is as exact, but with it an update of M takes 5.8 ms of
+    CPU instead of 2.2 (with `betaln` 6.5), 92 times faster than plain Python instead of
+    242: below the bar of ``python -m reskill_jax.benchmarks.thompson``.
     """
     small = x < 8
     shift = x

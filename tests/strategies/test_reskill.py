@@ -111,7 +111,7 @@ def test_every_group_contrasts_both_arms_during_a_trial_and_none_outside():
     plan = strategy.plan(1, draw)
     assert len(plan.contexts) == 2
     assert plan.contexts[0] == strategy.incumbent
-    assert plan.training_groups == set(range(TASKS))
+    assert plan.training_groups == tuple(range(TASKS))
     arms = plan.arms
     assert arms.shape == (TASKS, GROUP)
     assert (arms == strategy.plan(1, draw).arms).all()
@@ -184,7 +184,7 @@ def test_skills_evolve_in_their_stage_only(order):
         plan = staged.plan(step, draw)
         trains = bool(plan.training_groups)
         assert trains == ((step > 6) == skill_first)
-        assert plan.training_groups == (set(range(TASKS)) if trains else set())
+        assert plan.training_groups == (tuple(range(TASKS)) if trains else ())
         assert len(plan.contexts) == 1 or not trains
         learned = play(staged, step, (0.2, 0.6))
         decided.append("trial/accepted" in learned.metrics)
