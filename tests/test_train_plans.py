@@ -12,6 +12,7 @@ from programs import deterministic, save_random_policy, written
 
 from reskill_jax import build, train
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.report.metrics import read_metrics
@@ -72,7 +73,7 @@ def last_checkpoint(place, policy):
     decoder = load_config(policy)
     tx, _ = build.make_grpo(config, decoder)
     fresh = jax.eval_shape(
-        lambda params: build.init_state(params, tx), abstract_params(decoder)
+        lambda params: init_state(params, tx), abstract_params(decoder)
     )
     checkpointer = Checkpointer(Workdir(place).checkpoints, read_only=True)
     step, arrays, host = checkpointer.restore(fresh)
