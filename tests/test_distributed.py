@@ -159,7 +159,7 @@ def test_processes_with_different_configurations_are_refused(policy, tmp_path):
                 "--config.engine.name=vllm",
             ),
             (
-                "config.engine.vllm.urls=('http://localhost:1',): each of the 2 proc",
+                "config.engine.vllm.urls=('http://localhost:1',): each of 2 processes",
                 "config.engine.vllm.transfer='nccl' works with one trainer process",
             ),
         ),
