@@ -17,6 +17,7 @@ devices that need not be there. The other modes look at a run; evaluation and ex
 take flags for where they run and for what is evaluated.
 """
 
+import itertools
 import os
 import sys
 import traceback
@@ -208,7 +209,11 @@ def _changed_config(workdir: Workdir) -> ConfigDict:
 
 def add_stored_config(argv: Sequence[str]) -> list[str]:
     """Let the flags of a mode that looks at a run change the run's configuration."""
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in argv)
+    given = {}
+    for word, following in itertools.pairwise([*argv, ""]):
+        if word.startswith("-"):  # --a=b or --a b
+            name, equals, value = word.lstrip("-").partition("=")
+            given[name] = value if equals else following
     looks = given.get("mode") in ("evaluate", "export")
     if not looks or "config" in given or not given.get("workdir"):
         return list(argv)

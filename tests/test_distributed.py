@@ -8,8 +8,10 @@ import sys
 import time
 
 import pytest
+from corridor_runs import corridor_command, last_checkpoint
 from programs import (
     CPU,
+    HELPERS,
     TWO_DEVICES,
     command,
     deterministic,
@@ -60,21 +62,75 @@ def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
         assert line == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
+def wait_for(workdir, step, processes):
+    """Wait until a step has been logged by running processes."""
+    deadline = time.monotonic() + 300
+    while not (Workdir(workdir).episodes / f"train-{step:05d}.jsonl").exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @needs_alfworld
 def test_a_killed_process_ends_the_other_and_both_resume(two, policy, tmp_path):
     workdir = tmp_path / "killed"
     processes = start_two(workdir, policy, tmp_path)
-    deadline = time.monotonic() + 300
-    while not (Workdir(workdir).episodes / "train-00003.jsonl").exists():
-        assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(workdir, 3, processes)
     os.kill(processes[1].pid, signal.SIGKILL)
     processes[1].wait()
     assert processes[0].wait(timeout=240) != 0
     run_two(workdir, policy, tmp_path)
     assert deterministic(workdir) == deterministic(two)
     assert written(workdir) == written(two)
+
+
+ALL_LIBERTIES = corridor_command("again+pauses+frozen+parts")
+
+
+@pytest.fixture(scope="module")
+def two_plans(policy, tmp_path_factory):
+    """Chosen tasks, none, no training, parts of groups: in a world of our own."""
+    directory = tmp_path_factory.mktemp("plans")
+    run_two(directory / "run", policy, directory, command=ALL_LIBERTIES)
+    return directory / "run"
+
+
+def test_two_processes_plan_as_one_does(two_plans, policy, tmp_path):
+    done = start(
+        *ALL_LIBERTIES(tmp_path / "one", policy, "--config.mesh.fsdp=2"),
+        env=os.environ | TWO_DEVICES | HELPERS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert written(two_plans) == written(tmp_path / "one")
+    _, episodes, _ = written(two_plans)
+    assert episodes["train-00002.jsonl"] == episodes["train-00005.jsonl"] == ""
+    assert episodes["train-00006.jsonl"].count("\n") == 6
+    host, wanted = (
+        last_checkpoint(place, policy)[2] for place in (two_plans, tmp_path / "one")
+    )
+    assert host == wanted
+    for line, other in zip(
+        deterministic(two_plans), deterministic(tmp_path / "one"), strict=True
+    ):
+        assert line.pop("phase") == other.pop("phase")
+        assert line == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("kill_after", [3, 4])
+def test_two_processes_resume_whatever_was_planned(
+    two_plans, policy, tmp_path, kill_after
+):
+    """Before a step that does not train, and before one that plays nothing."""
+    workdir = tmp_path / "killed"
+    processes = start_two(workdir, policy, tmp_path, command=ALL_LIBERTIES)
+    wait_for(workdir, kill_after, processes)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    processes[1].wait()
+    assert processes[0].wait(timeout=240) != 0
+    run_two(workdir, policy, tmp_path, command=ALL_LIBERTIES)
+    assert deterministic(workdir) == deterministic(two_plans)
+    assert written(workdir) == written(two_plans)
+    assert last_checkpoint(workdir, policy) == last_checkpoint(two_plans, policy)
 
 
 @needs_alfworld
@@ -103,7 +159,7 @@ def test_processes_with_different_configurations_are_refused(policy, tmp_path):
                 "--config.engine.name=vllm",
             ),
             (
-                "config.engine.vllm.urls=('http://localhost:1',): each of the 2 proc",
+                "config.engine.vllm.urls=('http://localhost:1',): each of 2 processes",
                 "config.engine.vllm.transfer='nccl' works with one trainer process",
             ),
         ),

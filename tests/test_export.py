@@ -14,13 +14,14 @@ import transformers
 from ml_collections import ConfigDict
 
 from reskill_jax import build
-from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.checkpoint import Checkpointer, CheckpointError
 from reskill_jax.export import export, export_run
 from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import load, save
+from reskill_jax.stored_config import get_config
 from reskill_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +115,37 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
     generation = transformers.GenerationConfig.from_pretrained(output)
     assert generation.eos_token_id == [tokenizer.eos_id, 3]
     assert transformers.AutoTokenizer.from_pretrained(output).chat_template
+
+
+def test_any_checkpoint_can_be_exported(workdir, tmp_path, capsys):
+    config = get_config(str(workdir.root))
+    export_run(config, workdir, tmp_path / "a", step=2, dtype="bfloat16")
+    assert capsys.readouterr().out.startswith("the policy after 2 steps is in")
+    export(tmp_path / "b", Path(config.policy.path), random(1), dtype="bfloat16")
+    files = [tmp_path / name / "model.safetensors" for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with pytest.raises(CheckpointError, match=r"of step 1: choose one of \[2, 3\]"):
+        export_run(config, workdir, tmp_path / "c", step=1)
+    assert not (tmp_path / "c").exists()
+
+
+def test_the_command_takes_a_step_and_places_but_no_other_flags(workdir, tmp_path):
+    command = [sys.executable, "-m", "reskill_jax.main", "--mode", "export"]
+    command += ["--workdir", str(workdir.root), "--output", str(tmp_path / "a")]
+    command += ["--step=2", "--config.mesh.fsdp=-1"]
+
+    def start(*flags):
+        return subprocess.run(
+            [*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    done = start("--config.seed=7")
+    assert done.returncode != 0
+    assert "config.seed=7, the run has 42" in done.stderr
+    done = start()
+    assert done.returncode == 0, done.stderr
+    _, params = load(tmp_path / "a")
+    jax.tree.map(np.testing.assert_array_equal, params, random(1))
 
 
 def test_what_was_loaded_goes_back_bitwise(source, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from corridor_runs import corridor_config
+from corridor_runs import corridor_config, last_checkpoint
 from programs import deterministic, save_random_policy, written
 
 from reskill_jax import build, train
@@ -18,7 +18,7 @@ from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.context import open_context
 from reskill_jax.workdir import Workdir
 
-MODES = ("again", "pauses", "frozen", "parts")
+MODES = ("again", "pauses", "frozen", "parts", "again+pauses+frozen+parts")
 STEPS = range(1, 7)
 
 
@@ -64,20 +64,6 @@ def killed_at(step, monkeypatch):
                 raise KilledError
 
     monkeypatch.setattr(train, "Logbook", Logbook)
-
-
-def last_checkpoint(place, policy):
-    """The last step, the bytes of all arrays, and the document beside them."""
-    config = corridor_config(policy)
-    decoder = load_config(policy)
-    tx, _ = build.make_grpo(config, decoder)
-    fresh = jax.eval_shape(
-        lambda params: build.init_state(params, tx), abstract_params(decoder)
-    )
-    checkpointer = Checkpointer(Workdir(place).checkpoints, read_only=True)
-    step, arrays, host = checkpointer.restore(fresh)
-    checkpointer.close()
-    return step, [np.asarray(x).tobytes() for x in jax.tree.leaves(arrays)], host
 
 
 def lines(place, step):

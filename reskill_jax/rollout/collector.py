@@ -203,12 +203,13 @@ def rollout_metrics(
     sampled = sum(len(turn.response) for turn in turns)
     prompt = sum(turn.trunk_length + len(turn.branch) for turn in turns)
     names = sorted({name for episode in episodes for name in episode.scores})
+    count = max(len(turns), 1)  # an episode may be over before its first turn
     return {
         f"{prefix}/success": float(np.mean([e.success for e in episodes])),
         f"{prefix}/turns": len(turns) / len(episodes),
-        f"{prefix}/valid": float(np.mean([turn.valid for turn in turns])),
-        f"{prefix}/prompt_tokens": prompt / len(turns),
-        f"{prefix}/response_tokens": sampled / len(turns),
+        f"{prefix}/valid": sum(turn.valid for turn in turns) / count,
+        f"{prefix}/prompt_tokens": prompt / count,
+        f"{prefix}/response_tokens": sampled / count,
         f"{prefix}/windows": float(np.mean([len(e.trunks) for e in episodes])),
         f"time/{prefix}": seconds,
         f"speed/{prefix}_tokens": sampled / seconds,

@@ -35,12 +35,36 @@ class Plan:
         arms: int32 [B, G], the context of every rollout; `NOT_PLAYED` for none.
         train: bool [B], whether the policy learns from a group. Where it learns from
             none, weights and the engine's caches stay as they are.
+
+    Raises:
+        ValueError: the parts do not fit each other.
     """
 
     tasks: tuple[Task, ...]
     contexts: tuple[Context, ...]
     arms: np.ndarray
     train: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        groups, contexts, arms = len(self.tasks), len(self.contexts), self.arms
+        if arms.ndim != 2 or len(arms) != groups or self.train.shape != (groups,):
+            raise ValueError(
+                f"a plan of {groups} tasks needs arms [{groups}, G] and train "
+                f"[{groups}]; they are {[*arms.shape]} and {[*self.train.shape]}"
+            )
+        wrong = arms[(arms < NOT_PLAYED) | (arms >= contexts)]
+        if wrong.size:
+            raise ValueError(
+                f"arms hold {wrong[0]}: with {contexts} contexts they are 0 to "
+                f"{contexts - 1}, or {NOT_PLAYED} for a rollout that is not played"
+            )
+        empty = np.flatnonzero(self.train & (arms == NOT_PLAYED).all(1))
+        if empty.size:
+            raise ValueError(
+                f"train[{empty[0]}] is True, but no rollout of that group is played: "
+                "make it False"
+            )
 
     @property
     def training_groups(self) -> tuple[int, ...]:

@@ -1,12 +1,31 @@
-"""Configurations of runs in the corridor, a world and methods of our own."""
+"""Runs in the corridor, a world and methods of our own.
 
+python -m reskill_jax.main --config=tests/helpers/corridor_runs.py:again+pauses
+"""
+
+import sys
+
+import jax
+import numpy as np
 from ml_collections import ConfigDict
-from programs import get_config
+from programs import get_config as smoke
+
+from reskill_jax import build
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.policy.decoder_config import load_config
+from reskill_jax.workdir import Workdir
+
+
+def get_config(mode: str) -> ConfigDict:
+    """The configuration file: flags name the policy."""
+    return corridor_config("", mode)
 
 
 def corridor_config(policy, mode="again", **changes) -> ConfigDict:
     """A run of a minute at most; `changes` by dotted key, with __ for the dots."""
-    config = get_config()
+    config = smoke()
     config.env = ConfigDict(
         {
             "name": "corridor_environment",
@@ -38,3 +57,34 @@ def corridor_config(policy, mode="again", **changes) -> ConfigDict:
         {key.replace("__", "."): value for key, value in changes.items()}
     )
     return config
+
+
+def corridor_command(mode):
+    """A command for `programs.start_two`."""
+
+    def command(workdir, policy, *changes):
+        return [
+            sys.executable,
+            "-m",
+            "reskill_jax.main",
+            f"--config=tests/helpers/corridor_runs.py:{mode}",
+            f"--workdir={workdir}",
+            f"--config.policy.path={policy}",
+            *changes,
+        ]
+
+    return command
+
+
+def last_checkpoint(place, policy):
+    """The last step, the bytes of all arrays, and the document beside them."""
+    config = corridor_config(policy)
+    decoder = load_config(policy)
+    tx, _ = build.make_grpo(config, decoder)
+    fresh = jax.eval_shape(
+        lambda params: init_state(params, tx), abstract_params(decoder)
+    )
+    checkpointer = Checkpointer(Workdir(place).checkpoints, read_only=True)
+    step, arrays, host = checkpointer.restore(fresh)
+    checkpointer.close()
+    return step, [np.asarray(x).tobytes() for x in jax.tree.leaves(arrays)], host

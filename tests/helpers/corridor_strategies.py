@@ -1,6 +1,6 @@
 """Strategies that use all that a plan may be, as a module for `strategy.name`.
 
-`strategy.mode` says which liberty is taken:
+`strategy.mode` says which liberties are taken, with "+" between them:
 
     again     tasks that nobody solved are played again, with a word about the last try
     pauses    at every third step nothing is played
@@ -55,34 +55,31 @@ class Liberties:
     """See the module's docstring."""
 
     def __init__(self, setup: Setup):
-        self._mode = setup.settings["mode"]
+        self._modes = setup.settings["mode"].split("+")
         self._tasks, self._size = setup.tasks_per_step, setup.group_size
         self._unsolved: list[Task] = []
-        self._context: Context = EmptyContext() if self._mode != "again" else Tries()
+        self._context: Context = Tries() if "again" in self._modes else EmptyContext()
         self._planned = 0
 
     def plan(self, step: int, draw: Draw) -> Plan:
         self._planned += 1
-        if self._mode == "pauses" and step % 3 == 2:
+        if "pauses" in self._modes and step % 3 == 2:
             return Plan((), (), np.zeros((0, self._size), np.int32), np.zeros(0, bool))
         again = self._unsolved[: self._tasks]
         tasks = (*again, *draw(self._tasks - len(again)))
         plan = Plan.alike(tasks, self._context, self._size)
-        if self._mode == "frozen" and step % 2 == 0:
-            return Plan(
-                plan.tasks, plan.contexts, plan.arms, np.zeros(len(tasks), bool)
-            )
-        if self._mode != "parts":
-            return plan
-        arms, train = plan.arms.copy(), plan.train.copy()
-        train[step % len(tasks)] = False  # for verification
-        arms[:, step % self._size] = NOT_PLAYED
-        arms[0] = np.where(arms[0] == NOT_PLAYED, NOT_PLAYED, 1)
-        contexts = (self._context, Tries(((tasks[0].id, f"step {step}"),)))
+        arms, train, contexts = plan.arms.copy(), plan.train.copy(), plan.contexts
+        if "frozen" in self._modes and step % 2 == 0:
+            train[:] = False
+        if "parts" in self._modes:
+            train[step % len(tasks)] = False  # for verification
+            arms[0] = 1
+            arms[:, step % self._size] = NOT_PLAYED
+            contexts = (*contexts, Tries(((tasks[0].id, f"step {step}"),)))
         return replace(plan, contexts=contexts, arms=arms, train=train)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
-        if self._mode == "again":
+        if "again" in self._modes and episodes:
             solved = {e.task for e in episodes if e.success}
             ends = {e.task: e.final_observation for e in episodes}
             ends = {task: end for task, end in ends.items() if task not in solved}

@@ -19,6 +19,8 @@ from reskill_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
 CPU = {"JAX_PLATFORMS": "cpu"}
+# Environments and strategies of the tests are modules that programs can import.
+HELPERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])}
 TWO_DEVICES = CPU | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
@@ -68,7 +70,7 @@ def start(*arguments, **options):
     )
 
 
-def start_two(workdir, policy, tmp_path, changes=((), ())):
+def start_two(workdir, policy, tmp_path, changes=((), ()), command=command):
     """Start the two processes of a run; what they print goes to files."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,7 +84,7 @@ def start_two(workdir, policy, tmp_path, changes=((), ())):
                 f"--process={process}",
             ],
             cwd=ROOT,
-            env=os.environ | CPU | {"XLA_FLAGS": ""},
+            env=os.environ | CPU | HELPERS | {"XLA_FLAGS": ""},
             stdout=subprocess.DEVNULL,
             stderr=(tmp_path / f"{process}.err").open("w"),
         )
@@ -90,9 +92,9 @@ def start_two(workdir, policy, tmp_path, changes=((), ())):
     ]
 
 
-def run_two(workdir, policy, tmp_path, *changes):
+def run_two(workdir, policy, tmp_path, *changes, command=command):
     """Run both processes to their end."""
-    processes = start_two(workdir, policy, tmp_path, (changes, changes))
+    processes = start_two(workdir, policy, tmp_path, (changes, changes), command)
     codes = [process.wait() for process in processes]
     assert codes == [0, 0], [(tmp_path / f"{i}.err").read_text() for i in range(2)]
 

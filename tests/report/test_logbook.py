@@ -77,7 +77,18 @@ def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):
         Turn(0, 6, np.arange(1), np.arange(4), np.zeros(4), 8, "p", "y", "y", False),
     ]  # fmt: skip
     played = Episode(
-        TASK, 3, 1, 2, "hash", "goal", [NOTHING], turns, "end", 0.25, True, {"em": 0.5}
+        TASK,
+        3,
+        1,
+        2,
+        "hash",
+        "goal",
+        [np.arange(9)],
+        turns,
+        "end",
+        0.25,
+        True,
+        {"em": 0.5},
     )
     write_episodes(tmp_path / "e.jsonl", [played], 9)
     line = json.loads((tmp_path / "e.jsonl").read_text())

@@ -11,6 +11,7 @@ import pytest
 
 from reskill_jax.codec import CodecError, decode, encode
 from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.environments.task import Task
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
@@ -154,6 +155,21 @@ def test_rollouts_that_are_not_played_leave_the_others_as_they_were(parts, episo
     same(some, [e for e in episodes if (e.group, e.index) in places])
     assert play(parts, concurrency=6, arms=arms[:0]) == []
     assert rollout_metrics([], 2.0) == {"time/rollout": 2.0}
+
+
+def test_an_episode_may_be_over_before_its_first_turn(parts):
+    engine, pool, prompts = parts
+    collector = Collector(engine, pool, prompts, corridor.FORMAT, 5, 1)
+    there = [Task("train/there", "walk", "train", str(corridor.GOAL))]
+    arms = np.zeros((1, 1), int)
+    [episode] = asyncio.run(
+        collector.collect(there, arms, CONTEXTS, sampling=SAMPLING, seed=0)
+    )
+    assert (episode.turns, episode.success) == ([], True)
+    assert episode.observations == ("door 3 after 0",)
+    metrics = rollout_metrics([episode], 1.0)
+    assert metrics["rollout/success"] == 1
+    assert metrics["rollout/turns"] == metrics["rollout/prompt_tokens"] == 0
 
 
 def test_a_failure_comes_out_as_itself(parts):

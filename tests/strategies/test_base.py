@@ -1,0 +1,57 @@
+"""Plans whose parts fit each other, and those whose parts do not."""
+
+import numpy as np
+import pytest
+
+from reskill_jax.environments.task import Task
+from reskill_jax.rollout.context import EmptyContext
+from reskill_jax.strategies.base import NOT_PLAYED, Plan
+
+TASKS = tuple(Task(f"t{k}", "kind", "train", "") for k in range(3))
+ALIKE = Plan.alike(TASKS, EmptyContext(), 2)
+NOTHING = np.zeros((0, 2), np.int32)
+
+
+def plan(tasks=TASKS, contexts=1, arms=ALIKE.arms, train=ALIKE.train):
+    return Plan(tasks, (EmptyContext(),) * contexts, np.array(arms), np.array(train))
+
+
+def test_plans_alike_are_of_one_context_and_train_everything():
+    assert ALIKE.contexts == (EmptyContext(),)
+    assert (ALIKE.arms.shape, ALIKE.arms.dtype) == ((3, 2), np.int32)
+    assert tuple(ALIKE.training_groups) == (0, 1, 2)
+    assert tuple(Plan.alike((), EmptyContext(), 2).training_groups) == ()
+
+
+@pytest.mark.parametrize(
+    ("parts", "trains"),
+    [
+        ({"tasks": (), "contexts": 0, "arms": NOTHING, "train": []}, ()),
+        ({"train": [True, False, True]}, (0, 2)),
+        ({"arms": [[0, NOT_PLAYED], [NOT_PLAYED, 0], [0, 0]]}, (0, 1, 2)),
+        ({"contexts": 2, "arms": [[0, 1], [1, 1], [1, 0]]}, (0, 1, 2)),
+        ({"arms": [[NOT_PLAYED] * 2, [0, 0], [0, 0]], "train": [False, True, True]},
+         (1, 2)),
+    ],
+)  # fmt: skip
+def test_a_plan_may_leave_out_tasks_rollouts_and_training(parts, trains):
+    parts = {"train": ALIKE.train} | parts
+    parts["train"] = np.array(parts["train"], bool)
+    assert tuple(sorted(plan(**parts).training_groups)) == trains
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"arms": [[0, 0]] * 2}, r"3 tasks needs arms \[3, G\] .* they are \[2, 2\]"),
+        ({"arms": [0, 0, 0]}, r"they are \[3\] and \[3\]"),
+        ({"train": [True] * 2}, r"train \[3\]; they are \[3, 2\] and \[2\]"),
+        ({"tasks": ()}, r"a plan of 0 tasks needs arms \[0, G\]"),
+        ({"arms": [[0, 1]] * 3}, "arms hold 1: with 1 contexts they are 0 to 0, or -1"),
+        ({"arms": [[0, -2]] * 3}, "arms hold -2: with 1 contexts"),
+        ({"arms": [[0, 0], [-1, -1], [0, 0]]}, r"train\[1\] is True, but no rollout"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts, message):
+    with pytest.raises(ValueError, match=message):
+        plan(**parts)

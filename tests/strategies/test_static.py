@@ -1,0 +1,77 @@
+"""Contexts that never change, and one plan of every strategy that can be named."""
+
+import numpy as np
+import pytest
+from programs import get_config
+
+from reskill_jax import build, build_strategy
+from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.environments.task import Task
+from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.rollout.context import BankContext, EmptyContext
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import save_bank
+from reskill_jax.strategies import STRATEGIES
+
+BANK = SkillBank((HELPFUL[0].skill(),))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make a strategy of the smoke configuration, with the bank in a directory."""
+    config = get_config()
+    config.num_steps = 6
+    save_bank(BANK, tmp_path / "bank")
+    tokenizer = Tokenizer.load(build.policy_directory(config))
+
+    def make(name, bank=False):
+        config.strategy.name = name
+        config.strategy.bank = str(tmp_path / "bank") if bank else ""
+        environment = build.load_environment(config)
+        prompts = build.make_prompts(config, environment, tokenizer)
+        return build_strategy.make_strategy(
+            config, environment, prompts, tmp_path / "calls"
+        )
+
+    return make
+
+
+class Stream:
+    """Tasks in order; knows how many were drawn."""
+
+    drawn = 0
+
+    def __call__(self, count):
+        self.drawn += count
+        first = self.drawn - count
+        return [Task(f"t{first + k}", "kind", "train", "") for k in range(count)]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_plans_whole_groups_on_its_incumbent(make, name):
+    """No trial is running yet, so all of them begin alike."""
+    strategy = make(name, bank=name != "grpo")
+    draw = Stream()
+    for step in (1, 2):
+        plan = strategy.plan(step, draw)
+        first = 2 * step - 2
+        assert [task.id for task in plan.tasks] == [f"t{first}", f"t{first + 1}"]
+        assert plan.contexts == (strategy.incumbent,)
+        assert plan.arms.dtype == np.int32
+        assert plan.arms.tolist() == [[0] * 4] * 2
+        frozen = name == "skill_first"  # its policy does not learn at first
+        assert tuple(plan.training_groups) == (() if frozen else (0, 1))
+    assert draw.drawn == 4
+    wanted = EmptyContext() if name == "grpo" else BankContext(BANK)
+    assert strategy.incumbent == wanted
+
+
+def test_what_never_changes_learns_nothing_and_knows_its_own_state(make):
+    static, grpo = make("static", bank=True), make("grpo")
+    for strategy in (static, grpo):
+        learned = strategy.observe(1, [])
+        assert (learned.metrics, learned.events, learned.decisions) == ({}, (), ())
+        strategy.restore(strategy.state())
+    with pytest.raises(ValueError, match=f"{BANK.hash}, its content now .*'?empty"):
+        grpo.restore(static.state())
+    assert static.incumbent.bank == BANK
