@@ -119,5 +119,5 @@ def test_the_command_lowers_the_loss_and_its_policy_can_be_trained_on(policy, tm
     again = start(*command)
     assert again.returncode == 1
     assert "is there already" in again.stderr
-    listed = start(*command[:-5], "--output=x", "--config.prompt.actions=True")
+    listed = start(*command, "--output=x", "--config.prompt.actions=True")
     assert "no episode says which actions were possible" in listed.stderr

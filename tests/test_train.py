@@ -161,7 +161,7 @@ def kill_and_resume(wanted, again, kill_after):
 def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
     policy, tmp_path, monkeypatch
 ):
-    from reskill_jax import train
+    from reskill_jax import run, train
 
     versions = {"train": {}, "eval": {}}
 
@@ -169,7 +169,7 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
         found = {turn.version for episode in episodes for turn in episode.turns}
         versions[kind][step] = found
 
-    class Batches(build.Batches):
+    class Batches(run.Batches):
         def take(self, step, params, version):
             batch = super().take(step, params, version)
             note("train", step, batch.episodes)
@@ -180,7 +180,7 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
             note("eval", step, episodes)
             super().evaluation(step, metrics, episodes)
 
-    monkeypatch.setattr(build, "Batches", Batches)
+    monkeypatch.setattr(run, "Batches", Batches)
     monkeypatch.setattr(train, "Logbook", Logbook)
     config = get_config()
     config.policy.path = str(policy)
