@@ -51,7 +51,7 @@ def test_record_holds_the_words_of_an_episode_and_no_tokens():
         group=0,
         index=0,
         arm=1,
-        bank="beef",
+        context="beef",
         goal="put a egg in fridge.",
         trunks=[tokens],
         turns=turns,
