@@ -73,8 +73,8 @@ class Termination:
         Raises:
             TerminatedError: in all processes.
         """
-        self._asked = any(distributed.gather(self._asked))
-        self._raise_if_asked()
+        if any(distributed.gather(self._asked)):  # asked meanwhile: the next time
+            raise TerminatedError("SIGTERM")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

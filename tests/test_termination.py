@@ -18,6 +18,7 @@ from programs import (
     written,
 )
 
+from reskill_jax import distributed
 from reskill_jax.termination import EXIT_CODE, TerminatedError, Termination
 from reskill_jax.workdir import Workdir
 
@@ -93,14 +94,14 @@ def test_a_run_saves_its_last_step_and_ends_the_same_when_resumed(
 @needs_games
 @pytest.mark.slow
 def test_all_processes_end_when_one_is_told_to(policy, tmp_path):
-    flags = (*RARELY, "--config.num_steps=40")  # more than go by until it is told
+    flags = (*RARELY, "--config.num_steps=16")  # more than go by until it is told
     workdir, straight = tmp_path / "run", tmp_path / "straight"
     run_two(straight, policy, tmp_path, *flags)
     processes = start_two(workdir, policy, tmp_path, (flags, flags))
     wait_for_step(workdir, 1, processes)
     processes[1].send_signal(signal.SIGTERM)
     assert [process.wait() for process in processes] == [EXIT_CODE, EXIT_CODE]
-    assert 1 <= checkpoints(workdir)[-1] < 40
+    assert 1 <= checkpoints(workdir)[-1] < 16
     run_two(workdir, policy, tmp_path, *flags)
     assert deterministic(workdir) == deterministic(straight)
     assert written(workdir) == written(straight)
@@ -126,6 +127,19 @@ def test_it_interrupts_only_where_it_may():
             pytest.fail("what was asked for before is not forgotten")
     with Termination() as termination:
         assert interrupted(termination)
+
+
+def test_a_signal_during_the_exchange_is_not_forgotten(monkeypatch):
+    def gather(asked):
+        signal.raise_signal(signal.SIGTERM)
+        return [asked, False]
+
+    with Termination() as termination:
+        with monkeypatch.context() as patch:
+            patch.setattr(distributed, "gather", gather)
+            termination.check()  # nobody had been asked when it began
+        with pytest.raises(TerminatedError):
+            termination.check()
 
 
 def test_afterwards_sigterm_is_what_it_was():

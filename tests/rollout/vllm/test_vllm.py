@@ -207,7 +207,7 @@ def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
     completions = []
     thread = threading.Thread(target=lambda: completions.extend(ask(fresh, asked)))
     thread.start()
-    time.sleep(0.2)
+    time.sleep(0.05)  # less than the responses take
     os.killpg(fresh._replicas[0].server.pid, signal_)
     thread.join()
     assert fresh.counters["restarted"] == restarted + 1
