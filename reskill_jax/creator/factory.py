@@ -49,7 +49,8 @@ def make_llm_creator(
         author_attempts: see `LlmCreator`.
 
     Raises:
-        ValueError: budget, patience or prompts cannot be meant, or there is no log.
+        ValueError: a setting is out of range, prompts cannot be used, or there is no
+            log; begins with the argument's name.
     """
     model = Model(backend=name, **llm)
     earlier = None
@@ -82,7 +83,7 @@ def make_llm_creator(
 
 
 def problem(name: str, **settings: Any) -> str:
-    """Say why such a creator cannot work here and now; nothing where it can."""
+    """Return why such a creator cannot be used here and now; empty if it can."""
     try:
         make_llm_creator(name, Path("calls.jsonl"), **settings)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""What a creator may know of the past: distilled episodes and honest counts.
+"""What a creator is shown of the past: episodes in words, and counts of all.
 
 The `Reservoir` keeps the newest record per (task, bank, outcome), bounded, so that one
-task cannot crowd out the others (paper, section 3.4). Such a selection is no basis for
-success rates, so every episode is also counted in a `Tally` per (bank, step).
+task cannot crowd out the others (paper, section 3.4). Success rates cannot be taken
+from such a selection, so every episode is also counted in a `Tally` per (bank, step).
 """
 
 from collections.abc import Iterable, Mapping

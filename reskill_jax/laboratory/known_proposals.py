@@ -65,7 +65,7 @@ class ScriptedCreator:
 
 
 class Injecting:
-    """Replaces every k-th proposal of a creator by one of a given list, while it lasts.
+    """Replaces every k-th proposal of a creator by the next of a list, up to its end.
 
     Args:
         creator: the stream to mix into.
