@@ -64,11 +64,12 @@ class Reservoir:
     def __init__(
         self, capacity: int = 200, window: int = 20, failure_share: float = 0.7
     ):
-        if capacity < 2 or window < 1 or not 0 < failure_share < 1:
-            raise ValueError(
-                f"reservoir: capacity={capacity} must be at least 2, window={window} at"
-                f" least 1 and failure_share={failure_share} between 0 and 1"
-            )
+        if capacity < 2:
+            raise ValueError(f"capacity={capacity}: must be 2 or more")
+        if window < 1:
+            raise ValueError(f"window={window}: must be 1 or more")
+        if not 0 < failure_share < 1:
+            raise ValueError(f"failure_share={failure_share}: must be in (0, 1)")
         self._capacity = capacity
         self._window = window
         self._failure_share = failure_share

@@ -58,8 +58,8 @@ class ScriptedCreator:
         """
         if state["next"] > len(self._proposals):
             raise ValueError(
-                f"scripted creator: cannot go on after proposal {state['next']} of a"
-                f" list of {len(self._proposals)}: use the list that the run began with"
+                f"next={state['next']}: the list has {len(self._proposals)} proposals:"
+                " use the list that the run began with"
             )
         self._next = state["next"]
 
@@ -78,7 +78,7 @@ class Injecting:
 
     def __init__(self, creator: Creator, every: int, proposals: Sequence[Proposal]):
         if every < 1:
-            raise ValueError(f"injecting: every={every} must be at least 1")
+            raise ValueError(f"every={every}: must be 1 or more")
         self._creator = creator
         self._every = every
         self._injected = ScriptedCreator(proposals)

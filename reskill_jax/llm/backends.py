@@ -80,23 +80,30 @@ class Model:
     timeout_s: float = 120.0
 
     def problem(self) -> str:
-        """Return why this model cannot be asked; empty if it can."""
+        """Return why this model cannot be asked; empty if it can.
+
+        Begins with the name of an attribute.
+        """
         package = _PACKAGES[self.backend]
         if importlib.util.find_spec(package) is None:
-            return f"{self.backend!r} needs {package}: pip install '.[llm]'"
+            return f"backend={self.backend!r} needs {package}: pip install '.[llm]'"
         if self.backend == SIDECAR and self.base_url:
             return (
-                f"base_url={self.base_url!r}: the engine says where a sidecar is, "
-                "leave it ''"
+                f"base_url={self.base_url!r}: the engine says where a sidecar is: "
+                "leave it empty"
             )
         if self.backend != SIDECAR and not self.name:
-            return f"{self.backend!r} needs the name of a model"
+            return f"name='': backend={self.backend!r} needs the name of a model"
         if urlsplit(self.base_url).username or urlsplit(self.base_url).password:
-            return "the address holds credentials, which would be recorded: use a key"
+            return (
+                "base_url: the address holds credentials, which would be recorded: use "
+                "api_key_variable"
+            )
         if self.backend not in ("bedrock", SIDECAR) and not self.key:
             return (
-                f"the environment variable {self._variable} holds no key: export it"
-                " (any word for a server that asks for none)"
+                f"api_key_variable={self.api_key_variable!r}: the environment variable "
+                f"{self._variable} holds no key: export it (any word for a server that "
+                "asks for none)"
             )
         return ""
 

@@ -31,15 +31,15 @@ class Budget:
     output_price: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse negative values, and limits in dollars without prices."""
         for name, value in vars(self).items():
             if not value >= 0:
-                raise ValueError(f"budget.{name}={value}: must be 0 or more")
+                raise ValueError(f"{name}={value}: must be 0 or more")
         for name in ("cycle_dollars", "run_dollars"):
             if getattr(self, name) and not self.input_price + self.output_price:
                 raise ValueError(
-                    f"budget.{name}={getattr(self, name)} needs budget.price_in and"
-                    " budget.price_out: dollars per million tokens"
+                    f"{name}={getattr(self, name)} needs input_price and output_price:"
+                    " set them to dollars per million tokens"
                 )
 
     def dollars(self, response: ChatResponse) -> float:

@@ -61,15 +61,11 @@ class RetryPolicy:
     cooldown_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.max_attempts < 1 or self.failure_threshold < 1:
-            raise ValueError(
-                f"retry: max_attempts={self.max_attempts} and "
-                f"failure_threshold={self.failure_threshold} must be 1 or more"
-            )
-        for name in ("initial_delay_s", "max_delay_s", "cooldown_s"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"retry.{name} must be 0 seconds or more")
+        """Refuse counts below 1 and negative times."""
+        for name, value in vars(self).items():
+            least = 1 if name in ("max_attempts", "failure_threshold") else 0
+            if not value >= least:
+                raise ValueError(f"{name}={value}: must be {least} or more")
 
 
 class Breaker:
