@@ -229,9 +229,7 @@ def logits(config: DecoderConfig, params: Params, states: jax.Array) -> jax.Arra
     else:
         kernel = params["lm_head"]["kernel"]
     kernel = kernel.astype(config.dtype)
-    rows = states.reshape(-1, states.shape[-1])  # see `by_token`
-    scores = jnp.matmul(rows, kernel, preferred_element_type=jnp.float32)
-    return scores.reshape(*states.shape[:-1], -1)
+    return jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
 
 
 def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -239,7 +237,7 @@ def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
 
     XLA's CPU backend sums a weight's gradient over two axes at half of the speed that
     it has for one: without this, an update of the laboratory's 1M-parameter policy
-    takes 1.2 times as long.
+    takes 1.13 times as long.
     """
     y = function(x.reshape(-1, *x.shape[2:]))
     return y.reshape(*x.shape[:2], *y.shape[1:])
