@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from reskill_jax.storage import read_json
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -143,7 +145,7 @@ def _read_index(directory: Path) -> Mapping[str, str]:
             "the model"
         )
     try:
-        index = json.loads(path.read_text())["weight_map"]
+        index = read_json(path)["weight_map"]
         pairs = [(str(name), str(Path(file).name)) for name, file in index.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is corrupt: {error!r}") from error

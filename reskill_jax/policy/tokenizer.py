@@ -14,6 +14,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from reskill_jax.storage import read_json
+
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<action>", "</action>")  # plain text to everyone, but one token each
 
@@ -98,7 +100,7 @@ class Tokenizer:
         settings_path = path.with_name("tokenizer_config.json")
         settings = {}
         if settings_path.is_file():
-            settings = _read_settings(settings_path)
+            settings = read_json(settings_path)
         template_path = path.with_name("chat_template.jinja")
         if template_path.is_file():  # it takes precedence in transformers too
             settings["chat_template"] = template_path.read_text()
@@ -195,16 +197,6 @@ class Tokenizer:
         """Return the ids of text that the template made: special tokens are meant."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds {settings!r}, not an object")
-    return settings
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
