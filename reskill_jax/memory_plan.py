@@ -179,7 +179,10 @@ def decoder_of(config: ConfigDict) -> DecoderConfig:
     model = config.policy.path
     if not model and config.warm_start.recipe:
         model = str(build.policy_directory(config))
-    return replace(find_shape(model), dtype=config.policy.dtype)
+    try:
+        return replace(find_shape(model), dtype=config.policy.dtype)
+    except ValueError as error:
+        raise ValueError(f"config.policy.path={model!r}: {error}") from error
 
 
 def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPhase:
@@ -316,7 +319,10 @@ def _mesh(config: ConfigDict) -> Mesh:
     devices: Sequence[Any] = jax.devices()
     if name := config.mesh.topology:
         devices = _topology(name)
-    sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    try:
+        sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from error
     auto = (AxisType.Auto,) * len(AXES)
     chosen = devices[: math.prod(sizes)]
     try:

@@ -1,11 +1,11 @@
 """The decoder: one Flax module for Qwen3, Qwen2 and Llama, small or large.
 
-Modules exist at the boundary only: `init` makes one and hands out its parameters as a
+Modules exist at the boundary only: `init` makes one and returns its parameters as a
 nested dict of float32 arrays, layers stacked on a leading axis L; the functions below
-take that dict and are meant for plain `jax.jit`, `jax.grad` and optax.
+take that dict, for plain `jax.jit`, `jax.grad` and optax.
 
     params = init(config, jax.random.key(0))
-    states = hidden_states(config, params, tokens, positions, until)  # [B, T, D]
+    states = hidden_states(config, params, tokens, positions, visible_end)
 
 Letters: B batch, T tokens, D hidden, F feed-forward, N heads, K kv heads, H head width,
 L layers, V vocabulary, C context, P positions per block.
@@ -149,7 +149,7 @@ def hidden_states(
         params: as `init` returns them.
         tokens: int32 [B, T].
         positions: int32 [B, T], for RoPE.
-        visible_end: int32 [B, T], who sees whom, see `attention.tree_mask`.
+        visible_end: int32 [B, T], the attention mask, see `attention.tree_mask`.
         compute: how it is computed. On a mesh, rows are split as `sharding.ROWS` says.
     """
     model = _merge(config, params)

@@ -1,7 +1,7 @@
 """Safetensors directories, one tensor in memory at a time.
 
-A directory holds `model.safetensors`, or several files and an index that tells which
-tensor is where. Both are checked whole before the first tensor is read.
+A directory holds `model.safetensors`, or several files and an index that says which
+file holds which tensor. Both are checked whole before the first tensor is read.
 """
 
 import json

@@ -19,8 +19,8 @@ from reskill_jax.storage import read_json
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<action>", "</action>")  # plain text to everyone, but one token each
 
-# The words of text: contractions and letters with the blank before them, single digits,
-# punctuation, blanks.
+# Pieces of text that merges stay within: contractions, letters with the blank before
+# them, single digits, punctuation, blanks.
 _WORDS = r"'(?i:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _CHAT_TEMPLATE = (
@@ -31,13 +31,13 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# What chat templates are told: no thinking aloud (Qwen3's hybrids), and the date that
-# Llama 3 falls back to, where it would else print the day on which the run is started.
+# Arguments of chat templates: no thinking mode (Qwen3's hybrids), and Llama 3's default
+# date, where it would otherwise print the day on which the run is started.
 _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": "26 Jul 2024",
 }
-_USER, _ASSISTANT = "#user#", "#assistant#"  # stand for words, to be found again
+_USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
 
 
 class Tokenizer:
@@ -61,8 +61,8 @@ class Tokenizer:
             settings: contents of tokenizer_config.json, written back by `save`.
 
         Raises:
-            ValueError: there is no chat template, or it is of no use for prompts of a
-                user and responses of an assistant.
+            ValueError: there is no chat template, or it does not fit prompts of a user
+                and responses of an assistant.
         """
         self._backend = backend
         self._settings = settings
@@ -153,7 +153,7 @@ class Tokenizer:
 
     def _render(self, turns: list[tuple[str, str]], respond: bool) -> str:
         """Render turns, (role, words) each, as transformers does."""
-        # Its import says at length that torch is not there, which is as it should be.
+        # Otherwise its import warns that torch is not installed, which is intended.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from jinja2 import TemplateError  # noqa: PLC0415 (slow, and only at the start)
         from transformers.utils.chat_template_utils import (  # noqa: PLC0415
@@ -194,7 +194,7 @@ class Tokenizer:
         return {token.content for token in added if token.special}
 
     def _encode_template(self, text: str) -> list[int]:
-        """Return the ids of text that the template made: special tokens are meant."""
+        """Return the ids of template text, where names of special tokens are these."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
 

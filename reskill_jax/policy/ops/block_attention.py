@@ -5,9 +5,9 @@ arXiv 2205.14135), which on a CPU takes about half of the time, too. With weight
 d_weights = d_out V', it is d_scores = P (d_weights - delta), where delta = sum over
 keys of P d_weights = sum over H of out d_out.
 
-Two programs: `dense` takes a block of queries against all keys up to its end, `sparse`
-goes through the pairs of blocks in which something is seen. Scores are float32; letters
-as in `attention`, and P positions per block.
+Two functions: `dense` attends from a block of queries to all keys up to its end,
+`sparse` visits only the pairs of blocks that are not masked. Scores are float32;
+letters as in `attention`.
 """
 
 import functools
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-ATTENDED = "attended"  # names outputs and normalisers, for policies of checkpoints
+ATTENDED = "attended"  # checkpoint name of outputs and normalisers
 BLOCK = 128  # positions
-_MASKED = -1e30  # finite, so that a row that sees nothing (padding) yields no NaN
+_MASKED = -1e30  # finite, so that a fully masked row (padding) yields no NaN
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
@@ -90,9 +90,9 @@ def sparse(
 ) -> jax.Array:
     """Attend with blocks [M, K, G, P, H] to [M, K, P, H]; `visible_end` int32 [M, P].
 
-    The blocks are those of one long row, in which i sees j iff j <= i < visible_end[j].
-    Softmax runs online over the blocks of keys in which a block of queries sees
-    something.
+    The blocks are those of one long row, in which i attends to j iff
+    j <= i < visible_end[j]. Softmax runs online over the blocks of keys that are not
+    masked for a block of queries.
     """
     return _sparse_forward(query, key, value, visible_end)[0]
 
@@ -162,13 +162,13 @@ sparse.defvjp(_sparse_forward, _sparse_backward)
 
 
 def _visible(visible_end: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Find the blocks of keys that each block of queries sees something of.
+    """Find the blocks of keys that each block of queries attends to.
 
-    Itself always, so that what a query of padding gets is finite.
+    Always to itself, so that the output for padding is finite.
 
     Returns:
-        Their numbers, int32 [M, M], increasing, without meaning after the first so
-        many; and how many, int32 [M].
+        Their numbers, int32 [M, M], increasing, and their count, int32 [M]; numbers
+        after the first `count` have no meaning.
     """
     number = jnp.arange(visible_end.shape[0])
     first = number[:, None] * visible_end.shape[1]  # query of a block
@@ -199,7 +199,7 @@ def _seen(query: jax.Array, key: jax.Array, visible_end: jax.Array) -> jax.Array
 def _scores(query: jax.Array, key: jax.Array, seen: jax.Array) -> jax.Array:
     """Scores of queries [..., K, G, t, H] on keys [..., K, s, H], float32.
 
-    Where they are not seen, bool [..., t, s], they are masked.
+    They are masked where `seen`, bool [..., t, s], is False.
     """
     scores = _product("...kgth,...ksh->...kgts", query, key)
     return jnp.where(seen[..., None, None, :, :], scores, _MASKED)

@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
-from reskill_jax.policy.weights import manifest, on_devices
+from reskill_jax.policy.weights import device_tensors, manifest
 from reskill_jax.rollout.vllm.api import Api, ServerError, UnusableError
 from reskill_jax.rollout.vllm.nccl import Group, Limit, Nccl, NcclError
 
@@ -57,7 +57,6 @@ class NcclTransfer:
             NcclError: a library cannot be used.
         """
         self._config = config
-        self._mesh = mesh
         self._timeout = timeout
         self._device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self._nccl = Nccl(library, self._device.local_hardware_id, cuda)
@@ -149,7 +148,7 @@ class NcclTransfer:
 
     def _broadcast(self, group: Group, params: Params, limit: Limit) -> None:
         """Send all tensors, one in memory at a time."""
-        for tensor in on_devices(self._config, params, self._mesh):
+        for tensor in device_tensors(self._config, params):
             limit.check()
             with self._making:
                 x = _on(self._device, tensor.make())
