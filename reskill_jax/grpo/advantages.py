@@ -80,9 +80,9 @@ def advantages(
         ValueError: on an unknown rule or scale.
     """
     if rule not in ("corrected", "reference"):
-        raise ValueError(f"grpo.rule={rule!r}: choose 'corrected' or 'reference'")
+        raise ValueError(f"rule={rule!r}: choose 'corrected' or 'reference'")
     if scale not in ("std", "none"):
-        raise ValueError(f"grpo.scale={scale!r}: choose 'std' or 'none'")
+        raise ValueError(f"scale={scale!r}: choose 'std' or 'none'")
     compute = corrected_advantages if rule == "corrected" else reference_advantages
     values, tied_groups = compute(table, scale=scale, penalty=penalty)
     abs_max = np.abs(values[table.tokens > 0]).max(initial=0.0)
