@@ -9,14 +9,8 @@ import pytest
 from programs import get_config
 
 from reskill_jax import memory_plan as ahead
-from reskill_jax.memory_plan import (
-    MemoryPhase,
-    Program,
-    Report,
-    compile_run,
-    model_flops,
-    render,
-)
+from reskill_jax.memory_plan import compile_run, model_flops
+from reskill_jax.memory_report import MemoryPhase, Program, Report, render
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.presets import PRESETS, find_shape

@@ -84,19 +84,19 @@ def make_update(
         importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
 
     Raises:
-        ValueError: on options that make no sense.
+        ValueError: options are out of range or contradict each other.
     """
     if old_logprobs not in ("sampler", "recompute"):
         raise ValueError(
-            f"grpo.old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
+            f"old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
         )
     if dual_clip <= 1:
-        raise ValueError(f"grpo.dual_clip={dual_clip}: must exceed 1; 3 is usual")
+        raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
     if importance_cap and old_logprobs != "recompute":
         raise ValueError(
-            f"grpo.importance_cap={importance_cap} weighs what the sampler computes "
-            "against the trainer: it needs grpo.old_logprobs='recompute'"
+            f"importance_cap={importance_cap} weighs the trainer's log-probs against "
+            "the sampler's: it needs old_logprobs='recompute'"
         )
 
     loss_fn = make_loss(
@@ -215,7 +215,7 @@ def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarra
     names = np.unique(np.asarray(groups))
     if not 1 <= count <= len(names):
         raise ValueError(
-            f"grpo.minibatches={count} but the batch has {len(names)} groups: choose "
+            f"minibatches={count} but the batch has {len(names)} groups: choose "
             f"between 1 and the number of tasks per step"
         )
     shuffled = np.random.default_rng(seed).permutation(names)

@@ -31,7 +31,7 @@ from reskill_jax.policy.sharding import (
     make_mesh,
     mesh_of,
 )
-from reskill_jax.policy.weights import load, on_devices, on_mesh, save
+from reskill_jax.policy.weights import device_tensors, load, on_mesh, save
 from reskill_jax.rollout.engine import Request, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.jax.programs import abstract_calls
@@ -147,7 +147,7 @@ def test_weights_leave_the_mesh_as_files_hold_them(directory, tmp_path, dtype):
     config = dataclasses.replace(config, dtype=dtype)
     save(tmp_path, config, params, dtype=dtype)
     saved = load_file(tmp_path / "model.safetensors")
-    made = {t.name: t.make() for t in on_devices(config, params, make_mesh((1, 4, 2)))}
+    made = {t.name: t.make() for t in device_tensors(config, params)}
     assert made.keys() == saved.keys()
     for name, x in made.items():
         assert len(x.addressable_shards) == 8
