@@ -17,7 +17,6 @@ devices that need not be there. The other modes look at a run; evaluation and ex
 take flags for where they run and for what is evaluated.
 """
 
-import itertools
 import os
 import sys
 import traceback
@@ -32,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from reskill_jax import distributed
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.storage import write_text
-from reskill_jax.stored_config import check_changes
+from reskill_jax.stored_config import add_stored_config, check_changes
 from reskill_jax.termination import EXIT_CODE, TerminatedError
 from reskill_jax.workdir import Workdir
 
@@ -206,22 +205,6 @@ def _changed_config(workdir: Workdir) -> ConfigDict:
     workdir.read_config()  # says where there is no run
     check_changes(_CONFIG.value, workdir)
     return _CONFIG.value
-
-
-def add_stored_config(argv: Sequence[str]) -> list[str]:
-    """Let the flags of a mode that looks at a run change the run's configuration."""
-    given = {}
-    for word, following in itertools.pairwise([*argv, ""]):
-        if word.startswith("-"):  # --a=b or --a b
-            name, equals, value = word.lstrip("-").partition("=")
-            given[name] = value if equals else following
-    looks = given.get("mode") in ("evaluate", "export")
-    if not looks or "config" in given or not given.get("workdir"):
-        return list(argv)
-    if not Workdir(Path(given["workdir"])).config.is_file():
-        return list(argv)
-    loader = Path(__file__).with_name("stored_config.py")
-    return [argv[0], f"--config={loader}:{given['workdir']}", *argv[1:]]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@
 `main` adds the first of these by itself in modes that look at a run.
 """
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,22 @@ def get_config(root: str) -> ConfigDict:
     config = ConfigDict(_tuples(Workdir(Path(root)).read_config()))
     config.lock()
     return config
+
+
+def add_stored_config(argv: Sequence[str]) -> list[str]:
+    """Let the flags of a mode that looks at a run change the run's configuration."""
+    given = {}
+    for word, following in itertools.pairwise([*argv, ""]):
+        if word.startswith("-"):  # --a=b or --a b
+            name, equals, value = word.lstrip("-").partition("=")
+            given[name] = value if equals else following
+    looks = given.get("mode") in ("evaluate", "export")
+    if not looks or "config" in given or not given.get("workdir"):
+        return list(argv)
+    if not Workdir(Path(given["workdir"])).config.is_file():
+        return list(argv)
+    loader = Path(__file__)
+    return [argv[0], f"--config={loader}:{given['workdir']}", *argv[1:]]
 
 
 def check_changes(config: ConfigDict, workdir: Workdir) -> None:

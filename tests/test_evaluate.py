@@ -12,9 +12,8 @@ from programs import ROOT, save_random_policy, start
 from reskill_jax import build, build_strategy, checkpoint
 from reskill_jax.checkpoint import CheckpointError
 from reskill_jax.evaluate import evaluate_run
-from reskill_jax.main import add_stored_config
 from reskill_jax.report.metrics import read_metrics
-from reskill_jax.stored_config import check_changes, get_config
+from reskill_jax.stored_config import add_stored_config, check_changes, get_config
 from reskill_jax.train import train
 from reskill_jax.validate import validate
 from reskill_jax.workdir import Workdir
