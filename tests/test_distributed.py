@@ -61,6 +61,7 @@ def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
 
 
 @needs_alfworld
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_resume(two, policy, tmp_path):
     workdir = tmp_path / "killed"
     processes = start_two(workdir, policy, tmp_path)
