@@ -72,6 +72,7 @@ def wait_for(workdir, step, processes):
 
 
 @needs_alfworld
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_resume(two, policy, tmp_path):
     workdir = tmp_path / "killed"
     processes = start_two(workdir, policy, tmp_path)

@@ -89,6 +89,7 @@ def test_with_overlap_rollout_and_update_need_memory_at_once(config):
     assert "peak of the rollout beside the update" in render(together)
 
 
+@pytest.mark.slow
 def test_programs_are_not_longer_for_deeper_models(config, tmp_path):
     config.mesh.fsdp = 1
     lines = []

@@ -91,10 +91,14 @@ def test_one_device_has_no_mesh():
     assert make_mesh((1, -1, 1), jax.devices()[:1]) is None
 
 
-def test_everything_holds_on_eight_devices():
+@pytest.mark.parametrize(
+    "tier", ["not slow", pytest.param("slow", marks=pytest.mark.slow)]
+)
+def test_everything_holds_on_eight_devices(tier):
     """The number of simulated devices is fixed when a process starts."""
+    tests = Path(__file__).with_name("on_eight.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", Path(__file__).with_name("on_eight.py")],
+        [sys.executable, "-m", "pytest", "-q", "-m", tier, tests],
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",

@@ -22,7 +22,7 @@ from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 from reskill_jax.llm.sidecar import Sidecar
 from reskill_jax.rollout.vllm.api import Api
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Choice(BaseModel):
