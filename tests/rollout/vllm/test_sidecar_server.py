@@ -102,7 +102,7 @@ def test_creator_and_engine_share_a_server(fresh, model, tmp_path):
             stop.set()
     assert all(answers.result() > 0 for answers in asking)
     assert fresh.counters["retried"] == retried
-    assert fresh._home.keys() == {request.session for request in asked}
+    assert fresh._replica_of.keys() == {request.session for request in asked}
     for request in asked:
         fresh.release(request.session)
 
