@@ -75,7 +75,8 @@ def make_update(
         aggregation: of the loss, see `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
             with the weights that the update starts from.
-        minibatches: optimiser steps per batch of episodes; groups stay whole.
+        minibatches: optimiser steps per batch of episodes; groups stay whole, so that
+            a batch of fewer groups takes one step for each.
         clip_low: see `grpo_loss`.
         clip_high: see `grpo_loss`.
         dual_clip: see `grpo_loss`.
@@ -150,7 +151,9 @@ def make_update(
         if kl_coef:  # once per update, where they wait in the memory of the host
             reference_params = move(reference_params, "device")
         prepared: list[list[GrpoBatch]] = []
-        for chosen in split_groups([e.group for e in episodes], minibatches, seed):
+        groups = [episode.group for episode in episodes]
+        count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
+        for chosen in split_groups(groups, count, seed):
             packed = pack(
                 [episodes[i] for i in chosen],
                 buckets=buckets,

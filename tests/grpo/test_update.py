@@ -245,6 +245,20 @@ def test_minibatches_are_one_step_each_on_whole_groups():
     jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
 
 
+def test_fewer_groups_than_minibatches_take_a_step_each():
+    episodes, reference = make_batch(9), init_params(1)
+    two = sorted({episode.group for episode in episodes})[:2]
+    episodes = [episode for episode in episodes if episode.group in two]
+    states = []
+    for minibatches in (2, 3):
+        options = frozenset({("minibatches", minibatches)})
+        update = compiled_update(logprob_fn, SGD, options)
+        state, _ = update(init_state(init_params(), SGD), reference, episodes, seed=0)
+        assert int(state.step) == 2
+        states.append(state.params)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
 def test_agreement_is_measured_on_the_first_step_only():
     episodes, options = make_batch(10), {"minibatches": 3, "seed": 4}
     _, metrics = train(episodes, **options)
