@@ -46,10 +46,12 @@ EXTRAS = {
     # Tests against the models of transformers, which wants torch>=2.6. Without it they
     # are skipped; a build for the CPU will do.
     "parity": ["torch>=2.6,<3"],
+    "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
+        "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "ruff>=0.11",
@@ -66,7 +68,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
-    package_data={"reskill_jax": ["laboratory/assets/**/*", "creator/prompts/*.md"]},
+    package_data={
+        "reskill_jax": ["py.typed", "laboratory/assets/**/*", "creator/prompts/*.md"]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
 )

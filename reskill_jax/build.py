@@ -367,15 +367,23 @@ def make_grpo(
 def make_logprob_fn(
     config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None
 ) -> LogprobFn:
-    """Build what scores tokens in training."""
+    """Build what scores tokens in training.
+
+    Raises:
+        ValueError: attention cannot be computed on these devices as configured.
+    """
+    try:
+        backend = choose_backend(
+            config.policy.attention, platform_of(mesh), decoder.dtype
+        )
+    except ValueError as error:
+        raise ValueError(f"config.policy.{error}") from error
     return make_logprobs(
         decoder,
         temperature=config.rollout.temperature or 1.0,  # as engines report it
         compute=Compute(
             remat=config.policy.remat,
-            attention_backend=choose_backend(
-                config.policy.attention, platform_of(mesh), decoder.dtype
-            ),
+            attention_backend=backend,
             logprob_chunk=config.policy.logprob_chunk,
         ),
     )

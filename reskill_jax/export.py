@@ -18,6 +18,7 @@ from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import save
+from reskill_jax.storage import read_json
 from reskill_jax.workdir import Workdir
 
 # Whichever of them the model has.
@@ -89,7 +90,7 @@ def export(
         if (source / name).is_file():
             shutil.copyfile(source / name, partial / name)
     # The model's own words for its shape are what all versions of readers know.
-    values = _read(source / "config.json")
+    values = read_json(source / "config.json")
     values["torch_dtype" if "torch_dtype" in values else "dtype"] = dtype
     _write(partial / "config.json", values)
     _write(partial / "generation_config.json", _generation_config(source))
@@ -107,7 +108,7 @@ def refuse_existing(output: Path) -> None:
 def _generation_config(source: Path) -> dict[str, Any]:
     """Return the model's own, which must stop where our responses end."""
     path = source / "generation_config.json"
-    values = _read(path) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
     tokenizer = Tokenizer.load(source)
     stops = values.get("eos_token_id")
     stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
@@ -116,10 +117,6 @@ def _generation_config(source: Path) -> dict[str, Any]:
     values["eos_token_id"] = stops
     values.setdefault("pad_token_id", tokenizer.pad_id)
     return values
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

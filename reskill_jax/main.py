@@ -169,7 +169,8 @@ def _train(workdir: Workdir) -> None:
 
 
 def _compile() -> None:
-    from reskill_jax.memory_plan import compile_run, render  # noqa: PLC0415
+    from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
+    from reskill_jax.memory_report import render  # noqa: PLC0415
 
     if _CONFIG.value is None:
         raise app.UsageError(

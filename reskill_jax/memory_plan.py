@@ -11,8 +11,8 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from reskill_jax.grpo.losses import GrpoBatch
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, make_programs
 from reskill_jax.grpo.packing import PackedBatch, field_dtypes
 from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.memory_report import GIB, MemoryPhase, Program, Report
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.presets import find_shape
@@ -44,7 +45,6 @@ from reskill_jax.policy.sharding import (
 )
 from reskill_jax.rollout.jax.programs import abstract_calls
 
-_GIB = 2**30
 # GiB of memory per device that programs may use, by what JAX calls its kind.
 _MEMORY = {"TPU v4": 32, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 _KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
@@ -54,81 +54,6 @@ _REFUSAL = re.compile(
     r"RESOURCE_EXHAUSTED.*?(?:Used |required for [^(]*\()([\d.]+)([MGT])", re.S
 )
 _UNITS = {"M": 2**20, "G": 2**30, "T": 2**40}
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is known of a compiled program; bytes are per device.
-
-    Attributes:
-        name: what it does.
-        arguments: bytes of its inputs.
-        temporary: bytes that it needs beside inputs and outputs, at most at a time.
-        new: bytes of outputs that are not donated inputs.
-        collectives: how often each kind of communication stands in the program; what
-            stands in the loop over layers counts once. None if the compiler refused it,
-            for it needs more than a device has.
-        lines: of the program before it is compiled; they do not grow with the depth.
-        seconds: that compiling took.
-    """
-
-    name: str
-    arguments: int
-    temporary: int
-    new: int
-    collectives: Mapping[str, int] | None
-    lines: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class MemoryPhase:
-    """A part of a training step: what lies in memory during it, and its programs.
-
-    Attributes:
-        name: rollout, update, or both.
-        arrays: bytes per device of what is there only in this phase, by name.
-        programs: those that run in it.
-    """
-
-    name: str
-    arrays: Mapping[str, int]
-    programs: Sequence[Program]
-
-    @property
-    def peak(self) -> int:
-        """Its arrays, and the most that a program needs beside them."""
-        extra = max(program.temporary + program.new for program in self.programs)
-        return sum(self.arrays.values()) + extra
-
-
-@dataclass(frozen=True)
-class Report:
-    """The programs of a run and what lies in memory beside them, bytes per device.
-
-    Attributes:
-        title: model and devices.
-        resident: what stays in memory all the time, by name.
-        phases: rollout and update, where neither needs the other's memory; else one.
-        limit: of a device's memory; None if not known.
-        flops: of one micro-batch, forward and backward, per device.
-    """
-
-    title: str
-    resident: Mapping[str, int]
-    phases: Sequence[MemoryPhase]
-    limit: int | None
-    flops: float
-
-    @property
-    def peak(self) -> int:
-        """All that stays, and the most that a phase needs beside it."""
-        return sum(self.resident.values()) + max(phase.peak for phase in self.phases)
-
-    @property
-    def fits(self) -> bool:
-        """Whether the peak is within the memory of a device, as far as it is known."""
-        return self.limit is None or self.peak <= self.limit
 
 
 def compile_run(config: ConfigDict) -> Report:
@@ -166,7 +91,7 @@ def compile_run(config: ConfigDict) -> Report:
         + f"; micro-batches of {rows} x {length} tokens",
         resident,
         phases,
-        None if memory is None else int(memory * _GIB),
+        None if memory is None else int(memory * GIB),
         model_flops(decoder, rows, length) / mesh.size,
     )
 
@@ -180,7 +105,12 @@ def decoder_of(config: ConfigDict) -> DecoderConfig:
     model = config.policy.path
     if model.startswith(PREFIX) or (not model and config.warm_start.recipe):
         model = str(build.policy_directory(config))
-    return replace(find_shape(model), dtype=config.policy.dtype)
+    try:
+        return replace(find_shape(model), dtype=config.policy.dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"config.policy.path={model!r} gives no shape: {error}"
+        ) from error
 
 
 def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPhase:
@@ -251,73 +181,15 @@ def model_flops(decoder: DecoderConfig, rows: int, length: int) -> float:
     return 6.0 * rows * length * (matrices + pairs)
 
 
-def render(report: Report) -> str:
-    """Return the report as text."""
-    lines = [report.title, "", "per device:", *_sizes(report.resident, "")]
-    for phase in report.phases:
-        lines += _sizes(phase.arrays, f"; {phase.name} only")
-        for program in phase.programs:
-            extra = program.temporary + program.new
-            lines.append(f"  {extra / _GIB:8.2f} GiB  temporary, in: {program.name}")
-    known = "unknown" if report.limit is None else f"{report.limit / _GIB:.2f} GiB"
-    stays = sum(report.resident.values())
-    lines += [
-        *(
-            f"  {(stays + p.peak) / _GIB:8.2f} GiB  peak of the {p.name}, of {known}"
-            for p in report.phases
-        ),
-        f"  {report.flops / 1e12:8.1f} TFLOP per micro-batch, by formula",
-        "",
-        "programs, with their collectives (those of the loop over layers once):",
-    ]
-    for program in (p for phase in report.phases for p in phase.programs):
-        lines.append(
-            f"  {program.name}: {program.lines:,} lines, {_outcome(program)} "
-            f"{program.seconds:.0f} s"
-        )
-    if not report.fits:
-        lines += ["", _advice(report)]
-    return "\n".join(lines)
-
-
-def _outcome(program: Program) -> str:
-    if program.collectives is None:
-        return "too large for a device, refused after"
-    counts = ", ".join(f"{n} {kind}" for kind, n in program.collectives.items())
-    return f"{counts or 'no collectives'}; compiled in"
-
-
-def _sizes(arrays: Mapping[str, int], note: str) -> list[str]:
-    return [f"  {size / _GIB:8.2f} GiB  {name}{note}" for name, size in arrays.items()]
-
-
-def _advice(report: Report) -> str:
-    assert report.limit is not None
-    phase = max(report.phases, key=lambda phase: phase.peak)
-    temporary = phase.peak - sum(phase.arrays.values())
-    split = sum(report.resident.values()) + sum(phase.arrays.values())
-    room = report.limit - temporary
-    text = f"It does not fit, in the {phase.name}: "
-    if room <= 0:
-        return text + (
-            "activations alone are too large. Lower "
-            "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
-            "raise config.mesh.tensor."
-        )
-    if "rollout" in phase.name:
-        text += "lower config.engine.max_sequences (whole sequences in memory), or "
-    return text + (
-        f"split parameters over {math.ceil(split / room)} times as many devices, with "
-        "config.mesh.fsdp or config.mesh.tensor."
-    )
-
-
 def _mesh(config: ConfigDict) -> Mesh:
     """Return a mesh, of one device too, of the topology or of what is here."""
     devices: Sequence[Any] = jax.devices()
     if name := config.mesh.topology:
         devices = _topology(name)
-    sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    try:
+        sizes = mesh_sizes([config.mesh[axis] for axis in AXES], len(devices))
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from error
     auto = (AxisType.Auto,) * len(AXES)
     chosen = devices[: math.prod(sizes)]
     try:

@@ -23,14 +23,14 @@ def find_module(
         f"name={name!r}: choose one of {', '.join(listed)}, or give the dotted name of "
         f"a module with one more {kind}"
     )
-    if not isinstance(name, str) or not name.strip("."):  # anything, from a file
+    # Anything, from a file; a name that begins with a dot is relative to nothing.
+    if not isinstance(name, str) or not name or name.startswith("."):
         raise ValueError(absent)
     path = listed.get(name, name)
     try:
         module = importlib.import_module(path)
-    except (ModuleNotFoundError, TypeError) as error:  # TypeError: a relative name
-        missing = getattr(error, "name", None)
-        if missing and not f"{path}.".startswith(f"{missing}."):
+    except ModuleNotFoundError as error:
+        if error.name and not f"{path}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it needs is not
         raise ValueError(absent) from error
     for part in needs:

@@ -1,5 +1,6 @@
-"""Files: what is written, whole or not at all, and where caches are."""
+"""Files: JSON objects, what is written whole or not at all, and where caches are."""
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -44,6 +45,24 @@ def plain(value: Any, name: str) -> Any:
         f"{name} is of type {type(value).__name__}, which JSON cannot hold: convert it "
         "to dict, list, str, float, int, bool or None"
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds something else; the message names it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object: {value!r:.60}")
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

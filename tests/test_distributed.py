@@ -53,7 +53,7 @@ def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert written(two) == written(tmp_path / "one")
-    assert read_metrics(Workdir(two).metrics)[-2]["trials/decided"] > 0
+    assert read_metrics(Workdir(two).metrics)[-2]["trial/num_decided"] > 0
     for line, wanted in zip(
         deterministic(two), deterministic(tmp_path / "one"), strict=True
     ):
@@ -72,6 +72,7 @@ def wait_for(workdir, step, processes):
 
 
 @needs_alfworld
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_both_resume(two, policy, tmp_path):
     workdir = tmp_path / "killed"
     processes = start_two(workdir, policy, tmp_path)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from corridor_runs import corridor_config
-from programs import ROOT, save_random_policy, start
+from programs import HELPERS, ROOT, save_random_policy, start
 
 from reskill_jax import build, build_strategy, checkpoint
 from reskill_jax.checkpoint import CheckpointError
@@ -207,7 +207,7 @@ def program(workdir, *flags):
     return start(
         sys.executable, "-m", "reskill_jax.main", "--mode=evaluate",
         "--workdir", str(workdir.root), *flags,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"},
+        env=os.environ | HELPERS,
     )  # fmt: skip
 
 

@@ -9,14 +9,8 @@ import pytest
 from programs import get_config
 
 from reskill_jax import memory_plan as ahead
-from reskill_jax.memory_plan import (
-    MemoryPhase,
-    Program,
-    Report,
-    compile_run,
-    model_flops,
-    render,
-)
+from reskill_jax.memory_plan import compile_run, model_flops
+from reskill_jax.memory_report import MemoryPhase, Program, Report, render
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.presets import PRESETS, find_shape
@@ -95,6 +89,7 @@ def test_with_overlap_rollout_and_update_need_memory_at_once(config):
     assert "peak of the rollout beside the update" in render(together)
 
 
+@pytest.mark.slow
 def test_programs_are_not_longer_for_deeper_models(config, tmp_path):
     config.mesh.fsdp = 1
     lines = []

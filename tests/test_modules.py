@@ -67,6 +67,9 @@ def test_what_a_module_of_ones_own_lacks_is_told_as_it_is(find, listed, write):
     write("needs", "import my_la\n")  # the beginning of its own name
     with pytest.raises(ModuleNotFoundError, match="No module named 'my_la'"):
         find("my_lab.needs")
+    write("broken", "raise TypeError('its own fault')\n")
+    with pytest.raises(TypeError, match="its own fault"):
+        find("my_lab.broken")
 
 
 def test_dotted_names_are_modules(write):

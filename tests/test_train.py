@@ -114,7 +114,14 @@ def test_the_same_command_again_changes_nothing(finished, policy):
     assert outcome(workdir) == before
 
 
-@pytest.mark.parametrize("kill_after", [1, 3, 5])
+@pytest.mark.parametrize(
+    "kill_after",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        3,
+        pytest.param(5, marks=pytest.mark.slow),
+    ],
+)
 def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
     finished, policy, tmp_path, kill_after
 ):
@@ -122,6 +129,7 @@ def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
     kill_and_resume(finished[0], command(tmp_path / "killed", policy), kill_after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [2, 3, 4])
 def test_kill_9_and_resume_with_a_batch_ahead(overlapped, policy, tmp_path, kill_after):
     """Killed while the next batch is collected, evaluated before, or stored."""

@@ -15,6 +15,7 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.show import show
 from reskill_jax.rollout.context import open_context
 from reskill_jax.workdir import Workdir
 
@@ -138,6 +139,18 @@ def test_a_step_may_play_nothing(straight, policy, overlap):
         assert ("rollout/success" in metrics[step]) == (not pause)
     _, _, host = last_checkpoint(place, policy)
     assert host["drawn"] == 4 * 3
+
+
+def test_a_run_whose_last_step_played_nothing_can_be_shown(policy, tmp_path):
+    config = config_of(policy, "pauses", 0, num_steps=2)
+    workdir = Workdir(tmp_path)
+    workdir.bind(config.to_dict())
+    train.train(config, workdir)
+    text = show(workdir)
+    assert "step 2 of 2" in text
+    assert "Nothing was played at step 2" in text
+    rate = trained(tmp_path)[1]["rollout/success"]  # of the one step that did
+    assert f"     2 {rate:9.1%} " in text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ answer, and what its prompt shares with earlier ones is found in their caches.
 and keeps keys and values within a call; it knows no earlier calls.
 
 The engines take turns, each time with new prompts, after one play that is not timed;
-the best play counts. What is not installed is named and left out.
+the best play counts. What is not installed is named and skipped.
 """
 
 import importlib.util
@@ -102,7 +102,7 @@ class Work:
 def main(argv: Sequence[str]) -> None:
     """Let all of them play, in turn."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # httpx tells every request
+    logging.set_verbosity(logging.WARNING)  # httpx logs every request
     work = Work(_GROUPS.value, _ROLLOUTS.value, _TURNS.value)
     with ExitStack() as resources:
         directory = Path(resources.enter_context(tempfile.TemporaryDirectory()))
@@ -255,7 +255,7 @@ def metrics_of(url: str) -> str:
 
 
 def not_found(metrics: str) -> float:
-    """Return how many tokens of prompts were looked for in a prefix cache in vain."""
+    """Return how many tokens of prompts missed the prefix cache."""
     found = {
         line.split("{")[0]: float(line.split()[-1])
         for line in metrics.splitlines()

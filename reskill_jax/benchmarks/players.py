@@ -1,7 +1,7 @@
-"""Who plays in the benchmark of engines: ours, and transformers' `generate` on torch.
+"""What the benchmark of engines compares: ours, and transformers' `generate` on torch.
 
-Both answer with tokens and their log-probs, which `difference` compares with those of
-the decoder.
+Both return tokens and their log-probs, which `difference` compares with those of the
+decoder.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class OnEngine:
     Args:
         engine: whose responses do not end by themselves.
         response: tokens of a response.
-        prefilled: tells the tokens that the engine has prefilled so far.
+        prefilled: returns how many tokens the engine has prefilled so far.
     """
 
     def __init__(self, engine: Engine, response: int, prefilled: Callable[[], float]):
@@ -87,7 +87,7 @@ class OnTransformers:
         ).eval()
 
     def prefilled(self) -> float:
-        """Tell the tokens that were prefilled so far, padding left out."""
+        """Return how many tokens were prefilled so far, without padding."""
         return self._prefilled
 
     def play(self, play: Play) -> None:
@@ -148,7 +148,7 @@ def difference(
     batch: Sequence[Sequence[int]],
     answers: Sequence[Answer],
 ) -> float:
-    """Return by how much log-probs of answers differ from the decoder's, at most."""
+    """Return the largest difference of answers' log-probs from the decoder's."""
     texts = [
         [*prompt, *tokens] for prompt, (tokens, _) in zip(batch, answers, strict=True)
     ]

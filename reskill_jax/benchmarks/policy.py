@@ -3,7 +3,7 @@
     pip install '.[parity]'; python -m reskill_jax.benchmarks.policy
 
 times forward and backward of small Qwen3s on the same random tokens, in float32, all
-in turn; the best of the repeats counts, which on a noisy machine is the steadiest.
+in turn; the best of the repeats counts, which varies least on a noisy machine.
 FLOPs are those of the matrix products (a causal mask halves attention's); the peak is
 this machine's own, of one large product in JAX.
 """

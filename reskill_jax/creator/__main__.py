@@ -5,8 +5,8 @@
 
 writes ``proposal/skills/`` (the bank as proposed, one SKILL.md directory per skill),
 ``proposal/report.md`` (what was found and why), ``proposal/proposal.json`` and
-``proposal/calls.jsonl`` (every call to the model). What episodes may look like is told
-in `reskill_jax.creator.episodes`.
+``proposal/calls.jsonl`` (every call to the model). The format of episodes is
+described in `reskill_jax.creator.episodes`.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--base_url", default="", help="address of the service; default: the maker's")
     add("--api_key_variable", default="", help="environment variable with the key")
-    add("--unstructured", action="store_true", help="the service takes no schemas")
+    add("--unstructured", action="store_true", help="for services without schemas")
     add("--prompts", default="", help="directory of prompts that replace ours")
     add("--analysed_tasks", type=int, default=30, help="tasks analysed, at most")
     add("--calls", type=int, default=60, help="calls made, at most")
@@ -92,7 +92,7 @@ def _run(flags: argparse.Namespace) -> str | None:
 def _propose(
     flags: argparse.Namespace, evidence: Evidence
 ) -> tuple[Proposal | None, str, str]:
-    """Return the proposal, the report, and what kept a model from answering."""
+    """Return the proposal, the report and, if a model failed, its error."""
     name, _, rest = flags.llm.partition(":")
     if name == "offline":
         table = _rule_table(flags.rules)

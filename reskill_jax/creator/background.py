@@ -1,8 +1,8 @@
-"""Keeps a slow creator out of the training loop's way.
+"""Runs a slow creator beside training.
 
-A proposal is made in a thread while training goes on, at most one at a time. It is
-taken up at the first step boundary at which it is ready or, for runs that can be
-repeated, exactly so many steps after it was asked for.
+A proposal is made in a thread while training goes on, at most one at a time. It is used
+at the first step at which it is ready or, for runs that can be repeated, exactly so
+many steps after it was asked for.
 """
 
 import threading
@@ -16,7 +16,7 @@ from reskill_jax.creator.proposal import PENDING, Creator, Evidence, Pending, Pr
 
 
 class _Job(threading.Thread):
-    """One proposal being made; a daemon, so that no program's end waits for it."""
+    """Makes one proposal; a daemon, so that a program can end before it."""
 
     def __init__(self, creator: Creator, evidence: Evidence):
         super().__init__(name="creator", daemon=True)
@@ -27,21 +27,21 @@ class _Job(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Make the proposal; whatever goes wrong is kept for the thread that asked."""
+        """Make the proposal; an error is kept for the thread that asked."""
         try:
             proposal = self._creator.propose(self.evidence)
-            assert not isinstance(proposal, Pending), "two backgrounds"
+            assert not isinstance(proposal, Pending), "a Background of a Background"
             self.proposal = proposal
         except Exception as error:
             self.error = error
 
 
 class Background:
-    """A creator that answers at once: with a proposal, nothing, or "still at work".
+    """A creator that answers at once: with a proposal, None or `PENDING`.
 
     Args:
-        creator: makes the proposals; its `propose` may take its time.
-        delay_steps: take a proposal up exactly so many steps after it was asked for,
+        creator: makes the proposals; its `propose` may be slow.
+        delay_steps: use a proposal exactly so many steps after it was asked for,
             waiting for it if need be; 0: as soon as it is ready, never waiting.
     """
 
@@ -54,7 +54,7 @@ class Background:
         self._news: dict[str, float] = {}
 
     def propose(self, evidence: Evidence) -> Proposal | Pending | None:
-        """Return what is due, and see to it that something is being worked on.
+        """Return the proposal that is due; if none is being made, ask for one.
 
         A proposal for a bank that is no longer `evidence.bank` is dropped and the next
         one is asked for. An error of the creator is logged and counted, not raised:
@@ -72,22 +72,22 @@ class Background:
             self._count("creator/errors/internal")
             return None
         if job.evidence.bank != evidence.bank:
-            self._count("creator/dropped")
+            self._count("creator/stale_proposals")
             self._begin(evidence)
             return PENDING
         return job.proposal
 
     def take_metrics(self) -> dict[str, float]:
-        """Return what happened since the last call, and whether a job is under way.
+        """Return what was counted since the last call, and whether a job is running.
 
-        Where proposals are taken up at fixed steps, what their making cost is told then
-        and not before, so that metrics can be repeated too.
+        With `delay_steps` the cost of a proposal is reported when it is used, so that
+        metrics can be repeated too.
         """
         news, self._news = self._news, {}
         if self._job is None or not self._delay_steps:
             for key, value in self._creator.take_metrics().items():
                 news[key] = news.get(key, 0.0) + value
-        return news | {"creator/queue": float(self._job is not None)}
+        return news | {"creator/pending": float(self._job is not None)}
 
     def state(self) -> dict[str, Any]:
         """Return the creator's state before the job began, and what it works on."""

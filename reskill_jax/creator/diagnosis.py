@@ -19,8 +19,8 @@ class Finding:
     Attributes:
         assertion: what failed episodes fail.
         support: share of the failed episodes that fail it.
-        lift: rate of failing it among failures over that among successes, each with one
-            imaginary pass and one imaginary fail, so that few episodes prove little.
+        lift: rate of failing it among failures over that among successes, each smoothed
+            by one pass and one fail more, so that few episodes prove little.
         blamed: how many failed episodes fail it before any other finding.
     """
 
@@ -30,7 +30,7 @@ class Finding:
     blamed: int
 
     def __str__(self) -> str:
-        """Put the figures into one line for people and prompts."""
+        """Return the figures in one line, for reports and prompts."""
         return (
             f"{self.assertion.id}: failed by {self.support:.0%} of failed episodes,"
             f" {self.lift:.1f} times as often as by successful ones; first thing to go"

@@ -25,9 +25,9 @@ from reskill_jax.skills.skill import SkillBank
 
 
 def read_episodes(path: Path) -> list[EpisodeRecord]:
-    """Read a file, or all ``*.jsonl`` of a directory, by falling age.
+    """Read a file, or all ``*.jsonl`` of a directory; oldest first.
 
-    A run's evaluations (``eval-*``) are left out: held-out tasks teach nothing.
+    A run's evaluations (``eval-*``) are left out: nothing may be learnt from them.
 
     Raises:
         ValueError: there is no episode, or a line cannot be used; names line and key.

@@ -4,9 +4,9 @@ The settings are the section ``creator`` of a configuration; making one opens no
 and no connection.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.stages import LlmCreator
@@ -16,6 +16,7 @@ from reskill_jax.llm.caller import Budget, Caller, RetryPolicy
 from reskill_jax.llm.sidecar import Sidecar
 
 REPLAY = "replay"
+_Settings = TypeVar("_Settings")
 
 
 def make_llm_creator(
@@ -49,16 +50,15 @@ def make_llm_creator(
         author_attempts: see `LlmCreator`.
 
     Raises:
-        ValueError: budget, patience or prompts cannot be meant, or there is no log.
+        ValueError: a setting is out of range, prompts cannot be used, or there is no
+            log; begins with the argument's name.
     """
     model = Model(backend=name, **llm)
     earlier = None
     if name == REPLAY:
         earlier = Path(replay)
         if not earlier.is_file():
-            raise ValueError(
-                f"replay={replay!r} is no log of calls: name a calls.jsonl"
-            )
+            raise ValueError(f"replay={replay!r}: no such file: name a calls.jsonl")
     backend: Backend | None = None
     if name == SIDECAR:
         backend = Sidecar(model, servers)
@@ -67,8 +67,8 @@ def make_llm_creator(
     caller = Caller(
         backend,
         CallLog(calls, earlier),
-        budget=Budget(**budget),
-        retry=RetryPolicy(**retry),
+        budget=_checked("budget", Budget, budget),
+        retry=_checked("retry", RetryPolicy, retry),
         model=f"{name} {model.name}".strip(),
         secrets=(model.key,),
     )
@@ -82,9 +82,25 @@ def make_llm_creator(
 
 
 def problem(name: str, **settings: Any) -> str:
-    """Say why such a creator cannot work here and now; nothing where it can."""
+    """Return why such a creator cannot be used here and now; empty if it can.
+
+    Begins with the name of an argument of `make_llm_creator`.
+    """
     try:
         make_llm_creator(name, Path("calls.jsonl"), **settings)
     except ValueError as error:
         return str(error)
-    return "" if name == REPLAY else Model(backend=name, **settings["llm"]).problem()
+    if name == REPLAY:
+        return ""
+    found = Model(backend=name, **settings["llm"]).problem()
+    return found and f"llm.{found}"
+
+
+def _checked(
+    name: str, kind: Callable[..., _Settings], values: Mapping[str, Any]
+) -> _Settings:
+    """Make settings of an argument; errors begin with its name."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error

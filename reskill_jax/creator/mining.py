@@ -50,7 +50,7 @@ def mine(
 
 
 def verb_of(action: str) -> str | None:
-    """Return an action's verb with its particle ("go to"); None if it is no word.
+    """Return an action's verb with its particle ("go to"); None if it has none.
 
     Actions are what a model wrote: only short plain words get into a rule.
     """

@@ -98,7 +98,7 @@ class OfflineCreator:
     def _repairs(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         for skill in evidence.bank.skills:
             figures = _harm(skill, evidence, self.min_records)
-            if figures and not self._waits(evidence, Delete(skill.name)):
+            if figures and not self._was_rejected(evidence, Delete(skill.name)):
                 reason = f"episodes fare worse with {skill.name}"
                 yield [Change(Delete(skill.name), reason, figures)]
         own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
@@ -111,7 +111,7 @@ class OfflineCreator:
             reason = f"the pattern of {skill.name} never fires"
             options = Modify(skill.name, {"trigger": Trigger()}), Delete(skill.name)
             for operation in options:
-                if not self._waits(evidence, operation):
+                if not self._was_rejected(evidence, operation):
                     yield [Change(operation, reason, figures)]
 
     def _additions(
@@ -125,7 +125,7 @@ class OfflineCreator:
         adds = []
         for figures, rule in self._answers(evidence, assertions, wanted):
             add = Add(self._write(rule, evidence))
-            if not self._waits(evidence, add):
+            if not self._was_rejected(evidence, add):
                 adds.append(Change(add, rule.description, figures))
         room = evidence.max_skills - len(known)
         if room < 1:
@@ -150,7 +150,7 @@ class OfflineCreator:
                 continue  # every wording has had its turn
             when_to_use, action = rule.wordings[following]
             modify = Modify(rule.name, {"when_to_use": when_to_use, "action": action})
-            if not self._waits(evidence, modify):
+            if not self._was_rejected(evidence, modify):
                 reason = f"{rule.name} is not followed as it is worded"
                 yield [Change(modify, reason, figures)]
 
@@ -193,9 +193,9 @@ class OfflineCreator:
         skill = rule.skill(general=rare)
         return rule.skill(_rejections(evidence, Add(skill)), general=rare)
 
-    def _waits(self, evidence: Evidence, operation: Operation) -> bool:
+    def _was_rejected(self, evidence: Evidence, operation: Operation) -> bool:
         """Tell whether a recent trial rejected this kind of change to this skill."""
-        recent = evidence.rejected(self.limits.memory)
+        recent = evidence.rejected(self.limits.cooldown_steps)
         return any(_concerns(trial.proposal, operation) for trial in recent)
 
 

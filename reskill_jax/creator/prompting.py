@@ -29,7 +29,7 @@ class Prompts:
 
     Raises:
         ValueError: the directory is missing, or a file in it belongs to no stage or has
-            a placeholder that its stage does not fill.
+            an unknown placeholder.
     """
 
     def __init__(self, directory: Path | str = ""):
@@ -42,16 +42,18 @@ class Prompts:
 
     def _replace(self, directory: Path) -> None:
         if not directory.is_dir():
-            raise ValueError(f"{str(directory)!r} is not a directory of prompts")
+            raise ValueError(
+                f"prompts={str(directory)!r} is not a directory of prompts"
+            )
         for path in sorted(directory.glob("*.md")):
             if path.stem not in STAGES:
                 raise ValueError(
-                    f"{path}: there is no such stage: use {', '.join(STAGES)}"
+                    f"{path}: no stage has this name: use {', '.join(STAGES)}"
                 )
             text = path.read_text(encoding="utf-8")
             if unknown := set(_NAME.findall(text)) - STAGES[path.stem]:
                 raise ValueError(
-                    f"{path}: {sorted(unknown)} is filled by nothing: use"
+                    f"{path}: placeholders {sorted(unknown)} are unknown: use"
                     f" {sorted(STAGES[path.stem])}"
                 )
             self._texts[path.stem] = text

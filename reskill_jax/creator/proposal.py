@@ -26,7 +26,7 @@ class Proposal:
         operations: what to change.
         reasons: one sentence per operation.
         evidence: the figures that it rests on, one line each.
-        bank: content hash of the bank that it was written for; worthless for another.
+        bank: content hash of the bank that it was written for, the only one it fits.
     """
 
     operations: tuple[Operation, ...]
@@ -129,7 +129,7 @@ class Evidence:
 
 
 class Pending(Enum):
-    """The answer of a creator that is still at work."""
+    """The answer of a creator that has not finished."""
 
     PENDING = "pending"
 

@@ -22,7 +22,7 @@ class Cycle:
         diagnosis: of the batch; None where there was no answer.
         assertions: their pass rates, one line each, as edited.
         plan: what was to be changed.
-        rejections: problems of each refused bundle, in order.
+        rejections: problems of each rejected bundle, in order.
         error: why the cycle ended early; empty if it did not.
     """
 
@@ -44,8 +44,8 @@ def markdown(
 
     Args:
         evidence: what was looked at.
-        proposal: what came of it; None if nothing did.
-        cycle: what was found on the way.
+        proposal: the result; None if there is none.
+        cycle: the results of the stages.
         spent: metrics of the creator.
     """
     sections: dict[str, Iterable[str]] = {
@@ -58,7 +58,7 @@ def markdown(
         "Assertions": cycle.assertions.splitlines(),
         "Insights": cycle.insights,
         "Plan": [f"{p.op} {p.target}: {p.intent} ({p.evidence})" for p in cycle.plan],
-        "Refused on the way": [
+        "Rejected attempts": [
             f"attempt {i}: {problem.reason}: {problem.detail}"
             for i, problems in enumerate(cycle.rejections, 1)
             for problem in problems
@@ -84,5 +84,5 @@ def _changes(proposal: Proposal | None) -> list[str]:
 
 
 def _plain(line: str) -> str:
-    """Keep what others wrote from becoming a link or an image."""
+    """Clean text, so that it becomes neither a link nor an image."""
     return clean(line, 1500).replace("](", "] (")

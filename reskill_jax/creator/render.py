@@ -16,7 +16,7 @@ from reskill_jax.skills.skill import Skill
 _NONE = "(none)"
 _TURNS = 40  # shown of an episode, half of them its last
 _EPISODES = 6  # of one group
-_BANKS = 10  # whose successes are told, the newest
+_BANKS = 10  # whose successes are counted, the newest
 
 
 def groups(records: Sequence[EpisodeRecord], count: int) -> list[list[EpisodeRecord]]:

@@ -1,8 +1,8 @@
-"""What a creator may know of the past: distilled episodes and honest counts.
+"""What a creator is shown of the past: episodes in words, and counts of all.
 
 The `Reservoir` keeps the newest record per (task, bank, outcome), bounded, so that one
-task cannot crowd out the others (paper, section 3.4). Such a selection is no basis for
-success rates, so every episode is also counted in a `Tally` per (bank, step).
+task cannot crowd out the others (paper, section 3.4). Success rates cannot be taken
+from such a selection, so every episode is also counted in a `Tally` per (bank, step).
 """
 
 from collections.abc import Iterable, Mapping
@@ -64,11 +64,12 @@ class Reservoir:
     def __init__(
         self, capacity: int = 200, window: int = 20, failure_share: float = 0.7
     ):
-        if capacity < 2 or window < 1 or not 0 < failure_share < 1:
-            raise ValueError(
-                f"reservoir: capacity={capacity} must be at least 2, window={window} at"
-                f" least 1 and failure_share={failure_share} between 0 and 1"
-            )
+        if capacity < 2:
+            raise ValueError(f"capacity={capacity}: must be 2 or more")
+        if window < 1:
+            raise ValueError(f"window={window}: must be 1 or more")
+        if not 0 < failure_share < 1:
+            raise ValueError(f"failure_share={failure_share}: must be in (0, 1)")
         self._capacity = capacity
         self._window = window
         self._failure_share = failure_share

@@ -1,8 +1,8 @@
-"""What each stage has to answer, as pydantic models.
+"""The answer of each stage, as pydantic models.
 
 Free text that goes into later prompts is cleaned and cut as it is read, lists are cut:
-long-windedness alone makes no answer useless. A skill's own words are kept as they are,
-so that verification can tell their author by how much they are over budget.
+no answer is rejected for its length. A skill's own words are kept as they are, so that
+verification can say by how much they are over budget.
 """
 
 from typing import Annotated, Literal
@@ -45,7 +45,7 @@ class Analysis(_Answer):
 
 
 class AssertionChange(_Answer):
-    """One edit of the assertion set; the parameters are those of `creator.checks`."""
+    """One edit of the assertion set; the parameters are those of `skills.checks`."""
 
     op: _Kind
     id: _Name

@@ -4,10 +4,10 @@
     diagnose   what goes wrong most; edits of the assertions that measure it
     recommend  one to three changes of the library, and why
     author     their words
-    verify     no call; what is refused goes back to the author with the reasons
+    verify     no call; what is rejected goes back to the author with the reasons
 
-`LlmCreator.propose` blocks until it is done; `background.Background` keeps it out of
-the training loop's way.
+`LlmCreator.propose` blocks until it is done; `background.Background` runs it beside
+training.
 """
 
 import json
@@ -72,7 +72,7 @@ class LlmCreator:
         self.last = Cycle()
 
     def propose(self, evidence: Evidence) -> Proposal | None:
-        """Go through the stages; None where the model has nothing, or cannot be had."""
+        """Go through the stages; None where the model proposes nothing or fails."""
         self._caller.begin(evidence.step)
         cycle = self.last = Cycle()
         try:
@@ -88,7 +88,8 @@ class LlmCreator:
 
     def take_metrics(self) -> dict[str, float]:
         """Return what was counted since the last call."""
-        return self._caller.spending.take()
+        counted = self._caller.spending.take()
+        return {f"creator/{name}": value for name, value in counted.items()}
 
     def state(self) -> dict[str, Any]:
         """Return the assertions and what the run has spent."""
@@ -150,8 +151,8 @@ class LlmCreator:
             try:
                 self._assertions = edited(self._assertions, change)
             except ValueError as error:
-                self._caller.spending.count("assertions_refused")
-                logging.info("assertion %s is refused: %s", change.id, error)
+                self._caller.spending.count("rejected_assertions")
+                logging.info("assertion %s is rejected: %s", change.id, error)
         return diagnosis
 
     def _recommend(self, evidence: Evidence, cycle: Cycle) -> list[Recommendation]:
@@ -172,7 +173,7 @@ class LlmCreator:
         return self._caller.ask(*prompt, Plan).operations
 
     def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
-        """Ask for the words until they pass; every refusal tells the next attempt."""
+        """Ask for the words until they pass, showing why the last ones did not."""
         for _ in range(self._author_attempts):
             prompt = self._fill(
                 "author",
@@ -181,7 +182,7 @@ class LlmCreator:
                 insights=render.numbered(_cited(cycle), 900),
                 skills=render.skills(evidence),
                 actions=render.actions(evidence.records),
-                rejections=_refusals(cycle.rejections),
+                rejections=_reasons(cycle.rejections),
                 when_to_use_words=self._limits.when_to_use_words,
                 action_words=self._limits.action_words,
                 example_lines=self._limits.example_lines,
@@ -213,7 +214,7 @@ def edited(assertions: AssertionSet, change: AssertionChange) -> AssertionSet:
     """Carry out one edit.
 
     Raises:
-        ValueError: the edit is about no assertion or cannot be used; none is made.
+        ValueError: there is no such assertion, or the edit cannot be used.
     """
     found = {assertion.id: assertion for assertion in assertions.assertions}
     if change.op == "add" and change.id in found:
@@ -232,8 +233,8 @@ def parallel(
 ) -> list[_R]:
     """Apply a function to all items, `max_concurrency` at a time, in order.
 
-    The threads are daemons: unlike those of an executor they do not keep a program that
-    has come to its end waiting for a slow service.
+    The threads are daemons: unlike those of an executor they do not keep a program from
+    ending while a service is slow.
 
     Raises:
         Exception: what the function raised first.
@@ -299,8 +300,8 @@ def _cited(cycle: Cycle) -> list[str]:
     return [f"{cluster.label}: {cluster.insight}" for cluster in chosen] + cited[:12]
 
 
-def _refusals(rejections: Sequence[tuple[Problem, ...]]) -> str:
-    """Lay out what was wrong with each bundle so far."""
+def _reasons(rejections: Sequence[tuple[Problem, ...]]) -> str:
+    """List what was wrong with each bundle so far."""
     return render.numbered(
         (
             "; ".join(f"{p.reason}: {p.detail}" for p in problems)

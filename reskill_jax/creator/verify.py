@@ -1,8 +1,8 @@
-"""The last look at a proposal before it costs rollouts.
+"""Checks a proposal before rollouts are spent on it.
 
 `verify` is a pure function. It answers with the candidate bank or with every problem
-it found, each with a reason of the closed set `Rejection` and a detail that tells an
-author what to change.
+it found, each with a reason of the closed set `Rejection` and a detail that says what
+to change.
 """
 
 import unicodedata
@@ -32,7 +32,7 @@ class Limits:
         pattern_characters: of a trigger's pattern.
         operations: of a bundle.
         trigger_rate: least share of recent episodes in which an action pattern fires.
-        memory: steps for which a rejected skill or bank is not tried again; by then
+        cooldown_steps: for which a rejected skill or bank is not tried again; by then
             the policy is another one and all evidence is new.
     """
 
@@ -43,7 +43,7 @@ class Limits:
     pattern_characters: int = 200
     operations: int = 3
     trigger_rate: float = 0.5
-    memory: int = 20
+    cooldown_steps: int = 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _bundle_problems(
             f"the bundle has {count} operations, at most {limits.operations} are"
             " allowed",
         )
-    for trial in evidence.rejected(limits.memory):
+    for trial in evidence.rejected(limits.cooldown_steps):
         if trial.candidate == candidate.hash:
             yield Problem(
                 Rejection.DUPLICATE,
@@ -194,7 +194,7 @@ def _duplicate_problems(
             yield Problem(
                 Rejection.DUPLICATE, f"{skill.name} says the same as {other.name}"
             )
-    for trial in evidence.rejected(limits.memory):
+    for trial in evidence.rejected(limits.cooldown_steps):
         if own in trial.skills:
             yield Problem(
                 Rejection.DUPLICATE,

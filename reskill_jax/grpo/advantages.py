@@ -88,9 +88,9 @@ def advantages(
         ValueError: on an unknown rule or scale.
     """
     if rule not in ("corrected", "reference"):
-        raise ValueError(f"grpo.rule={rule!r}: choose 'corrected' or 'reference'")
+        raise ValueError(f"rule={rule!r}: choose 'corrected' or 'reference'")
     if scale not in ("std", "none"):
-        raise ValueError(f"grpo.scale={scale!r}: choose 'std' or 'none'")
+        raise ValueError(f"scale={scale!r}: choose 'std' or 'none'")
     table = replace(table, reward=table.reward * reward_scale)
     if rule == "corrected":
         penalty = penalty / reward_scale if scale == "std" else penalty

@@ -58,9 +58,7 @@ def token_weights(
         ValueError: on an unknown aggregation, or if there is no response token at all.
     """
     if aggregation not in ("episode", "token"):
-        raise ValueError(
-            f"grpo.aggregation={aggregation!r}: choose 'episode' or 'token'"
-        )
+        raise ValueError(f"aggregation={aggregation!r}: choose 'episode' or 'token'")
     chosen = [np.asarray(batch.mask) > 0 for batch in batches]
     owners = [np.asarray(b.episode)[m] for b, m in zip(batches, chosen, strict=True)]
     lengths = np.bincount(np.concatenate([np.zeros(0, np.int64), *owners]))
@@ -88,16 +86,16 @@ def grpo_loss(
 ) -> tuple[jax.Array, Metrics]:
     """Clipped surrogate (paper, section 3.1) with dual clip and a k3 KL penalty.
 
-    A sampler that computes in another way than the trainer samples from another policy.
-    With an `importance_cap` C each token's surrogate is weighted by
-    min(old / sampler, C), the ratio of their probabilities (truncated importance
-    sampling, Ionides 2008). It matters where `old_logprobs` are the trainer's own.
+    A sampler with other numerics than the trainer samples from another policy. With an
+    `importance_cap` C each token's surrogate is weighted by min(old / sampler, C), the
+    ratio of their probabilities (truncated importance sampling, Ionides 2008). It
+    matters where `old_logprobs` are the trainer's own.
 
     Args:
         logprobs: float32 [R, T], of the targets under the current weights.
         batch: the micro-batch.
-        clip_low: ratios below 1 - clip_low earn nothing more.
-        clip_high: ratios above 1 + clip_high earn nothing more.
+        clip_low: ratios are clipped at 1 - clip_low, from below.
+        clip_high: and at 1 + clip_high, from above.
         dual_clip: bounds the loss of a negative advantage A by -A * dual_clip
             (arXiv 1912.09729).
         kl_coef: weight of the k3 estimate of KL(policy || reference); it is left out
@@ -148,7 +146,14 @@ def k3(logprobs: Array, reference: Array) -> jax.Array:
     """Estimate KL(policy || reference) per token: exp(d) - d - 1 with d = ref - logp.
 
     Low variance and never negative (http://joschu.net/blog/kl-approx.html); d is
-    clipped to 20 and the estimate to 10, so that one token cannot own the gradient.
+    clipped to 20 and the estimate to 10, which bounds the gradient of a token.
+
+    Args:
+        logprobs: float32 [R, T], of the policy.
+        reference: float32 [R, T], of the reference policy.
+
+    Returns:
+        float32 [R, T].
     """
     delta = jnp.clip(reference - logprobs, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
     return jnp.clip(jnp.expm1(delta) - delta, -_KL_LIMIT, _KL_LIMIT)

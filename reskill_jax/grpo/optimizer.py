@@ -90,13 +90,12 @@ def make_optimizer(
 def schedule(
     learning_rate: float, *, warmup: int = 0, decay: int = 0
 ) -> optax.ScalarOrSchedule:
-    """Rise in equal parts over `warmup` optimiser steps; then stay, or fall to zero.
+    """Warm up linearly, then keep the learning rate or let it decay to zero.
 
     Args:
         learning_rate: the highest.
         warmup: optimiser steps until it is reached.
-        decay: optimiser steps after those in which half a cosine leads to zero; 0: it
-            stays.
+        decay: optimiser steps of cosine decay to zero after these; 0: it is constant.
     """
     if not warmup and not decay:
         return learning_rate

@@ -7,10 +7,10 @@ that were sampled after prefixes of it, the last turn's first,
 
 A token attends to the trunk before it and to its own branch. Its position is that of
 the flat prompt, so losses and gradients equal those of one row per turn, while an
-episode costs O(T) tokens instead of O(T^2). In this order the tokens that see a token
-of the trunk, those of the trunk behind it and of all branches that begin behind it,
-stand side by side; and since the trunk does, too, attention that works on blocks skips
-most of them. A turn without a trunk is its own tree.
+episode costs O(T) tokens instead of O(T^2). In this order the tokens that attend to a
+token of the trunk (later ones of the trunk, and all branches that begin after it) are
+one contiguous range, so that one integer per token describes the mask; and attention
+by blocks can skip most pairs of blocks. A turn without a trunk is its own tree.
 
 The head of a window, its trunk before the first turn, is the same for all episodes of a
 group, and for all parts of a tree that had to be cut. Trees in one row share it:
@@ -34,15 +34,14 @@ Array = np.ndarray | jax.Array
 class PackedBatch:
     """One micro-batch, all arrays [R, T]; numpy until a jitted function takes it.
 
-    Slot i may attend to slot j iff j <= i < visible_end[j]: tokens that follow from
-    j stand right behind it, up to there.
+    Slot i may attend to slot j iff j <= i < visible_end[j].
 
     Attributes:
         tokens: int32, token ids; 0 in padding.
         positions: int32, positions in the flat prompt.
-        visible_end: int32, the first slot after this one that does not see it: the end
-            of the tree for a slot of the trunk, of the branch for one of a branch, of
-            all trees that share it for one of a head; 0 in padding.
+        visible_end: int32, end (exclusive) of the slots that attend to this one: where
+            its tree ends for a slot of the trunk, its branch for one of a branch, and
+            the last tree that shares it for one of a head; 0 in padding.
         targets: int32, the response token that this slot predicts; 0 elsewhere.
         mask: float32, 1 where `targets` is a response token.
         sampler_logprobs: float32, the engine's log-probs of `targets`; 0 elsewhere.
@@ -123,12 +122,12 @@ def pack(
             cannot hold one row, or a turn is malformed.
     """
     if not buckets or min(buckets) < 1:
-        raise ValueError(f"grpo.buckets={tuple(buckets)}: give row lengths above 0")
+        raise ValueError(f"buckets={tuple(buckets)}: give row lengths above 0")
     if tokens_per_microbatch < max(buckets):
         raise ValueError(
-            f"grpo.tokens_per_microbatch={tokens_per_microbatch} holds no row of the "
+            f"tokens_per_microbatch={tokens_per_microbatch} holds no row of the "
             f"longest bucket: raise it to {max(buckets)} or more, or shorten "
-            f"grpo.buckets={tuple(buckets)}"
+            f"buckets={tuple(buckets)}"
         )
     trees = [
         tree
@@ -147,10 +146,10 @@ def pack(
 
 
 def _trees(number: int, episode: Episode, limit: int) -> Iterator[_Tree]:
-    """Yield the trees of one episode, each of at most `limit` slots where it can be.
+    """Yield the trees of one episode, each of at most `limit` slots if a turn fits.
 
-    There is one per window and one per turn without a trunk, and more where turns of a
-    window do not fit into one.
+    There is one per window and one per turn without a trunk, and more where the turns
+    of a window do not fit into one.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, turn in enumerate(episode.turns):
@@ -199,7 +198,7 @@ def _layout(
     lengths = np.array([len(piece) for piece in (stem, *branches)])
     ends = np.cumsum(lengths)
     offsets = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
-    # Those that see slot p of the trunk: the branches with a prefix longer than p.
+    # Slot p of the trunk is attended to by branches whose prefix is longer than p.
     longer = np.searchsorted(-np.array(prefixes), -np.arange(len(stem)))
     predicting = np.concatenate(
         [
@@ -224,7 +223,7 @@ def _layout(
 
 
 def _check(episode: Episode, index: int, turn: Turn) -> None:
-    """Raise a ValueError that says what is wrong with a turn, if anything."""
+    """Raise a ValueError if a turn is malformed."""
     name = f"task {episode.task.id!r}, rollout {episode.index}, turn {index}"
     if len(turn.branch) == 0 or len(turn.response) == 0:
         raise ValueError(
@@ -259,7 +258,7 @@ def _first_fit(
         long = sorted((n for n in lengths if n > buckets[-1]), reverse=True)
         raise ValueError(
             f"{len(long)} of {len(lengths)} turns are longer than the longest of "
-            f"grpo.buckets={tuple(buckets)}: {long[:5]} tokens; add a bucket of "
+            f"buckets={tuple(buckets)}: {long[:5]} tokens; add a bucket of "
             f"{long[0]} or more, or lower the prompt's budget"
         )
     longest: dict[bytes, tuple[int, int]] = {}  # per head: a place in the order
@@ -267,7 +266,7 @@ def _first_fit(
         place = longest.get(tree.head, (0, -number))
         longest[tree.head] = (max(place[0], len(tree)), place[1])
     rows: list[tuple[int, list[int]]] = []
-    having: dict[bytes, list[int]] = {}  # rows with a head
+    rows_of: dict[bytes, list[int]] = {}  # rows by head
     free = np.zeros(len(trees), np.int64)  # slots left in each open row
 
     def order(number: int) -> tuple[tuple[int, int], int, int]:
@@ -275,7 +274,7 @@ def _first_fit(
 
     for number in sorted(range(len(trees)), key=order, reverse=True):
         tree = trees[number]
-        with_head = having.setdefault(tree.head, [])
+        with_head = rows_of.setdefault(tree.head, [])
         rest = len(tree) - tree.shared
         row = next((row for row in with_head if free[row] >= rest), -1)
         if row < 0:

@@ -75,7 +75,8 @@ def make_update(
         aggregation: of the loss, see `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
             with the weights that the update starts from.
-        minibatches: optimiser steps per batch of episodes; groups stay whole.
+        minibatches: optimiser steps per batch of episodes; groups stay whole, so that
+            a batch of fewer groups takes one step for each.
         clip_low: see `grpo_loss`.
         clip_high: see `grpo_loss`.
         dual_clip: see `grpo_loss`.
@@ -84,19 +85,19 @@ def make_update(
         importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
 
     Raises:
-        ValueError: on options that make no sense.
+        ValueError: options are out of range or contradict each other.
     """
     if old_logprobs not in ("sampler", "recompute"):
         raise ValueError(
-            f"grpo.old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
+            f"old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
         )
     if dual_clip <= 1:
-        raise ValueError(f"grpo.dual_clip={dual_clip}: must exceed 1; 3 is usual")
+        raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
     if importance_cap and old_logprobs != "recompute":
         raise ValueError(
-            f"grpo.importance_cap={importance_cap} weighs what the sampler computes "
-            "against the trainer: it needs grpo.old_logprobs='recompute'"
+            f"importance_cap={importance_cap} weighs the trainer's log-probs against "
+            "the sampler's: it needs old_logprobs='recompute'"
         )
 
     loss_fn = make_loss(
@@ -150,7 +151,9 @@ def make_update(
         if kl_coef:  # once per update, where they wait in the memory of the host
             reference_params = move(reference_params, "device")
         prepared: list[list[GrpoBatch]] = []
-        for chosen in split_groups([e.group for e in episodes], minibatches, seed):
+        groups = [episode.group for episode in episodes]
+        count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
+        for chosen in split_groups(groups, count, seed):
             packed = pack(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
@@ -215,7 +218,7 @@ def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarra
     names = np.unique(np.asarray(groups))
     if not 1 <= count <= len(names):
         raise ValueError(
-            f"grpo.minibatches={count} but the batch has {len(names)} groups: choose "
+            f"minibatches={count} but the batch has {len(names)} groups: choose "
             f"between 1 and the number of tasks per step"
         )
     shuffled = np.random.default_rng(seed).permutation(names)

@@ -23,7 +23,7 @@ Metrics = Mapping[str, Mean | Max]
 
 
 def reduce_metrics(parts: Iterable[Metrics]) -> dict[str, float]:
-    """Merge metrics of micro-batches into plain numbers; 0 where no weight is."""
+    """Merge metrics of micro-batches into plain numbers; means without weight are 0."""
     merged: dict[str, list[Mean | Max]] = {}
     for part in jax.device_get(list(parts)):
         for name, metric in part.items():

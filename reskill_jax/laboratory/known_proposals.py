@@ -80,14 +80,14 @@ class ScriptedCreator:
         """
         if state["next"] > len(self._proposals):
             raise ValueError(
-                f"scripted creator: cannot go on after proposal {state['next']} of a"
-                f" list of {len(self._proposals)}: use the list that the run began with"
+                f"next={state['next']}: the list has {len(self._proposals)} proposals:"
+                " use the list that the run began with"
             )
         self._next = state["next"]
 
 
 class Injecting:
-    """Replaces every k-th proposal of a creator by one of a given list, while it lasts.
+    """Replaces every k-th proposal of a creator by the next of a list, up to its end.
 
     Args:
         creator: the stream to mix into.
@@ -100,7 +100,7 @@ class Injecting:
 
     def __init__(self, creator: Creator, every: int, proposals: Sequence[Proposal]):
         if every < 1:
-            raise ValueError(f"injecting: every={every} must be at least 1")
+            raise ValueError(f"every={every}: must be 1 or more")
         self._creator = creator
         self._every = every
         self._injected = ScriptedCreator(proposals)

@@ -1,9 +1,9 @@
 """Language models behind one protocol, through their makers' SDKs.
 
 The SDKs come with the extra ``llm``. They are imported with the first call, so that
-looking at a run needs neither them nor a key. A backend makes one attempt,
-within a time and a size, and raises whatever goes wrong: `calls.Caller` decides what to
-do about it. Keys come from environment variables and are kept nowhere.
+looking at a run needs neither them nor a key. A backend makes one attempt, limited in
+time and size, and lets all errors through: `caller.Caller` handles them. Keys come from
+environment variables and are never stored.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
 NAMES = ("openai", "anthropic", "bedrock")  # services
-SIDECAR = "sidecar"  # the policy itself, see `creator.sidecar`
+SIDECAR = "sidecar"  # the policy itself, see `sidecar`
 _PACKAGES = {
     "openai": "openai",
     "anthropic": "anthropic",
@@ -61,9 +61,9 @@ class Model:
         backend: openai (any compatible server, a local vLLM too), anthropic, bedrock,
             or sidecar.
         name: the model's name at that service; a sidecar needs none.
-        base_url: the service's address; empty: the maker's.
-        api_key_variable: environment variable that holds the key; empty: the
-            maker's. The credentials of bedrock are those that boto3 finds.
+        base_url: the service's address; empty: the default of its SDK.
+        api_key_variable: environment variable that holds the key; empty: the default of
+            the SDK. The credentials of bedrock are those that boto3 finds.
         structured: let the service enforce the schema; not every server can.
         temperature: of sampling; negative: leave it to the service.
         max_tokens: of an answer.
@@ -80,23 +80,30 @@ class Model:
     timeout_s: float = 120.0
 
     def problem(self) -> str:
-        """Say why this model cannot be asked; nothing where it can."""
+        """Return why this model cannot be asked; empty if it can.
+
+        Begins with the name of an attribute.
+        """
         package = _PACKAGES[self.backend]
         if importlib.util.find_spec(package) is None:
-            return f"{self.backend!r} needs {package}: pip install '.[llm]'"
+            return f"backend={self.backend!r} needs {package}: pip install '.[llm]'"
         if self.backend == SIDECAR and self.base_url:
             return (
-                f"base_url={self.base_url!r}: the engine says where a sidecar is, "
-                "leave it ''"
+                f"base_url={self.base_url!r}: the engine says where a sidecar is: "
+                "leave it empty"
             )
         if self.backend != SIDECAR and not self.name:
-            return f"{self.backend!r} needs the name of a model"
+            return f"name='': backend={self.backend!r} needs the name of a model"
         if urlsplit(self.base_url).username or urlsplit(self.base_url).password:
-            return "the address holds credentials, which would be recorded: use a key"
+            return (
+                "base_url: the address holds credentials, which would be recorded: use "
+                "api_key_variable"
+            )
         if self.backend not in ("bedrock", SIDECAR) and not self.key:
             return (
-                f"the environment variable {self._variable} holds no key: export it"
-                " (any word for a server that asks for none)"
+                f"api_key_variable={self.api_key_variable!r}: the environment variable "
+                f"{self._variable} holds no key: export it (any word for a server that "
+                "asks for none)"
             )
         return ""
 
@@ -114,12 +121,12 @@ class Backend(Protocol):
     """A language model."""
 
     def complete(self, request: ChatRequest) -> ChatResponse:
-        """Answer once; raises anything."""
+        """Answer once; any exception may be raised."""
         ...
 
 
 def make_backend(model: Model) -> Backend:
-    """Make the backend of a model; whether it can be asked, `Model.problem` says."""
+    """Make the backend of a model; see `Model.problem`, whether it can be asked."""
     return _MAKERS[model.backend](model)
 
 
@@ -186,7 +193,7 @@ class OpenAI(_Backend):
 
 
 class Anthropic(_Backend):
-    """Claude from its maker; the schema is that of a tool which it has to use."""
+    """Claude at Anthropic; the schema is that of a tool which it has to use."""
 
     @cached_property
     def _client(self) -> Any:
@@ -286,7 +293,7 @@ class Bedrock(_Backend):
 def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
     """Read a JSON answer as it arrives.
 
-    A read has a time-out of its own; this also stops a server that drips for ever.
+    Each read has a time-out; this also stops a server that sends slowly without end.
 
     Args:
         chunks: of the body.
@@ -294,7 +301,7 @@ def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
 
     Raises:
         TimeoutError: the deadline has passed.
-        ValueError: it is longer than `MAX_BYTES`, or no JSON object.
+        ValueError: it is longer than `MAX_BYTES`, or not a JSON object.
     """
     body = b""
     for chunk in chunks:
@@ -305,7 +312,7 @@ def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
             raise TimeoutError("the service was still sending at the deadline")
     answer = json.loads(body)
     if not isinstance(answer, dict):
-        raise ValueError("the service sent JSON that is no object")
+        raise ValueError("the service sent JSON that is not an object")
     return answer
 
 
@@ -317,7 +324,7 @@ _MAKERS: dict[str, Callable[[Model], Backend]] = {
 
 
 def _text(blocks: Iterable[dict[str, Any]], tool_input: Any) -> str:
-    """Join the blocks of an answer; the input of a tool is the answer, if there is."""
+    """Join the blocks of an answer; if one is the input of a tool, return that."""
     texts = []
     for block in blocks:
         if (given := tool_input(block)) is not None:

@@ -1,4 +1,4 @@
-"""What a creator may spend, and what it has spent."""
+"""What may be spent on a language model, and what has been spent."""
 
 import threading
 from collections import Counter
@@ -53,7 +53,7 @@ class Budget:
 
 @dataclass
 class Spending:
-    """What was spent, and what has been counted since `take`; for many threads."""
+    """What was spent, and what was counted since `take`; safe for many threads."""
 
     budget: Budget
     run: Counter[str] = field(default_factory=Counter)
@@ -86,10 +86,10 @@ class Spending:
             self.news[name] += 1
 
     def take(self) -> dict[str, float]:
-        """Return what was counted since the last call."""
+        """Return what was counted since the last call, by name."""
         with self.lock:
             news, self.news = self.news, Counter()
-        return {f"creator/{key}": float(value) for key, value in news.items() if value}
+        return {name: float(value) for name, value in news.items() if value}
 
     def _add(self, unit: str, amount: float) -> None:
         for counter in (self.run, self.cycle, self.news):

@@ -1,7 +1,7 @@
 """Every call of a run, in one file: prompt, answer, usage, latency; never a key.
 
-It is what people read to see what the model was told and said, and what `replay` and a
-resumed run take answers from: a call is found again by its cycle and its words.
+People read it to see prompts and answers; `replay` and a resumed run take answers from
+it: a call is found again by its cycle and its text.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class CallLog:
         self._answers: dict[str, Recorded] | None = None
 
     def find(self, cycle: int, request: ChatRequest) -> Recorded | None:
-        """Return the last recorded answer to the same words in the same cycle."""
+        """Return the last recorded answer to the same request in the same cycle."""
         with self._lock:
             if self._answers is None:
                 self._answers = dict(_read(self._earlier))
@@ -73,7 +73,7 @@ class CallLog:
         model: str,
         recorded: bool = False,
     ) -> None:
-        """Append one call; `outcome` is the answer, or what went wrong.
+        """Append one call; `outcome` is the answer, or the error.
 
         Raises:
             OSError: the disk is full or not writable.
@@ -106,7 +106,7 @@ class CallLog:
 
 
 def redact(text: str, *secrets: str) -> str:
-    """Blot out keys, the given ones and whatever looks like one."""
+    """Replace keys by ``***``: the given ones, and all that look like one."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
@@ -125,7 +125,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
-    """Yield the answers of a log by key; lines that were torn by a kill are passed."""
+    """Yield the answers of a log by key; a killed process may have left torn lines."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -1,8 +1,8 @@
-"""One way to ask a language model: recorded, within a budget, and patient.
+"""Asks a language model: recorded, within a budget, and again after failures.
 
 `Caller.ask` returns an answer of the right shape or raises `CallError` with a reason of
 the closed set `Failure`. In between it looks the call up in the log, spends from the
-budget, tries again after errors that may pass, and spares a service that is down.
+budget, tries again after errors that may pass, and leaves a service alone that is down.
 """
 
 import random
@@ -38,12 +38,12 @@ class Caller:
     """Asks one backend; `ask` may be called from many threads.
 
     Args:
-        backend: whom to ask; None where only recorded answers count.
-        log: where calls are kept and found again.
+        backend: whom to ask; None: only recorded answers are used.
+        log: where calls are recorded and found again.
         budget: what may be spent.
-        retry: what to do about failures.
+        retry: how failed calls are repeated.
         model: name of the model, for the log.
-        secrets: words that must not get into the log or a message.
+        secrets: texts that must not get into the log or a message.
         sleep: waits so many seconds; tests give their own.
         clock: tells the time in seconds; tests give their own.
     """
@@ -62,13 +62,13 @@ class Caller:
     ):
         self._backend = backend
         self._log = log
-        self._retry = retry or RetryPolicy()
+        policy = retry or RetryPolicy()
         self._model = model
         self._secrets = secrets
         self._clock = clock
-        self._breaker = Breaker(self._retry, clock)
+        self._breaker = Breaker(policy, clock)
         # Its own random numbers: those that others draw stay as they are.
-        self._retrying = _make_retrying(self._retry, sleep, random.Random())
+        self._retrying = _make_retrying(policy, sleep, random.Random())
         self._cycle = 0
         self.spending = Spending(budget or Budget())
 
@@ -78,7 +78,7 @@ class Caller:
         self.spending.cycle = Counter()
 
     def ask(self, system: str, prompt: str, schema: type[_Answer]) -> _Answer:
-        """Ask until there is an answer of the right shape, or no hope for one.
+        """Ask until there is an answer of the right shape, or none can be had.
 
         An answer of a wrong shape is asked for once more, with what was wrong.
 
@@ -117,7 +117,7 @@ class Caller:
             if limit := self.spending.reserve():
                 raise self._failed(Failure.BUDGET, f"budget.{limit} is spent")
             self.spending.settle(found.response, found.seconds)
-            if self._backend is None:  # a log of its own, whole like any other
+            if self._backend is None:  # so that its own log is complete
                 self._note(request, found.response, found.seconds, recorded=True)
             return found.response.text
         if self._backend is None:
@@ -148,7 +148,7 @@ class Caller:
         started = self._clock()
         try:
             response = backend.complete(request)
-        except Exception as error:  # every SDK has its own; all are counted and told
+        except Exception as error:  # every SDK has its own; all are counted and logged
             failure = classify(error)
             if failure is not Failure.RATE_LIMIT:
                 self._breaker.failed()
@@ -157,7 +157,7 @@ class Caller:
             raise self._failed(failure, shown) from error
         seconds = self._clock() - started
         self._breaker.succeeded()
-        # Longer ones are refused; one character more tells that it was longer.
+        # Longer ones are rejected; one character more shows that it was longer.
         response = replace(response, text=response.text[: MAX_CHARACTERS + 1])
         self.spending.settle(response, seconds)
         self._note(request, response, seconds)
@@ -189,7 +189,7 @@ class Caller:
 def _make_retrying(
     policy: RetryPolicy, sleep: Callable[[float], None], chance: random.Random
 ) -> Retrying:
-    """Make what repeats an attempt after failures that may pass, with pauses."""
+    """Make the loop that repeats an attempt after failures that may pass."""
     pause = wait_exponential(policy.initial_delay_s, max=policy.max_delay_s)
     return Retrying(
         retry=retry_if_exception(

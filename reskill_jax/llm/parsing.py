@@ -1,7 +1,7 @@
 """Finds the JSON object in what a language model answered.
 
-Models wrap it in fences, think aloud before it and chat after it. The search is bounded
-in time and memory whatever the text is, and only what the schema accepts is found.
+Models wrap it in fences, write their thoughts before it and comments after it. The
+search is bounded in time and memory for any text, and finds only what fits the schema.
 """
 
 import json
@@ -21,7 +21,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 
 class AnswerError(ValueError):
-    """An answer that cannot be used; the message tells the model what is wrong."""
+    """An answer that cannot be used; the message is for the model that gave it."""
 
 
 def parse(text: str, schema: type[Answer]) -> Answer:

@@ -1,4 +1,4 @@
-"""Services fail: in which ways, for how long to go on, and when to leave them alone."""
+"""How services fail, when a call is repeated, and when a service is left alone."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Failure(StrEnum):
     NOT_RECORDED = "not_recorded"
 
 
-# What may be gone at the next attempt.
+# Failures that the next attempt may not meet any more.
 PASSING = {
     Failure.UNREACHABLE,
     Failure.TIMEOUT,
@@ -41,7 +41,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to go on with a service that fails.
+    """How often, and after which pauses, a failing service is asked again.
 
     Attributes:
         max_attempts: for one call, the first included.
@@ -99,7 +99,7 @@ class Breaker:
             return max(left, 0.0)
 
     def succeeded(self) -> None:
-        """Note an answer: the service is well."""
+        """Note an answer: the service works."""
         with self._lock:
             self._failed = self._opened = 0
             self._probing = False
@@ -121,10 +121,10 @@ class Breaker:
 
 
 def classify(error: Exception) -> Failure:
-    """Tell what kind of failure an SDK's exception is.
+    """Return which kind of failure an SDK's exception is.
 
-    All SDKs put the HTTP status on the exception, botocore into its `response`, and
-    all call a time-out so.
+    All SDKs put the HTTP status on the exception, botocore into its `response`, and the
+    name of every time-out has "Timeout" in it.
     """
     status = getattr(error, "status_code", None)
     if status is None and isinstance(getattr(error, "response", None), dict):

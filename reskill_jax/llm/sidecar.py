@@ -1,9 +1,9 @@
 """The policy as its own creator: the engine's vLLM servers answer the creator, too.
 
 Requests go beside the engine's, straight to `/v1/chat/completions`, with the policy's
-own chat template. A push waits for the answers that are under way, and what is asked
-meanwhile gets its answer from the new weights. A server that ended takes its answers
-with it, which `calls.Caller` asks for again: then its new start is waited for.
+own chat template. A push waits for the answers that are under way; requests that come
+meanwhile are answered with the new weights. Answers of a server that ended are lost:
+`caller.Caller` asks again, and the call waits until the server has been started again.
 """
 
 import itertools
@@ -28,7 +28,7 @@ class Sidecar:
     """Asks servers in turn; `complete` may be called from many threads.
 
     Args:
-        model: how to ask; its `timeout` includes the wait for a server.
+        model: how to ask; its `timeout_s` includes the wait for a server.
         urls: of the servers, as the engine has them.
     """
 
@@ -52,7 +52,7 @@ class _SidecarBackend(OpenAI):
 
         Raises:
             TooLongError: prompt or answer are too long for the server.
-            Exception: whatever else goes wrong, see `backends.Backend`.
+            Exception: any other error, see `backends.Backend`.
         """
         from openai import BadRequestError  # noqa: PLC0415
 
@@ -64,10 +64,9 @@ class _SidecarBackend(OpenAI):
         except BadRequestError as error:
             if any(words in str(error) for words in _TOO_LONG):
                 raise TooLongError(
-                    "the server's context is too short: give it more by "
-                    "config.engine.vllm.arguments=('--max-model-len=N',), or lower "
-                    f"config.creator.llm.max_tokens={self._model.max_tokens}; it says: "
-                    f"{error}"
+                    f"max_tokens={self._model.max_tokens}: prompt and answer exceed the"
+                    " server's context: lower it, or start the server with a larger "
+                    f"--max-model-len; it says: {error}"
                 ) from error
             raise
 

@@ -1,6 +1,5 @@
 """Shape of a decoder, under the names of Hugging Face's `config.json`."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from reskill_jax.policy.ops.rope import (
     read_scaling,
     write_scaling,
 )
+from reskill_jax.storage import read_json
 
 _ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
@@ -227,10 +227,8 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
     )
 
 
-def _check_types(values: Any) -> None:
-    """Raise unless values are such as `_WANTED` says."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{values!r} is not an object with the keys of a model")
+def _check_types(values: dict[str, Any]) -> None:
+    """Raise a ValueError unless values are of the types in `_WANTED`."""
     wrong = [
         f"{key}={values[key]!r} is not {wanted}"
         for key, (wanted, fits) in _WANTED.items()
@@ -244,14 +242,11 @@ def load_config(directory: Path | str) -> DecoderConfig:
     """Read `config.json` of a Hugging Face directory.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not JSON, or not that of a decoder that is computed here.
+        FileNotFoundError: it does not exist.
+        ValueError: it is damaged, or describes a decoder that is not supported.
     """
     path = Path(directory) / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    values = read_json(path)
     try:
         return from_hf(values)
     except ValueError as error:

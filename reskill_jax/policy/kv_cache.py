@@ -60,12 +60,12 @@ def write_to_cache(
     positions: jax.Array,
     new: tuple[jax.Array, jax.Array],
 ) -> KVCache:
-    """Put keys and values at their rows' positions.
+    """Write keys and values at their rows' positions.
 
     Args:
-        cache: where to write.
+        cache: keys and values of all layers.
         layer: int32 [].
-        tables: int32 [B, C / P]; a number of M or more is not written.
+        tables: int32 [B, C / P]; rows with a number of M or more are not written.
         positions: int32 [B, T], consecutive; T is 1, or P and aligned to blocks.
         new: keys and values, [B, T, K, H] each.
     """

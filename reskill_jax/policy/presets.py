@@ -31,17 +31,20 @@ PRESETS = {
 }
 
 
-def find_shape(name: str) -> DecoderConfig:
-    """Return the shape of a Hugging Face directory, or of a published model.
+def find_shape(path: str) -> DecoderConfig:
+    """Return the shape of a decoder.
+
+    Args:
+        path: a Hugging Face directory, or the name of a published model.
 
     Raises:
         ValueError: it is neither.
     """
-    if (Path(name) / "config.json").is_file():
-        return load_config(name)
-    if name in PRESETS:
-        return PRESETS[name]
+    if (Path(path) / "config.json").is_file():
+        return load_config(path)
+    if path in PRESETS:
+        return PRESETS[path]
     raise ValueError(
-        f"config.policy.path={name!r} is neither a directory with a config.json nor "
-        f"one of {', '.join(PRESETS)}"
+        f"{path!r} is neither a directory with a config.json nor one of "
+        f"{', '.join(PRESETS)}"
     )

@@ -1,7 +1,7 @@
 """Safetensors directories, one tensor in memory at a time.
 
-A directory holds `model.safetensors`, or several files and an index that tells which
-tensor is where. Both are checked whole before the first tensor is read.
+A directory holds `model.safetensors`, or several files and an index that says which
+file holds which tensor. Both are checked whole before the first tensor is read.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from reskill_jax.storage import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -143,7 +145,7 @@ def _read_index(directory: Path) -> Mapping[str, str]:
             "the model"
         )
     try:
-        index = json.loads(path.read_text())["weight_map"]
+        index = read_json(path)["weight_map"]
         pairs = [(str(name), str(Path(file).name)) for name, file in index.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is corrupt: {error!r}") from error

@@ -61,7 +61,7 @@ def make_mesh(
     count = math.prod(sizes)
     if jax.process_count() > 1 and count < len(devices):
         raise ValueError(
-            f"config.mesh={_show(shape)} takes {count} of {len(devices)} devices, but "
+            f"mesh={_show(shape)} takes {count} of {len(devices)} devices, but "
             "every process has to take part with all of its own: raise one axis, or "
             "set it to -1"
         )
@@ -76,17 +76,17 @@ def mesh_sizes(shape: Sequence[int], count: int) -> tuple[int, ...]:
     """Replace the -1 in the shape of a mesh of at most `count` devices.
 
     Raises:
-        ValueError: if that cannot be done.
+        ValueError: no size fits, or there are several -1.
     """
     known = math.prod(size for size in shape if size != -1)
     free = list(shape).count(-1)
     if free > 1 or known < 1:
         raise ValueError(
-            f"config.mesh={_show(shape)}: give sizes of 1 or more, and -1 at most once"
+            f"mesh={_show(shape)}: give sizes of 1 or more, and -1 at most once"
         )
     if known > count or (free and count % known):
         raise ValueError(
-            f"config.mesh={_show(shape)} does not fit {count} devices: the sizes "
+            f"mesh={_show(shape)} does not fit {count} devices: the sizes "
             f"multiply to {known}. Choose others; on a CPU, "
             "XLA_FLAGS=--xla_force_host_platform_device_count=N simulates devices"
         )
@@ -149,9 +149,8 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
         place = None if mesh is None else parameter_sharding(mesh, name, x.shape)
         if x.is_fully_addressable:
             return x if place is None else jax.device_put(x, place)
-        everybody = x.sharding.mesh
         parts = [
-            _arrange(devices_of(everybody, process), config)
+            _arrange(devices_of(x.sharding.mesh, process), config)
             for process in range(jax.process_count())
         ]
         by_process = _auto(np.stack(parts), ("process", *AXES))
@@ -225,7 +224,7 @@ def parameter_sharding(
         if name is not None and shape[axis] % mesh.shape[name]:
             raise ValueError(
                 f"the parameter {path!r} {list(shape)} cannot be split: its axis "
-                f"{axis} of {shape[axis]} is not a multiple of config.mesh.{name}="
+                f"{axis} of {shape[axis]} is not a multiple of the mesh's {name}="
                 f"{mesh.shape[name]}; choose a divisor"
             )
     return NamedSharding(mesh, spec, memory_kind=memory_kind)
@@ -244,7 +243,7 @@ def parameter_shardings(
 
 
 def abstract(mesh: AnyMesh | None, tree: Any) -> Any:
-    """Return `jax.ShapeDtypeStruct`s of parameters or optimiser state, with places."""
+    """Describe parameters or optimiser state as `ShapeDtypeStruct`s with shardings."""
     if mesh is None:
         return tree
     return jax.tree.map(

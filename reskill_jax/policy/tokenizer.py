@@ -14,11 +14,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from reskill_jax.storage import read_json
+
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = ("<action>", "</action>")  # plain text to everyone, but one token each
 
-# The words of text: contractions and letters with the blank before them, single digits,
-# punctuation, blanks.
+# Pieces of text that merges stay within: contractions, letters with the blank before
+# them, single digits, punctuation, blanks.
 _WORDS = r"'(?i:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _CHAT_TEMPLATE = (
@@ -29,13 +31,13 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# What chat templates are told: no thinking aloud (Qwen3's hybrids), and the date that
-# Llama 3 falls back to, where it would else print the day on which the run is started.
+# Arguments of chat templates: no thinking mode (Qwen3's hybrids), and Llama 3's default
+# date, where it would otherwise print the day on which the run is started.
 _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": "26 Jul 2024",
 }
-_USER, _ASSISTANT = "#user#", "#assistant#"  # stand for words, to be found again
+_USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
 
 
 class Tokenizer:
@@ -59,8 +61,8 @@ class Tokenizer:
             settings: contents of tokenizer_config.json, written back by `save`.
 
         Raises:
-            ValueError: there is no chat template, or it is of no use for prompts of a
-                user and responses of an assistant.
+            ValueError: there is no chat template, or it does not fit prompts of a user
+                and responses of an assistant.
         """
         self._backend = backend
         self._settings = settings
@@ -98,7 +100,7 @@ class Tokenizer:
         settings_path = path.with_name("tokenizer_config.json")
         settings = {}
         if settings_path.is_file():
-            settings = _read_settings(settings_path)
+            settings = read_json(settings_path)
         template_path = path.with_name("chat_template.jinja")
         if template_path.is_file():  # it takes precedence in transformers too
             settings["chat_template"] = template_path.read_text()
@@ -151,7 +153,7 @@ class Tokenizer:
 
     def _render(self, turns: list[tuple[str, str]], respond: bool) -> str:
         """Render turns, (role, words) each, as transformers does."""
-        # Its import says at length that torch is not there, which is as it should be.
+        # Otherwise its import warns that torch is not installed, which is intended.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from jinja2 import TemplateError  # noqa: PLC0415 (slow, and only at the start)
         from transformers.utils.chat_template_utils import (  # noqa: PLC0415
@@ -192,19 +194,9 @@ class Tokenizer:
         return {token.content for token in added if token.special}
 
     def _encode_template(self, text: str) -> list[int]:
-        """Return the ids of text that the template made: special tokens are meant."""
+        """Return the ids of template text, where names of special tokens are these."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path} holds {settings!r}, not an object")
-    return settings
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

@@ -1,9 +1,9 @@
 """Parameters to and from a Hugging Face directory, tensor by tensor.
 
 `save` writes what transformers reads, by default in float32: what `load` returns is
-bitwise what was saved. `load` hands the tensors to a placement function: `on_host`, by
-default, or `on_mesh(mesh)`. At no time are there more of them in memory than one and
-the target. `on_devices` makes the tensors that `save` writes where the parameters are.
+bitwise what was saved. `load` passes the tensors to a placement function: `on_host`, by
+default, or `on_mesh(mesh)`. Host memory holds one tensor at a time beside the target.
+`device_tensors` makes the tensors that `save` writes on the devices of the parameters.
 
 Tensors that are split over the devices of several processes are made whole by all of
 them together: all save the same ones, in the same order, each into its own directory.
@@ -30,17 +30,18 @@ from reskill_jax.policy.safetensors_io import (
     open_tensors,
     write_tensors,
 )
-from reskill_jax.policy.sharding import parameter_sharding
+from reskill_jax.policy.sharding import mesh_of, parameter_sharding
 
 # Pieces of a parameter as they are read: the index on its leading axis L (None for the
-# whole of a parameter without that axis) and the array, in our layout and their dtype.
+# whole of a parameter without that axis) and the array, in our layout and the file's
+# dtype.
 Pieces = Iterator[tuple[int | None, np.ndarray]]
 # (keys into the parameters, its shape and dtype, pieces) -> the parameter
 Place = Callable[[tuple[str, ...], jax.ShapeDtypeStruct, Pieces], Any]
 
 _SHARD_BYTES = 5 * 10**9
 
-# Our path -> their name; under `layers`, relative to `model.layers.{i}.`.
+# Our path -> Hugging Face's name; under `layers`, relative to `model.layers.{i}.`.
 _MODEL = {
     "embed.embedding": "model.embed_tokens.weight",
     "norm.scale": "model.norm.weight",
@@ -66,13 +67,13 @@ _LAYER = {
 
 
 class _Entry(NamedTuple):
-    """One tensor of theirs.
+    """One tensor of a Hugging Face file.
 
     Attributes:
         name: in the file.
         shape: in the file.
         layer: index on the leading axis of our array, None if it has no such axis.
-        transposed: whether ours is [in, out] and theirs [out, in].
+        transposed: whether our array is [in, out] and the file's [out, in].
     """
 
     name: str
@@ -109,17 +110,14 @@ def save(
     write_tensors(directory, tensors, dtype=dtype, shard_bytes=shard_bytes)
 
 
-def on_devices(
-    config: DecoderConfig, params: Params, mesh: Mesh | None
-) -> list[Tensor]:
+def device_tensors(config: DecoderConfig, params: Params) -> list[Tensor]:
     """Return the tensors that `save` writes, in its order, to be made on devices.
 
     Args:
-        config: the decoder's shape; its dtype is theirs.
-        params: its parameters.
-        mesh: the devices that they are on, each of which gets every tensor whole; None
-            for one device.
+        config: the decoder's shape, and the tensors' dtype.
+        params: its parameters; every device that they are on gets every tensor whole.
     """
+    mesh = mesh_of(params)
     place = None if mesh is None else NamedSharding(mesh, P())
 
     def make(leaf: Any, entry: _Entry) -> jax.Array:
@@ -149,8 +147,8 @@ def on_host(
 def on_mesh(mesh: Mesh | None) -> Place:
     """Return the placement of parameters on devices as `sharding` splits them.
 
-    Every piece is uploaded by itself, each device its own part: no parameter is whole
-    anywhere, unless None, the one device, is the mesh.
+    Every piece is uploaded by itself, to each device its own part: no device holds a
+    whole parameter, unless the mesh is None.
     """
 
     def place(
@@ -195,8 +193,8 @@ def load(directory: Path | str, place: Place = on_host) -> tuple[DecoderConfig, 
 
     Raises:
         FileNotFoundError: config.json or a file with weights is not there.
-        ValueError: the config is of a decoder that is not computed here; or a file is
-            corrupt; or tensors are missing or surplus, or of a wrong shape or type. The
+        ValueError: the config is of a decoder that is not supported; or a file is
+            corrupt; or tensors are missing, surplus, or of a wrong shape or type. The
             message names them all, and nothing has been placed then.
     """
     config = load_config(directory)
@@ -248,16 +246,16 @@ def _equal(a: Stored, b: Stored) -> bool:
 def _piece(
     stored: Stored, entry: _Entry, leaf: jax.ShapeDtypeStruct
 ) -> tuple[int | None, np.ndarray]:
-    """Read a tensor; our layout is a view of theirs."""
+    """Read a tensor as a view in our layout."""
     x = stored.read()
     x = x.T if entry.transposed else x
     return entry.layer, x.reshape(leaf.shape[0 if entry.layer is None else 1 :])
 
 
 def _fetch(dtype: str, leaf: Any, entry: _Entry) -> np.ndarray:
-    """Bring one tensor to the host, in their layout.
+    """Bring one tensor to the host, in the file's layout.
 
-    What other processes have parts of comes over the network, so in the files' dtype.
+    Parts that other processes hold come over the network, so in the file's dtype.
     """
     if not (isinstance(leaf, np.ndarray) or leaf.is_fully_addressable):
         place = NamedSharding(leaf.sharding.mesh, P())
@@ -282,14 +280,14 @@ def _convert(
     dtype: str,
     place: NamedSharding | None,
 ) -> jax.Array:
-    """Make one tensor on the devices, in their layout; one program for all layers."""
+    """Make one tensor on devices, in the file's layout; one program for all layers."""
     x = leaf if layer is None else _layer(leaf, layer)
     x = _arrange(x, shape, transposed).astype(dtype)
     return x if place is None else jax.lax.with_sharding_constraint(x, place)
 
 
 def _arrange(x: Any, shape: tuple[int, ...], transposed: bool) -> Any:
-    """Turn an array in our layout, of numpy or jax, into theirs."""
+    """Turn an array of numpy or jax from our layout into the file's."""
     x = x.reshape(shape[::-1] if transposed else shape)
     return x.T if transposed else x
 
@@ -302,7 +300,7 @@ def _layer(leaf: jax.Array, layer: int) -> jax.Array:
 def _tensors(
     config: DecoderConfig, params: Params, make: Callable[[Any, _Entry], Any]
 ) -> list[Tensor]:
-    """List the tensors that parameters are, each made when it is needed."""
+    """List the tensors of parameters, each made when it is needed."""
     return [
         Tensor(
             entry.name,
@@ -315,9 +313,9 @@ def _tensors(
 
 @functools.cache
 def _ordered(config: DecoderConfig) -> list[tuple[tuple[str, ...], _Entry]]:
-    """List all tensors of theirs, with the paths of the parameters that hold them.
+    """List all tensors of a file, with the paths of the parameters that hold them.
 
-    A layer's are side by side, since readers build one layer after the other.
+    Those of a layer are adjacent, since readers build one layer after the other.
     """
 
     def place(pair: tuple[tuple[str, ...], _Entry]) -> int:
@@ -346,7 +344,7 @@ def _leaves(
 def _entries(
     config: DecoderConfig, path: tuple[str, ...], leaf: jax.ShapeDtypeStruct
 ) -> Iterator[_Entry]:
-    """Yield the tensors that a parameter is in the file of a decoder."""
+    """Yield the tensors in which a file holds a parameter."""
     if path[0] != "layers":
         yield _Entry(_MODEL[".".join(path)], *_flat(path, leaf.shape, None))
         return
@@ -358,7 +356,7 @@ def _entries(
 def _flat(
     path: tuple[str, ...], shape: tuple[int, ...], layer: int | None
 ) -> tuple[tuple[int, ...], int | None, bool]:
-    """Return their shape, the layer, and whether theirs is transposed."""
+    """Return shape, layer and transposition of a file's tensor, see `_Entry`."""
     if path[-1] == "bias":
         return (math.prod(shape),), layer, False
     if path[-1] != "kernel":

@@ -36,7 +36,8 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     rewards: list[float] = []
     for line in lines:
         if line["phase"] == "train":
-            rewards.append(line["rollout/success"])
+            if "rollout/success" in line:  # something was played
+                rewards.append(line["rollout/success"])
         else:
             training = f"{sum(rewards) / len(rewards):9.1%}" if rewards else " " * 9
             rates = " ".join(f"{line[f'{split}/success']:13.1%}" for split in splits)
@@ -91,6 +92,9 @@ def _episode(workdir: Workdir, step: int) -> Iterator[str]:
         decode(EpisodeRecord, json.loads(x), fields="any")
         for x in path.read_text().splitlines()
     ]
+    if not records:
+        yield f"Nothing was played at step {step}"
+        return
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"
     yield f"An episode of step {step}: {record.goal} ({outcome}, bank {record.bank})"

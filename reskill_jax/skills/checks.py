@@ -1,6 +1,6 @@
 """The nine checks that grade an episode without a language model (paper, section 3.4).
 
-They look at projected actions and at the environment's own words, ignoring case, with
+They look at parsed actions and at the environment's own words, ignoring case, with
 the matcher that triggers use. A check answers True, False, or None: "not applicable".
 Parameters are checked when a check is made: a bad pattern is an error, never a failing
 grade.
@@ -222,7 +222,7 @@ def parameters(check: Check) -> dict[str, Any]:
 
 
 def require_pattern(where: str, pattern: str) -> None:
-    """Check that a pattern is one of RE2, and not blank.
+    """Check that a pattern is valid RE2, and not blank.
 
     Args:
         where: name of the parameter, for the message.

@@ -19,7 +19,7 @@ class Trigger:
     """When a skill is shown (paper, section 3.3).
 
     `general` fires at every turn, `beginning` at the first one, `action_pattern` when
-    the RE2 `pattern` is found, ignoring case, in the previous projected action.
+    the RE2 `pattern` is found, ignoring case, in the previous parsed action.
     """
 
     kind: Literal["general", "beginning", "action_pattern"] = "general"
@@ -95,7 +95,7 @@ def changed_triggers(banks: Sequence[SkillBank]) -> tuple[Trigger, ...]:
 
 
 def could_fire(triggers: Sequence[Trigger], actions: Sequence[str]) -> bool:
-    """Tell whether any trigger fires in an episode with these projected actions.
+    """Tell whether any trigger fires in an episode with these parsed actions.
 
     Nothing can follow the last action, so that it does not count. Up to the first
     firing all arms have seen the same prompts; selecting such episodes of every arm,

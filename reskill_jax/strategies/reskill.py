@@ -180,7 +180,9 @@ class ReSkill:
         self._reservoir.add(episode.record(step) for episode in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics = {
-            "skills/active": float(np.mean([len(turn.active_skills) for turn in turns]))
+            "skills/active_per_turn": float(
+                np.mean([len(turn.active_skills) for turn in turns])
+            )
         }
         if self._trial is not None:
             metrics |= self._judge(step, self._trial, episodes)
@@ -189,8 +191,8 @@ class ReSkill:
         for key, value in self._creator.take_metrics().items():
             metrics[key] = metrics.get(key, 0.0) + value
         metrics |= {
-            "skills/bank": float(len(self._bank.skills)),
-            "trials/decided": float(len(self._history)),
+            "skills/bank_size": float(len(self._bank.skills)),
+            "trial/num_decided": float(len(self._history)),
         }
         return Learned(
             metrics=metrics,
@@ -280,7 +282,7 @@ class ReSkill:
             if isinstance(proposal, Pending):
                 return metrics
             if proposal is None:
-                metrics["creator/nothing"] += 1
+                metrics["creator/no_proposal"] += 1
                 break
             verdict = verify(proposal, evidence, Limits())
             if isinstance(verdict, Rejected):

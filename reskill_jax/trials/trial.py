@@ -1,4 +1,4 @@
-"""A trial of candidate banks against the incumbent: who gets which, and who wins.
+"""A trial of candidate banks against the incumbent: assignment and decision.
 
 `paper` mode is the published procedure: independent assignment, Beta posteriors from
 (1, 1), K_e steps, accept iff the candidate's posterior mean is strictly greater.
@@ -184,15 +184,15 @@ class Trial:
         return float(alpha[arm]), float(beta[arm])
 
     def metrics(self) -> dict[str, float]:
-        """Figures for the log: steps, and per arm episodes, success and probability."""
+        """Metrics: steps; per arm episodes, success rate and assignment probability."""
         result: dict[str, float] = {"trial/steps": len(self.counts)}
         rates, episodes = self._rates()
         for k, probability in enumerate(self.probabilities()):
-            result[f"trial/probability_{k}"] = float(probability)
+            result[f"trial/assignment_probability_{k}"] = float(probability)
             result[f"trial/episodes_{k}"] = episodes[k]
             rate = rates[k]
             if rate is not None:
-                result[f"trial/success_{k}"] = rate
+                result[f"trial/success_rate_{k}"] = rate
         return result
 
     def padded_counts(self) -> np.ndarray:

@@ -30,7 +30,7 @@ class TrialConfig:
         mode: ``paired`` or ``paper``.
         assignment: ``stratified`` splits every group, ``per_rollout`` draws each
             rollout by itself.
-        uniform: ablation, equal probabilities whatever was seen.
+        uniform: ablation, equal probabilities at every step.
         epsilon: least probability of each of two arms; of K arms it is 2 epsilon / K.
         discount: what the posterior and the effect forget.
         constant_weight: weight of the ``constant`` discount.

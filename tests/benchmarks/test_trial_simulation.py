@@ -80,6 +80,7 @@ def test_mean_success_over_tasks_is_what_the_world_says(sd):
         assert drawn == pytest.approx(mean, abs=3e-3)
 
 
+@pytest.mark.slow
 def test_runs_are_reproducible_and_below_the_oracle():
     scenario = Scenario(4, 8, 0.2, True)
     first, again = (simulation.simulate(scenario, TrialConfig(), 4) for _ in range(2))

@@ -75,13 +75,13 @@ def test_it_answers_at_once_and_hands_over_when_ready():
     started = time.monotonic()
     assert [background.propose(at(step)) for step in (1, 2, 3)] == [PENDING] * 3
     assert time.monotonic() - started < 5
-    assert background.take_metrics() == {"creator/queue": 1.0}
+    assert background.take_metrics() == {"creator/pending": 1.0}
     finish(slow, background)
     assert [evidence.step for evidence in slow.asked] == [1]
     proposal = background.propose(at(4))
     assert isinstance(proposal, Proposal)
     assert proposal.operations == addition(HELPFUL[0]).operations
-    assert background.take_metrics() == {"creator/calls": 1.0, "creator/queue": 0.0}
+    assert background.take_metrics() == {"creator/calls": 1.0, "creator/pending": 0.0}
     assert background.propose(at(5)) is PENDING
     slow.gate.release()
 
@@ -93,7 +93,7 @@ def test_a_proposal_for_a_bank_that_has_changed_is_dropped_and_asked_for_anew():
     finish(slow, background)
     other = SkillBank((HELPFUL[5].skill(),))
     assert background.propose(at(2, other)) is PENDING
-    assert background.take_metrics()["creator/dropped"] == 1
+    assert background.take_metrics()["creator/stale_proposals"] == 1
     finish(slow, background)
     proposal = background.propose(at(3, other))
     assert isinstance(proposal, Proposal)
@@ -111,7 +111,7 @@ def test_an_error_is_counted_and_the_next_request_tries_again():
     assert background.take_metrics() == {
         "creator/errors": 1.0,
         "creator/errors/internal": 1.0,
-        "creator/queue": 0.0,
+        "creator/pending": 0.0,
     }
     slow.error = None
     assert background.propose(at(3)) is PENDING
@@ -125,9 +125,9 @@ def test_a_fixed_offset_waits_neither_less_nor_more():
     assert background.propose(at(1)) is PENDING
     finish(slow, background)
     assert background.propose(at(2)) is PENDING  # though it is ready
-    assert background.take_metrics() == {"creator/queue": 1.0}
+    assert background.take_metrics() == {"creator/pending": 1.0}
     assert isinstance(background.propose(at(3)), Proposal)
-    assert background.take_metrics() == {"creator/calls": 1.0, "creator/queue": 0.0}
+    assert background.take_metrics() == {"creator/calls": 1.0, "creator/pending": 0.0}
     assert background.propose(at(4)) is PENDING
     threading.Timer(0.2, slow.gate.release).start()
     assert isinstance(background.propose(at(6)), Proposal)  # waits for it

@@ -62,7 +62,7 @@ def test_a_model_proposes_a_trial_accepts_and_the_bank_grows(tmp_path):
     counted = totals(metrics[:2])
     assert counted["creator/calls"] == TASKS + 3
     assert counted["creator/proposals"] == 1
-    assert counted["creator/queue"] == 1  # at work during the first step only
+    assert counted["creator/pending"] == 1  # at work during the first step only
     assert metrics[2]["trial/steps"] == 1
 
 
@@ -153,5 +153,5 @@ def test_a_service_that_is_gone_is_asked_less_and_less(tmp_path):
     assert 6 <= sum(asked) <= 6 + 4  # then the circuit is open
     counted = totals(metrics)
     assert counted["creator/errors/circuit_open"] > 0
-    assert counted["creator/nothing"] <= 6  # the strategy backs off, up to 8 steps
+    assert counted["creator/no_proposal"] <= 6  # the strategy backs off, up to 8 steps
     assert banks(strategy) == (SkillBank(),)

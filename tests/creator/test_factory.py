@@ -31,7 +31,7 @@ def config(monkeypatch):
     ("key", "value", "message"),
     [
         ("name", "oracle", "config.creator.name='oracle': choose one of offline"),
-        ("name", "replay", "config.creator.name='replay': replay='' is no log"),
+        ("name", "replay", "config.creator.name='replay': replay='': no such file"),
         ("llm.name", "", "config.creator.llm.name='': name='openai' needs the name of"),
         ("llm.api_key_variable", "NO_SUCH", "variable NO_SUCH holds no key"),
         ("llm.base_url", "http://me:pass@host", "the address holds credentials"),

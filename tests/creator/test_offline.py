@@ -198,7 +198,7 @@ def test_rejected_rules_wait_and_then_come_in_other_words():
     after = judge(seen, first, accepted=False)
     waiting = creator.propose(after)
     assert waiting is None or "use-the-lamp" not in names(waiting)
-    later = replace(after, step=after.history[-1].step + creator.limits.memory)
+    later = replace(after, step=after.history[-1].step + creator.limits.cooldown_steps)
     second = ask(creator, later)
     assert names(second) == ["use-the-lamp"]
     rule = RULES["use-the-lamp"]
@@ -242,7 +242,7 @@ def test_every_proposal_of_a_long_run_passes_and_none_repeats(verdict, max_skill
             # Deleting to make room is not what was judged.
             if name.startswith("Delete") and len(proposal.operations) > 1:
                 continue
-            assert seen.step - last_rejected.get(name, -99) >= limits.memory
+            assert seen.step - last_rejected.get(name, -99) >= limits.cooldown_steps
             if not accepted:
                 last_rejected[name] = seen.step + 5
         seen = judge(seen, proposal, accepted)

@@ -192,7 +192,7 @@ def test_assertions_are_edited_and_a_bad_edit_spoils_nothing(tmp_path):
     with LlmServer(answer) as server:
         made = creator(server.url, tmp_path / "c")
         assert made.propose(evidence()) is not None
-    assert made.take_metrics()["creator/assertions_refused"] == 4
+    assert made.take_metrics()["creator/rejected_assertions"] == 4
     state = json.loads(json.dumps(made.state()))
     (left,) = state["assertions"]
     assert (left["id"], left["check"]) == ("looks", {"type": "max_steps", "n": 4})
@@ -248,10 +248,12 @@ def test_prompts_are_replaced_by_a_directory(tmp_path):
     )
     assert prompts.fill("system", {}) == Prompts().fill("system", {})
     (tmp_path / "author.md").write_text("{{nothing}}")
-    with pytest.raises(ValueError, match=r"author.md: \['nothing'\] is filled by"):
+    with pytest.raises(
+        ValueError, match=r"author.md: placeholders \['nothing'\] are unknown"
+    ):
         Prompts(tmp_path)
     (tmp_path / "author.md").rename(tmp_path / "autor.md")
-    with pytest.raises(ValueError, match=r"autor\.md: there is no such stage"):
+    with pytest.raises(ValueError, match=r"autor\.md: no stage has this name"):
         Prompts(tmp_path)
     with pytest.raises(ValueError, match="is not a directory of prompts"):
         Prompts(tmp_path / "nowhere")

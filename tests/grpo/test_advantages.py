@@ -223,7 +223,7 @@ def test_table_of_episodes():
 
 def test_unknown_options_name_the_key():
     t = random_table(0)
-    with pytest.raises(ValueError, match=r"grpo\.rule='paper'"):
+    with pytest.raises(ValueError, match=r"rule='paper'"):
         advantages(t, rule="paper")
-    with pytest.raises(ValueError, match=r"grpo\.scale='mad'"):
+    with pytest.raises(ValueError, match=r"scale='mad'"):
         advantages(t, scale="mad")

@@ -188,7 +188,7 @@ def test_weights_equal_their_definition(aggregation, tokens):
 def test_weights_need_tokens_and_a_known_aggregation():
     with pytest.raises(ValueError, match="without any response token"):
         token_weights([], "episode")
-    with pytest.raises(ValueError, match=r"grpo\.aggregation='turn'"):
+    with pytest.raises(ValueError, match=r"aggregation='turn'"):
         token_weights([], "turn")
 
 

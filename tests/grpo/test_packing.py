@@ -205,17 +205,15 @@ def test_a_tree_that_fits_no_bucket_is_cut_between_turns():
 
 def test_too_long_turn_names_lengths_and_key():
     episodes = make_batch(0)
-    with pytest.raises(
-        ValueError, match=r"grpo\.buckets=\(8,\): \[\d+, .* add a bucket"
-    ):
+    with pytest.raises(ValueError, match=r"buckets=\(8,\): \[\d+, .* add a bucket"):
         pack(episodes, buckets=[8], tokens_per_microbatch=64)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"buckets": []}, r"grpo\.buckets=\(\)"),
-        ({"buckets": [64, 512]}, r"grpo\.tokens_per_microbatch=256 .* 512"),
+        ({"buckets": []}, r"buckets=\(\)"),
+        ({"buckets": [64, 512]}, r"tokens_per_microbatch=256 .* 512"),
     ],
 )
 def test_bad_options_name_the_key(options, words):

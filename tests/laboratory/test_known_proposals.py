@@ -65,5 +65,5 @@ def test_bundles_may_hold_several_rules():
 def test_bad_use_is_refused():
     with pytest.raises(ValueError, match="every=0"):
         Injecting(ScriptedCreator([]), 0, BAD)
-    with pytest.raises(ValueError, match="after proposal 3 of a list of 2"):
+    with pytest.raises(ValueError, match="next=3: the list has 2 proposals"):
         ScriptedCreator(BAD).restore({"next": 3})

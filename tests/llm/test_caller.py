@@ -94,8 +94,8 @@ def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
         assert len(server.requests) == calls
     assert error.value.failure == failure
     metrics = asking.spending.take()
-    assert metrics["creator/calls"] == calls
-    assert metrics[f"creator/errors/{failure}"] >= 1
+    assert metrics["calls"] == calls
+    assert metrics[f"errors/{failure}"] >= 1
     assert len(log.read_text().splitlines()) == calls
     assert log.stat().st_size < 2 * MAX_BYTES
 
@@ -188,7 +188,7 @@ def test_the_circuit_opens_probes_and_closes(tmp_path):
     asking.ask("s", "healed", Plan)
     asking.ask("s", "closed", Plan)
     assert backend.asked == 6
-    assert asking.spending.take()["creator/errors/circuit_open"] == 6
+    assert asking.spending.take()["errors/circuit_open"] == 6
 
 
 def test_being_told_to_slow_down_opens_no_circuit(tmp_path):

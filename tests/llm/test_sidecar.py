@@ -82,12 +82,12 @@ def test_the_wait_ends_with_the_time_of_the_call():
         (
             "This model's maximum context length is 512 tokens.",
             TooLongError,
-            r"vllm\.arguments=\('--max-model-len=N',\),.*llm\.max_tokens=99; .*512",
+            r"^max_tokens=99: prompt and answer exceed .*--max-model-len; .*512",
         ),
         (
             "max_completion_tokens=99 cannot be greater than max_model_len=64.",
             TooLongError,
-            "--max-model-len=N",
+            "larger --max-model-len; it says: .*max_model_len=64",
         ),
         ("no chat template", BadRequestError, "no chat template"),
     ],

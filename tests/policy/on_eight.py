@@ -31,7 +31,7 @@ from reskill_jax.policy.sharding import (
     make_mesh,
     mesh_of,
 )
-from reskill_jax.policy.weights import load, on_devices, on_mesh, save
+from reskill_jax.policy.weights import device_tensors, load, on_mesh, save
 from reskill_jax.rollout.engine import Request, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.jax.programs import abstract_calls
@@ -51,13 +51,19 @@ CONFIG = DecoderConfig(
 )
 TX = make_optimizer(1e-3)
 MESHES = [(1, 8, 1), (2, 2, 2), (1, 4, 2)]
+# Compiling an update takes long, so one mesh has to do, unless slow tests are run.
+TRAINED = [
+    pytest.param(MESHES[0], marks=pytest.mark.slow),
+    MESHES[1],
+    pytest.param(MESHES[2], marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     """Weights as every run finds them."""
     path = tmp_path_factory.mktemp("policy")
-    params = jax.jit(functools.partial(init, CONFIG))(jax.random.key(0))
+    params = init(CONFIG, jax.random.key(0))
     save(path, CONFIG, jax.tree.map(lambda x: x + 0.1, params))
     return path
 
@@ -105,7 +111,7 @@ def shard_sizes(tree):
     }
 
 
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("shape", TRAINED)
 def test_updates_equal_those_of_one_device(trained, shape):
     _, ours, figures = trained(shape)
     _, theirs, expected = trained((1, 1, 1))
@@ -123,7 +129,7 @@ def test_updates_equal_those_of_one_device(trained, shape):
                 assert x[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
 
 
-@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.parametrize("shape", TRAINED)
 def test_state_is_in_parts_from_the_start_and_stays_so(trained, shape):
     parts, state, _ = trained(shape)
     split = shape[1] * shape[2]
@@ -147,7 +153,7 @@ def test_weights_leave_the_mesh_as_files_hold_them(directory, tmp_path, dtype):
     config = dataclasses.replace(config, dtype=dtype)
     save(tmp_path, config, params, dtype=dtype)
     saved = load_file(tmp_path / "model.safetensors")
-    made = {t.name: t.make() for t in on_devices(config, params, make_mesh((1, 4, 2)))}
+    made = {t.name: t.make() for t in device_tensors(config, params)}
     assert made.keys() == saved.keys()
     for name, x in made.items():
         assert len(x.addressable_shards) == 8

@@ -16,7 +16,6 @@ from reskill_jax.policy.compute import REMAT, Compute
 from reskill_jax.policy.decoder import (
     abstract_params,
     hidden_states,
-    init,
     logits,
 )
 from reskill_jax.policy.decoder_config import DecoderConfig
@@ -43,16 +42,15 @@ score = jax.jit(token_logprobs, static_argnums=0, static_argnames="compute")
 @functools.cache
 def noisy(config: DecoderConfig):
     """Random parameters whose scales and biases are not at their initial values."""
+    rng = np.random.default_rng(0)
 
-    @jax.jit
-    def make(key):
-        leaves, structure = jax.tree.flatten(init(config, key))
-        keys = jax.random.split(key, len(leaves))
-        pairs = zip(leaves, keys, strict=True)
-        leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in pairs]
-        return jax.tree.unflatten(structure, leaves)
+    def draw(path, leaf):
+        name = path[-1].key
+        size = 0.1 if name in ("scale", "bias") else 0.25
+        values = rng.normal(name == "scale", size, leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
 
-    return make(jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
 
 
 def oracle(config: DecoderConfig, params, tokens: np.ndarray) -> np.ndarray:

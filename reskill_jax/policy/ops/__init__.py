@@ -1,1 +1,1 @@
-"""Array programs of the decoder: attention, matrix products, rotary embedding."""
+"""Array programs of the decoder: attention, rotary embedding."""

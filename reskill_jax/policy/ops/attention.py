@@ -1,8 +1,9 @@
 """Attention behind one function, and the mask of tree-packed rows.
 
-Three programs compute it: `xla` anywhere, `cudnn` on GPUs and `splash` on TPUs.
+Three backends compute it: `xla` anywhere, `cudnn` on GPUs and `splash` on TPUs.
 
-Letters: B batch, T tokens, N query heads, K key-value heads (N = K * G), H head width.
+Letters: B batch, T tokens, N query heads, K key-value heads (N = K * G), H head width,
+S queries, M blocks of P tokens.
 """
 
 import functools
@@ -17,58 +18,55 @@ from reskill_jax.policy.sharding import ROWS, mesh_of, platform_of
 
 BACKENDS = ("xla", "cudnn", "splash")
 
-_LONG = 1024  # tokens; in such rows a CPU gains by looking for the blocks that are seen
-_TILES = (512, 256, 128)  # of splash, per side; the first that divides T
-_QUERIES = 2048  # at a time with splash, whose masks of a row take 12 bytes per pair
+_LONG = 1024  # tokens; from here on a CPU gains by skipping blocks that are masked
+_TILES = (512, 256, 128)  # sides of splash's tiles; the first that divides T is used
+_QUERIES = 2048  # per call of splash, whose masks take 12 bytes per query and key
 
 
 def tree_mask(visible_end: jax.Array) -> jax.Array:
-    """Return who sees whom in rows that pack episodes as trunks with branches.
+    """Return the attention mask of rows that pack episodes as trunks with branches.
 
-    In the order of the tokens all that follow from token j, and so see it, stand right
-    behind it: i sees j iff j <= i < visible_end[j].
+    Tokens are ordered so that those which attend to token j form one range that starts
+    at j: i attends to j iff j <= i < visible_end[j].
 
     Args:
-        visible_end: int32 [B, T], the first token behind j that does not see it; 0 in
-            padding.
+        visible_end: int32 [B, T], the end of that range, exclusive; 0 in padding.
 
     Returns:
-        bool [B, T, T], [b, i, j].
+        bool [B, T, T], True where query i (axis 1) attends to key j (axis 2).
     """
-    return _sees(jnp.arange(visible_end.shape[1]), visible_end)
+    return _mask(jnp.arange(visible_end.shape[1]), visible_end)
 
 
-def _sees(queries: jax.Array, visible_end: jax.Array) -> jax.Array:
-    """Return what queries at slots [S] see of rows [..., T]: bool [..., S, T]."""
+def _mask(queries: jax.Array, visible_end: jax.Array) -> jax.Array:
+    """Return the rows of `tree_mask` of queries at slots [S]: bool [..., S, T]."""
     queries = queries[:, None]
     causal = queries >= jnp.arange(visible_end.shape[-1])
     return causal & (queries < visible_end[..., None, :])
 
 
-def choose_backend(name: str, platform: str, dtype: str) -> str:
-    """Return the fastest program for a platform if `name` is auto, else `name`.
+def choose_backend(attention: str, platform: str, dtype: str) -> str:
+    """Return the fastest backend for a platform if `attention` is auto, else that one.
 
     Args:
-        name: auto, or one of `BACKENDS`.
+        attention: auto, or one of `BACKENDS`.
         platform: cpu, gpu or tpu.
         dtype: compute dtype; cudnn has no float32.
 
     Raises:
-        ValueError: if the program does not run there.
+        ValueError: the backend does not run there.
     """
-    if name == "auto":
+    if attention == "auto":
         fastest = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
         return "xla" if (fastest, dtype) == ("cudnn", "float32") else fastest
-    if name == "cudnn" and (platform, dtype) != ("gpu", "bfloat16"):
+    if attention == "cudnn" and (platform, dtype) != ("gpu", "bfloat16"):
         raise ValueError(
-            f"config.policy.attention='cudnn' is for GPUs and bfloat16, not {platform} "
-            f"and config.policy.dtype={dtype!r}: choose 'auto' or 'xla'"
+            f"attention='cudnn' is for GPUs and bfloat16, not {platform} and "
+            f"dtype={dtype!r}: choose 'auto' or 'xla'"
         )
-    if name == "splash" and platform == "gpu":
-        raise ValueError(
-            "config.policy.attention='splash' is for TPUs, not for a GPU: choose 'auto'"
-        )
-    return name
+    if attention == "splash" and platform == "gpu":
+        raise ValueError("attention='splash' is for TPUs, not for a GPU: choose 'auto'")
+    return attention
 
 
 def attention(
@@ -79,7 +77,7 @@ def attention(
     *,
     backend: str = "xla",
 ) -> jax.Array:
-    """Attend within rows, as `tree_mask` says; softmax is float32.
+    """Compute masked attention within rows, see `tree_mask`; softmax is float32.
 
     On a mesh every device attends with its own rows and heads.
 
@@ -88,13 +86,13 @@ def attention(
         key: [B, T, K, H].
         value: [B, T, K, H].
         visible_end: int32 [B, T], see `tree_mask`.
-        backend: one of `BACKENDS`; splash wants T in multiples of 128.
+        backend: one of `BACKENDS`; splash needs T in multiples of 128.
 
     Returns:
-        [B, T, N, H]; rows that see nothing are finite, to be ignored.
+        [B, T, N, H]; in padding, finite values without meaning.
 
     Raises:
-        ValueError: on a T that splash cannot tile.
+        ValueError: T is no multiple that splash can tile.
     """
     if backend == "cudnn":
         mask = tree_mask(visible_end)[:, None]
@@ -122,7 +120,7 @@ def _per_device(
     value: jax.Array,
     visible_end: jax.Array,
 ) -> jax.Array:
-    """Let every device attend with its own rows and heads."""
+    """Apply `attend` on every device to its own rows and heads."""
     if (mesh := mesh_of(query)) is not None:
         heads = P(ROWS, None, "tensor")
         attend = jax.shard_map(
@@ -145,8 +143,8 @@ def _splash(length: int, *, interpret: bool) -> Attention:
     tile = next((tile for tile in _TILES if length % tile == 0), None)
     if tile is None:
         raise ValueError(
-            f"config.policy.attention='splash' needs rows in multiples of {_TILES[-1]} "
-            f"tokens, not {length}: change config.grpo.buckets, or choose 'xla'"
+            f"backend='splash' needs rows in multiples of {_TILES[-1]} tokens, not "
+            f"{length}: use other row lengths, or 'xla'"
         )
     sizes = splash_attention_kernel.BlockSizes(
         *(tile,) * 8  # the backward pass has a kernel for queries and one for keys
@@ -158,19 +156,19 @@ def _splash(length: int, *, interpret: bool) -> Attention:
         interpret=interpret,
     )
     queries = max(n for n in range(tile, _QUERIES + 1, tile) if length % n == 0)
-    # Masks are cheap to make again and large to keep.
+    # Masks are large, and cheap to compute again.
     keep = jax.checkpoint_policies.save_only_these_names(block_attention.ATTENDED)
 
     def one_row(row: tuple[jax.Array, ...]) -> jax.Array:
         query, key, value, visible_end = row  # heads first
-        # Gradients of keys are summed over the queries' spans: not in bfloat16.
+        # Gradients of keys are summed over the spans of queries: not in bfloat16.
         keys = key.astype(jnp.float32), value.astype(jnp.float32)
 
         @functools.partial(jax.checkpoint, policy=keep)
         def one_span(span: tuple[jax.Array, jax.Array]) -> jax.Array:
             query, slots = span  # [N, S, H], [S]
-            # The kernel divides by the sum of what is seen: padding sees itself.
-            mask = _sees(slots, visible_end) | (slots[:, None] == jnp.arange(length))
+            # The kernel divides by the sum of weights: padding attends to itself.
+            mask = _mask(slots, visible_end) | (slots[:, None] == jnp.arange(length))
             kernel = make(mask[None])
             for name in ("fwd", "dq", "dkv"):
                 # A label that must not be traced, as jax 0.10's kernels do.
@@ -197,7 +195,7 @@ def _splash(length: int, *, interpret: bool) -> Attention:
 def _dense(
     query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> jax.Array:
-    """Take each block of queries against all keys up to its end."""
+    """Attend from each block of queries to all keys up to its end."""
     batch, length, heads, width = query.shape
     kv_heads = key.shape[2]
     # Heads first: XLA's CPU backend is faster by a third than on the layout of rows.
@@ -211,9 +209,9 @@ def _dense(
 def _sparse(
     query: jax.Array, key: jax.Array, value: jax.Array, visible_end: jax.Array
 ) -> jax.Array:
-    """Take each block of queries against the blocks of keys that it sees.
+    """Attend from each block of queries to the blocks of keys that are not masked.
 
-    Rows are laid end to end, since who sees whom also tells them apart.
+    Rows are joined into one, since `visible_end` keeps them apart.
     """
     batch, length, heads, width = query.shape
     kv_heads, block = key.shape[2], block_attention.BLOCK

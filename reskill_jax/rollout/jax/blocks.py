@@ -2,8 +2,8 @@
 
 A full block of prompt tokens is known by a digest of all tokens up to its end, so that
 every request whose prompt starts with them uses the same block: later turns of an
-episode, and other episodes of its group until they diverge. Blocks that nobody uses
-stay until their room is needed, the least recently used going first.
+episode, and other episodes of its group until they diverge. Unused blocks are kept
+until their room is needed; the least recently used are evicted first.
 """
 
 import hashlib

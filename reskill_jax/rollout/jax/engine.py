@@ -33,7 +33,7 @@ from reskill_jax.rollout.jax.programs import decode, prefill
 
 @dataclass(eq=False)
 class _Job:
-    """A request on its way."""
+    """A request and what is known of its response so far."""
 
     request: Request
     future: asyncio.Future[Completion]
@@ -94,8 +94,8 @@ class JaxEngine:
         for key, rows in (("prefill_rows", prefill_rows), ("decode_rows", decode_rows)):
             if rows % row_shards(mesh):
                 raise ValueError(
-                    f"engine.{key}={rows} cannot be split over the {row_shards(mesh)} "
-                    "parts of config.mesh.data x config.mesh.fsdp: make it a multiple"
+                    f"{key}={rows} cannot be split evenly over the mesh's data x fsdp "
+                    f"= {row_shards(mesh)} parts: make it a multiple"
                 )
         self._config = config
         self._mesh = mesh
@@ -135,7 +135,7 @@ class JaxEngine:
         return await job.future
 
     def release(self, session: str) -> None:
-        """Do nothing: blocks belong to prefixes, and the oldest make room by need."""
+        """Do nothing: blocks belong to prefixes, and the oldest are evicted by need."""
 
     def push(self, params: Params, version: int) -> None:
         """Serve a copy of these weights from now on; kept keys and values are dropped.
@@ -178,8 +178,8 @@ class JaxEngine:
             raise ValueError(
                 f"session {request.session!r}: prompt of {length} tokens + "
                 f"max_tokens={sampling.max_tokens} = {length + sampling.max_tokens} "
-                f"is longer than context={self._context}: raise the engine's context "
-                "or shorten the prompt"
+                f"is longer than context={self._context}: raise it or shorten the "
+                "prompt"
             )
         if sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
             raise ValueError(
@@ -325,7 +325,7 @@ class JaxEngine:
                 self.counters["decoded"] += 1
 
     def _tables(self, jobs: Sequence[_Job], rows: int) -> np.ndarray:
-        """Return the jobs' blocks, int32 [rows, C / P]; out of range where none."""
+        """Return the jobs' blocks, int32 [rows, C / P]; out of range in padding."""
         shape = (rows, self._context // self._chunk)
         tables = np.full(shape, self._pool.count, np.int32)
         for row, job in enumerate(jobs):

@@ -35,7 +35,7 @@ def prefill(
         cache: donated.
         tokens: int32 [B, P].
         starts: int32 [B], the position of each row's first token.
-        tables: int32 [B, C / P], see `policy.cache`.
+        tables: int32 [B, C / P], see `policy.kv_cache`.
 
     Returns:
         The new cache.
@@ -52,7 +52,7 @@ def decode(
     cache: KVCache,
     tables: jax.Array,
     state: dict[str, jax.Array],
-    how: tuple[jax.Array, jax.Array, jax.Array],
+    sampling: tuple[jax.Array, jax.Array, jax.Array],
     eos_id: jax.Array,
 ) -> tuple[jax.Array, jax.Array, KVCache]:
     """Sample up to `steps` tokens per row.
@@ -62,15 +62,15 @@ def decode(
         steps: most tokens.
         params: the weights.
         cache: donated.
-        tables: int32 [B, C / P], see `policy.cache`.
+        tables: int32 [B, C / P], see `policy.kv_cache`.
         state: int32 [B] each: the last `token`, its `position`, the `index` of the next
             one in the response, and how many are `left` to sample, 0 when done.
-        how: temperature and top-p, float32 [B], and seeds, uint32 [B, 2].
+        sampling: temperature and top-p, float32 [B], and seeds, uint32 [B, 2].
         eos_id: int32 [], the token that ends a response.
 
     Returns:
         Tokens int32 and log-probs float32, [B, steps], without meaning after the end of
-        a response; and the new cache.
+        a response; the new cache.
     """
     rows = tables.shape[0]
     count = cache.keys.shape[1]
@@ -92,10 +92,10 @@ def decode(
             jnp.where(active[:, None], tables, count),
             cache,
         )
-        # First as the weights are split, or these would be gathered, not the scores.
+        # First split as the weights are: else these would be gathered, not the scores.
         scores = logits(config, params, states[:, 0])
         scores = constrain(constrain(scores, ROWS, "tensor"), ROWS)
-        token, logprob = sample(scores, *how, state["index"])
+        token, logprob = sample(scores, *sampling, state["index"])
         state = {
             "token": token,
             "position": state["position"] + active,
@@ -148,10 +148,10 @@ def abstract_calls(
     rows = decode_rows
     state = {name: array(rows) for name in ("token", "position", "index", "left")}
     floats = array(rows, dtype=jnp.float32)
-    how = (floats, floats, array(rows, 2, dtype=jnp.uint32))
+    sampling = (floats, floats, array(rows, 2, dtype=jnp.uint32))
     blocks_of = (array(prefill_rows, width), array(rows, width))
     tokens = array(prefill_rows, block_size)
     starts = array(prefill_rows)
     first = (config, params, cache, tokens, starts, blocks_of[0])
-    then = (config, decode_steps, params, cache, blocks_of[1], state, how)
+    then = (config, decode_steps, params, cache, blocks_of[1], state, sampling)
     return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array()))}

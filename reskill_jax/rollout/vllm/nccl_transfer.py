@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
-from reskill_jax.policy.weights import manifest, on_devices
+from reskill_jax.policy.weights import device_tensors, manifest
 from reskill_jax.rollout.vllm.api import Api, ServerError, UnusableError
 from reskill_jax.rollout.vllm.nccl import Deadline, Group, Nccl, NcclError
 
@@ -57,7 +57,6 @@ class NcclTransfer:
             NcclError: a library cannot be used.
         """
         self._config = config
-        self._mesh = mesh
         self._timeout_s = timeout_s
         self._device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
         self._nccl = Nccl(libnccl, self._device.local_hardware_id, libcuda)
@@ -153,7 +152,7 @@ class NcclTransfer:
 
     def _broadcast(self, group: Group, params: Params, deadline: Deadline) -> None:
         """Send all tensors; one at a time is gathered on the sending device."""
-        for tensor in on_devices(self._config, params, self._mesh):
+        for tensor in device_tensors(self._config, params):
             deadline.check()
             with self._computing:
                 x = _copy_on(self._device, tensor.make())

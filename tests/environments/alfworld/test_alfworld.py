@@ -185,7 +185,9 @@ def test_houses_play_as_in_the_stock_engine(houses, environment, stock, kind):
         assert_same_episode(environment, stock, houses[kind], steps=12, seed=seed)
 
 
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize(
+    "index", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_published_games_play_as_in_the_stock_engine(environment, stock, index):
     root = os.environ.get("ALFWORLD_DATA", "")
     if not Path(root, "json_2.1.1", "valid_seen").is_dir():

@@ -22,7 +22,7 @@ from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 from reskill_jax.llm.sidecar import Sidecar
 from reskill_jax.rollout.vllm.api import Api
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Choice(BaseModel):
@@ -70,7 +70,7 @@ def test_without_the_schema_random_weights_give_no_answer(fresh, tmp_path):
 )
 def test_what_is_too_long_says_what_to_change(fresh, tmp_path, words, changes):
     log = tmp_path / "calls.jsonl"
-    with pytest.raises(CallError, match=r"engine\.vllm\.arguments=.*max-model-len=N"):
+    with pytest.raises(CallError, match=r"max_tokens=.*a larger --max-model-len"):
         make(fresh, log, **changes).ask("Be brief.", "cabinet " * words, Choice)
     assert len(recorded(log)) == 1  # it is not asked again
 

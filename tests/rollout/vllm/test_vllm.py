@@ -37,7 +37,7 @@ from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.vllm import files_transfer as vllm_files
 
 # A server takes half a minute to start, and installing it some minutes, once.
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 needs_alfworld = pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
@@ -194,7 +194,6 @@ def test_a_request_that_is_refused_is_not_asked_again(fresh, model):
     assert fresh.counters["retried"] == retried
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
     fresh, model, signal_
@@ -239,7 +238,6 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
 
 
 @needs_alfworld
-@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, overlap):
     """Greedily, since the two draw differently."""
@@ -254,7 +252,6 @@ def test_training_with_vllm_is_training_with_our_engine(executable, tmp_path, ov
 
 
 @needs_alfworld
-@pytest.mark.slow
 def test_two_processes_with_servers_of_their_own_are_one_run(
     executable, tmp_path, monkeypatch
 ):

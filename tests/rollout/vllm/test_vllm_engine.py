@@ -286,6 +286,7 @@ def test_files_that_a_reload_would_not_survive_are_not_sent(tmp_path, monkeypatc
         engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
     reason="needs the extra alfworld: pip install '.[alfworld]'",
