@@ -23,7 +23,7 @@ EMPTY = {
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
-    "eval.splits",
+    "eval.splits", "eval.panel",
 }  # fmt: skip
 
 

@@ -6,12 +6,14 @@ Texts and command lists equal those of the stock engine (alfworld 0.4.2 on TextW
 `PddlEnv`), which the tests compare byte by byte.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reskill_jax.environments.action_format import TaggedFormat
+from reskill_jax.environments.panels import evenly_spaced, held_out_ids
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
 
@@ -27,6 +29,17 @@ KINDS = (
     "pick_two_obj_and_place",
 )
 SPLITS = ("train", "valid_seen", "valid_unseen")
+DEV = "dev"  # games of train that are held out, for choices
+# The columns of the paper's tables; each is the mean of its kinds' rates.
+COLUMNS = {
+    "pick_and_place": ("pick_and_place_simple", "pick_two_obj_and_place"),
+    "examine": ("look_at_obj_in_light",),
+    "transform": (
+        "pick_clean_then_place_in_recep",
+        "pick_heat_then_place_in_recep",
+        "pick_cool_then_place_in_recep",
+    ),
+}
 # The published rules: lower case, and the tail of an untagged response is sent, too.
 ACTION_FORMAT = TaggedFormat(lower_case=True, untagged_characters=30)
 _GAMES = "json_2.1.1"
@@ -39,7 +52,9 @@ _SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
 _TAIL = 4096  # bytes
 
 
-def find_games(root: str | None, split: str, *, limit: int | None = None) -> list[Task]:
+def find_games(
+    root: str | None, split: str, *, limit: int | None = None, dev: int = 0
+) -> list[Task]:
     """List the solvable games of a split, sorted by id.
 
     As in ALFWorld, games with movable receptacles or sliced objects are left out, and
@@ -47,19 +62,25 @@ def find_games(root: str | None, split: str, *, limit: int | None = None) -> lis
 
     Args:
         root: folder that holds ``json_2.1.1``; None reads the variable ALFWORLD_DATA.
-        split: one of `SPLITS`.
+        split: one of `SPLITS`, or dev.
         limit: at most this many games, evenly spaced over the list, so that all kinds
             stay represented.
+        dev: how many games of train are the split dev instead; see
+            `panels.held_out_ids`.
 
     Raises:
-        ValueError: for an unknown split, no root, a limit below 1 or an unknown kind.
+        ValueError: for an unknown split, no root, a limit below 1, an unknown kind, or
+            a dev that is 0 where the split is asked for or leaves none to train on.
         FileNotFoundError: if the split's folder or its games are missing.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}: ALFWorld has {', '.join(SPLITS)}")
+    if split not in (*SPLITS, DEV):
+        raise ValueError(f"split={split!r}: ALFWorld has {', '.join((*SPLITS, DEV))}")
+    if split == DEV and not dev:
+        raise ValueError("dev=0: set the number of games of train that are dev")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: give 1 or more, or None for all games")
-    folder = _data_root(root) / _GAMES / split
+    on_disk = "train" if split == DEV else split
+    folder = _data_root(root) / _GAMES / on_disk
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_GET_GAMES}")
     paths = sorted(
@@ -71,8 +92,10 @@ def find_games(root: str | None, split: str, *, limit: int | None = None) -> lis
     if not paths:
         pattern = folder / "*/*/game.tw-pddl"
         raise FileNotFoundError(f"no solvable game matches {pattern}: {_GET_GAMES}")
-    count = len(paths) if limit is None else min(limit, len(paths))
-    return [_task(paths[i * len(paths) // count], split) for i in range(count)]
+    if on_disk == "train":
+        held_out = held_out_ids([_id(path) for path in paths], dev)
+        paths = [path for path in paths if (_id(path) in held_out) == (split == DEV)]
+    return [_task(path, split) for path in evenly_spaced(paths, limit)]
 
 
 def _data_root(root: str | None) -> Path:
@@ -97,7 +120,7 @@ def _is_solvable(path: Path) -> bool:
 
 
 def _task(path: Path, split: str) -> Task:
-    trial, name = path.parent.name, path.parent.parent.name
+    name = path.parent.parent.name
     kind = name.split("-", 1)[0]
     if kind not in KINDS:
         raise ValueError(
@@ -105,7 +128,13 @@ def _task(path: Path, split: str) -> Task:
             "<kind>-<object>-<movable>-<receptacle>-<scene> with a kind of "
             f"{', '.join(KINDS)}"
         )
-    return Task(f"{split}/{name}/{trial}", kind, split, str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return Task(_id(path), kind, split, str(path), digest)
+
+
+def _id(path: Path) -> str:
+    """Return ``<split>/<task>/<trial>``, from where a game's file lies."""
+    return "/".join(path.parts[-4:-1])
 
 
 class AlfworldEnvironment:

@@ -19,6 +19,8 @@ class Settings:
         houses_eval: number to build for each of valid_seen and valid_unseen.
         houses_seed: seed of everything random in the houses, apart from the run's own,
             so that runs with different seeds play the same houses.
+        dev: number of games of train that are not trained on but are the split dev,
+            for choices; the other splits are for what is reported.
 
     Raises:
         ValueError: a value is out of range, or houses are asked for without numbers.
@@ -29,6 +31,7 @@ class Settings:
     houses_train: int = 0
     houses_eval: int = 0
     houses_seed: int = 0
+    dev: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -37,7 +40,7 @@ class Settings:
             raise ValueError(
                 f"houses={self.houses!r}: choose one of {', '.join(map(repr, sizes))}"
             )
-        for name in ("houses_train", "houses_eval", "houses_seed"):
+        for name in ("houses_train", "houses_eval", "houses_seed", "dev"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
         counts = self.houses_train, self.houses_eval

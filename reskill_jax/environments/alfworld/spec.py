@@ -5,6 +5,7 @@ from functools import cache, partial
 
 from reskill_jax.environments.alfworld.environment import (
     ACTION_FORMAT,
+    COLUMNS,
     AlfworldEnvironment,
     find_games,
 )
@@ -26,7 +27,7 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     """
     root = cache(partial(_root, settings, workers))
     return EnvironmentSpec(
-        panel=partial(_panel, root),
+        panel=partial(_panel, root, settings.dev),
         make=AlfworldEnvironment,
         action_format=ACTION_FORMAT,
         wordings=WORDINGS,
@@ -34,8 +35,11 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     )
 
 
-def _panel(root: Callable[[], str | None], split: str, limit: int | None) -> TaskPanel:
-    return TaskPanel(tuple(find_games(root(), split, limit=limit)))
+def _panel(
+    root: Callable[[], str | None], dev: int, split: str, limit: int | None
+) -> TaskPanel:
+    games = find_games(root(), split, limit=limit, dev=dev)
+    return TaskPanel(tuple(games), COLUMNS)
 
 
 def _root(settings: Settings, workers: int) -> str | None:

@@ -18,6 +18,7 @@ from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
 )
+from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 
 # ---- finding games: only folder names and the mark `solvable` matter
@@ -78,6 +79,33 @@ def test_limit_spreads_over_the_list(tmp_path, limit):
     assert some == [task for task in tasks if task in some]
     if limit == 2:
         assert some == [tasks[0], tasks[3]]
+
+
+def test_dev_is_a_part_of_train_that_is_not_trained_on(tmp_path):
+    names = [f"{kind}-Mug-None-Desk-{k}" for kind in KINDS for k in range(3)]
+    for name in names:
+        write_game(tmp_path, "train", name)
+    everything = find_games(str(tmp_path), "train")
+    dev = find_games(str(tmp_path), "dev", dev=5)
+    train = find_games(str(tmp_path), "train", dev=5)
+    assert len(dev) == 5
+    assert {task.split for task in dev} == {"dev"}
+    assert {t.id for t in train} | {t.id for t in dev} == {t.id for t in everything}
+    assert len(train) == len(everything) - 5
+    assert len(find_games(str(tmp_path), "dev", dev=5, limit=2)) == 2
+    with pytest.raises(ValueError, match="dev=0: set the number of games of train"):
+        find_games(str(tmp_path), "dev")
+    with pytest.raises(ValueError, match="18 of 18 tasks leave none to train on"):
+        find_games(str(tmp_path), "train", dev=18)
+
+
+def test_another_game_at_the_same_place_is_another_task(tmp_path):
+    path = write_game(tmp_path, "train", "look_at_obj_in_light-Mug-None-DeskLamp-301")
+    (before,) = find_games(str(tmp_path), "train")
+    path.write_text('{"solvable": true, "walkthrough": []}')
+    (after,) = find_games(str(tmp_path), "train")
+    assert before.id == after.id
+    assert TaskPanel((before,)).hash != TaskPanel((after,)).hash
 
 
 def test_errors_of_finding_games_name_the_way_out(tmp_path, monkeypatch):
