@@ -100,7 +100,7 @@ class Recommendation(_Answer):
     trigger: _Line = ""
 
 
-class Plan(_Answer):
+class Recommendations(_Answer):
     """What to change; nothing, where nothing is worth a trial."""
 
     operations: Annotated[list[Recommendation], _at_most(3)]

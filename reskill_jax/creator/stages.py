@@ -27,8 +27,8 @@ from reskill_jax.creator.schemas import (
     AssertionChange,
     Diagnosis,
     Drafts,
-    Plan,
     Recommendation,
+    Recommendations,
 )
 from reskill_jax.creator.verify import Limits, Problem, Verified, verify
 from reskill_jax.llm.caller import Caller, CallError
@@ -160,7 +160,7 @@ class LlmCreator:
         labels = [f"{c.label}: {c.insight}" for c in cycle.diagnosis.clusters]
         prompt = self._fill(
             "recommend",
-            Plan,
+            Recommendations,
             diagnosis=f"{cycle.diagnosis.summary}\n{render.numbered(labels)}",
             assertions=cycle.assertions,
             skills=render.skills(evidence),
@@ -170,7 +170,7 @@ class LlmCreator:
             max_skills=evidence.max_skills,
             rate=f"{self._limits.trigger_rate:.0%}",
         )
-        return self._caller.ask(*prompt, Plan).operations
+        return self._caller.ask(*prompt, Recommendations).operations
 
     def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
         """Ask for the words until they pass, showing why the last ones did not."""

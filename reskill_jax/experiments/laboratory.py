@@ -66,7 +66,7 @@ _MINUTES = flags.DEFINE_float(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunFigures:
     """The figures of one finished run.
 
     Attributes:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     names = _EXPERIMENTS.value or list(EXPERIMENTS)
     results = Results(Path(_RESULTS.value))
-    found: dict[str, list[Outcome]] = {name: [] for name in names}
+    found: dict[str, list[RunFigures]] = {name: [] for name in names}
     for seed in range(_SEEDS.value):
         for name in names:
             size: Changes = {"seed": seed, "num_steps": _STEPS.value}
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
                 train=time.monotonic() < deadline,
             )
             if figures_of_run:
-                found[name].append(Outcome(**figures_of_run))
+                found[name].append(RunFigures(**figures_of_run))
     print(table(found))
     report("laboratory", figures(found), bars(found))
 
@@ -113,7 +113,7 @@ def directory(name: str, seed: int) -> Path:
     return Path(_WORKDIR.value) / f"{slug}-{_STEPS.value}-{seed}"
 
 
-def outcome(workdir: Workdir, steps: int) -> Outcome:
+def outcome(workdir: Workdir, steps: int) -> RunFigures:
     """Read the outcome of a finished run."""
     lines = read_metrics(workdir.metrics)
     evaluations = {
@@ -124,7 +124,7 @@ def outcome(workdir: Workdir, steps: int) -> Outcome:
     training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
     path = workdir.root / "trials.jsonl"
     trials = path.read_text().splitlines() if path.exists() else []
-    return Outcome(
+    return RunFigures(
         before=evaluations[0],
         after=evaluations[steps],
         training=float(np.mean(training)),
@@ -133,7 +133,7 @@ def outcome(workdir: Workdir, steps: int) -> Outcome:
     )
 
 
-def table(found: dict[str, list[Outcome]]) -> str:
+def table(found: dict[str, list[RunFigures]]) -> str:
     """Lay out mean and standard error per experiment."""
     rows: list[list[str | float]] = []
     for name, outcomes in found.items():
@@ -150,7 +150,7 @@ def table(found: dict[str, list[Outcome]]) -> str:
     return format_table(header, rows)
 
 
-def figures(found: dict[str, list[Outcome]]) -> dict[str, float]:
+def figures(found: dict[str, list[RunFigures]]) -> dict[str, float]:
     """Return the figures behind the table."""
     values: dict[str, float] = {}
     for name, outcomes in found.items():
@@ -166,7 +166,7 @@ def figures(found: dict[str, list[Outcome]]) -> dict[str, float]:
     return values
 
 
-def bars(found: dict[str, list[Outcome]]) -> dict[str, Bar]:
+def bars(found: dict[str, list[RunFigures]]) -> dict[str, Bar]:
     """Return the differences that the project promises, with their bars."""
     after = {name: _mean([o.after for o in os])[0] for name, os in found.items() if os}
     checks: dict[str, Bar] = {}

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from reskill_jax.experiments import laboratory
-from reskill_jax.experiments.laboratory import Outcome
+from reskill_jax.experiments.laboratory import RunFigures
 from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
 
@@ -29,12 +29,12 @@ def write(workdir, *, finished):
 
 
 def result(before, after, training=0.2):
-    return Outcome(before, after, training, trials=3, accepted=1)
+    return RunFigures(before, after, training, trials=3, accepted=1)
 
 
 def test_an_outcome_is_success_before_after_and_while_training(workdir):
     write(workdir, finished=True)
-    assert laboratory.outcome(workdir, STEPS) == Outcome(
+    assert laboratory.outcome(workdir, STEPS) == RunFigures(
         before=0.25, after=0.75, training=pytest.approx(0.3), trials=0, accepted=0
     )
     lines = [json.dumps({"accepted": accepted}) for accepted in (True, False, True)]
