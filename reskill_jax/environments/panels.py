@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -145,19 +145,33 @@ def check_disjoint(panels: Mapping[str, TaskPanel]) -> None:
                 raise ValueError(f"task {task.id!r} is in {other} and in {split}")
 
 
-def held_out_ids(ids: Sequence[str], count: int) -> frozenset[str]:
-    """Choose tasks of a training split to hold out, e.g. as the split ``dev``.
+def hold_out(tasks: Sequence[Task], count: int) -> tuple[list[Task], list[Task]]:
+    """Hold tasks of a training split out as the split ``dev``, for choices.
 
     They are those whose ids have the smallest hashes, so that the choice depends
     neither on the order of files nor, but for few tasks, on tasks that are added.
 
+    Args:
+        tasks: of the training split.
+        count: how many to hold out.
+
+    Returns:
+        What is left to train on, and dev.
+
     Raises:
-        ValueError: too few tasks would be left to train on.
+        ValueError: nothing would be left to train on.
     """
-    if count and count >= len(ids):
-        raise ValueError(f"{count} of {len(ids)} tasks leave none to train on")
-    ranked = sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
-    return frozenset(ranked[:count])
+    if count and count >= len(tasks):
+        raise ValueError(
+            f"dev={count}: of {len(tasks)} tasks, none is left to train on"
+        )
+    ids = sorted(
+        (task.id for task in tasks),
+        key=lambda name: hashlib.sha256(name.encode()).digest(),
+    )
+    chosen = set(ids[:count])
+    rest = [task for task in tasks if task.id not in chosen]
+    return rest, [replace(task, split="dev") for task in tasks if task.id in chosen]
 
 
 def evenly_spaced(tasks: Sequence[_T], limit: int | None) -> tuple[_T, ...]:

@@ -21,3 +21,8 @@ class Task:
     split: str
     source: str
     digest: str = ""
+
+    @property
+    def place(self) -> str:
+        """The source, as a message shows it: one that holds all content is cut."""
+        return self.source if len(self.source) <= 200 else f"{self.source[:40]}.."

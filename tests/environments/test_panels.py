@@ -12,7 +12,7 @@ from reskill_jax.environments.panels import (
     check_disjoint,
     check_pins,
     evenly_spaced,
-    held_out_ids,
+    hold_out,
 )
 from reskill_jax.environments.task import Task
 
@@ -77,17 +77,20 @@ def test_splits_share_no_task():
 
 @given(st.sets(st.text(max_size=5), min_size=1), st.randoms())
 def test_what_is_held_out_depends_on_names_only(names, random):
-    ids = list(names)
-    count = random.randrange(len(ids))
-    chosen = held_out_ids(ids, count)
-    assert len(chosen) == count
-    assert chosen <= names
-    random.shuffle(ids)
-    assert held_out_ids(ids, count) == chosen
-    fewer = [name for name in ids if name not in chosen][1:] + list(chosen)
-    assert count == len(fewer) or held_out_ids(fewer, count) == chosen
-    with pytest.raises(ValueError, match="leave none to train on"):
-        held_out_ids(ids, len(ids))
+    tasks = [Task(name, "kind", "train", "") for name in sorted(names)]
+    count = random.randrange(len(tasks))
+    rest, dev = hold_out(tasks, count)
+    assert len(dev) == count
+    assert {task.split for task in dev} <= {"dev"}
+    assert sorted(t.id for t in rest + dev) == sorted(names)
+    random.shuffle(tasks)
+    assert {t.id for t in hold_out(tasks, count)[1]} == {t.id for t in dev}
+    if count:
+        fewer = [task for task in tasks if task.id != rest[0].id]
+        if len(fewer) > count:
+            assert {t.id for t in hold_out(fewer, count)[1]} == {t.id for t in dev}
+    with pytest.raises(ValueError, match="none is left to train on"):
+        hold_out(tasks, len(tasks))
 
 
 def test_a_panel_has_every_task_once():

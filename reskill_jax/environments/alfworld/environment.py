@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reskill_jax.environments.action_format import TaggedFormat
-from reskill_jax.environments.panels import evenly_spaced, held_out_ids
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
 
@@ -29,7 +28,6 @@ KINDS = (
     "pick_two_obj_and_place",
 )
 SPLITS = ("train", "valid_seen", "valid_unseen")
-DEV = "dev"  # games of train that are held out, for choices
 # The columns of the paper's tables; each is the mean of its kinds' rates.
 COLUMNS = {
     "pick_and_place": ("pick_and_place_simple", "pick_two_obj_and_place"),
@@ -52,9 +50,7 @@ _SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
 _TAIL = 4096  # bytes
 
 
-def find_games(
-    root: str | None, split: str, *, limit: int | None = None, dev: int = 0
-) -> list[Task]:
+def find_games(root: str | None, split: str) -> list[Task]:
     """List the solvable games of a split, sorted by id.
 
     As in ALFWorld, games with movable receptacles or sliced objects are left out, and
@@ -62,25 +58,15 @@ def find_games(
 
     Args:
         root: folder that holds ``json_2.1.1``; None reads the variable ALFWORLD_DATA.
-        split: one of `SPLITS`, or dev.
-        limit: at most this many games, evenly spaced over the list, so that all kinds
-            stay represented.
-        dev: how many games of train are the split dev instead; see
-            `panels.held_out_ids`.
+        split: one of `SPLITS`.
 
     Raises:
-        ValueError: for an unknown split, no root, a limit below 1, an unknown kind, or
-            a dev that is 0 where the split is asked for or leaves none to train on.
+        ValueError: for an unknown split, no root or an unknown kind.
         FileNotFoundError: if the split's folder or its games are missing.
     """
-    if split not in (*SPLITS, DEV):
-        raise ValueError(f"split={split!r}: ALFWorld has {', '.join((*SPLITS, DEV))}")
-    if split == DEV and not dev:
-        raise ValueError("dev=0: set the number of games of train that are dev")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give 1 or more, or None for all games")
-    on_disk = "train" if split == DEV else split
-    folder = _data_root(root) / _GAMES / on_disk
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: ALFWorld has {', '.join(SPLITS)}, dev")
+    folder = _data_root(root) / _GAMES / split
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_GET_GAMES}")
     paths = sorted(
@@ -92,10 +78,7 @@ def find_games(
     if not paths:
         pattern = folder / "*/*/game.tw-pddl"
         raise FileNotFoundError(f"no solvable game matches {pattern}: {_GET_GAMES}")
-    if on_disk == "train":
-        held_out = held_out_ids([_id(path) for path in paths], dev)
-        paths = [path for path in paths if (_id(path) in held_out) == (split == DEV)]
-    return [_task(path, split) for path in evenly_spaced(paths, limit)]
+    return [_task(path, split) for path in paths]
 
 
 def _data_root(root: str | None) -> Path:
@@ -120,7 +103,7 @@ def _is_solvable(path: Path) -> bool:
 
 
 def _task(path: Path, split: str) -> Task:
-    name = path.parent.parent.name
+    trial, name = path.parent.name, path.parent.parent.name
     kind = name.split("-", 1)[0]
     if kind not in KINDS:
         raise ValueError(
@@ -129,12 +112,14 @@ def _task(path: Path, split: str) -> Task:
             f"{', '.join(KINDS)}"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Task(_id(path), kind, split, str(path), digest)
+    return Task(f"{split}/{name}/{trial}", kind, split, str(path), digest)
 
 
-def _id(path: Path) -> str:
-    """Return ``<split>/<task>/<trial>``, from where a game's file lies."""
-    return "/".join(path.parts[-4:-1])
+def game_content(task: Task) -> str:
+    """Return the game of a task, whose source is a file's path or the game itself."""
+    if task.source.startswith("{"):
+        return task.source
+    return Path(task.source).read_bytes().decode()
 
 
 class AlfworldEnvironment:
@@ -165,10 +150,10 @@ class AlfworldEnvironment:
             ValueError: if the game file cannot be read or is broken.
         """
         try:
-            game = self._engine.load_game(Path(task.source).read_bytes())
+            game = self._engine.load_game(game_content(task).encode())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"cannot load the game {task.source} of task {task.id}: {error}; "
+                f"cannot load the game {task.place} of task {task.id}: {error}; "
                 f"remove its folder or get it again: {_GET_GAMES}"
             ) from error
         self._player.start(game)

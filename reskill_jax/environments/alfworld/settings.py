@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from reskill_jax.environments.alfworld.house_settings import PRESETS
+from reskill_jax.environments.tfds import parse_source
 
 
 @dataclass(frozen=True)
@@ -10,6 +11,8 @@ class Settings:
     """Where the games come from.
 
     Attributes:
+        source: ``tfds:<name>/<version>``, a task set that `write_task_set` wrote;
+            empty: files, as follows.
         root: directory that holds ``json_2.1.1/``. Empty: the houses built as below
             or, without those, the directory in the variable ALFWORLD_DATA.
         houses: size of houses to build when `root` is empty, a key of
@@ -26,6 +29,7 @@ class Settings:
         ValueError: a value is out of range, or houses are asked for without numbers.
     """
 
+    source: str = ""
     root: str = ""
     houses: str = ""
     houses_train: int = 0
@@ -35,6 +39,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.source:
+            parse_source(self.source)
         sizes = ("", *PRESETS)
         if self.houses not in sizes:
             raise ValueError(

@@ -8,12 +8,14 @@ from reskill_jax.environments.alfworld.environment import (
     COLUMNS,
     AlfworldEnvironment,
     find_games,
+    game_content,
 )
 from reskill_jax.environments.alfworld.rules import TABLE
 from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.environments.alfworld.wordings import WORDINGS
-from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.panels import TaskPanel, evenly_spaced, hold_out
 from reskill_jax.environments.protocol import EnvironmentSpec
+from reskill_jax.environments.tfds import read
 
 __all__ = ["Settings", "load"]
 
@@ -27,7 +29,8 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     """
     root = cache(partial(_root, settings, workers))
     return EnvironmentSpec(
-        panel=partial(_panel, root, settings.dev),
+        panel=partial(_panel, root, settings),
+        content=game_content,
         make=AlfworldEnvironment,
         action_format=ACTION_FORMAT,
         wordings=WORDINGS,
@@ -36,10 +39,19 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
 
 
 def _panel(
-    root: Callable[[], str | None], dev: int, split: str, limit: int | None
+    root: Callable[[], str | None], settings: Settings, split: str, limit: int | None
 ) -> TaskPanel:
-    games = find_games(root(), split, limit=limit, dev=dev)
-    return TaskPanel(tuple(games), COLUMNS)
+    if split == "dev" and not settings.dev:
+        raise ValueError("dev=0: set env.dev, the number of games that are held out")
+    stored = "train" if split == "dev" else split
+    if settings.source:
+        tasks = read(settings.source, stored)
+    else:
+        tasks = find_games(root(), stored)
+    if stored == "train":
+        train, dev = hold_out(tasks, settings.dev)
+        tasks = dev if split == "dev" else train
+    return TaskPanel(evenly_spaced(tasks, limit), COLUMNS)
 
 
 def _root(settings: Settings, workers: int) -> str | None:
