@@ -80,8 +80,8 @@ def read(source: str, split: str, data_dir: Path | None = None) -> list[Task]:
     folder = (data_dir or data_directory()) / name / version
     if not (folder / "dataset_info.json").is_file():
         raise FileNotFoundError(
-            f"source={source!r}: {folder} holds no dataset; set TFDS_DATA_DIR, or write "
-            "it with python -m reskill_jax.write_task_set"
+            f"source={source!r}: {folder} holds no dataset; set TFDS_DATA_DIR, or "
+            "write it with python -m reskill_jax.write_task_set"
         )
     builder = _library().builder_from_directory(folder)
     if split not in builder.info.splits:
@@ -101,10 +101,11 @@ def _library() -> Any:
 
 
 def _builder_class(name: str, panels: Mapping[str, TaskPanel]) -> type:
-    """Return the builder of one environment's dataset, which TFDS names by its class."""
+    """Return the builder of an environment's dataset."""
     tfds = _library()
+    base: Any = tfds.core.GeneratorBasedBuilder
 
-    class TaskSetBuilder(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc, name-defined]
+    class TaskSetBuilder(base):  # type: ignore[misc]
         """Rows are tasks, in the panel's order."""
 
         VERSION = tfds.core.Version(VERSION)
