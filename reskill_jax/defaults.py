@@ -344,6 +344,9 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.eval.every = 10
     c.eval.max_tasks = 140  # per split
     c.eval.splits = ("valid_seen", "valid_unseen")  # (): no evaluation
+    # Tasks that the splits must have, "split:count:hash" each, as printed beside every
+    # figure; other tasks are refused. (): whichever are found.
+    c.eval.panel = ()
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps

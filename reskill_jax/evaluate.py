@@ -35,8 +35,9 @@ def evaluate(
         sampling: gives the length limit; temperature and top-p are those of greedy.
 
     Returns:
-        Metrics: success by split, and by split and task kind (so that a column that is
-        the mean of several kinds can be made of them); and the episodes.
+        Metrics: by split, success in all, by task kind and by column of the panel, and
+        whether the engine gives the same in every batch (1) or not (0). And the
+        episodes.
     """
     metrics: dict[str, float] = {}
     episodes: list[Episode] = []
@@ -50,9 +51,16 @@ def evaluate(
         )
         seconds = time.perf_counter() - started
         metrics |= rollout_metrics(played, seconds, prefix=split)
-        for kind in sorted({task.kind for task in panel}):
-            won = [e.success for e in played if e.task.kind == kind]
-            metrics[f"{split}/success/{kind}"] = float(np.mean(won))
+        metrics[f"{split}/batch_invariant"] = float(collector.engine.batch_invariant)
+        rates = {
+            kind: float(np.mean([e.success for e in played if e.task.kind == kind]))
+            for kind in sorted({task.kind for task in panel})
+        }
+        metrics |= {f"{split}/success/{kind}": rate for kind, rate in rates.items()}
+        for column, kinds in panel.columns.items():
+            if all(kind in rates for kind in kinds):  # else it is another figure
+                mean = float(np.mean([rates[kind] for kind in kinds]))
+                metrics[f"{split}/success/{column}"] = mean
         episodes += played
     return metrics, episodes
 
@@ -94,5 +102,5 @@ def evaluate_run(
             build.sampling(config),
         )
     write_evaluation(workdir, restored.step, metrics, episodes, panels.held_out)
-    print(summary(restored.step, metrics))
+    print(summary(restored.step, metrics, panels.held_out))
     return metrics

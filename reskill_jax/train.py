@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                     build.sampling(config),
                 )
             if logbook:
-                logbook.evaluation(run.done, metrics, episodes)
+                logbook.evaluation(run.done, metrics, episodes, run.panels.held_out)
             run.evaluation_due = False
             return metrics
 

@@ -231,6 +231,7 @@ TABLE: dict[str, Values] = {
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.splits": _NAMES,
+    "eval.panel": _NAMES,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
 }

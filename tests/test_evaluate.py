@@ -41,7 +41,7 @@ def workdir(policy, tmp_path_factory):
 
 def known(metrics):
     """Metrics but for times, phase and step."""
-    words = ("time/", "speed/", "phase", "step")
+    words = ("time/", "speed/", "phase", "step", "panels")
     return {k: v for k, v in metrics.items() if not k.startswith(words)}
 
 
@@ -65,9 +65,12 @@ def test_any_checkpoint_can_be_evaluated_as_the_run_did(workdir, capsys, step):
     wanted = evaluated(workdir, step or 6)
     assert known(metrics) == wanted
     assert evaluated(workdir, 3) != evaluated(workdir, 6)
+    kinds = [wanted[f"held_out/success/from-{k}"] for k in (0, 2)]
+    assert wanted["held_out/success/ends"] == sum(kinds) / 2
+    assert "held_out/success/absent" not in wanted
     rate = f"{wanted['held_out/success']:.1%}"
-    told = f"evaluation after {step or 6} steps: held_out {rate}\n"
-    assert capsys.readouterr().out == told
+    told = f"evaluation after {step or 6} steps: held_out {rate} (3:"
+    assert capsys.readouterr().out.startswith(told)
     folder, document = kept(workdir)[-1]
     assert document["step"] == (step or 6)
     assert known(document["metrics"]) == wanted
@@ -95,6 +98,17 @@ def test_a_smaller_panel_has_another_hash(workdir):
     panels = [document["panels"]["held_out"] for _, document in kept(workdir)]
     assert panels[-1]["tasks"] == 2
     assert panels[-1]["hash"] != panels[0]["hash"]
+
+
+def test_other_tasks_than_the_pinned_ones_are_refused(workdir):
+    config = get_config(str(workdir.root))
+    _, document = kept(workdir)[0]
+    tasks, hash_ = document["panels"]["held_out"]["tasks"], "0" * 12
+    config.eval.panel = (f"held_out:{tasks}:{hash_}",)
+    before = len(kept(workdir))
+    with pytest.raises(ValueError, match=r"config.eval.panel: 'held_out:.*found for"):
+        evaluate_run(config, workdir)
+    assert len(kept(workdir)) == before
 
 
 def test_missing_checkpoints_are_told_with_those_there_are(workdir, tmp_path):
@@ -219,7 +233,7 @@ def test_the_program_takes_flags_for_places_and_for_what_is_evaluated(workdir):
         "--config.eval.splits=('held_out', 'train')",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(r"evaluation after 3 steps: held_out .*%, train ", done.stdout)
+    assert re.search(r"evaluation after 3 steps: held_out .*%.*, train ", done.stdout)
     found = kept(workdir)
     assert len(found) == before + 1
     panels = found[-1][1]["panels"]

@@ -19,11 +19,12 @@ SMOKE = flatten(get_config("smoke").to_dict())
 # Keys of the smoke configuration that may be negative, or empty.
 NEGATIVE = {"creator.llm.temperature"}
 EMPTY = {
-    "env.root", "env.houses", "policy.path", "mesh.topology", "warm_start.recipe",
+    "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
+    "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
-    "eval.splits",
+    "eval.splits", "eval.panel",
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
 )
+from reskill_jax.environments.panels import evenly_spaced
 from reskill_jax.environments.protocol import Observation, Task
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ def _cases(games: str | None, limit: int) -> Iterator[tuple[str, list[Task]]]:
     with tempfile.TemporaryDirectory() as folder:
         yield "small houses", build("small", folder)
         if games:
-            yield "published games", find_games(games, "train", limit=limit)
+            tasks = evenly_spaced(find_games(games, "train"), limit)
+            yield "published games", list(tasks)
         else:
             yield "full-size houses", build("full", folder)
 

@@ -7,8 +7,9 @@ belongs to the rollout. What the core has to know of an environment beside that 
 `EnvironmentSpec`, which its module makes; see `environments.registry`.
 """
 
+import operator
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol
 
 from reskill_jax.environments.action_format import ActionFormat
@@ -99,6 +100,8 @@ class EnvironmentSpec:
         rules: what the offline creator may propose by rule; may be empty.
         remote: the environment only waits for a network: its methods are coroutines,
             played in the trainer's process, many at once.
+        content: returns the source of a task as a text that needs no file, which the
+            environment plays as it plays the task's own; by default it is one already.
     """
 
     panel: Callable[[str, int | None], TaskPanel]
@@ -107,3 +110,11 @@ class EnvironmentSpec:
     wordings: Mapping[str, Wording]
     rules: RuleTable = field(default_factory=RuleTable)
     remote: bool = False
+    content: Callable[[Task], str] = operator.attrgetter("source")
+
+    def portable(self, panel: TaskPanel) -> TaskPanel:
+        """Return the panel with sources that need no file, for other machines."""
+        return replace(
+            panel,
+            tasks=tuple(replace(task, source=self.content(task)) for task in panel),
+        )

@@ -294,7 +294,7 @@ class Worker:
 
 def _describe(record: ReplayLog, call: Call) -> str:
     if isinstance(call.argument, Task):
-        return f"reset of task {call.argument.id} (source {call.argument.source})"
+        return f"reset of task {call.argument.id} (source {call.argument.place})"
     task = record.task.id if record.task is not None else None
     what = call.method if call.argument is None else f"step {call.argument!r}"
     return f"{what} of task {task} after actions {record.actions}"

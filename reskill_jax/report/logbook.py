@@ -83,14 +83,20 @@ class Logbook:
         )
 
     def evaluation(
-        self, step: int, metrics: Mapping[str, float], episodes: Sequence[Episode]
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        episodes: Sequence[Episode],
+        panels: Mapping[str, TaskPanel],
     ) -> None:
-        """Report an evaluation after so many steps."""
-        self._writer.write(step, metrics, phase="eval")
+        """Report an evaluation after so many steps, on these tasks by split."""
+        labels = {split: panel.label for split, panel in panels.items()}
+        self._writer.write(step, metrics, phase="eval", panels=labels)
         write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
-        self._progress.note(summary(step, metrics))
+        if panels:
+            self._progress.note(summary(step, metrics, panels))
 
     def close(self) -> None:
         """Close all files."""
@@ -149,15 +155,22 @@ def write_evaluation(
     write_episodes(folder / "episodes.jsonl", episodes, step)
 
 
-def summary(step: int, metrics: Mapping[str, float]) -> str:
-    """Say how an evaluation went, in one line."""
+def summary(
+    step: int, metrics: Mapping[str, float], panels: Mapping[str, TaskPanel]
+) -> str:
+    """Say in one line how an evaluation went, and on which tasks.
+
+    It is empty where nothing was evaluated.
+    """
+    if not panels:
+        return ""
     rates = [
-        f"{split} {value:.1%}"
-        for key, value in metrics.items()
-        for split, _, name in [key.partition("/")]
-        if name == "success"
+        f"{split} {metrics[f'{split}/success']:.1%} ({panel.label})"
+        for split, panel in panels.items()
     ]
-    return f"evaluation after {step} steps: {', '.join(rates)}"
+    varies = any(metrics[f"{split}/batch_invariant"] == 0 for split in panels)
+    note = "; the engine is not batch-invariant, so that a repeat may differ"
+    return f"evaluation after {step} steps: {', '.join(rates)}{note if varies else ''}"
 
 
 def _success(episodes: Iterable[Episode]) -> float | None:

@@ -12,21 +12,21 @@ earlier one.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 from tensorboardX import SummaryWriter
 
 from reskill_jax.storage import write_text
 
-_RESERVED = ("phase", "step")
+_RESERVED = ("phase", "step", "panels")
 
 
 class MetricWriter:
     """Writes flat metrics as JSON lines and as TensorBoard events.
 
-    A line holds ``phase``, ``step`` and the metrics, keys sorted. JSON has no NaN:
-    values that are not finite are written as the strings "nan", "inf" and "-inf", which
-    `read_metrics` turns back.
+    A line holds ``phase``, ``step``, ``panels`` if given, and the metrics, keys sorted.
+    JSON has no NaN: values that are not finite are written as the strings "nan", "inf"
+    and "-inf", which `read_metrics` turns back.
 
     Args:
         path: the JSON lines file.
@@ -46,9 +46,19 @@ class MetricWriter:
         self._file = path.open("a", encoding="utf-8")
 
     def write(
-        self, step: int, metrics: Mapping[str, SupportsFloat], phase: str = "train"
+        self,
+        step: int,
+        metrics: Mapping[str, SupportsFloat],
+        phase: str = "train",
+        panels: Mapping[str, str] | None = None,
     ) -> None:
         """Append the metrics of one step; they are in the files when this returns.
+
+        Args:
+            step: the metrics' step.
+            metrics: values by name.
+            phase: train or eval.
+            panels: by split, the count and hash of the tasks that were measured on.
 
         Raises:
             ValueError: a phase's steps do not increase, or a metric's name is reserved.
@@ -60,9 +70,10 @@ class MetricWriter:
             if key in metrics:
                 raise ValueError(f"a metric cannot be called {key!r}: rename it")
         values = {key: float(value) for key, value in metrics.items()}
-        line = {"phase": phase, "step": step} | {
-            key: _encode(value) for key, value in values.items()
-        }
+        line: dict[str, Any] = {"phase": phase, "step": step}
+        if panels:
+            line["panels"] = dict(panels)
+        line |= {key: _encode(value) for key, value in values.items()}
         self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
         self._file.flush()
         self._last[phase] = step
@@ -89,11 +100,12 @@ class MetricWriter:
         return self._events[phase]
 
 
-def read_metrics(path: Path) -> list[dict[str, str | int | float]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a file of `MetricWriter`; an unfinished last line is left out.
 
     Returns:
-        One dict per line: ``phase`` (str), ``step`` (int) and the metrics (float).
+        One dict per line: ``phase`` (str), ``step`` (int), ``panels`` (dict) where the
+        line has them, and the metrics (float).
 
     Raises:
         ValueError: a line before the last is damaged.
@@ -126,7 +138,7 @@ def _encode(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
-def _decode(line: str) -> dict[str, str | int | float]:
+def _decode(line: str) -> dict[str, Any]:
     return {
         key: value if key in _RESERVED else float(value)
         for key, value in json.loads(line).items()

@@ -34,6 +34,7 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     yield "Greedy success of the accepted bank"
     yield f"{'step':>6} {'training':>9} " + " ".join(f"{s:>13}" for s in splits)
     rewards: list[float] = []
+    panels: dict[str, str] = {}
     for line in lines:
         if line["phase"] == "train":
             if "rollout/success" in line:  # something was played
@@ -43,6 +44,9 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
             rates = " ".join(f"{line[f'{split}/success']:13.1%}" for split in splits)
             yield f"{line['step']:6d} {training} {rates}"
             rewards = []
+            panels = line.get("panels", {})
+    for split in splits:
+        yield f"{split}: tasks {panels.get(split, 'not recorded')} (count:hash)"
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:

@@ -57,7 +57,17 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Samples responses from the current weights."""
+    """Samples responses from the current weights.
+
+    Attributes:
+        batch_invariant: whether a response does not depend on which others are sampled
+            beside it; otherwise figures move a little from one evaluation to the next.
+    """
+
+    @property
+    def batch_invariant(self) -> bool:
+        """See above; a class attribute will do."""
+        ...
 
     async def generate(self, request: Request) -> Completion:
         """Sample one response; many calls run concurrently and are batched."""

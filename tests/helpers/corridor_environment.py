@@ -75,4 +75,5 @@ def _panel(settings: Settings, split: str, limit: int | None) -> TaskPanel:
         Task(f"{split}/{k}", f"from-{k % 3}", split, str(k % 3))
         for k in range(getattr(settings, split))
     ]
-    return TaskPanel(evenly_spaced(tasks, limit))
+    columns = {"ends": ("from-0", "from-2"), "absent": ("from-0", "from-9")}
+    return TaskPanel(evenly_spaced(tasks, limit), columns)

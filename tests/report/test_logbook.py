@@ -1,6 +1,7 @@
 """What a run tells people while it goes on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from reskill_jax.report.logbook import (
     write_episodes,
     write_evaluation,
 )
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.context import BankContext, EmptyContext
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import Skill, SkillBank
@@ -135,6 +137,30 @@ def test_an_evaluation_by_itself_is_kept_with_its_panels(tmp_path):
     assert json.loads(line)["step"] == 4
 
 
-def test_an_evaluation_is_told_by_split():
-    metrics = {"a/success": 0.5, "a/success/look": 1.0, "b/success": 0.25, "a/turns": 3}
-    assert summary(7, metrics) == "evaluation after 7 steps: a 50.0%, b 25.0%"
+def test_an_evaluation_is_told_by_split_with_its_panel():
+    panels = {"a": TaskPanel((TASK,)), "b": TaskPanel((TASK, replace(TASK, id="2")))}
+    metrics = {"a/success": 0.5, "a/success/look": 1.0, "b/success": 0.25}
+    metrics |= {"a/batch_invariant": 1.0, "b/batch_invariant": 1.0}
+    told = (
+        f"evaluation after 7 steps: a 50.0% (1:{panels['a'].hash}), "
+        f"b 25.0% (2:{panels['b'].hash})"
+    )
+    assert summary(7, metrics, panels) == told
+    metrics["b/batch_invariant"] = 0.0
+    assert summary(7, metrics, panels) == (
+        f"{told}; the engine is not batch-invariant, so that a repeat may differ"
+    )
+    assert summary(7, {}, {}) == ""
+
+
+def test_the_line_of_an_evaluation_has_its_panels(tmp_path, capsys):
+    panel = TaskPanel((TASK,))
+    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    metrics = {"train/success": 1.0, "train/batch_invariant": 1.0}
+    logbook.evaluation(0, metrics, [episode(0, True)], {"train": panel})
+    logbook.evaluation(2, {}, [], {})
+    logbook.close()
+    first, last = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["panels"] == {"train": f"1:{panel.hash}"}
+    assert last == {"phase": "eval", "step": 2}
+    assert capsys.readouterr().out.count("evaluation after") == 1

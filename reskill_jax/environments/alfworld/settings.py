@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from reskill_jax.environments.alfworld.house_settings import PRESETS
+from reskill_jax.environments.tfds import parse_source
 
 
 @dataclass(frozen=True)
@@ -10,6 +11,8 @@ class Settings:
     """Where the games come from.
 
     Attributes:
+        source: ``tfds:<name>/<version>``, a task set that `write_task_set` wrote;
+            empty: files, as follows.
         root: directory that holds ``json_2.1.1/``. Empty: the houses built as below
             or, without those, the directory in the variable ALFWORLD_DATA.
         houses: size of houses to build when `root` is empty, a key of
@@ -19,25 +22,31 @@ class Settings:
         houses_eval: number to build for each of valid_seen and valid_unseen.
         houses_seed: seed of everything random in the houses, apart from the run's own,
             so that runs with different seeds play the same houses.
+        dev: number of games of train that are not trained on but are the split dev,
+            for choices; the other splits are for what is reported.
 
     Raises:
         ValueError: a value is out of range, or houses are asked for without numbers.
     """
 
+    source: str = ""
     root: str = ""
     houses: str = ""
     houses_train: int = 0
     houses_eval: int = 0
     houses_seed: int = 0
+    dev: int = 0
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.source:
+            parse_source(self.source)
         sizes = ("", *PRESETS)
         if self.houses not in sizes:
             raise ValueError(
                 f"houses={self.houses!r}: choose one of {', '.join(map(repr, sizes))}"
             )
-        for name in ("houses_train", "houses_eval", "houses_seed"):
+        for name in ("houses_train", "houses_eval", "houses_seed", "dev"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
         counts = self.houses_train, self.houses_eval

@@ -5,14 +5,17 @@ from functools import cache, partial
 
 from reskill_jax.environments.alfworld.environment import (
     ACTION_FORMAT,
+    COLUMNS,
     AlfworldEnvironment,
     find_games,
+    game_content,
 )
 from reskill_jax.environments.alfworld.rules import TABLE
 from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.environments.alfworld.wordings import WORDINGS
-from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.panels import TaskPanel, evenly_spaced, hold_out
 from reskill_jax.environments.protocol import EnvironmentSpec
+from reskill_jax.environments.tfds import read
 
 __all__ = ["Settings", "load"]
 
@@ -26,7 +29,8 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     """
     root = cache(partial(_root, settings, workers))
     return EnvironmentSpec(
-        panel=partial(_panel, root),
+        panel=partial(_panel, root, settings),
+        content=game_content,
         make=AlfworldEnvironment,
         action_format=ACTION_FORMAT,
         wordings=WORDINGS,
@@ -34,8 +38,20 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     )
 
 
-def _panel(root: Callable[[], str | None], split: str, limit: int | None) -> TaskPanel:
-    return TaskPanel(tuple(find_games(root(), split, limit=limit)))
+def _panel(
+    root: Callable[[], str | None], settings: Settings, split: str, limit: int | None
+) -> TaskPanel:
+    if split == "dev" and not settings.dev:
+        raise ValueError("dev=0: set env.dev, the number of games that are held out")
+    stored = "train" if split == "dev" else split
+    if settings.source:
+        tasks = read(settings.source, stored)
+    else:
+        tasks = find_games(root(), stored)
+    if stored == "train":
+        train, dev = hold_out(tasks, settings.dev)
+        tasks = dev if split == "dev" else train
+    return TaskPanel(evenly_spaced(tasks, limit), COLUMNS)
 
 
 def _root(settings: Settings, workers: int) -> str | None:

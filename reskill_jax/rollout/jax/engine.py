@@ -51,6 +51,8 @@ class JaxEngine:
             the cache, "prefilled" and "decoded".
     """
 
+    batch_invariant = True  # rows of its programs follow from the configuration
+
     def __init__(
         self,
         config: DecoderConfig,

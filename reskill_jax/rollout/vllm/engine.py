@@ -110,6 +110,8 @@ class VllmEngine:
         counters: totals of "retried" requests and "restarted" servers.
     """
 
+    batch_invariant = False  # by default; its kernels round by batch size
+
     def __init__(
         self,
         config: DecoderConfig,

@@ -18,6 +18,9 @@ from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
 )
+from reskill_jax.environments.alfworld.settings import Settings
+from reskill_jax.environments.alfworld.spec import load
+from reskill_jax.environments.panels import TaskPanel, evenly_spaced
 from reskill_jax.environments.task import Task
 
 # ---- finding games: only folder names and the mark `solvable` matter
@@ -68,16 +71,35 @@ def test_unfit_games_are_left_out(tmp_path):
     assert task.id == f"train/{simple}4/trial_1"
 
 
-@pytest.mark.parametrize("limit", [1, 2, 5, 6, 7, 100])
-def test_limit_spreads_over_the_list(tmp_path, limit):
+def test_dev_is_a_part_of_train_that_is_not_trained_on(tmp_path):
     for kind in KINDS:
-        write_game(tmp_path, "train", f"{kind}-Mug-None-Desk-301")
-    tasks = find_games(str(tmp_path), "train")
-    some = find_games(str(tmp_path), "train", limit=limit)
-    assert len(some) == len(set(some)) == min(limit, 6)
-    assert some == [task for task in tasks if task in some]
-    if limit == 2:
-        assert some == [tasks[0], tasks[3]]
+        for room in range(3):
+            write_game(tmp_path, "train", f"{kind}-Mug-None-Desk-{room}")
+
+    def panel(split, dev, limit=None):
+        spec = load(Settings(root=str(tmp_path), dev=dev), workers=1)
+        return spec.panel(split, limit).tasks
+
+    everything = panel("train", 0)
+    dev, train = panel("dev", 5), panel("train", 5)
+    assert len(dev) == 5
+    assert {task.split for task in dev} == {"dev"}
+    assert {t.id for t in train} | {t.id for t in dev} == {t.id for t in everything}
+    assert len(train) == len(everything) - 5
+    assert len(panel("dev", 5, 2)) == 2
+    with pytest.raises(ValueError, match=r"dev=0: set env.dev, the number of games"):
+        panel("dev", 0)
+    with pytest.raises(ValueError, match="dev=18: of 18 tasks, none is left to train"):
+        panel("train", 18)
+
+
+def test_another_game_at_the_same_place_is_another_task(tmp_path):
+    path = write_game(tmp_path, "train", "look_at_obj_in_light-Mug-None-DeskLamp-301")
+    (before,) = find_games(str(tmp_path), "train")
+    path.write_text('{"solvable": true, "walkthrough": []}')
+    (after,) = find_games(str(tmp_path), "train")
+    assert before.id == after.id
+    assert TaskPanel((before,)).hash != TaskPanel((after,)).hash
 
 
 def test_errors_of_finding_games_name_the_way_out(tmp_path, monkeypatch):
@@ -86,8 +108,6 @@ def test_errors_of_finding_games_name_the_way_out(tmp_path, monkeypatch):
         find_games(None, "train")
     with pytest.raises(ValueError, match=r"split='test'.*valid_unseen"):
         find_games(str(tmp_path), "test")
-    with pytest.raises(ValueError, match="limit=0"):
-        find_games(str(tmp_path), "train", limit=0)
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*train: download"):
         find_games(str(tmp_path), "train")
     Path(tmp_path, "json_2.1.1", "train").mkdir(parents=True)
@@ -192,7 +212,7 @@ def test_published_games_play_as_in_the_stock_engine(environment, stock, index):
     root = os.environ.get("ALFWORLD_DATA", "")
     if not Path(root, "json_2.1.1", "valid_seen").is_dir():
         pytest.skip(f"no published games to compare on: ALFWORLD_DATA is {root!r}")
-    task = find_games(None, "valid_seen", limit=3)[index]
+    task = evenly_spaced(find_games(None, "valid_seen"), 3)[index]
     for seed in range(2):
         assert_same_episode(environment, stock, task, steps=8, seed=seed)
 

@@ -1,0 +1,57 @@
+"""Writes the task set of a configuration's environment as a TensorFlow dataset.
+
+    python -m reskill_jax.write_task_set --config=configs/search.py
+
+writes the splits that the configuration trains and evaluates on, whole, as
+``reskill_<environment>/1.0.0`` below TFDS_DATA_DIR. They are played with
+``--config.env.source=tfds:reskill_search/1.0.0``; see `environments.tfds`.
+"""
+
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from reskill_jax.build import load_environment
+from reskill_jax.environments.tfds import VERSION, data_directory, write
+
+
+def write_task_set(config: ConfigDict) -> str:
+    """Write the splits of a configuration's environment.
+
+    Returns:
+        The value of ``env.source`` that plays them.
+
+    Raises:
+        ValueError: the configuration plays a task set already.
+        FileExistsError: it was written before.
+    """
+    if config.env.get("source"):
+        raise ValueError(
+            f"config.env.source={config.env.source!r} is a task set already: leave it "
+            "empty to write one from files"
+        )
+    environment = load_environment(config)
+    panels = {
+        split: environment.portable(environment.panel(split, None))
+        for split in dict.fromkeys(("train", *config.eval.splits))
+    }
+    name = f"reskill_{config.env.name.rsplit('.')[-1]}"
+    folder = write(name, panels, data_directory())
+    for split, panel in panels.items():
+        print(f"{split} {panel.label}")
+    source = f"tfds:{name}/{VERSION}"
+    print(f"wrote {folder}; play it with --config.env.source={source}")
+    return source
+
+
+def main(argv: Sequence[str]) -> None:
+    """Read the flags and write."""
+    del argv
+    write_task_set(_CONFIG.value)
+
+
+if __name__ == "__main__":
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "The environment's.")
+    flags.mark_flag_as_required("config")
+    app.run(main)
