@@ -31,7 +31,7 @@ LAYERS = (
     {"laboratory"},
     {"defaults", "report"},
     {"build"},
-    {"build_strategy"},
+    {"build_strategy", "memory_report"},
     {"validate", "evaluate", "memory_plan", "export", "doctor", "run"},
     {"train", "supervise"},
     {"main"},

@@ -23,6 +23,7 @@ from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.storage import well_formed
 
 
 class Players(Protocol):
@@ -125,7 +126,8 @@ class Collector:
         """Fill in `episode` by playing it to its end."""
         session = f"{seed}/{episode.group}/{episode.index}"
         with self.players.open(episode.task.id) as environment:
-            episode.goal, now = await environment.reset(episode.task)
+            goal, now = await environment.reset(episode.task)
+            episode.goal = well_formed(goal)
             guide = await context.begin(episode.task, episode.goal, now)
             talk = Conversation(self.prompts, episode.goal, now, guide)
             previous = None  # the last action that did not answer a question
