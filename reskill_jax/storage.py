@@ -65,10 +65,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def read_json_lines(path: Path, *, growing: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield what the lines of a file hold, whoever wrote it; blank lines are skipped.
 
     Half an emoji (a lone surrogate) is read as U+FFFD, see `well_formed`.
+
+    Args:
+        path: the file.
+        growing: leave out a last line without an end: its writer is at work, or was
+            killed at it.
 
     Returns:
         Pairs of a line's place, for messages, and its JSON value.
@@ -78,6 +83,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
+            if growing and not line.endswith(b"\n"):
+                return
             place = f"{path}, line {number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -24,6 +24,7 @@ from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.storage import well_formed
+from reskill_jax.terminal import activity
 
 
 class Players(Protocol):
@@ -66,6 +67,7 @@ class Collector:
         *,
         sampling: Sampling,
         seed: int,
+        what: str = "playing",
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -79,12 +81,18 @@ class Collector:
             contexts: the contexts in play.
             sampling: how responses are sampled.
             seed: all sampling follows from it.
+            what: this is, in words, for people who wait.
 
         Returns:
             The episodes, ordered by group, then by index within the group.
         """
+        ended: list[Episode] = []
+        total = np.count_nonzero(np.asarray(arms)[distributed.share(len(tasks))] >= 0)
         try:
-            played = await self._collect(tasks, arms, contexts, sampling, seed)
+            with activity(what, lambda: f"{len(ended)} of {total} episodes"):
+                played = await self._collect(
+                    tasks, arms, contexts, sampling, seed, ended
+                )
         except ExceptionGroup as group:  # the first failure cancels the others
             raise group.exceptions[0] from group
         if distributed.is_alone():
@@ -101,7 +109,9 @@ class Collector:
         contexts: Sequence[Context],
         sampling: Sampling,
         seed: int,
+        ended: list[Episode],
     ) -> list[Episode]:
+        """Play; episodes are added to `ended` as they end, in any order."""
         gate = asyncio.Semaphore(self.concurrency)
 
         async def play(group: int, index: int) -> Episode:
@@ -109,6 +119,7 @@ class Collector:
             episode = Episode(tasks[group], group, index, arm, contexts[arm].hash)
             async with gate:
                 await self._play(episode, contexts[arm], sampling, seed)
+            ended.append(episode)
             return episode
 
         async with asyncio.TaskGroup() as running:
