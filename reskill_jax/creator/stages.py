@@ -108,11 +108,9 @@ class LlmCreator:
             f"{spent['tokens']:,} tokens",
         ]
         if answers := spent["answers"]:
-            analysing = self._stage == "analyse"
-            waiting = max(self._groups - answers, 0) if analysing else 0
-            rounds = -(-waiting // self._max_concurrency)
-            rounds += len(_STAGES) - _STAGES.index(self._stage) - analysing
-            parts.append(f"about {duration(rounds * spent['seconds'] / answers)} left")
+            unanswered = max(self._groups - answers, 0)
+            calls = calls_left(self._stage, unanswered, self._max_concurrency)
+            parts.append(f"about {duration(calls * spent['seconds'] / answers)} left")
         return ", ".join(parts)
 
     def take_metrics(self) -> dict[str, float]:
@@ -239,6 +237,20 @@ class LlmCreator:
         self._stage = stage
         values["schema"] = json.dumps(strict_schema(schema))
         return self._prompts.fill("system", {}), self._prompts.fill(stage, values)
+
+
+def calls_left(stage: str, unanswered: int, max_concurrency: int) -> int:
+    """Return how many calls, one after another, a proposal still takes at best.
+
+    Args:
+        stage: the present one.
+        unanswered: groups of episodes whose analysis is still to come.
+        max_concurrency: calls at a time.
+    """
+    later = len(_STAGES) - _STAGES.index(stage)
+    if stage != "analyse":
+        return later
+    return -(-unanswered // max_concurrency) + later - 1
 
 
 def edited(assertions: AssertionSet, change: AssertionChange) -> AssertionSet:
