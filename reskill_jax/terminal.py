@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import LogRecord
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -126,6 +126,7 @@ def guard() -> None:
     logging.use_absl_handler()
     logging.get_absl_handler().setFormatter(_Formatter())
     sys.excepthook = _show_exception
+    sys.unraisablehook = _show_unraisable
 
 
 class _Formatter(logging.PythonFormatter):
@@ -138,6 +139,13 @@ def _show_exception(
 ) -> None:
     lines = traceback.format_exception(kind, error, trace)
     sys.stderr.write(printable("".join(lines)))
+
+
+def _show_unraisable(found: Any) -> None:
+    """Tell in a line of what could not be raised, e.g. in a callback of a library."""
+    what = f"{type(found.exc_value).__name__}: {found.exc_value}"
+    where = found.object or "a callback"
+    sys.stderr.write(one_line(f"ignored in {where}: {what}") + "\n")
 
 
 def _shown(character: str) -> str:

@@ -79,6 +79,19 @@ def test_logs_errors_and_tracebacks_of_a_program_are_harmless():
         assert not set(done.stderr) - set(range(32, 127)) - {ord("\n")}
 
 
+def test_what_could_not_be_raised_is_one_line():
+    done = run(
+        "from reskill_jax import terminal; terminal.guard()\n"
+        "class Last:\n"
+        "    def __del__(self): raise ValueError('\\x1b[2J')\n"
+        "Last()",
+        PYTHONPATH=":".join(sys.path),
+    )
+    [line] = done.stderr.splitlines()
+    assert line.startswith(b"ignored in <function Last.__del__")
+    assert line.endswith(rb": ValueError: \x1b[2J")
+
+
 def test_an_encoding_that_lacks_characters_ends_no_program():
     done = run(
         "from reskill_jax import terminal; terminal.guard(); print('±5% 日本')",
@@ -133,7 +146,8 @@ def test_durations():
 
 def test_guard_leaves_replaced_streams_alone(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    for name in ("excepthook", "unraisablehook"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
     former = logging.get_absl_handler().formatter
     terminal.guard()
     logging.get_absl_handler().setFormatter(former)

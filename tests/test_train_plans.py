@@ -12,6 +12,7 @@ from programs import deterministic, save_random_policy, written
 
 from reskill_jax import build, train
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.evaluate import evaluate_run
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.report.metrics import read_metrics
@@ -151,6 +152,19 @@ def test_a_run_whose_last_step_played_nothing_can_be_shown(policy, tmp_path):
     assert "Nothing was played at step 2" in text
     rate = trained(tmp_path)[1]["rollout/success"]  # of the one step that did
     assert f"     2 {rate:9.1%} " in text
+
+
+def test_without_splits_nothing_is_evaluated_or_told(policy, tmp_path, capsys):
+    config = config_of(policy, "again", 0, num_steps=2, eval__splits=(), eval__every=1)
+    workdir = Workdir(tmp_path)
+    workdir.bind(config.to_dict())
+    assert train.train(config, workdir) == {}
+    assert {line["phase"] for line in read_metrics(workdir.metrics)} == {"train"}
+    assert not list(workdir.episodes.glob("eval-*"))
+    assert "evaluation" not in capsys.readouterr().out
+    assert "Greedy success" not in show(workdir)
+    with pytest.raises(ValueError, match=r"config\.eval\.splits=\(\): nothing to eval"):
+        evaluate_run(config, workdir)
 
 
 @pytest.mark.parametrize(
