@@ -17,7 +17,6 @@ from reskill_jax.environments.alfworld.games import cached_houses
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import Task
 from reskill_jax.laboratory.demonstrator import (
-    Demonstration,
     DemonstrationSettings,
     PlayedEpisode,
     bank_of_episode,
@@ -30,6 +29,7 @@ from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.context import BankContext
+from reskill_jax.rollout.demonstration import Demonstration
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.terminal import activity
