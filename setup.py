@@ -62,6 +62,7 @@ EXTRAS = {
         "pytest-timeout>=2.3",
         "ruff>=0.11",
         "scipy>=1.13",
+        "skills-ref>=0.1.1,<1",  # the public validator of SKILL.md files
         "types-PyYAML",
         "types-tqdm",
     ],

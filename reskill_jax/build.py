@@ -47,6 +47,7 @@ from reskill_jax.rollout.collector import Collector, Players
 from reskill_jax.rollout.engine import Engine, Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.terminal import activity
 
 
 def context_resources(config: ConfigDict) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
 
 
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
+<<<<<<< HEAD
     """Load the tasks of the run.
 
     Raises:
@@ -85,6 +87,17 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
     except ValueError as error:
         raise ValueError(f"config.eval.panel: {error}") from error
     return Panels(train, held_out)
+=======
+    """Load the tasks of the run."""
+    with activity("reading the tasks"):
+        return Panels(
+            train=environment.panel("train", None),
+            held_out={
+                split: environment.panel(split, config.eval.max_tasks)
+                for split in config.eval.splits
+            },
+        )
+>>>>>>> f-untrusted
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,8 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
     mesh = make_mesh([config.mesh[axis] for axis in AXES])
     directory = policy_directory(config)
     if weights:
-        decoder, params = load(directory, on_mesh(mesh))
+        with activity(f"loading the weights of {directory}"):
+            decoder, params = load(directory, on_mesh(mesh))
     else:
         decoder = load_config(directory)
         params = abstract(mesh, abstract_params(decoder))
@@ -226,7 +240,8 @@ def make_engine(
             make_vllm_engine,
         )
 
-        with _section(config, "engine.vllm"):
+        starting = activity("starting the vLLM servers and bringing them the weights")
+        with _section(config, "engine.vllm"), starting:
             vllm = make_vllm_engine(
                 VllmSettings(**config.engine.vllm),
                 model=policy.directory,

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from reskill_jax.storage import plain
+from reskill_jax.terminal import activity
 
 _SLACK = 1 << 20  # bytes of metadata that a write adds to arrays and host document
 _LISTED = 5  # differing arrays that an error message shows
@@ -156,9 +157,10 @@ class Checkpointer:
                 restore_args=jax.tree.map(_restore_args, template),
                 partial_restore=partial,
             )
-            restored = self._manager.restore(
-                step, args=ocp.args.Composite(arrays=array_args)
-            )
+            with activity(f"reading the checkpoint of step {step}"):
+                restored = self._manager.restore(
+                    step, args=ocp.args.Composite(arrays=array_args)
+                )
         except Exception as error:
             raise CheckpointError(_damaged(path, str(error))) from error
         found = _manifest(restored.arrays)
@@ -174,7 +176,8 @@ class Checkpointer:
             CheckpointError: it failed; the former checkpoint is intact.
         """
         try:
-            self._manager.wait_until_finished()
+            with activity("writing a checkpoint"):
+                self._manager.wait_until_finished()
             self._manager.check_for_errors()
         except Exception as error:
             message = f"writing a checkpoint failed: {error}\n{self._way_out()}"

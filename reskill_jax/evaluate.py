@@ -17,6 +17,7 @@ from reskill_jax.rollout.context import Context, open_context
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.strategies import find_strategy
+from reskill_jax.terminal import say
 from reskill_jax.workdir import Workdir
 
 
@@ -46,7 +47,12 @@ def evaluate(
         arms = np.zeros((len(panel), 1), np.int32)
         played = asyncio.run(
             collector.collect(
-                panel.tasks, arms, (context,), sampling=greedy(sampling), seed=0
+                panel.tasks,
+                arms,
+                (context,),
+                sampling=greedy(sampling),
+                seed=0,
+                what=f"evaluating on {split}",
             )
         )
         seconds = time.perf_counter() - started
@@ -78,8 +84,13 @@ def evaluate_run(
         step: which checkpoint; None for the newest.
 
     Raises:
-        ValueError: the run has no checkpoint yet.
+        ValueError: there is nothing to evaluate on, or the run has no checkpoint yet.
     """
+    if not config.eval.splits:
+        raise ValueError(
+            "config.eval.splits=(): nothing to evaluate on: name splits, such as "
+            "--config.eval.splits=\"('valid_unseen',)\""
+        )
     with ExitStack() as resources:
         environment = build.load_environment(config)
         panels = build.load_panels(config, environment)
@@ -102,5 +113,9 @@ def evaluate_run(
             build.sampling(config),
         )
     write_evaluation(workdir, restored.step, metrics, episodes, panels.held_out)
+<<<<<<< HEAD
     print(summary(restored.step, metrics, panels.held_out))
+=======
+    say(summary(restored.step, metrics))
+>>>>>>> f-untrusted
     return metrics

@@ -19,6 +19,7 @@ from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import save
 from reskill_jax.storage import read_json
+from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
 
 # Whichever of them the model has.
@@ -85,7 +86,8 @@ def export(
     refuse_existing(output)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a killed export
-    save(partial, load_config(source), params, dtype=dtype)
+    with activity(f"writing the weights to {output}"):
+        save(partial, load_config(source), params, dtype=dtype)
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, partial / name)

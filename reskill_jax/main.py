@@ -18,6 +18,7 @@ take flags for where they run and for what is evaluated.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from reskill_jax import distributed
+from reskill_jax import distributed, terminal
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.storage import write_text
 from reskill_jax.stored_config import add_stored_config, check_changes
@@ -71,45 +72,62 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    terminal.guard()
     many = _DISTRIBUTED.value or _COORDINATOR.value is not None
     if many:
         if _MODE.value != "train":
             raise app.UsageError(f"--mode={_MODE.value} runs in one process")
         try:
-            distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            with terminal.activity("waiting for the other processes"):
+                distributed.initialize(
+                    _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+                )
         except ValueError as error:
-            sys.exit(f"error: {error}")
-    if _MODE.value == "compile":
-        _compile()
-        return
-    if not _WORKDIR.value:
+            terminal.fail(error)
+    if not _WORKDIR.value and _MODE.value != "compile":
         raise app.UsageError(f"--mode={_MODE.value} needs --workdir, a run's directory")
-    workdir = Workdir(Path(_WORKDIR.value))
+    workdir = Workdir(Path(_WORKDIR.value)) if _WORKDIR.value else None
+    code, message = _outcome(workdir)
+    if not code:
+        return
     try:
-        _run(workdir)
-    except TerminatedError as error:
-        message, code = f"ended by {error}; the same command resumes", EXIT_CODE
-    except BrokenPipeError:  # whoever reads our output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    except Exception as error:  # also a bug must not leave other processes waiting
-        message, code = f"error: {_describe(error)}{_keep_traceback(workdir)}", 1
-    else:
-        return
-    print(message, file=sys.stderr, flush=True)
-    if many:
-        # An orderly exit would wait for the others, who wait for this process.
-        os._exit(code)
+        if message:
+            print(terminal.printable(message), file=sys.stderr, flush=True)
+    finally:
+        if many:
+            # An orderly exit would wait for the others, who wait for this process.
+            os._exit(code)
     sys.exit(code)
 
 
-def _run(workdir: Workdir) -> None:
-    """Do what a mode with a workdir does."""
+def _outcome(workdir: Workdir | None) -> tuple[int, str]:
+    """Do what a mode does; return the exit status, and what to say at the end.
+
+    Nothing is raised, also by a bug: other processes would wait for this one.
+    """
+    try:
+        return _run(workdir), ""
+    except TerminatedError as error:
+        return EXIT_CODE, f"ended by {error}; the same command resumes"
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT, "interrupted; the same command resumes"
+    except BrokenPipeError:  # whoever reads our output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0, ""
+    except (Exception, SystemExit) as error:
+        return 1, f"error: {_describe(error)}{_keep_traceback(workdir)}"
+
+
+def _run(workdir: Workdir | None) -> int:
+    """Do what a mode does; return the exit status."""
+    if _MODE.value == "compile":
+        return _compile()
+    assert workdir is not None
     if _MODE.value == "show":
         from reskill_jax.report.show import show  # noqa: PLC0415
 
-        print(show(workdir), flush=True)
-        return
+        terminal.say(show(workdir))
+        return 0
     compilation_cache(Path(".cache") / "xla")
     if _MODE.value == "evaluate":
         from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
@@ -120,31 +138,33 @@ def _run(workdir: Workdir) -> None:
         _export(workdir)
     else:
         _train(workdir)
+    return 0
 
 
 # Errors whose message is written for users; of any other, its type tells most.
-_FOR_USERS = (ValueError, ArithmeticError, OSError, RuntimeError)
+_FOR_USERS = (ValueError, ArithmeticError, OSError, RuntimeError, app.UsageError)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, _FOR_USERS) and str(error):
         return str(error)
     return f"{type(error).__name__}: {error} (this should not happen: please report it)"
 
 
-def _keep_traceback(workdir: Workdir) -> str:
+def _keep_traceback(workdir: Workdir | None) -> str:
     """Write the traceback into the run, if there is one; say where.
 
-    Where even that cannot be written (a full disk), the message says so: it must not
-    hide the error that led here.
+    Where even that cannot be written (a full disk, no devices to ask which process this
+    is), the message says so: it must not hide the error that led here.
     """
-    if not workdir.root.is_dir():
-        return ""
-    process = f"-{jax.process_index()}" if not distributed.is_alone() else ""
-    path = workdir.root / f"traceback{process}.txt"
+    text = terminal.printable(traceback.format_exc())
     try:
-        write_text(path, traceback.format_exc())
-    except OSError as error:
+        if workdir is None or not workdir.root.is_dir():
+            return ""
+        process = "" if distributed.is_alone() else f"-{jax.process_index()}"
+        path = workdir.root / f"traceback{process}.txt"
+        write_text(path, text)
+    except Exception as error:
         return f"\n(the traceback could not be written: {error})"
     return f"\n(the traceback is in {path})"
 
@@ -163,12 +183,14 @@ def _train(workdir: Workdir) -> None:
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
     with ExitStack() as resources:
+        if not distributed.is_leader():  # one process tells people how things go
+            resources.enter_context(terminal.notices_to(lambda line: None))
         distributed.on_leader(lambda: resources.enter_context(workdir.lock()))
         distributed.on_leader(lambda: workdir.bind(config.to_dict()))
         train(config, workdir)
 
 
-def _compile() -> None:
+def _compile() -> int:
     from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
     from reskill_jax.memory_report import render  # noqa: PLC0415
 
@@ -176,13 +198,9 @@ def _compile() -> None:
         raise app.UsageError(
             "--mode=compile needs --config, a file such as those in configs/"
         )
-    try:
-        report = compile_run(_CONFIG.value)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(render(report))
-    if not report.fits:
-        sys.exit(1)
+    report = compile_run(_CONFIG.value)
+    terminal.say(render(report))
+    return 0 if report.fits else 1
 
 
 def _export(workdir: Workdir) -> None:
@@ -202,7 +220,10 @@ def _export(workdir: Workdir) -> None:
 
 def _changed_config(workdir: Workdir) -> ConfigDict:
     """Return the configuration of a run with the flags that may change it."""
+    from reskill_jax.validate import check_values  # noqa: PLC0415
+
     workdir.read_config()  # says where there is no run
+    check_values(_CONFIG.value)
     check_changes(_CONFIG.value, workdir)
     return _CONFIG.value
 

@@ -44,6 +44,7 @@ from reskill_jax.policy.sharding import (
     row_shards,
 )
 from reskill_jax.rollout.jax.programs import abstract_calls
+from reskill_jax.terminal import activity
 
 # GiB of memory per device that programs may use, by what JAX calls its kind.
 _MEMORY = {"TPU v4": 32, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
@@ -262,7 +263,8 @@ def _compile(mesh: Mesh, name: str, program: Any, *arguments: Any) -> Program:
     lowered = program.lower(*arguments)
     lines = lowered.as_text().count("\n")
     try:
-        compiled = lowered.compile()
+        with activity(f"compiling: {name}"):
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         refusal = _REFUSAL.search(str(error))
         if refusal is None:

@@ -102,7 +102,7 @@ def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
     return Run(
         done=done,
         saved=done,
-        evaluation_due=host.get("evaluation_due", True),
+        evaluation_due=bool(panels.held_out) and host.get("evaluation_due", True),
         panels=panels,
         stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
         strategy=strategy,

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,63 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object: {value!r:.60}")
+    return value
+
+
+def read_json_lines(path: Path, *, growing: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield what the lines of a file hold, whoever wrote it; blank lines are skipped.
+
+    Half an emoji (a lone surrogate) is read as U+FFFD, see `well_formed`.
+
+    Args:
+        path: the file.
+        growing: leave out a last line without an end: its writer is at work, or was
+            killed at it.
+
+    Returns:
+        Pairs of a line's place, for messages, and its JSON value.
+
+    Raises:
+        ValueError: a line is not UTF-8 or not JSON; names file and line.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if growing and not line.endswith(b"\n"):
+                return
+            place = f"{path}, line {number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                value = json.loads(text) if text.strip() else None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{place}: not JSON: {error}") from error
+            if text.strip():
+                yield place, _well_formed(value) if "\\u" in text else value
+
+
+def well_formed(text: str) -> str:
+    """Replace what is no Unicode text by U+FFFD: surrogates without their other half.
+
+    JSON and Python strings may hold them (half an emoji, cut by a model); tokenizers,
+    patterns and files refuse them.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_well_formed(item) for item in value]
+    if isinstance(value, dict):
+        return {well_formed(key): _well_formed(item) for key, item in value.items()}
     return value
 
 

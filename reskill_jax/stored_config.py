@@ -34,8 +34,10 @@ def add_stored_config(argv: Sequence[str]) -> list[str]:
     looks = given.get("mode") in ("evaluate", "export")
     if not looks or "config" in given or not given.get("workdir"):
         return list(argv)
-    if not Workdir(Path(given["workdir"])).config.is_file():
-        return list(argv)
+    try:
+        Workdir(Path(given["workdir"])).read_config()
+    except (ValueError, OSError):
+        return list(argv)  # `main` reads it again, and says what is wrong
     loader = Path(__file__)
     return [argv[0], f"--config={loader}:{given['workdir']}", *argv[1:]]
 

@@ -8,7 +8,6 @@ The configuration says how prompts look and how the update is computed (sections
 episodes are. The loss is the mean negative log-likelihood per token of the responses.
 """
 
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -18,7 +17,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from reskill_jax import build
+from reskill_jax import build, terminal
 from reskill_jax.export import export, refuse_existing
 from reskill_jax.grpo.optimizer import init_state, make_optimizer, schedule
 from reskill_jax.grpo.packing import pack
@@ -57,6 +56,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    terminal.guard()
     compilation_cache(Path(".cache") / "xla")
     keep_freed_memory()
     try:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
             failures=_FAILURES.value,
         )
     except (ValueError, ArithmeticError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        terminal.fail(error)
     print(f"held-out loss {before:.4f} -> {after:.4f} nats per token; {_OUTPUT.value}")
 
 

@@ -13,6 +13,7 @@ from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
+from reskill_jax.terminal import activity
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
 
@@ -66,7 +67,8 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                 started = time.perf_counter()
                 with termination.interrupts(not config.rollout.overlap):
                     batch = batches.take(step, run.state.params, run.version)
-                learned = run.strategy.observe(step, batch.episodes)
+                    # A creator may take minutes; nothing is lost if it is interrupted.
+                    learned = run.strategy.observe(step, batch.episodes)
                 metrics = batch.metrics(run.version) | learned.metrics
                 metrics |= _update(config, run, batches, batch, step)
                 metrics["time/step"] = time.perf_counter() - started
@@ -75,7 +77,9 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                         step, metrics, batch.episodes, learned, run.strategy.incumbent
                     )
                 run.done, snapshot = step, _snapshot(run)
-                run.evaluation_due = _due(step, config.eval.every, config.num_steps)
+                run.evaluation_due = bool(run.panels.held_out) and _due(
+                    step, config.eval.every, config.num_steps
+                )
                 termination.check()
                 if run.evaluation_due:
                     held_out = evaluation()
@@ -99,6 +103,7 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         plan.contexts,
         sampling=build.sampling(config),
         seed=derive_seed(config.seed, "rollout", step),
+        what=f"step {step}: playing",
     )
     return Planned(episodes, plan.training_groups)
 
@@ -117,12 +122,13 @@ def _update(
     elif batch.train:
         batches.sleep()  # the engine's memory is the update's
     if batch.train:
-        run.state, metrics = run.update(
-            run.state,
-            run.reference,
-            batch.training_episodes,
-            seed=derive_seed(config.seed, "minibatches", step),
-        )
+        with activity(f"step {step}: updating the policy"):
+            run.state, metrics = run.update(
+                run.state,
+                run.reference,
+                batch.training_episodes,
+                seed=derive_seed(config.seed, "minibatches", step),
+            )
         run.version = step
     return metrics | {"time/update": time.perf_counter() - started}
 

@@ -38,7 +38,20 @@ def validate(config: ConfigDict) -> None:
     Raises:
         ValueError: names every key that is wrong, its value and the way out.
     """
-    problems = [*_value_problems(config)] or [*_fit_problems(config)]
+    check_values(config)
+    _refuse([*_fit_problems(config)])
+
+
+def check_values(config: ConfigDict) -> None:
+    """Check every value by itself, as for a run that is only looked at.
+
+    Raises:
+        ValueError: names every key that is wrong, its value and the way out.
+    """
+    _refuse([*_value_problems(config)])
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         lines = (f"\n  config.{problem}" for problem in problems)
         raise ValueError("the configuration cannot run:" + "".join(lines))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reskill_jax.storage import plain, write_text
+from reskill_jax.storage import plain, read_json, write_text
 
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
@@ -160,11 +160,10 @@ class Workdir:
                 "--workdir, or start a run there with --mode=train"
             )
         try:
-            return json.loads(self.config.read_text())
-        except json.JSONDecodeError as error:
+            return read_json(self.config)
+        except ValueError as error:
             raise ValueError(
-                f"{self.config} is damaged ({error}): restore the file or choose "
-                "another --workdir"
+                f"{error}: restore the file or choose another --workdir"
             ) from error
 
 

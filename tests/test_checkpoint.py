@@ -300,15 +300,20 @@ def test_no_room_is_noticed_before_writing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
 
 
+# One array: Orbax writes several at a time, in an event loop that it closes with
+# the first that fails, so that Python complains of those that fail later.
+LARGE = {"x": jnp.asarray(np.random.default_rng(0).random(100_000, np.float32))}
+
+
 def test_an_error_of_the_background_write_is_raised_by_the_next_call(tmp_path):
     saved(tmp_path, 1)
     checkpointer = Checkpointer(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # writes fail beyond it
     try:
-        checkpointer.save(2, arrays(2), {})
+        checkpointer.save(2, LARGE, {})
         with pytest.raises(CheckpointError, match="File too large") as caught:
-            checkpointer.save(3, arrays(3), {})
+            checkpointer.save(3, LARGE, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(tmp_path) in str(caught.value)
@@ -324,7 +329,7 @@ def test_close_raises_the_error_of_the_last_write(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        checkpointer.save(1, arrays(), {})
+        checkpointer.save(1, LARGE, {})
         with pytest.raises(CheckpointError, match="writing a checkpoint failed"):
             checkpointer.close()
     finally:

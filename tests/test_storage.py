@@ -1,8 +1,10 @@
 """JSON objects are read whole, or the error says which file is wrong, and how."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from reskill_jax.storage import read_json
+from reskill_jax.storage import read_json, read_json_lines, well_formed
 
 
 def test_reads_an_object(tmp_path):
@@ -18,6 +20,7 @@ def test_reads_an_object(tmp_path):
         (b"", r"a\.json is not JSON"),
         (b'"\xff"', r"a\.json is not JSON: 'utf-8' codec"),
         (b"[1, 2]", r"a\.json is not a JSON object: \[1, 2\]"),
+        (b"[" * 100_000, r"a\.json is not JSON: maximum recursion"),
         (b"null", r"a\.json is not a JSON object: None"),
     ],
 )
@@ -31,3 +34,35 @@ def test_what_is_not_an_object_is_named(tmp_path, content, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a\.json does not exist"):
         read_json(tmp_path / "a.json")
+
+
+def test_lines_of_any_system_are_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf"
+        + b'{"a": "\\ud83d\\ude42 \\ud83d!"}\r\n\n  \n'
+        + b'[NaN, null, "\\\\ud83d"]\n"no newline \xc3\xa9"'
+    )
+    (place, first), (_, second), (last, third) = read_json_lines(path)
+    assert first == {"a": "\N{SLIGHTLY SMILING FACE} \ufffd!"}
+    assert second[1:] == [None, "\\ud83d"]
+    assert third == "no newline é"
+    assert (place, last) == (f"{path}, line 1", f"{path}, line 5")
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"a": ', b"\xff", b"[" * 100_000, b"9" * 5_000, b"nul"]
+)
+def test_a_line_that_is_not_json_is_named(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"1\n" + line + b"\n2\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not JSON: "):
+        list(read_json_lines(path))
+
+
+@given(st.text(st.characters(codec=None, exclude_categories=())))
+def test_well_formed_text_can_be_written_and_valid_text_stays(text):
+    made = well_formed(text)
+    made.encode()
+    if not any("\ud800" <= character <= "\udfff" for character in text):
+        assert made == text

@@ -64,11 +64,15 @@ def test_an_episode_is_rendered_as_a_rollout_would_have_recorded_it(policy, tmp_
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"responses": ["a"]}, "1 responses and 2 actions"),
-        ({"observations": ["a"]}, "1 observations for 2 actions"),
-        ({"actions": "look"}, "'actions' must be a list of texts"),
-        ({"active_skills": [["fly"], []]}, "the skill 'fly' was shown"),
-        ({"choices": [["a"]]}, "zip"),
+        ({"responses": ["a"]}, "responses has 1 entries for 2 actions"),
+        ({"responses": None}, "episode.responses: Expected `array`, got `null`"),
+        ({"observations": ["a"]}, "observations has 1 entries for 2 actions"),
+        ({"actions": "look"}, "episode.actions: Expected `array`, got `str`"),
+        ({"active_skills": [["fly"], []]}, "active_skills names 'fly'"),
+        ({"active_skills": [[7], []]}, "episode.active_skills[0][0]: Expected `str`"),
+        ({"choices": [["a"]]}, "episode.choices has 1 entries for 2 actions"),
+        ({"hints": ["a", 5]}, "episode.hints[1]: Expected `str | null`, got `int`"),
+        ({"goal": 5}, "episode.goal: Expected `str | null`, got `int`"),
         ({"actions": [], "responses": []}, "at least one"),
     ],
 )
@@ -77,6 +81,15 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, damage, message):
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2: ") as error:
         read_demonstrations(path, SkillBank((OPEN,)))
     assert message in str(error.value)
+
+
+def test_what_is_optional_may_be_null_and_half_an_emoji_is_text(tmp_path):
+    optional = ("kind", "split", "goal", "opening", "choices", "hints", "active_skills")
+    line = LINE | dict.fromkeys(optional) | {"actions": ["go \ud83d", "look"]}
+    (read,) = read_demonstrations(write(tmp_path / "a.jsonl", line), SkillBank())
+    assert read.goal == ""
+    assert not read.shows_skills
+    assert read.turns[0].action == "go \ufffd"
 
 
 def test_failures_can_be_told_and_nothing_is_an_error(tmp_path):

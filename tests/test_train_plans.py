@@ -2,21 +2,25 @@
 
 import itertools
 import json
+import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from corridor_runs import corridor_config, last_checkpoint
+from corridor_strategies import Liberties
 from programs import deterministic, save_random_policy, written
 
 from reskill_jax import build, train
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.evaluate import evaluate_run
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.show import show
 from reskill_jax.rollout.context import open_context
+from reskill_jax.termination import TerminatedError
 from reskill_jax.workdir import Workdir
 
 MODES = ("again", "pauses", "frozen", "parts", "again+pauses+frozen+parts")
@@ -99,6 +103,30 @@ def test_a_run_killed_at_every_step_ends_like_one_that_was_not(
     assert host == wanted_host
 
 
+def test_sigterm_ends_a_step_that_waits_for_its_strategy(
+    straight, policy, tmp_path, monkeypatch
+):
+    """As one waits for a creator; nothing of the step remains."""
+    config = corridor_config(policy, "again", checkpoint__every=100)
+    observe = Liberties.observe
+
+    def waiting(strategy, step, episodes):
+        learned = observe(strategy, step, episodes)
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("it should have been interrupted")
+        return learned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Liberties, "observe", waiting)
+        with pytest.raises(TerminatedError):
+            train.train(config, Workdir(tmp_path))
+    assert last_checkpoint(tmp_path, policy)[0] == 2
+    train.train(config, Workdir(tmp_path))
+    assert deterministic(tmp_path) == deterministic(straight("again"))
+    assert written(tmp_path) == written(straight("again"))
+
+
 def test_unsolved_tasks_are_played_again_and_only_the_others_drawn(straight, policy):
     place = straight("again")
     played, drawn = [], 0
@@ -151,6 +179,19 @@ def test_a_run_whose_last_step_played_nothing_can_be_shown(policy, tmp_path):
     assert "Nothing was played at step 2" in text
     rate = trained(tmp_path)[1]["rollout/success"]  # of the one step that did
     assert f"     2 {rate:9.1%} " in text
+
+
+def test_without_splits_nothing_is_evaluated_or_told(policy, tmp_path, capsys):
+    config = config_of(policy, "again", 0, num_steps=2, eval__splits=(), eval__every=1)
+    workdir = Workdir(tmp_path)
+    workdir.bind(config.to_dict())
+    assert train.train(config, workdir) == {}
+    assert {line["phase"] for line in read_metrics(workdir.metrics)} == {"train"}
+    assert not list(workdir.episodes.glob("eval-*"))
+    assert "evaluation" not in capsys.readouterr().out
+    assert "Greedy success" not in show(workdir)
+    with pytest.raises(ValueError, match=r"config\.eval\.splits=\(\): nothing to eval"):
+        evaluate_run(config, workdir)
 
 
 @pytest.mark.parametrize(

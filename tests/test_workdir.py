@@ -90,7 +90,7 @@ def test_a_missing_or_damaged_configuration_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         workdir.read_config()
     workdir.config.write_text('{"seed": ')
-    with pytest.raises(ValueError, match=r"config.json is damaged"):
+    with pytest.raises(ValueError, match=r"config.json is not JSON: .* restore"):
         workdir.bind(CONFIG)
 
 

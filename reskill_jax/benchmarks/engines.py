@@ -46,6 +46,7 @@ from reskill_jax.policy.weights import load, save
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.vllm.server import Server, ServerOptions
+from reskill_jax.terminal import activity
 
 _VLLM = flags.DEFINE_string("vllm", "", "bin/vllm of an environment; empty: skipped.")
 _GROUPS = flags.DEFINE_integer("groups", 2, "Groups, whose episodes share a head.")
@@ -111,7 +112,8 @@ def main(argv: Sequence[str]) -> None:
         players = make_players(work, directory, resources)
         first = [episode[0] for episode in plays[0]]
         for name, player in players.items():
-            off = difference(config, params, first, player.answer(first))
+            with activity(f"the first answers of {name}"):
+                off = difference(config, params, first, player.answer(first))
             print(f"{name}: log-probs within {off:.1e} of the decoder's")
             if not off <= TOLERANCE:
                 raise RuntimeError(f"{name} does not compute the same policy")
@@ -181,7 +183,8 @@ def make_players(
     elif importlib.util.find_spec("httpx") is None:
         print("vLLM: skipped, it needs httpx: pip install '.[vllm]'")
     else:
-        server, served = start_vllm(config, params, context, directory, resources)
+        with activity("starting vLLM"):
+            server, served = start_vllm(config, params, context, directory, resources)
         players["vLLM"] = OnEngine(
             served, work.response, lambda: not_found(metrics_of(server.url))
         )

@@ -33,6 +33,7 @@ from reskill_jax.environments.alfworld.environment import (
 )
 from reskill_jax.environments.panels import evenly_spaced
 from reskill_jax.environments.protocol import Observation, Task
+from reskill_jax.terminal import activity
 
 if TYPE_CHECKING:
     from textworld.logic import Proposition
@@ -240,7 +241,8 @@ def main() -> None:
 
     figures, bars = {}, {}
     for case, tasks in _cases(flags.games, flags.limit):
-        medians = _compare(tasks, flags.repeats)
+        with activity(f"playing {len(tasks)} {case} in both engines"):
+            medians = _compare(tasks, flags.repeats)
         rows: list[tuple[str, float, float, float]] = []
         for name, stock in medians["stock"].items():
             ours = medians["ours"][name]

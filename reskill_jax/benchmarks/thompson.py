@@ -22,6 +22,7 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.terminal import activity
 from reskill_jax.trials import thompson
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
@@ -56,16 +57,18 @@ def main(argv: Sequence[str]) -> None:
         ),
     }
     for name, (ours, plain) in comparisons.items():
-        ours()  # compiles
-        times = [(_seconds(ours), _seconds(plain)) for _ in range(_REPEATS.value)]
+        with activity(f"timing: {name}"):
+            ours()  # compiles
+            times = [(_seconds(ours), _seconds(plain)) for _ in range(_REPEATS.value)]
         fast, slow = (statistics.median(column) for column in zip(*times, strict=True))
         speedups[name] = slow / fast
         rows.append([name, fast, slow, slow / fast])
     print(format_table(["CPU seconds", "ours", "plain Python", "ratio"], rows))
 
     step = _step(large)
-    step()
-    million = statistics.median(_seconds(step) for _ in range(_REPEATS.value))
+    with activity("timing: a step with 1,000,000 rollouts"):
+        step()
+        million = statistics.median(_seconds(step) for _ in range(_REPEATS.value))
     print(f"a step with 1,000,000 rollouts: {million:.3g} CPU seconds")
     figures = {
         f"{row[0]}/{k}": float(v)

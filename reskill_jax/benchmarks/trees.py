@@ -6,8 +6,8 @@ plays published ALFWorld games ($ALFWORLD_DATA, or --root) with the expert, whic
 and with random commands for 50 turns, which fails. Prompts are those of the published
 setting: full wording, admissible commands, skills, 4,096 tokens. Then it compares
 
-- tokens and FLOPs of an update, counted, of episodes packed as trees (`grpo.batch`) and
-  of the same episodes as one row per turn, as other systems train;
+- tokens and FLOPs of an update, counted, of episodes packed as trees (`grpo.packing`)
+  and of the same episodes as one row per turn, as other systems train;
 - seconds and memory of an update of a small decoder on both, in processes that take
   turns;
 - tokens that the engine prefills and seconds per turn, with and without the prefixes
@@ -56,6 +56,7 @@ from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.rollout.prompts import PromptBuilder, render_note
 from reskill_jax.skills.skill import SkillBank
+from reskill_jax.terminal import activity
 
 _ROOT = flags.DEFINE_string("root", "", "Holds json_2.1.1/; empty: $ALFWORLD_DATA.")
 _GAMES = flags.DEFINE_integer("games", 12, "Games, each played in both ways.")
@@ -82,7 +83,8 @@ def main(argv: Sequence[str]) -> None:
         what, _, folder = _CHILD.value.partition(":")
         print(json.dumps(_TIMES[what](Path(folder))))
         return
-    tokenizer, games = play_games()
+    with activity("playing games"):
+        tokenizer, games = play_games()
     failures = [episode for episode in games if not episode.success]
     failures = [e for e in failures if len(e.turns) == MAX_TURNS]
     wins = [episode for episode in games if episode.success]
@@ -114,7 +116,9 @@ def main(argv: Sequence[str]) -> None:
         ),
         "tokens, half and half": Bar(figures["half and half/tokens"], 0.35, True),
     }
-    timed = time_children(tokenizer, wins[: _TIMED.value] + failures[: _TIMED.value])
+    chosen = wins[: _TIMED.value] + failures[: _TIMED.value]
+    with activity("timing in processes of their own"):
+        timed = time_children(tokenizer, chosen)
     rows = []
     for what, unit in (
         ("update", "seconds"),

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
+from reskill_jax.terminal import activity
 from reskill_jax.trials.trial_config import TrialConfig
 
 _RUNS = flags.DEFINE_integer(
@@ -116,10 +117,11 @@ def main(argv: Sequence[str]) -> None:
     ):
         scenario = Scenario(tasks, group_size, sd, drift)
         runs = _RUNS.value if tasks * group_size < 1000 else _RUNS.value // 10
-        found[scenario] = {
-            name: measure(simulate(scenario, config, runs, _SEED.value))
-            for name, config in RULES.items()
-        }
+        with activity(f"simulating {scenario}"):
+            found[scenario] = {
+                name: measure(simulate(scenario, config, runs, _SEED.value))
+                for name, config in RULES.items()
+            }
         for name, outcome in found[scenario].items():
             rows.append(_row(str(scenario), name, outcome))
             print("simulated", *rows[-1], flush=True)
@@ -127,7 +129,8 @@ def main(argv: Sequence[str]) -> None:
     print("accepted by true effect, success and regret in percent")
     print(format_table([*header, "steps", "success", "regret"], rows))
     if _PLOT.value:
-        save_curve(_PLOT.value)
+        with activity("simulating the curve"):
+            save_curve(_PLOT.value)
         print(f"saved {_PLOT.value}")
     report("trials", figures(found), bars(found))
 

@@ -12,9 +12,9 @@ described in `reskill_jax.creator.episodes`.
 import argparse
 import importlib
 import json
-import sys
 from pathlib import Path
 
+from reskill_jax import terminal
 from reskill_jax.codec import encode
 from reskill_jax.creator import render
 from reskill_jax.creator.episodes import as_evidence, read_episodes
@@ -31,13 +31,16 @@ from reskill_jax.storage import write_text
 
 def main() -> None:
     """Read, propose, write."""
+    terminal.guard()
     flags = _parser().parse_args()
     try:
-        sys.exit(_run(flags))
+        failure = _run(flags)
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {error}: pip install '.[llm]'")
+        terminal.fail(f"{error}: pip install '.[llm]'")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        terminal.fail(error)
+    if failure:
+        terminal.fail(failure)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +80,7 @@ def _run(flags: argparse.Namespace) -> str | None:
     proposal, report, error = _propose(flags, evidence)
     flags.output.mkdir(parents=True, exist_ok=True)
     write_text(flags.output / "report.md", report)
-    print(report)
+    terminal.say(report)
     if proposal is None:
         return error or None
     verdict = verify(proposal, evidence)

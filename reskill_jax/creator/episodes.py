@@ -10,18 +10,21 @@ Episodes of one `task` are compared with each other. `observations` are what was
 before each action and, if there is one more, after the last. Also read are `goal`,
 `kind` (task type), `step` (when it was played; newer ones count more), `bank` (content
 hash of the skills in use), `active_skills` (per action, the names of the skills shown)
-and `valid` (per action). A run's own files in ``episodes/`` have all of these.
+and `valid` (per action). A run's own files in ``episodes/`` have all of these. What is
+not needed may be null, further keys are ignored.
 """
 
-import json
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import Evidence
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import SkillBank
+from reskill_jax.storage import read_json_lines
 
 
 def read_episodes(path: Path) -> list[EpisodeRecord]:
@@ -70,15 +73,28 @@ def as_evidence(
 
 
 def _read(path: Path) -> Iterator[EpisodeRecord]:
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            if text.strip():
-                try:
-                    yield decode(
-                        EpisodeRecord,
-                        json.loads(text),
-                        name="episode",
-                        fields="any",
-                    )
-                except ValueError as error:  # not JSON, or not an episode
-                    raise ValueError(f"{path}, line {number}: {error}") from error
+    for place, document in read_json_lines(path):
+        try:
+            yield decode(
+                EpisodeRecord, _without_nulls(document), name="episode", fields="any"
+            )
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+
+
+_OPTIONAL = {
+    field.name
+    for field in dataclasses.fields(EpisodeRecord)
+    if field.default is not dataclasses.MISSING
+}
+
+
+def _without_nulls(document: Any) -> Any:
+    """Leave out what is optional and null: exporters write that for what they lack."""
+    if not isinstance(document, dict):
+        return document
+    return {
+        key: value
+        for key, value in document.items()
+        if value is not None or key not in _OPTIONAL
+    }

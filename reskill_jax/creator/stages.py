@@ -35,6 +35,9 @@ from reskill_jax.llm.caller import Caller, CallError
 from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.skills.assertions import Assertion, AssertionSet
 from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.terminal import activity, duration
+
+_STAGES = ("analyse", "diagnose", "recommend", "author")  # names of their prompts
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -69,22 +72,46 @@ class LlmCreator:
         self._max_concurrency = max_concurrency
         self._author_attempts = author_attempts
         self._assertions = AssertionSet()
+        self._stage = ""
+        self._groups = 0  # analysed in this cycle, a call each
         self.last = Cycle()
 
     def propose(self, evidence: Evidence) -> Proposal | None:
         """Go through the stages; None where the model proposes nothing or fails."""
         self._caller.begin(evidence.step)
         cycle = self.last = Cycle()
+        self._groups = 0
         try:
-            cycle.insights = self._analyse(evidence)
-            cycle.diagnosis = self._diagnose(evidence, cycle.insights)
-            cycle.assertions = render.assertions(self._assertions.assertions, evidence)
-            cycle.plan = self._recommend(evidence, cycle)
-            return self._author(evidence, cycle) if cycle.plan else None
+            with activity("the creator", self.progress):
+                cycle.insights = self._analyse(evidence)
+                cycle.diagnosis = self._diagnose(evidence, cycle.insights)
+                cycle.assertions = render.assertions(
+                    self._assertions.assertions, evidence
+                )
+                cycle.plan = self._recommend(evidence, cycle)
+                return self._author(evidence, cycle) if cycle.plan else None
         except CallError as error:
             cycle.error = str(error)
             logging.warning("the creator has no proposal this time: %s", error)
             return None
+
+    def progress(self) -> str:
+        """Say how far the proposal is: stage, calls, tokens, and about how long yet.
+
+        The time left is that of the calls to come, if the first bundle passes and they
+        take as long as those before.
+        """
+        spent = self._caller.spending.cycle
+        parts = [
+            f"stage {self._stage}",
+            f"{spent['calls']} calls",
+            f"{spent['tokens']:,} tokens",
+        ]
+        if answers := spent["answers"]:
+            unanswered = max(self._groups - answers, 0)
+            calls = calls_left(self._stage, unanswered, self._max_concurrency)
+            parts.append(f"about {duration(calls * spent['seconds'] / answers)} left")
+        return ", ".join(parts)
 
     def take_metrics(self) -> dict[str, float]:
         """Return what was counted since the last call."""
@@ -125,6 +152,7 @@ class LlmCreator:
                 return error
 
         groups = render.groups(evidence.records, self._analysed_tasks)
+        self._groups = len(groups)
         answers = parallel(ask, groups, self._max_concurrency)
         errors = [answer for answer in answers if isinstance(answer, CallError)]
         if errors and len(errors) == len(answers):
@@ -206,8 +234,23 @@ class LlmCreator:
 
     def _fill(self, stage: str, schema: Any, **values: object) -> tuple[str, str]:
         """Return the system prompt and a stage's prompt."""
+        self._stage = stage
         values["schema"] = json.dumps(strict_schema(schema))
         return self._prompts.fill("system", {}), self._prompts.fill(stage, values)
+
+
+def calls_left(stage: str, unanswered: int, max_concurrency: int) -> int:
+    """Return how many calls, one after another, a proposal still takes at best.
+
+    Args:
+        stage: the present one.
+        unanswered: groups of episodes whose analysis is still to come.
+        max_concurrency: calls at a time.
+    """
+    later = len(_STAGES) - _STAGES.index(stage)
+    if stage != "analyse":
+        return later
+    return -(-unanswered // max_concurrency) + later - 1
 
 
 def edited(assertions: AssertionSet, change: AssertionChange) -> AssertionSet:

@@ -17,6 +17,7 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 from reskill_jax.environments.wording import Wording
 from reskill_jax.skills.rule import RuleTable
+from reskill_jax.storage import well_formed
 
 __all__ = ["Environment", "EnvironmentSpec", "Observation", "Task"]
 
@@ -49,6 +50,14 @@ class Observation:
     understood: bool = True
     question: bool = False
     scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep out of prompts and patterns what is no Unicode text."""
+        object.__setattr__(self, "text", well_formed(self.text))
+        object.__setattr__(self, "hint", well_formed(self.hint))
+        if self.actions is not None:
+            actions = tuple(well_formed(action) for action in self.actions)
+            object.__setattr__(self, "actions", actions)
 
     @property
     def choices(self) -> tuple[str, ...]:

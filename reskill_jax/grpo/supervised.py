@@ -17,6 +17,7 @@ from reskill_jax.grpo.packing import Array, PackedBatch
 from reskill_jax.grpo.update import make_forward
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
 from reskill_jax.policy.sharding import mesh_of, put_rows
+from reskill_jax.terminal import activity
 
 SupervisedUpdate = Callable[
     [TrainState, Sequence[PackedBatch]], tuple[TrainState, dict[str, float]]
@@ -111,7 +112,10 @@ def mean_loss(
     """Return the mean negative log-likelihood per demonstrated token, in nats."""
     forward, mesh = make_forward(logprob_fn), mesh_of(params)
     total = count = 0.0
-    for packed in batches:
-        total -= float(np.sum(forward(params, put_rows(mesh, packed))))
-        count += float(np.sum(packed.mask))
+    done = 0
+    with activity("measuring the loss", lambda: f"{done} of {len(batches)} batches"):
+        for packed in batches:
+            total -= float(np.sum(forward(params, put_rows(mesh, packed))))
+            count += float(np.sum(packed.mask))
+            done += 1
     return total / count

@@ -17,7 +17,6 @@ from reskill_jax.environments.alfworld.games import cached_houses
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import Task
 from reskill_jax.laboratory.demonstrator import (
-    Demonstration,
     DemonstrationSettings,
     PlayedEpisode,
     bank_of_episode,
@@ -30,8 +29,10 @@ from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.context import BankContext
+from reskill_jax.rollout.demonstration import Demonstration
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
+from reskill_jax.terminal import activity
 
 _MAX_RESPONSE = 16  # tokens
 _BLOCK_SIZE = 32  # positions per cache block
@@ -60,9 +61,15 @@ def demonstrate_all(
 ) -> list[Demonstration]:
     """Demonstrate every task `episodes` times; in the order of the tasks."""
     job = partial(_demonstrate, teaching=teaching, episodes=episodes, seed=seed)
-    with multiprocessing.get_context("spawn").Pool(workers) as processes:
-        found = processes.imap(job, tasks, chunksize=4)
-        return [demonstration for house in found for demonstration in house]
+    found: list[Demonstration] = []
+    total = len(tasks) * episodes
+    with (
+        multiprocessing.get_context("spawn").Pool(workers) as processes,
+        activity("demonstrating", lambda: f"{len(found)} of {total} episodes"),
+    ):
+        for house in processes.imap(job, tasks, chunksize=4):
+            found += house
+    return found
 
 
 def correct_all(
@@ -74,7 +81,10 @@ def correct_all(
     out.
     """
     job = partial(_correct, teaching=teaching)
-    with multiprocessing.get_context("spawn").Pool(workers) as processes:
+    with (
+        multiprocessing.get_context("spawn").Pool(workers) as processes,
+        activity(f"correcting {len(played)} episodes"),
+    ):
         return [d for d in processes.imap(job, played, chunksize=8) if d.turns]
 
 

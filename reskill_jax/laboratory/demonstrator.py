@@ -19,6 +19,7 @@ from reskill_jax.environments.alfworld.tracker import (
 )
 from reskill_jax.environments.protocol import Environment, Observation, Task
 from reskill_jax.laboratory.rule_policy import OBEY
+from reskill_jax.rollout.demonstration import DemonstratedTurn, Demonstration
 from reskill_jax.skills.skill import Skill, SkillBank
 
 
@@ -62,36 +63,6 @@ class DemonstrationSettings:
     patience: int = 6
     slips: float = 0.1
     habits: MistakeRates = MistakeRates()
-
-
-@dataclass(frozen=True)
-class TaughtTurn:
-    """One turn of a demonstration.
-
-    Attributes:
-        observation: text before the turn.
-        admissible: commands that were possible.
-        skills: shown at this turn.
-        action: the command that was sent.
-        taught: the command to imitate; None if this turn is only read.
-    """
-
-    observation: str
-    admissible: tuple[str, ...]
-    skills: tuple[Skill, ...]
-    action: str
-    taught: str | None
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """One episode to imitate, played by the demonstrator or corrected by it."""
-
-    task: Task
-    goal: str
-    turns: tuple[TaughtTurn, ...]
-    final_observation: str
-    success: bool
 
 
 class Demonstrator:
@@ -163,19 +134,26 @@ def demonstrate(
     bank = draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
     demonstrator = Demonstrator(task, now, bank, teaching, rng)
-    turns: list[TaughtTurn] = []
+    turns: list[DemonstratedTurn] = []
     while not now.done and len(turns) < teaching.max_turns:
         action = demonstrator.slip()
         taught = None if action else demonstrator.advise()
         if demonstrator.harmful_actions > teaching.patience:
             break
         action = action or taught or ""
-        turns.append(
-            TaughtTurn(now.text, now.choices, demonstrator.skills, action, taught)
-        )
+        turns.append(_turn(now, demonstrator.skills, action, taught))
         now = environment.step(action)
         demonstrator.follow(action, now)
     return Demonstration(task, goal, tuple(turns), now.text, now.success)
+
+
+def _turn(
+    now: Observation, skills: tuple[Skill, ...], action: str, taught: str | None
+) -> DemonstratedTurn:
+    """Record a turn: what was done there, and the command to imitate, if any."""
+    response = None if taught is None else f"<action>{taught}</action>"
+    seen = Observation(now.text, now.choices)
+    return DemonstratedTurn(seen, action, response, skills)
 
 
 @dataclass(frozen=True)
@@ -213,14 +191,12 @@ def correct(
     bank = draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
     demonstrator = Demonstrator(task, now, bank, teaching, rng)
-    turns: list[TaughtTurn] = []
+    turns: list[DemonstratedTurn] = []
     for action in played.actions:
         taught = demonstrator.advise()
         if demonstrator.harmful_actions > teaching.patience:
             break
-        turns.append(
-            TaughtTurn(now.text, now.choices, demonstrator.skills, action, taught)
-        )
+        turns.append(_turn(now, demonstrator.skills, action, taught))
         now = environment.step(action)
         demonstrator.follow(action, now)
     return Demonstration(task, goal, tuple(turns), now.text, now.success)

@@ -7,39 +7,9 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from reskill_jax.environments.protocol import Observation
 from reskill_jax.grpo.packing import PackedBatch, pack
-from reskill_jax.laboratory.demonstrator import Demonstration
 from reskill_jax.policy.decoder import Params
-from reskill_jax.rollout import demonstration as demonstrated
-from reskill_jax.rollout.demonstration import DemonstratedTurn
 from reskill_jax.rollout.episode import Episode, Turn
-from reskill_jax.rollout.prompts import PromptBuilder
-
-
-def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
-    """Render a demonstration as the collector would have recorded it.
-
-    The response of a turn is what it teaches; what was done there is read as the past
-    of later turns. A turn that teaches nothing is only read.
-    """
-    turns = [
-        DemonstratedTurn(
-            Observation(turn.observation, turn.admissible),
-            turn.action,
-            None if turn.taught is None else f"<action>{turn.taught}</action>",
-            turn.skills,
-        )
-        for turn in demonstration.turns
-    ]
-    shown = demonstrated.Demonstration(
-        demonstration.task,
-        demonstration.goal,
-        tuple(turns),
-        demonstration.final_observation,
-        demonstration.success,
-    )
-    return demonstrated.as_episode(prompts, shown)
 
 
 def as_text(episode: Episode) -> Episode:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from reskill_jax.laboratory.demonstrator import Demonstration
+from reskill_jax.environments.protocol import Observation
+from reskill_jax.rollout.demonstration import Demonstration
 
 _NAME = re.compile(r"\b([a-z]+) \d+")
 _WORD = re.compile(r"[a-z]+")
@@ -31,9 +32,9 @@ class Names:
         places: set[str] = set()
         named: set[str] = set()
         for demonstration in demonstrations:
-            places.update(_NAME.findall(demonstration.turns[0].observation))
+            places.update(_NAME.findall(demonstration.turns[0].observation.text))
             for turn in demonstration.turns:
-                named.update(_NAME.findall(turn.observation))
+                named.update(_NAME.findall(turn.observation.text))
         things = named - places - _KEPT
         return cls(tuple(sorted(places - _KEPT)), tuple(sorted(things)))
 
@@ -53,10 +54,12 @@ class Names:
             turns=tuple(
                 replace(
                     turn,
-                    observation=rename(turn.observation),
-                    admissible=tuple(map(rename, turn.admissible)),
+                    observation=Observation(
+                        rename(turn.observation.text),
+                        tuple(map(rename, turn.observation.choices)),
+                    ),
                     action=rename(turn.action),
-                    taught=turn.taught and rename(turn.taught),
+                    response=turn.response and rename(turn.response),
                 )
                 for turn in original.turns
             ),

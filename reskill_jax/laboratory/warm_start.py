@@ -40,9 +40,8 @@ from reskill_jax.laboratory.collect import (
     find_houses,
     play,
 )
-from reskill_jax.laboratory.demonstrator import Demonstration, PlayedEpisode
+from reskill_jax.laboratory.demonstrator import PlayedEpisode
 from reskill_jax.laboratory.fitting import (
-    as_episode,
     as_text,
     make_optimizer,
     pack_episodes,
@@ -52,6 +51,7 @@ from reskill_jax.laboratory.shuffle import Names
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import save
+from reskill_jax.rollout.demonstration import Demonstration, as_episode
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.prompts import PromptBuilder, render_note
 from reskill_jax.storage import cache_directory
@@ -223,7 +223,7 @@ def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
     for demonstration in demonstrations:
         yield demonstration.goal
         for turn in demonstration.turns:
-            yield turn.observation
+            yield turn.observation.text
             yield f"<action>{turn.action}</action>"
     for rule in RULES:
         for wording in range(len(rule.wordings)):

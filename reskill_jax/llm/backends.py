@@ -186,9 +186,9 @@ class OpenAI(_Backend):
             answer = read(response.iter_bytes(), deadline)
         usage = answer.get("usage") or {}
         return ChatResponse(
-            answer["choices"][0]["message"]["content"] or "",
-            int(usage.get("prompt_tokens", 0)),
-            int(usage.get("completion_tokens", 0)),
+            _content(answer["choices"][0]["message"].get("content")),
+            int(usage.get("prompt_tokens") or 0),
+            int(usage.get("completion_tokens") or 0),
         )
 
 
@@ -233,8 +233,8 @@ class Anthropic(_Backend):
         usage = answer.get("usage") or {}
         return ChatResponse(
             _text(answer["content"], lambda block: block.get("input")),
-            int(usage.get("input_tokens", 0)),
-            int(usage.get("output_tokens", 0)),
+            int(usage.get("input_tokens") or 0),
+            int(usage.get("output_tokens") or 0),
         )
 
 
@@ -285,8 +285,8 @@ class Bedrock(_Backend):
                 answer["output"]["message"]["content"],
                 lambda block: block.get("toolUse", {}).get("input"),
             ),
-            int(usage.get("inputTokens", 0)),
-            int(usage.get("outputTokens", 0)),
+            int(usage.get("inputTokens") or 0),
+            int(usage.get("outputTokens") or 0),
         )
 
 
@@ -329,5 +329,24 @@ def _text(blocks: Iterable[dict[str, Any]], tool_input: Any) -> str:
     for block in blocks:
         if (given := tool_input(block)) is not None:
             return json.dumps(given)
-        texts.append(str(block.get("text", "")))
+        texts.append(block.get("text") or "")
     return "".join(texts)
+
+
+def _content(content: str | list[Any] | None) -> str:
+    """Return the text of a message, which some servers send as a list of parts.
+
+    Parts of other types are thoughts, or nothing that could be read.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(content, list):
+        parts = [{"text": part} if isinstance(part, str) else part for part in content]
+        content = _text(
+            (p for p in parts if p.get("type", "text") in ("text", "output_text")),
+            lambda part: None,
+        )
+    if not isinstance(content, str | None):
+        raise ValueError(f"the service sent content of type {type(content).__name__}")
+    return content or ""

@@ -79,6 +79,8 @@ class Spending:
             self._add("tokens", response.tokens_in + response.tokens_out)
             self._add("dollars", self.budget.dollars(response))
             self.news["seconds"] += seconds  # type: ignore[assignment]
+            self.cycle["answers"] += 1
+            self.cycle["seconds"] += seconds  # type: ignore[assignment]
 
     def count(self, name: str) -> None:
         """Count an event for the metrics."""

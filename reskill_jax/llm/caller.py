@@ -20,7 +20,7 @@ from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
 from reskill_jax.llm.call_log import CallLog, redact
 from reskill_jax.llm.json_schema import strict_schema
-from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
+from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, answer_of, parse
 from reskill_jax.llm.retry import (
     PASSING,
     Breaker,
@@ -157,8 +157,12 @@ class Caller:
             raise self._failed(failure, shown) from error
         seconds = self._clock() - started
         self._breaker.succeeded()
-        # Longer ones are rejected; one character more shows that it was longer.
-        response = replace(response, text=response.text[: MAX_CHARACTERS + 1])
+        text = response.text
+        if len(text) > MAX_CHARACTERS:
+            # Thoughts may be as long as they like. Longer answers are rejected; one
+            # character more shows that it was longer.
+            text = answer_of(text)[: MAX_CHARACTERS + 1]
+        response = replace(response, text=text)
         self.spending.settle(response, seconds)
         self._note(request, response, seconds)
         return response.text

@@ -2,6 +2,7 @@
 
 Models wrap it in fences, write their thoughts before it and comments after it. The
 search is bounded in time and memory for any text, and finds only what fits the schema.
+Objects within thoughts are drafts, never the answer.
 """
 
 import json
@@ -13,7 +14,24 @@ from pydantic import BaseModel, ValidationError
 
 MAX_CHARACTERS = 64_000  # of an answer; a real one has a few thousand
 _STARTS = 32  # places where an object is looked for
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
+_NAMES = r"(?:\w{1,9}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad)"
+# What stands at the end of thoughts. Chat templates often write the opening tag, so
+# that the text of an answer has the closing one alone.
+_CLOSING = re.compile(
+    rf"</{_NAMES}\s{{0,9}}>"
+    r"|\[/think\]|◁/think▷|<\|/think\|>|<\|end_(?:of_thought|thinking)\|>"
+    r"|<\|channel\|>\s{0,9}final\b.{0,99}?<\|message\|>|<channel\|>"
+    r"|\A\s{0,99}analysis(?s:.*)assistantfinal",  # the same channels, markers dropped
+    re.IGNORECASE,
+)
+_OPENING = re.compile(
+    r"^[ \t]{0,99}(?:"
+    rf"<{_NAMES}(?:\s[^>]{{0,99}})?>"
+    r"|\[think\]|◁think▷|<\|think\|>|<\|(?:begin_of_thought|start_thinking)\|>"
+    r"|<\|channel\|>\s{0,9}(?:analysis|commentary)|<\|channel>\s{0,9}thought)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_QUOTES = "`'\"\u201c\u201d\u2018\u2019"
 _FENCE = re.compile(r"```[a-zA-Z]{0,8}\s*\n(.*?)```", re.DOTALL)
 _DECODER = json.JSONDecoder()
 
@@ -46,9 +64,28 @@ def parse(text: str, schema: type[Answer]) -> Answer:
     raise AnswerError(problem or "the answer holds no JSON object")
 
 
+def answer_of(text: str) -> str:
+    """Return what comes after a model's thoughts; empty if it never came to that.
+
+    The answer begins after the last tag that closes thoughts, however many came before
+    it, and ends where a line opens thoughts anew. A tag in quotation marks or backticks
+    and an opening one within a line are only mentioned.
+    """
+    start = 0
+    for tag in _CLOSING.finditer(text):
+        around = text[tag.start() - 1 : tag.start()], text[tag.end() : tag.end() + 1]
+        if not all(mark and mark in _QUOTES for mark in around):
+            start = tag.end()
+    spoken = text[start:]
+    unfinished = _OPENING.search(spoken)
+    return spoken[: unfinished.start()] if unfinished else spoken
+
+
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects in a text: all of it, in fences, anywhere."""
-    spoken = _THINKING.sub("", text)
+    """Yield the JSON objects in an answer: all of it, in fences, anywhere."""
+    spoken = answer_of(text)
+    if text.endswith(spoken):
+        yield from _spanning(text, len(text) - len(spoken))
     for part in (spoken, *_FENCE.findall(spoken)[:_STARTS]):
         found = _decode(part.strip(), 0)
         if found is not None:
@@ -63,6 +100,22 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
         end = start + 1 if found is None else found[1]
         if found is not None:
             yield found[0]
+
+
+def _spanning(text: str, place: int) -> Iterator[dict[str, Any]]:
+    """Yield the objects around a place, outermost first.
+
+    What looks like the end of thoughts there is but mentioned in one of their strings.
+    """
+    start, found = place, []
+    for _ in range(_STARTS):
+        start = text.rfind("{", 0, max(start, 0))
+        if start < 0:
+            break
+        decoded = _decode(text, start)
+        if decoded is not None and decoded[1] > place:
+            found.append(decoded[0])
+    yield from reversed(found)
 
 
 def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:

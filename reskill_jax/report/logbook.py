@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import write_text
 from reskill_jax.strategies.base import Learned
+from reskill_jax.terminal import notices_to
 from reskill_jax.workdir import Workdir
 
 
@@ -40,6 +42,8 @@ class Logbook:
             workdir.metrics, workdir.tensorboard, done + 1 if done else 0
         )
         self._progress = Progress(total, done)
+        self._resources = ExitStack()
+        self._resources.enter_context(notices_to(self._progress.note))
         self._saved = ""  # hash of the bank in the workdir
         cut(workdir.trials, done + 1 if done else 0)
 
@@ -100,6 +104,7 @@ class Logbook:
 
     def close(self) -> None:
         """Close all files."""
+        self._resources.close()
         self._progress.close()
         self._writer.close()
 

@@ -110,7 +110,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a line before the last is damaged.
     """
-    return [_decode(line) for line in _lines(path)]
+    return [
+        _decode(line, f"{path}, line {number}")
+        for number, line in enumerate(_lines(path), 1)
+    ]
 
 
 def cut(path: Path, start: int) -> None:
@@ -123,11 +126,13 @@ def _lines(path: Path) -> list[str]:
     """Return the complete lines; a killed process may have left a part of one."""
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         try:
-            json.loads(line)
-        except json.JSONDecodeError as error:
+            value = json.loads(line)
+            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+                raise ValueError("it is no object with a step")
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is damaged ({error}): remove that line"
             ) from error
@@ -138,8 +143,22 @@ def _encode(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
+<<<<<<< HEAD
 def _decode(line: str) -> dict[str, Any]:
     return {
         key: value if key in _RESERVED else float(value)
         for key, value in json.loads(line).items()
     }
+=======
+def _decode(line: str, place: str) -> dict[str, str | int | float]:
+    values = json.loads(line)
+    if not isinstance(values.get("phase"), str):
+        raise ValueError(f"{place} is damaged (it has no phase): remove that line")
+    try:
+        return {
+            key: value if key in _RESERVED else float(value)
+            for key, value in values.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place} is damaged ({error}): remove that line") from error
+>>>>>>> f-untrusted

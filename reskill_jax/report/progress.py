@@ -2,16 +2,19 @@
 
 import shutil
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
+from reskill_jax.terminal import duration, one_line, printable
+
 _RECENT = 20  # steps over which speed and time left are averaged
 
 
 class Progress:
-    """One line about a run, updated in place on a terminal.
+    """One line about a run, updated in place on a terminal; for many threads.
 
     Where the output is no terminal, a line is printed at most every `interval` seconds,
     and for the last step.
@@ -38,6 +41,7 @@ class Progress:
         self._interval = interval
         self._clock = clock
         self._line = ""
+        self._lock = threading.Lock()
         self._printed = -float("inf")
         # (time, steps done, tokens so far) at the ends of the newest steps
         self._recent = deque([(clock(), start, 0)], maxlen=_RECENT + 1)
@@ -68,30 +72,33 @@ class Progress:
         parts = [
             f"step {done}/{self._total}",
             f"success old {_percent(old)} new {_percent(new)}",
-            trial,
+            one_line(trial),
             f"{rate:,.0f} tokens/s",
-            f"{_duration(left)} left",
+            f"{duration(left)} left",
         ]
-        self._line = " | ".join(part for part in parts if part)
-        if self._live:
-            self._draw()
-        elif done >= self._total or now - self._printed >= self._interval:
-            self._printed = now
-            print(self._line, file=self._stream, flush=True)
+        with self._lock:
+            self._line = " | ".join(part for part in parts if part)
+            if self._live:
+                self._draw()
+            elif done >= self._total or now - self._printed >= self._interval:
+                self._printed = now
+                print(self._line, file=self._stream, flush=True)
 
     def note(self, text: str) -> None:
         """Print a line that stays, e.g. the decision of a trial."""
-        if self._live:
-            self._stream.write("\r\x1b[K")
-        print(text, file=self._stream, flush=True)
-        if self._live and self._line:
-            self._draw()
+        with self._lock:
+            if self._live:
+                self._stream.write("\r\x1b[K")
+            print(printable(text), file=self._stream, flush=True)
+            if self._live and self._line:
+                self._draw()
 
     def close(self) -> None:
         """Leave the live line as it is and go on below it."""
-        if self._live and self._line:
-            print(file=self._stream, flush=True)
-        self._line = ""
+        with self._lock:
+            if self._live and self._line:
+                print(file=self._stream, flush=True)
+            self._line = ""
 
     def _draw(self) -> None:
         width = shutil.get_terminal_size().columns
@@ -101,9 +108,3 @@ class Progress:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.0f}%"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

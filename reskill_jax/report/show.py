@@ -1,7 +1,10 @@
-"""Prints a run's state: success so far, trials, the current bank, one episode."""
+"""Describes a run's state: success so far, trials, the current bank, one episode.
 
-import json
-from collections.abc import Iterator
+The files may be damaged, or those of another program: what cannot be read is named.
+Texts of models and environments are made harmless and stay on lines of their own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reskill_jax.codec import decode
@@ -11,18 +14,38 @@ from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import read_json_lines
+from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
 
 
 def show(workdir: Workdir) -> str:
-    """Describe a run in text, from the files that it has written so far."""
+    """Describe a run in text, from the files that it has written so far.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: a file of it cannot be read; names it.
+    """
     config = workdir.read_config()
+
+    def setting(kind: Any, *path: str) -> Any:
+        value: Any = config
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        try:
+            return decode(kind, value, name=f"{workdir.config}: {'.'.join(path)}")
+        except ValueError as error:
+            raise ValueError(f"{error}: restore it from a copy") from error
+
+    name = setting(str, "strategy", "name")
+    total = setting(int, "num_steps")
+    splits = setting(list[str], "eval", "splits")
     lines = read_metrics(workdir.metrics)
     train = [line for line in lines if line["phase"] == "train"]
     step = int(train[-1]["step"]) if train else 0
-    name = config["strategy"]["name"]
-    parts = [f"{workdir.root}: {name}, step {step} of {config['num_steps']}"]
-    parts += ["", *_success(lines, config["eval"]["splits"])]
+    parts = [f"{workdir.root}: {one_line(name)}, step {step} of {total}"]
+    if splits:
+        parts += ["", *_success(lines, splits)]
     parts += ["", *_trials(workdir)]
     parts += ["", *_bank(workdir)]
     parts += ["", *_episode(workdir, step)]
@@ -32,7 +55,8 @@ def show(workdir: Workdir) -> str:
 def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     """Tabulate evaluations, with training success over the steps before each."""
     yield "Greedy success of the accepted bank"
-    yield f"{'step':>6} {'training':>9} " + " ".join(f"{s:>13}" for s in splits)
+    header = " ".join(f"{one_line(split):>13}" for split in splits)
+    yield f"{'step':>6} {'training':>9} {header}"
     rewards: list[float] = []
     panels: dict[str, str] = {}
     for line in lines:
@@ -41,7 +65,10 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
                 rewards.append(line["rollout/success"])
         else:
             training = f"{sum(rewards) / len(rewards):9.1%}" if rewards else " " * 9
-            rates = " ".join(f"{line[f'{split}/success']:13.1%}" for split in splits)
+            found = (line.get(f"{split}/success") for split in splits)
+            rates = " ".join(
+                "-".rjust(13) if r is None else f"{r:13.1%}" for r in found
+            )
             yield f"{line['step']:6d} {training} {rates}"
             rewards = []
             panels = line.get("panels", {})
@@ -50,15 +77,16 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:
-    path = workdir.root / "trials.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    trials = [decode(PastTrial, json.loads(line), fields="any") for line in lines]
+    trials = []
+    if workdir.trials.exists():
+        for place, line in read_json_lines(workdir.trials, growing=True):
+            trials.append(decode(PastTrial, line, name=place, fields="any"))
     accepted = sum(trial.accepted for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
         verdict = "accepted" if trial.accepted else "rejected"
         shown = _contrast(trial.contrast)
-        operations = ", ".join(map(describe, trial.proposal.operations))
+        operations = one_line(", ".join(map(describe, trial.proposal.operations)))
         yield f"  step {trial.step:4d}  {verdict}  {shown}  {operations}"
 
 
@@ -82,8 +110,8 @@ def _bank(workdir: Workdir) -> Iterator[str]:
     yield f"Bank: {len(skills)} skills"
     for skill in skills:
         when = skill.trigger.pattern or skill.trigger.kind
-        yield f"  {skill.name} [{when}]"
-        yield f"    {skill.when_to_use} {skill.action}"
+        yield f"  {skill.name} [{one_line(when)}]"
+        yield f"    {one_line(f'{skill.when_to_use} {skill.action}')}"
 
 
 def _episode(workdir: Workdir, step: int) -> Iterator[str]:
@@ -93,22 +121,30 @@ def _episode(workdir: Workdir, step: int) -> Iterator[str]:
         yield "No episode yet"
         return
     records = [
-        decode(EpisodeRecord, json.loads(x), fields="any")
-        for x in path.read_text().splitlines()
+        decode(EpisodeRecord, line, name=place, fields="any")
+        for place, line in read_json_lines(path)
     ]
     if not records:
         yield f"Nothing was played at step {step}"
         return
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"
-    yield f"An episode of step {step}: {record.goal} ({outcome}, bank {record.bank})"
+    goal, bank = one_line(record.goal), one_line(record.bank)
+    yield f"An episode of step {step}: {goal} ({outcome}, bank {bank})"
     for turn, action in enumerate(record.actions):
-        yield f"  {record.observations[turn]}"
-        active_skills = (
-            f"   [{', '.join(record.active_skills[turn])}]"
-            if record.active_skills[turn]
-            else ""
-        )
-        mark = "" if record.valid[turn] else "   (invalid)"
-        yield f"  > {action}{active_skills}{mark}"
-    yield f"  {record.observations[-1]}"
+        yield _indented(_at(record.observations, turn, ""))
+        skills = one_line(", ".join(_at(record.active_skills, turn, ())))
+        shown = f"   [{skills}]" if skills else ""
+        mark = "" if _at(record.valid, turn, True) else "   (invalid)"
+        yield f"  > {one_line(action)}{shown}{mark}"
+    if len(record.observations) > len(record.actions):
+        yield _indented(record.observations[-1])
+
+
+def _at(items: Sequence[Any], place: int, default: Any) -> Any:
+    """Return an item; recordings may lack some."""
+    return items[place] if place < len(items) else default
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {one_line(line)}" for line in text.splitlines() or [""])

@@ -23,6 +23,8 @@ from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import PromptBuilder
+from reskill_jax.storage import well_formed
+from reskill_jax.terminal import activity
 
 
 class Players(Protocol):
@@ -65,6 +67,7 @@ class Collector:
         *,
         sampling: Sampling,
         seed: int,
+        what: str = "playing",
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -78,12 +81,18 @@ class Collector:
             contexts: the contexts in play.
             sampling: how responses are sampled.
             seed: all sampling follows from it.
+            what: this is, in words, for people who wait.
 
         Returns:
             The episodes, ordered by group, then by index within the group.
         """
+        ended: list[Episode] = []
+        total = np.count_nonzero(np.asarray(arms)[distributed.share(len(tasks))] >= 0)
         try:
-            played = await self._collect(tasks, arms, contexts, sampling, seed)
+            with activity(what, lambda: f"{len(ended)} of {total} episodes"):
+                played = await self._collect(
+                    tasks, arms, contexts, sampling, seed, ended
+                )
         except ExceptionGroup as group:  # the first failure cancels the others
             raise group.exceptions[0] from group
         if distributed.is_alone():
@@ -100,7 +109,9 @@ class Collector:
         contexts: Sequence[Context],
         sampling: Sampling,
         seed: int,
+        ended: list[Episode],
     ) -> list[Episode]:
+        """Play; episodes are added to `ended` as they end, in any order."""
         gate = asyncio.Semaphore(self.concurrency)
 
         async def play(group: int, index: int) -> Episode:
@@ -108,6 +119,7 @@ class Collector:
             episode = Episode(tasks[group], group, index, arm, contexts[arm].hash)
             async with gate:
                 await self._play(episode, contexts[arm], sampling, seed)
+            ended.append(episode)
             return episode
 
         async with asyncio.TaskGroup() as running:
@@ -125,7 +137,8 @@ class Collector:
         """Fill in `episode` by playing it to its end."""
         session = f"{seed}/{episode.group}/{episode.index}"
         with self.players.open(episode.task.id) as environment:
-            episode.goal, now = await environment.reset(episode.task)
+            goal, now = await environment.reset(episode.task)
+            episode.goal = well_formed(goal)
             guide = await context.begin(episode.task, episode.goal, now)
             talk = Conversation(self.prompts, episode.goal, now, guide)
             previous = None  # the last action that did not answer a question

@@ -12,14 +12,13 @@ turn the admissible actions, or null), `hints` (per turn), `active_skills` (per 
 names of skills shown, found in a bank) and `opening` (what the context said first).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from reskill_jax.codec import decode
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import StaticGuide
@@ -27,6 +26,7 @@ from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank
+from reskill_jax.storage import read_json_lines
 
 
 @dataclass(frozen=True)
@@ -120,49 +120,62 @@ def read_demonstrations(path: Path, bank: SkillBank) -> list[Demonstration]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """What is read of a line; see the module."""
+
+    task: str
+    actions: tuple[str, ...]
+    observations: tuple[str, ...]
+    responses: tuple[str | None, ...]
+    kind: str | None = None
+    split: str | None = None
+    goal: str | None = None
+    opening: str | None = None
+    success: bool | None = None
+    choices: tuple[tuple[str, ...] | None, ...] | None = None
+    hints: tuple[str | None, ...] | None = None
+    active_skills: tuple[tuple[str, ...] | None, ...] | None = None
+
+
 def _read(path: Path, bank: SkillBank) -> Iterator[Demonstration]:
     known = {skill.name: skill for skill in bank.skills}
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
-            if text.strip():
-                try:
-                    yield _demonstration(json.loads(text), known)
-                except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(
-                        f"{path}, line {number}: {_reason(error)}"
-                    ) from error
+    for place, document in read_json_lines(path):
+        try:
+            line = decode(_Line, document, name="episode", fields="any")
+            yield _demonstration(line, known)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
 
 
-def _reason(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
-
-
-def _demonstration(data: Any, known: Mapping[str, Skill]) -> Demonstration:
-    if not isinstance(data, Mapping):
-        raise ValueError("an episode must be a JSON object")
-    actions = _texts(data["actions"], "actions")
-    observations = _texts(data["observations"], "observations")
-    responses = _texts(data["responses"], "responses", optional=True)
-    if not actions or len(responses) != len(actions):
-        raise ValueError(
-            f"{len(responses)} responses and {len(actions)} actions: give one response "
-            "(or null) for each action, and at least one"
-        )
+def _demonstration(line: _Line, known: Mapping[str, Skill]) -> Demonstration:
+    actions, observations = line.actions, line.observations
+    if not actions:
+        raise ValueError("episode.actions is empty: give at least one")
     if len(observations) - len(actions) not in (0, 1):
         raise ValueError(
-            f"{len(observations)} observations for {len(actions)} actions: give what "
-            "was seen before each action, and optionally after the last"
+            f"episode.observations has {len(observations)} entries for {len(actions)} "
+            "actions: give what was seen before each action, and optionally after the "
+            "last"
         )
-    shown = data.get("active_skills") or [()] * len(actions)
-    choices = data.get("choices") or [None] * len(actions)
-    hints = data.get("hints") or [""] * len(actions)
+    shown = line.active_skills or [None] * len(actions)
+    choices = line.choices or [None] * len(actions)
+    hints = line.hints or [None] * len(actions)
+    per_action = {
+        "responses": line.responses,
+        "active_skills": shown,
+        "choices": choices,
+        "hints": hints,
+    }
+    for key, entries in per_action.items():
+        if len(entries) != len(actions):
+            raise ValueError(
+                f"episode.{key} has {len(entries)} entries for {len(actions)} actions: "
+                "give one (or null) for each action"
+            )
     turns = [
         DemonstratedTurn(
-            Observation(
-                observation,
-                None if listed is None else tuple(_texts(listed, "choices")),
-                hint=hint or "",
-            ),
+            Observation(observation, listed, hint=hint or ""),
             action,
             response,
             tuple(_find(known, name) for name in names or ()),
@@ -170,7 +183,7 @@ def _demonstration(data: Any, known: Mapping[str, Skill]) -> Demonstration:
         for observation, action, response, names, listed, hint in zip(
             observations[: len(actions)],
             actions,
-            responses,
+            line.responses,
             shown,
             choices,
             hints,
@@ -178,33 +191,20 @@ def _demonstration(data: Any, known: Mapping[str, Skill]) -> Demonstration:
         )
     ]
     return Demonstration(
-        task=Task(
-            str(data["task"]),
-            str(data.get("kind") or ""),
-            str(data.get("split") or ""),
-            "",
-        ),
-        goal=str(data.get("goal") or ""),
+        task=Task(line.task, line.kind or "", line.split or "", ""),
+        goal=line.goal or "",
         turns=tuple(turns),
         final_observation=observations[-1] if len(observations) > len(actions) else "",
-        success=data.get("success") is not False,
-        opening=str(data.get("opening") or ""),
+        success=line.success is not False,
+        opening=line.opening or "",
         shows_skills=any(turn.skills for turn in turns),
     )
 
 
-def _texts(value: Any, key: str, *, optional: bool = False) -> list[Any]:
-    """Check a list of texts, or of texts and nulls."""
-    allowed = (str, type(None)) if optional else (str,)
-    if not isinstance(value, list) or not all(isinstance(x, allowed) for x in value):
-        raise ValueError(f"{key!r} must be a list of texts, it is {str(value)[:80]!r}")
-    return value
-
-
-def _find(known: Mapping[str, Skill], name: Any) -> Skill:
+def _find(known: Mapping[str, Skill], name: str) -> Skill:
     if name not in known:
         raise ValueError(
-            f"the skill {name!r} was shown, but it is not among those given "
+            f"episode.active_skills names {name!r}, which is none of the skills given "
             f"({', '.join(known) or 'none'}): name the directory of its SKILL.md"
         )
     return known[name]

@@ -23,6 +23,7 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.rollout.episode import Episode
+from reskill_jax.terminal import activity
 
 
 class Planned(NamedTuple):
@@ -126,7 +127,8 @@ class Batches:
         """
         self._wait()
         if version != self._version:
-            self._engine.push(params, version)
+            with activity("sending the weights to the engine"):
+                self._engine.push(params, version)
             self._version = version
 
     def sleep(self) -> None:

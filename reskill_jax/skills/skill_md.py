@@ -4,7 +4,8 @@ One directory per skill, as the public Agent Skills specification asks: YAML
 frontmatter with `name`, `description` and string-valued `metadata`, then a Markdown
 body. Our fields live under `metadata` with the prefix ``reskill-`` and are the source
 that is read back; the body is rendered from them for readers. A file written by hand
-needs only name, description and body: a general skill whose action is the body.
+needs only name, description and body: a general skill whose action is the body. Line
+endings and the style of YAML's block scalars make no difference to what is read.
 """
 
 import os
@@ -14,30 +15,51 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from absl import logging
 
 from reskill_jax.skills.operations import OperationError, validate
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 _FILE = "SKILL.md"
+_NAMES = (_FILE, "skill.md")  # the specification's reader takes both
+# What systems leave in any directory: of no worth, and no reason to refuse to save.
+_LITTER = {"__pycache__", ".DS_Store"}
 _PREFIX = "reskill-"
 _MAX_BYTES = 1 << 16  # a skill is a few hundred characters; YAML parsing is slow
 _FRONTMATTER = re.compile(
-    r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$(.*)", re.DOTALL | re.MULTILINE
+    r"\A---[ \t]*\n(.*?)^---[ \t]*$(.*)", re.DOTALL | re.MULTILINE
 )
-_BREAKS = set("\x85\u2028\u2029")
+_BREAKS = re.compile("\x85|\u2028|\u2029")
+_FENCE = "---"
 _LAST = 1 << 30  # position of skills that state none: after the others, by name
 
 
 class _Dumper(yaml.SafeDumper):
-    """Escapes rare line breaks: within single quotes YAML reads them back as others."""
+    """Puts text into double quotes, which have escapes, where other styles lose it.
+
+    Within single quotes YAML reads rare line breaks back as others. Other readers, the
+    public validator among them, end the frontmatter at the next ``---`` wherever it is.
+    """
 
 
-_Dumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, '"' if set(text) & _BREAKS else None
-    ),
-)
+def _represent(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    lost = _FENCE in text or _BREAKS.search(text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, '"' if lost else None)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+class _Loader(yaml.BaseLoader):
+    """Builds strings, lists and dicts only.
+
+    So `yes`, `1.0` and `2024-01-01` stay the words that were written. A block scalar
+    ends with a line break only because its last line does: that break is no text.
+    """
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_scalar(node)
+        return text.rstrip("\n") if node.style in ("|", ">") else text
 
 
 class SkillFileError(ValueError):
@@ -86,10 +108,11 @@ def load_bank(directory: Path | str) -> SkillBank:
     """Read the bank in `directory`; loading what `save_bank` wrote gives an equal bank.
 
     Skills without a stated position come last, by name. Hidden entries and plain files
-    beside the skills are ignored.
+    beside the skills are ignored, directories without a SKILL.md with a warning.
 
     Raises:
-        SkillFileError: the directory is missing or a SKILL.md does not parse.
+        SkillFileError: the directory is missing, has directories but no skill, or a
+            SKILL.md does not parse.
     """
     directory = Path(directory).absolute()
     if not directory.is_dir() and _beside(directory, "old").is_dir():
@@ -98,11 +121,25 @@ def load_bank(directory: Path | str) -> SkillBank:
         raise SkillFileError(
             directory, f"no such directory: give one with <skill-name>/{_FILE} files"
         )
-    skills = []
+    skills, others = [], []
     for entry in sorted(directory.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
-            position, skill = _load_skill(entry / _FILE)
+            path = next((p for n in _NAMES if (p := entry / n).is_file()), None)
+            if path is None:
+                others.append(entry.name)
+                continue
+            position, skill = _load_skill(path)
             skills.append((position, skill.name, skill))
+    if others and not skills:
+        raise SkillFileError(
+            directory,
+            f"none of its directories ({_listed(others)}) has a {_FILE}: give the "
+            "directory that holds those of the skills",
+        )
+    if others:
+        logging.warning(
+            "%s: skipped %s, where there is no %s", directory, _listed(others), _FILE
+        )
     return SkillBank(tuple(skill for _, _, skill in sorted(skills, key=_order)))
 
 
@@ -127,7 +164,7 @@ def to_markdown(skill: Skill, position: int) -> str:
         sort_keys=False,
         allow_unicode=True,
         width=1000,
-    )
+    ).replace(_FENCE, r"\x2D\x2D\x2D")  # all are within double quotes
     example = f"\n## Example\n\n{skill.example}\n" if skill.example else ""
     return (
         f"---\n{frontmatter}---\n\n"
@@ -143,15 +180,13 @@ def from_markdown(text: str, path: Path) -> tuple[int, Skill]:
     Raises:
         SkillFileError: naming the file, the key and the way out.
     """
-    match = _FRONTMATTER.match(text)
+    match = _FRONTMATTER.match(text.replace("\r\n", "\n").replace("\r", "\n"))
     if match is None:
         raise SkillFileError(
             path, "no frontmatter: begin with a line ---, name:, description:, ---"
         )
     try:
-        # The base loader builds strings, lists and dicts only, so that `yes`, `1.0` and
-        # `2024-01-01` stay the words that were written.
-        head = yaml.load(match[1], Loader=yaml.BaseLoader)
+        head = yaml.load(match[1], Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise SkillFileError(
             path, f"frontmatter is not YAML ({error}): quote values that hold : or #"
@@ -183,6 +218,10 @@ def from_markdown(text: str, path: Path) -> tuple[int, Skill]:
     return _integer(metadata, _PREFIX + "position", _LAST, path), skill
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")
+
+
 def _order(item: tuple[int, str, Skill]) -> tuple[int, str]:
     return item[0], item[1]
 
@@ -196,6 +235,8 @@ def _refuse_foreign(directory: Path) -> None:
     if not directory.exists():
         return
     for entry in directory.iterdir():
+        if entry.name in _LITTER:
+            continue
         if [item.name for item in entry.glob("*")] != [_FILE]:
             raise SkillFileError(
                 entry, f"not written by save_bank: give a directory of {_FILE} only"
@@ -203,11 +244,8 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def _load_skill(path: Path) -> tuple[int, Skill]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except FileNotFoundError as error:
-        raise SkillFileError(path, "missing: add it or remove its directory") from error
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise SkillFileError(path, f"larger than {_MAX_BYTES} bytes: shorten it")
     try:
@@ -238,7 +276,8 @@ def _text(fields: dict[str, Any], key: str, default: str | None, path: Path) -> 
     if value is None:
         raise SkillFileError(path, f"{key} is missing: add it to the frontmatter")
     if not isinstance(value, str):
-        raise SkillFileError(path, f"{key} must be text, it is {value!r}: quote it")
+        kind = type(value).__name__  # aliases can make the value exponentially long
+        raise SkillFileError(path, f"{key} must be text, it is a {kind}: quote it")
     return value
 
 

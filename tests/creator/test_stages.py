@@ -1,6 +1,7 @@
 """The whole cycle over HTTP with the real SDK: calls, reasons, accepted bank."""
 
 import json
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.creator import prompting
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import PastTrial, Proposal
+from reskill_jax.creator.stages import calls_left
 from reskill_jax.creator.verify import Verified, verify
 from reskill_jax.skills.operations import Add, Delete, Modify, Rejection
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -54,6 +56,43 @@ def test_one_call_per_task_and_stage_makes_a_proposal_that_passes(tmp_path):
     assert made.take_metrics() == {}
     assert [a["id"] for a in made.state()["assertions"]] == ["opens"]
     assert made.state()["spent"]["calls"] == 8
+
+
+def test_progress_tells_stage_calls_tokens_and_time_left(tmp_path):
+    """Asked while each stage waits for its answer, one call at a time."""
+    told = {}
+
+    def answer(stage, prompt):
+        told.setdefault(stage, []).append(made.progress())
+        return script(stage, prompt)
+
+    with LlmServer(answer) as server:
+        made = creator(server.url, tmp_path / "calls.jsonl", concurrency=1)
+        made.propose(evidence(tasks=2))
+    first, second = told["analysis"]
+    assert first == "stage analyse, 1 calls, 0 tokens"
+    assert re.fullmatch(
+        r"stage analyse, 2 calls, \d+ tokens, about \d+:\d\d left", second
+    )
+    stages = [told[name][0].split(",")[:2] for name in ("diagnosis", "plan", "drafts")]
+    assert stages == [
+        ["stage diagnose", " 3 calls"],
+        ["stage recommend", " 4 calls"],
+        ["stage author", " 5 calls"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "unanswered", "calls"),
+    [
+        ("analyse", 7, 4 + 3),  # two at a time, then one of each later stage
+        ("analyse", 0, 3),
+        ("diagnose", 0, 3),
+        ("author", 0, 1),
+    ],
+)
+def test_the_time_left_is_that_of_the_calls_to_come(stage, unanswered, calls):
+    assert calls_left(stage, unanswered, max_concurrency=2) == calls
 
 
 def test_the_next_stage_is_shown_what_the_last_one_found(tmp_path):

@@ -1,11 +1,14 @@
 """The creator as a tool of its own: recorded episodes in, a skill directory out."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("pydantic", reason="needs the extra llm: pip install '.[llm]'")
 
@@ -14,10 +17,18 @@ from text_episodes import acts, many
 
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.codec import encode
+from reskill_jax.creator import render
 from reskill_jax.creator.episodes import as_evidence, read_episodes
-from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.creator.offline import OfflineCreator
+from reskill_jax.environments.alfworld.rules import HELPFUL, TABLE
+from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
+
+ANY_TEXT = st.one_of(
+    st.text(max_size=9),
+    st.sampled_from(["go to sink 1", "open it", "\ud83d go", "\x00\x1b[2J", "(", ""]),
+)
 
 
 def tool(*arguments, **environment):
@@ -125,7 +136,12 @@ def test_a_service_that_is_down_is_an_error_with_a_report(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "e.jsonl, line 2: "),
+        ("{", "e.jsonl, line 2: not JSON: "),
+        ("[" * 100_000, "line 2: not JSON: maximum recursion"),
+        ('{"task": null, "success": true, "actions": []}', "episode.task: Expected"),
+        ('{"task": "t", "success": null, "actions": []}', "episode.success: Exp"),
+        ('{"task": "t", "success": true, "actions": null}', "episode.actions: Exp"),
+        ('{"task": "t", "success": true, "actions": [null]}', "episode.actions[0]: E"),
         ("[]", "line 2: episode: Expected `object`, got `array`"),
         ('{"success": true, "actions": []}', "missing required field `task`"),
         ('{"task": "t", "success": 1, "actions": []}', "episode.success: Expected"),
@@ -140,6 +156,72 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=r"line 2") as error:
         read_episodes(path)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("observations", 5),
+        ("observations", [None]),
+        ("active_skills", [None, None]),
+        ("active_skills", ["a"]),
+        ("goal", 5),
+        ("step", 1.5),
+        ("step", float("nan")),
+        ("valid", [0]),
+    ],
+)
+def test_an_optional_key_of_another_type_is_named(tmp_path, key, value):
+    good = {"task": "t", "success": True, "actions": ["look"]}
+    path = write(tmp_path / "e.jsonl", [good, good | {key: value}])
+    with pytest.raises(ValueError, match=rf"line 2: episode\.{key}(\[0\])*: Expected"):
+        read_episodes(path)
+
+
+def test_what_is_not_needed_may_be_null(tmp_path):
+    needed = {"task": "t", "success": True, "actions": ["look"]}
+    names = [field.name for field in dataclasses.fields(EpisodeRecord)]
+    nulls = dict.fromkeys([*names, "reward", "model"]) | needed
+    path = write(tmp_path / "e.jsonl", [needed, nulls])
+    first, second = read_episodes(path)
+    assert first == second
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "task": st.sampled_from(["t1", "t2", "\ud83d"]),
+                "success": st.booleans(),
+                "actions": st.lists(ANY_TEXT, max_size=4),
+            },
+            optional={
+                "observations": st.none() | st.lists(ANY_TEXT, max_size=6),
+                "goal": st.none() | ANY_TEXT,
+                "kind": st.none() | ANY_TEXT,
+                "bank": st.none() | ANY_TEXT,
+                "step": st.none() | st.integers(),
+                "active_skills": st.none() | st.lists(st.lists(ANY_TEXT), max_size=6),
+                "valid": st.none() | st.lists(st.booleans(), max_size=6),
+            },
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_episodes_of_any_system_become_evidence(tmp_path_factory, lines):
+    """Whatever lengths lists have, and whatever is in their texts."""
+    path = write(tmp_path_factory.mktemp("e") / "e.jsonl", lines)
+    found = as_evidence(read_episodes(path), SkillBank(), max_skills=8)
+    OfflineCreator(TABLE, min_records=1, min_support=1).propose(found)
+    for text in (
+        render.assertions(TABLE.assertions, found),
+        *(render.episodes(group, "") for group in render.groups(found.records, 5)),
+        render.outcomes(found),
+        render.actions(found.records),
+    ):
+        text.encode()
 
 
 def test_recorded_episodes_become_evidence_as_in_a_run(tmp_path):

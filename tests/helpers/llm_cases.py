@@ -90,7 +90,7 @@ def evidence(tasks: int = 3, **changes) -> Evidence:
 
 def caller(url: str, log: Path, **options) -> Caller:
     """Ask a server with the real SDK, without pauses."""
-    timeout = options.pop("timeout", 5.0)
+    timeout = options.pop("timeout", 60.0)
     model = Model("openai", "scripted", url, api_key_variable="PATH", timeout_s=timeout)
     options = {
         "budget": Budget(),

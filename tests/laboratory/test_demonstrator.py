@@ -40,13 +40,20 @@ def world(tmp_path_factory):
     environment.close()
 
 
+def taught(turn):
+    """The command to imitate."""
+    if turn.response is None:
+        return None
+    return turn.response.removeprefix("<action>").removesuffix("</action>")
+
+
 def test_without_mistakes_it_wins_and_teaches_what_it_does(world):
     environment, tasks = world
     for task in tasks:
         shown = demonstrate(environment, task, PERFECT, seed=3)
         assert shown.success, task.id
-        assert all(turn.taught == turn.action for turn in shown.turns)
-        assert all(turn.action in turn.admissible for turn in shown.turns)
+        assert all(taught(turn) == turn.action for turn in shown.turns)
+        assert all(turn.action in turn.observation.actions for turn in shown.turns)
 
 
 def test_slips_are_impossible_commands_that_are_not_taught(world):
@@ -55,9 +62,9 @@ def test_slips_are_impossible_commands_that_are_not_taught(world):
     turns = [
         m for t in tasks for m in demonstrate(environment, t, clumsy, seed=1).turns
     ]
-    slips = [turn for turn in turns if turn.taught is None]
+    slips = [turn for turn in turns if taught(turn) is None]
     assert 0.2 < len(slips) / len(turns) < 0.6
-    assert all(turn.action not in turn.admissible for turn in slips)
+    assert all(turn.action not in turn.observation.actions for turn in slips)
 
 
 def test_its_own_play_is_corrected_to_itself(world):
@@ -73,16 +80,16 @@ def test_a_bad_episode_is_kept_as_played_and_taught_the_way_on(world):
     environment, tasks = world
     for task in tasks:
         bad = ("look", "go to nowhere 9", "look", "inventory")
-        taught = correct(environment, PlayedEpisode(task, 0, bad), PERFECT)
-        assert tuple(turn.action for turn in taught.turns) == bad
-        assert not taught.success
-        assert taught.turns[2].observation == "Nothing happens."
+        corrected = correct(environment, PlayedEpisode(task, 0, bad), PERFECT)
+        assert tuple(turn.action for turn in corrected.turns) == bad
+        assert not corrected.success
+        assert corrected.turns[2].observation.text == "Nothing happens."
         actions = list(bad)
         for _ in range(20):  # follow the corrections to the goal
             ahead = correct(
                 environment, PlayedEpisode(task, 0, (*actions, "look")), PERFECT
             )
-            actions.append(ahead.turns[-1].taught)
+            actions.append(taught(ahead.turns[-1]))
             if correct(
                 environment, PlayedEpisode(task, 0, tuple(actions)), PERFECT
             ).success:
@@ -96,8 +103,8 @@ def test_skills_of_an_episode_follow_from_its_seed_and_are_shown(world):
     task = tasks[0]
     bank = bank_of_episode(task, OBEDIENT, 7)
     assert bank == bank_of_episode(task, OBEDIENT, 7)
-    taught = correct(environment, PlayedEpisode(task, 7, ("look",)), OBEDIENT)
-    assert taught.turns[0].skills == bank.active(None)
+    corrected = correct(environment, PlayedEpisode(task, 7, ("look",)), OBEDIENT)
+    assert corrected.turns[0].skills == bank.active(None)
     drawn = {bank_of_episode(task, OBEDIENT, seed).hash for seed in range(20)}
     assert len(drawn) > 5
 

@@ -9,10 +9,10 @@ import pytest
 
 from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.laboratory.demonstrator import DemonstrationSettings
-from reskill_jax.laboratory.fitting import as_episode
 from reskill_jax.laboratory.recipe import RECIPES, Recipe, Shape, TrainingPhase
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load
+from reskill_jax.rollout.demonstration import as_episode
 from reskill_jax.rollout.prompts import render_note
 from reskill_jax.storage import cache_directory
 
@@ -123,16 +123,15 @@ def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
     assert shown == demonstrations(small)
     for demonstration in shown:
         episode = as_episode(prompts, demonstration)
-        taught = [t for t in demonstration.turns if t.taught is not None]
+        taught = [t for t in demonstration.turns if t.response is not None]
         for shown_turn, turn in zip(taught, episode.turns, strict=True):
             trunk = episode.trunks[turn.window][: turn.trunk_length]
             prompt = tokenizer.decode([*trunk, *turn.branch])
-            assert shown_turn.observation in prompt
+            assert shown_turn.observation.text in prompt
             assert demonstration.goal in prompt
             for skill in shown_turn.skills:
                 assert render_note(BRIEF, skill) in prompt
-            response = f"<action>{shown_turn.taught}</action>"
-            assert tokenizer.decode(turn.response) == response
+            assert tokenizer.decode(turn.response) == shown_turn.response
             assert turn.response[-1] == tokenizer.eos_id
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from reskill_jax.benchmarks.llm_server import LlmServer, reply
 from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model, make_backend
+from reskill_jax.llm.retry import Failure, classify
 
 REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
 
@@ -34,7 +35,7 @@ def test_anthropic(monkeypatch):
     capture = Capturing(answer)
     with LlmServer(lambda stage, prompt: "", fault=capture) as server:
         url = server.url.removesuffix("/v1")
-        backend = make_backend(Model("anthropic", "m", url, timeout_s=5))
+        backend = make_backend(Model("anthropic", "m", url, timeout_s=60))
         assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         answer["content"] = [{"type": "text", "text": "no tool"}]
         assert backend.complete(REQUEST).text == "no tool"
@@ -66,7 +67,7 @@ def test_bedrock(monkeypatch):
     )
     with LlmServer(lambda stage, prompt: "", fault=capture) as server:
         url = server.url.removesuffix("/v1")
-        backend = make_backend(Model("bedrock", "a.model", url, timeout_s=5))
+        backend = make_backend(Model("bedrock", "a.model", url, timeout_s=60))
         assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         sent = server.requests[0]
     assert capture.path == "/model/a.model/converse"
@@ -86,3 +87,43 @@ def test_openai_without_schema_or_temperature():
         assert make_backend(model).complete(REQUEST) == ChatResponse("hi", 0, 0)
         assert "response_format" not in server.requests[0]
         assert "temperature" not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        ([], ""),
+        (["a", "b"], "ab"),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": None}], "a"),
+        (
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "draft"}]},
+                {"type": "reasoning", "text": "draft"},
+                {"type": "image_url", "image_url": {"url": "x"}},
+                {"type": "output_text", "text": "{}"},
+            ],
+            "{}",
+        ),
+    ],
+)
+def test_openai_answers_in_parts(content, text):
+    """The parts that are thoughts are not the answer."""
+    pytest.importorskip("openai", reason="needs the extra llm")
+    message = {"content": content, "reasoning_content": "draft"}
+    usage = {"prompt_tokens": None, "completion_tokens": 3}
+    body = {"choices": [{"message": message}], "usage": usage}
+    with LlmServer(lambda stage, prompt: "", fault=Capturing(body)) as server:
+        backend = make_backend(Model("openai", "m", server.url, "PATH"))
+        assert backend.complete(REQUEST) == ChatResponse(text, 0, 3)
+
+
+@pytest.mark.parametrize("content", [5, {"text": "a"}, [5], [{"text": 5}]])
+def test_openai_content_that_is_no_text_is_a_bad_response(content):
+    pytest.importorskip("openai", reason="needs the extra llm")
+    body = {"choices": [{"message": {"content": content}}]}
+    with LlmServer(lambda stage, prompt: "", fault=Capturing(body)) as server:
+        backend = make_backend(Model("openai", "m", server.url, "PATH"))
+        with pytest.raises((ValueError, TypeError, AttributeError)) as error:
+            backend.complete(REQUEST)
+    assert classify(error.value) is Failure.BAD_RESPONSE

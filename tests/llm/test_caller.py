@@ -17,6 +17,7 @@ from reskill_jax.llm.backends import MAX_BYTES, ChatRequest, ChatResponse, Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog, redact
 from reskill_jax.llm.caller import Caller
+from reskill_jax.llm.parsing import MAX_CHARACTERS
 from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 
 ANSWER = json.dumps(GOOD["plan"])
@@ -87,8 +88,10 @@ FAULTS = {
 def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
     fault, failure, calls = FAULTS[name]
     log = tmp_path / "calls.jsonl"
+    # Short only where it is to be met: on a busy machine, an answer takes its time.
+    options = {"timeout": 0.5} if failure is Failure.TIMEOUT else {}
     with LlmServer(script, fault=fault) as server:
-        asking = caller(server.url, log, retry=RetryPolicy(2, 0.0), timeout=0.5)
+        asking = caller(server.url, log, retry=RetryPolicy(2, 0.0), **options)
         with pytest.raises(CallError) as error:
             asking.ask("system", "prompt", Plan)
         assert len(server.requests) == calls
@@ -98,6 +101,15 @@ def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
     assert metrics[f"errors/{failure}"] >= 1
     assert len(log.read_text().splitlines()) == calls
     assert log.stat().st_size < 2 * MAX_BYTES
+
+
+def test_thoughts_may_be_longer_than_an_answer_may(tmp_path):
+    thoughts = "<think>" + "hm {} " * MAX_CHARACTERS + "</think>"
+    fault = send(completion(thoughts + ANSWER))
+    with LlmServer(script, fault=fault) as server:
+        asking = caller(server.url, tmp_path / "calls.jsonl")
+        assert asking.ask("system", "prompt", Plan) == Plan.model_validate(GOOD["plan"])
+    assert (tmp_path / "calls.jsonl").stat().st_size < MAX_CHARACTERS
 
 
 def test_a_refused_connection_is_named(tmp_path):

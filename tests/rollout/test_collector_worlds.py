@@ -10,6 +10,7 @@ from scripted_engine import ScriptedEngine
 
 from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.pool import EnvironmentPool
+from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.wording import Wording
 from reskill_jax.policy.tokenizer import train_tokenizer
 from reskill_jax.rollout.collector import Collector, rollout_metrics
@@ -72,6 +73,14 @@ def test_free_text_reaches_the_world_letter_by_letter(free):
     assert episode.scores == {"share": 1, "pages": 2}
     assert not any("ctions:" in prompt for prompt in prompts)
     assert "Your turn 1 of at most 4." in prompts[0]
+
+
+def test_half_an_emoji_in_what_a_world_says_ends_no_run(free):
+    observation = Observation("\ud83d", ("go \udc00", "look"), hint="\ud83d")
+    assert (observation.text, observation.hint) == ("\ufffd", "\ufffd")
+    assert observation.actions == ("go \ufffd", "look")
+    [episode], _ = play(free, ["send"], tasks=[notebook.task("\ud83d SELECT")])
+    assert episode.goal == "note: \ufffd SELECT"
 
 
 def test_without_a_list_a_turn_is_valid_when_it_was_understood(free):

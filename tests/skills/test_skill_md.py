@@ -200,11 +200,83 @@ def test_a_broken_file_is_named_with_key_and_way_out(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+PLAIN = (
+    "---\nname: by-hand\ndescription: Use when nothing is known.\nmetadata:\n"
+    "  reskill-action: Look.\n---\n\n# Look\n\nOne.\nTwo.\n"
+)
+STYLES = {
+    "folded": PLAIN.replace("Use when", ">\n  Use when"),
+    "literal": PLAIN.replace("Use when", "|\n  Use when"),
+    "stripped": PLAIN.replace("Use when", ">-\n  Use when"),
+    "kept": PLAIN.replace("Use when", "|+\n  Use when"),
+    "indented": PLAIN.replace("Use when", "|2-\n  Use when"),
+    "folded over lines": PLAIN.replace("Use when nothing", ">\n  Use when\n  nothing"),
+    "plain over lines": PLAIN.replace("Use when nothing", "Use when\n  nothing"),
+    "quoted": PLAIN.replace(
+        "Use when nothing is known.", '"Use when nothing is known."'
+    ),
+    "ours folded": PLAIN.replace("Look.\n---", ">\n    Look.\n---"),
+}
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("style", STYLES)
+def test_line_endings_and_styles_of_yaml_make_no_difference(tmp_path, style, ending):
+    for text in (PLAIN, STYLES[style]):  # with and without our own metadata
+        by_body = re.sub("metadata:.*?---", "---", text, flags=re.DOTALL)
+        for name, content in (("a", text), ("b", by_body)):
+            directory = tmp_path / name / str(text == PLAIN)
+            write(directory, content.replace("\n", ending))
+            (skill,) = load_bank(directory).skills
+            action = "Look." if name == "a" else "# Look\n\nOne.\nTwo."
+            assert skill == Skill(
+                "by-hand", *["Use when nothing is known."] * 2, action
+            )
+
+
+def test_a_saved_bank_survives_a_checkout_with_other_line_endings(tmp_path):
+    bank = SkillBank((Skill("a", "d", "one\ntwo", "x\n---\ny", example="a\n\nb\n"),))
+    save_bank(bank, tmp_path)
+    path = tmp_path / "a" / "SKILL.md"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_bank(tmp_path) == bank
+
+
+def test_directories_without_a_skill_are_skipped_with_a_warning(tmp_path, caplog):
+    save_bank(BANK, tmp_path)
+    write(tmp_path / "group", PLAIN)  # nested
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "zebra" / "scripts").mkdir()
+    with caplog.at_level("WARNING"):
+        assert load_bank(tmp_path) == BANK
+    assert f"{tmp_path}: skipped __pycache__, group, where" in caplog.text
+    (tmp_path / "zebra" / "SKILL.md").rename(tmp_path / "zebra" / "skill.md")
+    assert load_bank(tmp_path) == BANK
+
+
+def test_what_systems_leave_behind_does_not_end_a_run(tmp_path):
+    save_bank(BANK, tmp_path / "skills")
+    (tmp_path / "skills" / "__pycache__").mkdir()
+    (tmp_path / "skills" / ".DS_Store").write_bytes(b"x")
+    save_bank(SkillBank(BANK.skills[:1]), tmp_path / "skills")
+    assert [path.name for path in (tmp_path / "skills").iterdir()] == ["zebra"]
+
+
+def test_aliases_cannot_make_an_error_explode(tmp_path):
+    aliases = "a0: &a0 [x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)
+    )
+    write(tmp_path, f"---\n{aliases}name: by-hand\ndescription: *a39\n---\nLook.")
+    with pytest.raises(SkillFileError, match="description must be text") as caught:
+        load_bank(tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(SkillFileError, match="no such directory"):
         load_bank(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SkillFileError, match="missing: add it"):
+    with pytest.raises(SkillFileError, match=r"\(empty\) has a SKILL.md: give the dir"):
         load_bank(tmp_path)
     path = write(tmp_path / "latin", HEAD + "---\nx")
     path.write_bytes(b"---\n\xff")

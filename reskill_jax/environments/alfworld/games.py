@@ -21,11 +21,10 @@ import pathlib
 import tempfile
 from typing import Any
 
-import tqdm
-
 from reskill_jax.environments.alfworld.environment import SPLITS
 from reskill_jax.environments.alfworld.house_settings import PRESETS, HouseSettings
 from reskill_jax.storage import cache_directory
+from reskill_jax.terminal import activity
 
 MANIFEST = "manifest.json"
 _FORMAT = 1  # to be raised when the same settings give other games
@@ -104,14 +103,16 @@ def _write_games(root: pathlib.Path, settings: HouseSettings, workers: int) -> N
         workers, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
         games = (pool.map if workers > 1 else map)(make, splits, indices)
-        bar = tqdm.tqdm(games, "building games", total=len(jobs), disable=None)
-        for split, game in zip(splits, bar, strict=True):
-            folder = root / "json_2.1.1" / split / game.path
-            folder.mkdir(parents=True)
-            for name, text in game.files.items():
-                (folder / name).write_text(text, encoding="utf-8")
-                digest.update(f"{split}/{game.path}/{name}\n{text}\n".encode())
-            redrawn += game.redrawn
+        written = 0
+        with activity("building games", lambda: f"{written} of {len(jobs)}"):
+            for split, game in zip(splits, games, strict=True):
+                folder = root / "json_2.1.1" / split / game.path
+                folder.mkdir(parents=True)
+                for name, text in game.files.items():
+                    (folder / name).write_text(text, encoding="utf-8")
+                    digest.update(f"{split}/{game.path}/{name}\n{text}\n".encode())
+                redrawn += game.redrawn
+                written += 1
     manifest = _identity(settings) | {"redrawn": redrawn, "sha256": digest.hexdigest()}
     root.mkdir(exist_ok=True)
     text = json.dumps(manifest, indent=2) + "\n"

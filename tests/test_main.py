@@ -1,0 +1,100 @@
+"""However a command ends, it says why in a line, and leaves nobody waiting."""
+
+import os
+import resource
+import sys
+
+import pytest
+from corridor_runs import corridor_command
+from programs import CPU, HELPERS, save_random_policy, start, start_two
+
+MAIN = (sys.executable, "-m", "reskill_jax.main")
+CORRIDOR = "--config=tests/helpers/corridor_runs.py:again"
+BROKEN = "--config.env.name=broken_environment"
+
+
+def run(*words, **options):
+    return start(*MAIN, *words, env=os.environ | CPU | HELPERS, **options)
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "message"),
+    [
+        ("show", None, "holds no run (config.json is missing)"),
+        ("show", '{"a": ', "config.json is not JSON"),
+        ("show", "null", "config.json is not a JSON object"),
+        ("evaluate", "[" * 100_000, "config.json is not JSON"),
+        ("evaluate", '{"env": {"name": "\\u001b[2J"}}', "config.env.name="),
+        ("export", '{"env": {"name": "alfworld"}}', "config.policy.path is missing"),
+    ],
+)
+def test_a_wrong_or_damaged_workdir_is_named(tmp_path, mode, text, message):
+    workdir = tmp_path / "run"
+    if text is not None:
+        workdir.mkdir()
+        (workdir / "config.json").write_text(text)
+    done = run(f"--mode={mode}", f"--workdir={workdir}", f"--output={tmp_path / 'o'}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
+    assert message in done.stderr
+    assert "should not happen" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_a_full_disk_does_not_hide_the_error(tmp_path):
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    done = run(CORRIDOR, f"--workdir={tmp_path}", preexec_fn=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: "), done.stderr
+    assert "the traceback could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_is_told_in_a_line_and_kept(tmp_path):
+    done = run(CORRIDOR, BROKEN, f"--workdir={tmp_path}")
+    assert done.returncode == 1
+    told, kept = done.stderr.splitlines()
+    assert told.startswith("error: KeyError: ")
+    assert told.endswith("(this should not happen: please report it)")
+    assert kept == f"(the traceback is in {tmp_path / 'traceback.txt'})"
+    assert "in load" in (tmp_path / "traceback.txt").read_text()
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mode=export", "--workdir=w"], "--mode=export needs --output"),
+        (["--workdir=w"], "--mode=train needs --config"),
+        (["--mode=compile"], "--mode=compile needs --config"),
+    ],
+)
+def test_a_missing_flag_is_named(words, message):
+    done = run(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {message}")
+
+
+def test_no_devices_are_an_error_not_a_crash(tmp_path):
+    env = os.environ | HELPERS | {"JAX_PLATFORMS": "nowhere"}
+    done = start(*MAIN, CORRIDOR, f"--workdir={tmp_path}", env=env)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_bug_in_one_process_leaves_no_other_waiting(tmp_path):
+    policy = save_random_policy(tmp_path / "policy")
+    processes = start_two(
+        tmp_path / "w", policy, tmp_path, ((BROKEN,), (BROKEN,)),
+        command=corridor_command("again"),
+    )  # fmt: skip
+    assert all(process.wait(timeout=240) != 0 for process in processes)
+    told = (tmp_path / "1.err").read_text()
+    assert "error: KeyError: " in told
+    assert not (tmp_path / "w" / "metrics.jsonl").exists()
