@@ -70,8 +70,10 @@ def evaluate_run(
         step: which checkpoint; None for the newest.
 
     Raises:
-        ValueError: the run has no checkpoint yet.
+        ValueError: the run has no checkpoint yet, or nothing is to be evaluated.
     """
+    if not config.eval.splits:
+        raise ValueError("config.eval.splits=(): name splits to evaluate")
     with ExitStack() as resources:
         environment = build.load_environment(config)
         panels = build.load_panels(config, environment)

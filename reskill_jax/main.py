@@ -171,12 +171,14 @@ def _train(workdir: Workdir) -> None:
 def _compile() -> None:
     from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
     from reskill_jax.memory_report import render  # noqa: PLC0415
+    from reskill_jax.validate import COMPILATION, validate  # noqa: PLC0415
 
     if _CONFIG.value is None:
         raise app.UsageError(
             "--mode=compile needs --config, a file such as those in configs/"
         )
     try:
+        validate(_CONFIG.value, COMPILATION)
         report = compile_run(_CONFIG.value)
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -202,8 +204,11 @@ def _export(workdir: Workdir) -> None:
 
 def _changed_config(workdir: Workdir) -> ConfigDict:
     """Return the configuration of a run with the flags that may change it."""
+    from reskill_jax.validate import EVALUATION, validate  # noqa: PLC0415
+
     workdir.read_config()  # says where there is no run
     check_changes(_CONFIG.value, workdir)
+    validate(_CONFIG.value, EVALUATION)
     return _CONFIG.value
 
 
