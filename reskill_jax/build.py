@@ -31,7 +31,7 @@ from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
-from reskill_jax.policy.ops.attention import choose_backend
+from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
     AXES,
@@ -45,7 +45,7 @@ from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.collector import Collector, Players
 from reskill_jax.rollout.engine import Engine, Sampling
-from reskill_jax.rollout.jax.engine import JaxEngine
+from reskill_jax.rollout.jax.engine import JaxEngine, check_rows
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.terminal import activity
 
@@ -70,34 +70,23 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
 
 
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
-<<<<<<< HEAD
     """Load the tasks of the run.
 
     Raises:
         ValueError: a held-out panel is not the pinned one, or splits share a task.
     """
-    train = environment.panel("train", None)
-    held_out = {
-        split: environment.panel(split, config.eval.max_tasks)
-        for split in config.eval.splits
-    }
+    with activity("reading the tasks"):
+        train = environment.panel("train", None)
+        held_out = {
+            split: environment.panel(split, config.eval.max_tasks)
+            for split in config.eval.splits
+        }
     check_disjoint({"train": train} | held_out)
     try:
         check_pins(held_out, config.eval.panel)
     except ValueError as error:
         raise ValueError(f"config.eval.panel: {error}") from error
     return Panels(train, held_out)
-=======
-    """Load the tasks of the run."""
-    with activity("reading the tasks"):
-        return Panels(
-            train=environment.panel("train", None),
-            held_out={
-                split: environment.panel(split, config.eval.max_tasks)
-                for split in config.eval.splits
-            },
-        )
->>>>>>> f-untrusted
 
 
 @dataclass(frozen=True)
@@ -151,23 +140,13 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
         ValueError: the directory's parts do not fit each other, the devices, or the
             length of prompts and responses.
     """
-    mesh = make_mesh([config.mesh[axis] for axis in AXES])
+    try:
+        mesh = make_mesh([config.mesh[axis] for axis in AXES])
+    except ValueError as error:
+        raise ValueError(f"config.{error}") from error
     directory = policy_directory(config)
-    if weights:
-        with activity(f"loading the weights of {directory}"):
-            decoder, params = load(directory, on_mesh(mesh))
-    else:
-        decoder = load_config(directory)
-        params = abstract(mesh, abstract_params(decoder))
-    decoder = replace(decoder, dtype=config.policy.dtype)
-    longest = config.prompt.max_tokens + config.rollout.max_tokens
-    if longest > decoder.max_position_embeddings:
-        raise ValueError(
-            f"config.prompt.max_tokens + config.rollout.max_tokens = {longest}, but "
-            f"{directory} was trained for max_position_embeddings="
-            f"{decoder.max_position_embeddings}: lower them, or scale its positions "
-            "(rope_scaling in its config.json)"
-        )
+    decoder = replace(load_config(directory), dtype=config.policy.dtype)
+    check_length(config, decoder, str(directory))
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > decoder.vocab_size:
         raise ValueError(
@@ -175,7 +154,53 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
             f"model embeds only vocab_size={decoder.vocab_size}: they are not of the "
             "same model"
         )
+    _check_devices(config, decoder, mesh)
+    if weights:
+        with activity(f"loading the weights of {directory}"):
+            _, params = load(directory, on_mesh(mesh))
+    else:
+        params = abstract(mesh, abstract_params(decoder))
     return Policy(directory, decoder, params, tokenizer, mesh)
+
+
+def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:
+    """Refuse prompts and responses that are longer than what a model was trained for.
+
+    Raises:
+        ValueError: names the keys, the lengths and the model.
+    """
+    longest = config.prompt.max_tokens + config.rollout.max_tokens
+    if longest > decoder.max_position_embeddings:
+        raise ValueError(
+            f"config.prompt.max_tokens + config.rollout.max_tokens = {longest}, but "
+            f"{model} was trained for max_position_embeddings="
+            f"{decoder.max_position_embeddings}: lower them, or scale its positions "
+            "(rope_scaling in its config.json)"
+        )
+
+
+def _check_devices(
+    config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None
+) -> None:
+    """Refuse what the devices cannot compute, before weights are read.
+
+    Raises:
+        ValueError: names the key.
+    """
+    with _section(config, "policy"):
+        attention = choose_backend(
+            config.policy.attention, platform_of(mesh), decoder.dtype
+        )
+    with _section(config, "grpo"):
+        check_row_lengths(config.grpo.buckets, attention)
+    if config.engine.name == "jax":
+        options = engine_options(config, platform_of(mesh))
+        with _section(config, "engine"):
+            check_rows(
+                engine_mesh(mesh, decoder),
+                prefill_rows=options["prefill_rows"],
+                decode_rows=options["decode_rows"],
+            )
 
 
 def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
@@ -207,15 +232,16 @@ def make_prompts(
             f"config.prompt.wording={config.prompt.wording!r}: choose one of "
             f"{list(wordings)}, which {config.env.name} has"
         )
-    return PromptBuilder(
-        tokenizer,
-        wording=wordings[config.prompt.wording],
-        layout=config.prompt.layout,
-        max_tokens=config.prompt.max_tokens,
-        max_turns=config.rollout.max_turns,
-        history=config.prompt.history,
-        show_actions=config.prompt.actions,
-    )
+    with _section(config, "prompt"):
+        return PromptBuilder(
+            tokenizer,
+            wording=wordings[config.prompt.wording],
+            layout=config.prompt.layout,
+            max_tokens=config.prompt.max_tokens,
+            max_turns=config.rollout.max_turns,
+            history=config.prompt.history,
+            show_actions=config.prompt.actions,
+        )
 
 
 def make_engine(
@@ -395,12 +421,10 @@ def make_logprob_fn(
     Raises:
         ValueError: attention cannot be computed on these devices as configured.
     """
-    try:
+    with _section(config, "policy"):
         backend = choose_backend(
             config.policy.attention, platform_of(mesh), decoder.dtype
         )
-    except ValueError as error:
-        raise ValueError(f"config.policy.{error}") from error
     return make_logprobs(
         decoder,
         temperature=config.rollout.temperature or 1.0,  # as engines report it

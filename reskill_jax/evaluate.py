@@ -113,9 +113,5 @@ def evaluate_run(
             build.sampling(config),
         )
     write_evaluation(workdir, restored.step, metrics, episodes, panels.held_out)
-<<<<<<< HEAD
-    print(summary(restored.step, metrics, panels.held_out))
-=======
-    say(summary(restored.step, metrics))
->>>>>>> f-untrusted
+    say(summary(restored.step, metrics, panels.held_out))
     return metrics

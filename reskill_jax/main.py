@@ -193,11 +193,13 @@ def _train(workdir: Workdir) -> None:
 def _compile() -> int:
     from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
     from reskill_jax.memory_report import render  # noqa: PLC0415
+    from reskill_jax.validate import COMPILATION, validate  # noqa: PLC0415
 
     if _CONFIG.value is None:
         raise app.UsageError(
             "--mode=compile needs --config, a file such as those in configs/"
         )
+    validate(_CONFIG.value, COMPILATION)
     report = compile_run(_CONFIG.value)
     terminal.say(render(report))
     return 0 if report.fits else 1
@@ -220,11 +222,11 @@ def _export(workdir: Workdir) -> None:
 
 def _changed_config(workdir: Workdir) -> ConfigDict:
     """Return the configuration of a run with the flags that may change it."""
-    from reskill_jax.validate import check_values  # noqa: PLC0415
+    from reskill_jax.validate import EVALUATION, validate  # noqa: PLC0415
 
     workdir.read_config()  # says where there is no run
-    check_values(_CONFIG.value)
     check_changes(_CONFIG.value, workdir)
+    validate(_CONFIG.value, EVALUATION)
     return _CONFIG.value
 
 

@@ -6,7 +6,8 @@ made, and functions in modules `settings` yield problems. Here they get their ke
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple, get_type_hints
 
@@ -26,32 +27,27 @@ from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
-from reskill_jax.strategies import STRATEGIES, find_strategy
+from reskill_jax.strategies import STRATEGIES, asks_creator, find_strategy
 from reskill_jax.strategies import settings as strategy_settings
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.workdir import flatten
 
+# What modes that start no run depend on.
+EVALUATION = ("env", "prompt", "mesh", "engine.vllm")
+COMPILATION = ("mesh", "grpo")
 
-def validate(config: ConfigDict) -> None:
+
+def validate(config: ConfigDict, sections: Container[str] | None = None) -> None:
     """Check every value and, if all of them are right, how they fit together.
 
-    Raises:
-        ValueError: names every key that is wrong, its value and the way out.
-    """
-    check_values(config)
-    _refuse([*_fit_problems(config)])
-
-
-def check_values(config: ConfigDict) -> None:
-    """Check every value by itself, as for a run that is only looked at.
+    Args:
+        config: of a run.
+        sections: those whose values have to fit; None: all, as in training.
 
     Raises:
         ValueError: names every key that is wrong, its value and the way out.
     """
-    _refuse([*_value_problems(config)])
-
-
-def _refuse(problems: list[str]) -> None:
+    problems = [*_value_problems(config)] or [*_fit_problems(config, sections)]
     if problems:
         lines = (f"\n  config.{problem}" for problem in problems)
         raise ValueError("the configuration cannot run:" + "".join(lines))
@@ -81,9 +77,13 @@ def _choice(*choices: Any) -> Values:
     )
 
 
-def _integer(least: int) -> Values:
+_MOST = 2**31 - 1  # what arrays of counts, positions and seeds hold
+
+
+def _integer(least: int, most: int = _MOST) -> Values:
     return Values(
-        lambda x: _is(x, int) and x >= least, f"must be an integer, {least} or more"
+        lambda x: _is(x, int) and least <= x <= most,
+        f"must be an integer, {least} or more, {most} or less",
     )
 
 
@@ -108,25 +108,50 @@ def _number(
 
 _TEXT = Values(lambda x: _is(x, str), "must be a string")
 _NAME = Values(lambda x: _is(x, str) and bool(x), "must be a string, not empty")
-_POSITIVE = _number(0, above_low=True)
+# Less is no time to answer in, and systems wait for at most 2^31 milliseconds.
+_SECONDS = _number(1, 1e6)
 _FLAG = Values(lambda x: _is(x, bool), "must be True or False")
 _NAMES = Values(
     lambda x: _is(x, tuple, list) and all(map(_NAME.holds, x)),
     "must be a tuple of strings, none of them empty",
 )
+_URL = re.compile(
+    r"https?://[^/\s\[\]]*(\[[0-9a-fA-F:.]+\]|[^/\s\[\]])[^/\s\[\]]*(/\S*)?"
+)
+_ADDRESS = Values(
+    lambda x: _is(x, str) and (not x or bool(_URL.fullmatch(x))),
+    "must be an address such as 'http://localhost:8000/v1', or empty",
+)
+_ADDRESSES = Values(
+    lambda x: _NAMES.holds(x) and all(map(_ADDRESS.holds, x)) and len(set(x)) == len(x),
+    "must be a tuple of different addresses such as 'http://localhost:8000'",
+)
+_SPLITS = Values(
+    lambda x: _NAMES.holds(x) and len(set(x)) == len(x),
+    "must be a tuple of different strings, none of them empty",
+)
 _AXIS = Values(
-    lambda x: _is(x, int) and (x == -1 or x >= 1),
+    lambda x: _is(x, int) and (x == -1 or 1 <= x <= _MOST),
     "must be an integer, 1 or more, or -1 for the devices that are left",
 )
 _DUAL_CLIP = Values(
-    lambda x: _number().holds(x) and (x == 0 or x > 1),
-    "must be a finite number above 1, or 0 for no bound",
+    lambda x: _number(0, 1e6).holds(x) and (x == 0 or x > 1),
+    "must be a finite number above 1, 1e+06 or less, or 0 for no bound",
+)
+_CAP = Values(
+    lambda x: _number(0, 1e6).holds(x) and (x == 0 or x >= 1),
+    "must be a finite number, 1 or more, 1e+06 or less, or 0 for no weights",
+)
+# Scores divided by less would not be finite numbers any more.
+_TEMPERATURE = Values(
+    lambda x: _number(0, 100).holds(x) and (x == 0 or x >= 0.01),
+    "must be a finite number, 0.01 or more, 100 or less, or 0 for greedy",
 )
 _LENGTHS = Values(
     lambda x: (
         _is(x, tuple, list)
         and len(x) > 0
-        and all(_is(n, int) and n > 0 for n in x)
+        and all(_is(n, int) and 0 < n <= _MOST for n in x)
         and list(x) == sorted(set(x))
     ),
     "must be a tuple of one or more positive integers, each above the one before",
@@ -136,7 +161,7 @@ _LENGTHS = Values(
 def _of(section: str, settings: Any, *left_out: str) -> dict[str, Values]:
     """Return the types of a settings class; it checks its ranges by itself."""
     types = {str: _TEXT, bool: _FLAG, float: _number()}
-    types[int] = Values(lambda x: _is(x, int), "must be an integer")
+    types[int] = _integer(-_MOST)
     hints = get_type_hints(settings)
     return {
         f"{section}.{field.name}": types.get(hints[field.name], _TEXT)  # choices: text
@@ -149,8 +174,8 @@ TABLE: dict[str, Values] = {
     "seed": _integer(0),
     "num_steps": _integer(0),
     "env.name": _NAME,  # or the dotted name of a module, like the two below
-    "env.workers": _integer(1),
-    "env.timeout_s": _POSITIVE,
+    "env.workers": _integer(1, 4096),
+    "env.timeout_s": _SECONDS,
     "env.max_attempts": _integer(1),
     "prompt.wording": _NAME,  # the environment says which there are
     "prompt.layout": _choice("tree", "paper"),
@@ -169,7 +194,7 @@ TABLE: dict[str, Values] = {
     "warm_start.retrain": _FLAG,
     "rollout.tasks_per_step": _integer(1),
     "rollout.max_turns": _integer(1),
-    "rollout.temperature": _number(0),
+    "rollout.temperature": _TEMPERATURE,
     "rollout.top_p": _number(0, 1, above_low=True),
     "rollout.max_tokens": _integer(1),
     "rollout.concurrency": _integer(1),
@@ -181,38 +206,38 @@ TABLE: dict[str, Values] = {
     "engine.decode_rows": _integer(0),
     "engine.decode_steps": _integer(1),
     "engine.vllm.executable": _NAME,
-    "engine.vllm.urls": _NAMES,
-    "engine.vllm.replicas": _integer(1),
+    "engine.vllm.urls": _ADDRESSES,
+    "engine.vllm.replicas": _integer(1, 1024),
     "engine.vllm.devices": _NAMES,
-    "engine.vllm.tensor_parallel_size": _integer(1),
+    "engine.vllm.tensor_parallel_size": _integer(1, 1024),
     "engine.vllm.gpu_memory_utilization": _number(0, 1),
     "engine.vllm.arguments": _NAMES,
     "engine.vllm.transfer": _choice("files", "nccl"),
     "engine.vllm.weights_dir": _NAME,
     "engine.vllm.libnccl": _TEXT,
-    "engine.vllm.start_timeout_s": _POSITIVE,
-    "engine.vllm.timeout_s": _POSITIVE,
+    "engine.vllm.start_timeout_s": _SECONDS,
+    "engine.vllm.timeout_s": _SECONDS,
     "engine.vllm.max_attempts": _integer(1),
-    "engine.vllm.logprob_tolerance": _number(0),
+    "engine.vllm.logprob_tolerance": _number(0, 1e3),
     "grpo.group_size": _integer(1),
     "grpo.rule": _choice("corrected", "reference"),
     "grpo.scale": _choice("std", "none"),
     "grpo.aggregation": _choice("episode", "token"),
-    "grpo.reward_scale": _POSITIVE,
-    "grpo.invalid_penalty": _number(0),
-    "grpo.clip_low": _number(0),
-    "grpo.clip_high": _number(0),
+    "grpo.reward_scale": _number(1e-3, 1e6),
+    "grpo.invalid_penalty": _number(0, 1e6),
+    "grpo.clip_low": _number(0, 1, above_low=True),
+    "grpo.clip_high": _number(0, 100, above_low=True),
     "grpo.dual_clip": _DUAL_CLIP,
-    "grpo.kl_coef": _number(0),
+    "grpo.kl_coef": _number(0, 1e3),
     "grpo.old_logprobs": _choice("sampler", "recompute"),
-    "grpo.importance_cap": _number(0),
-    "grpo.logprob_diff_warning": _number(0),
+    "grpo.importance_cap": _CAP,
+    "grpo.logprob_diff_warning": _number(0, 1e3),
     "grpo.minibatches": _integer(1),
-    "grpo.learning_rate": _number(0),
+    "grpo.learning_rate": _number(0, 1),
     "grpo.warmup_steps": _integer(0),
     "grpo.decay_steps": _integer(0),
-    "grpo.weight_decay": _number(0),
-    "grpo.clip_norm": _POSITIVE,
+    "grpo.weight_decay": _number(0, 1),
+    "grpo.clip_norm": _number(1e-6, 1e6),
     "grpo.buckets": _LENGTHS,
     "grpo.tokens_per_microbatch": _integer(1),
     "strategy.name": _NAME,
@@ -226,24 +251,24 @@ TABLE: dict[str, Values] = {
     "creator.name": _NAME,
     "creator.delay_steps": _integer(0),
     "creator.analysed_tasks": _integer(0),
-    "creator.max_concurrency": _integer(1),
+    "creator.max_concurrency": _integer(1, 1024),
     "creator.author_attempts": _integer(1),
     "creator.prompts": _TEXT,
     "creator.replay": _TEXT,
     "creator.llm.name": _TEXT,
-    "creator.llm.base_url": _TEXT,
+    "creator.llm.base_url": _ADDRESS,
     "creator.llm.api_key_variable": _TEXT,
     "creator.llm.structured": _FLAG,
-    "creator.llm.temperature": _number(),
+    "creator.llm.temperature": _number(-1, 2),
     "creator.llm.max_tokens": _integer(1),
-    "creator.llm.timeout_s": _POSITIVE,
+    "creator.llm.timeout_s": _SECONDS,
     **_of("creator.budget", Budget),
     **_of("creator.retry", RetryPolicy),
     "creator.inject": _choice(*KNOWN),
     "creator.inject_every": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
-    "eval.splits": _NAMES,
+    "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
@@ -281,9 +306,10 @@ def _value_problems(config: ConfigDict) -> Iterator[str]:
             yield f"{key}={value!r}: there is no such key: leave it out"
 
 
-def _fit_problems(config: ConfigDict) -> Iterator[str]:
+def _fit_problems(config: ConfigDict, sections: Container[str] | None) -> Iterator[str]:
     for section, problems in _checks(config):
-        yield from (f"{section}.{problem}" for problem in problems)
+        if sections is None or section in sections:
+            yield from (f"{section}.{problem}" for problem in problems)
 
 
 def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
@@ -292,9 +318,20 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     processes = distributed.count()
     yield "env", _refusal(environment_module(config.env.name).Settings, config.env)
     yield "prompt", _wording_problems(config)
-    yield "trial", _refusal(TrialConfig, config.trial)
-    yield "creator.budget", _refusal(Budget, creator.budget)
-    yield "creator.retry", _refusal(RetryPolicy, creator.retry)
+    yield (
+        "trial",
+        [*_refusal(TrialConfig, config.trial)]
+        or strategy_settings.trial_problems(
+            **config.trial,
+            strategy=config.strategy.name,
+            episodes=rollout.tasks_per_step * grpo.group_size,
+        ),
+    )
+    limits = {
+        "creator.budget": [*_refusal(Budget, creator.budget)],
+        "creator.retry": [*_refusal(RetryPolicy, creator.retry)],
+    }
+    yield from limits.items()
     sizes = {axis: config.mesh[axis] for axis in AXES}
     yield "mesh", policy_settings.mesh_problems(**sizes)
     yield (
@@ -321,11 +358,13 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     )
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
-    elif creator.name != "offline":
+    elif creator.name != "offline" and asks_creator(config.strategy.name):
         own = ("delay_steps", "inject", "inject_every")
         yield (
             "creator",
-            creator_settings.problems(
+            ()  # the same limits would be refused again
+            if any(limits.values())
+            else creator_settings.problems(
                 **{k: v for k, v in creator.to_dict().items() if k not in own},
                 engine=config.engine.name,
                 push_timeout_s=config.engine.vllm.timeout_s,

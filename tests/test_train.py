@@ -264,3 +264,26 @@ def test_games_without_a_folder_are_asked_for(policy, tmp_path):
     )
     assert done.returncode != 0
     assert "ALFWORLD_DATA" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_staged_run_that_is_made_longer_changes_over_where_it_did(policy, tmp_path):
+    flags = ("--config.strategy.name=policy_first", "--config.eval.splits=()")
+    for steps in (2, 4):  # half of the first start's steps train the policy
+        done = start(
+            *command(tmp_path / "run", policy, *flags, f"--config.num_steps={steps}")
+        )
+        assert done.returncode == 0, done.stderr
+    lines = read_metrics(Workdir(tmp_path / "run").metrics)
+    trained = ["grpo/loss" in x for x in lines if x["phase"] == "train"]
+    assert trained == [True, False, False, False]
+
+
+@pytest.mark.slow
+def test_lives_cut_short_at_random_moments_end_like_one_run(tmp_path):
+    """SIGKILL and SIGTERM; `tests/run_crash.py` takes any number."""
+    done = start(sys.executable, "tests/run_crash.py", str(tmp_path / "runs"), "6")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["kills"] == sum(report["signals"].values()) == 6
+    assert report["different"] == {}

@@ -1,5 +1,6 @@
 """What cannot run is refused by key, value and what would be right."""
 
+import json
 import math
 import re
 import runpy
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 from ml_collections import ConfigDict
-from programs import ROOT, get_config, save_random_policy
+from programs import ROOT, get_config, save_random_policy, start
 
 from reskill_jax import validate as validation
 from reskill_jax.validate import validate
@@ -160,7 +161,10 @@ def test_values_at_the_edge_are_taken(key, value):
             {"grpo.importance_cap": 2.0},
             "grpo.importance_cap=2.0 needs old_logprobs='recompute'",
         ),
-        ({"grpo.group_size": 1}, "strategy.candidates=1: a trial divides a group of 1"),
+        (
+            {"grpo.group_size": 1, "rollout.tasks_per_step": 8},
+            "strategy.candidates=1: a trial divides a group of 1",
+        ),
         (
             {"strategy.reservoir_min": 300},
             "strategy.reservoir_min=300 exceeds reservoir_size=200",
@@ -242,3 +246,111 @@ def test_the_published_scale_asks_for_models_alone(
     config.policy.path = str(save_random_policy(tmp_path))
     config.creator.llm.name = "a-model"
     validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 2**31),
+        ("num_steps", 2**40),
+        ("env.workers", 10**6),
+        ("env.timeout_s", 1e-3),
+        ("env.timeout_s", 1e7),
+        ("rollout.temperature", 1e-30),
+        ("rollout.temperature", 1e30),
+        ("rollout.tasks_per_step", 2**31),
+        ("grpo.reward_scale", 1e-30),
+        ("grpo.clip_low", 0.0),
+        ("grpo.clip_low", 1.5),
+        ("grpo.clip_high", 0.0),
+        ("grpo.clip_norm", 1e-30),
+        ("grpo.dual_clip", 1e300),
+        ("grpo.importance_cap", 0.5),
+        ("grpo.kl_coef", 1e300),
+        ("grpo.learning_rate", 2.0),
+        ("grpo.weight_decay", 1e300),
+        ("grpo.buckets", (2**31,)),
+        ("trial.max_steps", 10**9),
+        ("trial.effect_sd", 1e300),
+        ("trial.carry_over", 1e300),
+        ("creator.retry.cooldown_s", 1e300),
+        ("creator.llm.temperature", 3.0),
+        ("creator.llm.base_url", "localhost:8000"),
+        ("creator.llm.base_url", "http://[::1"),
+        ("engine.vllm.urls", ("localhost:8000",)),
+        ("engine.vllm.urls", ("http://a:1", "http://a:1")),
+        ("eval.splits", ("valid_seen", "valid_seen")),
+    ],
+)
+def test_values_beyond_what_machines_and_methods_take_are_refused(key, value):
+    (line,) = refusal(smoke_with(key, value))
+    assert line.startswith(f"  config.{key}={value}: must be ") or line.startswith(
+        f"  config.{key}={value!r}: must be "
+    )
+
+
+def test_a_bank_is_read_before_any_work(tmp_path):
+    config = get_config()
+    config.strategy.name, config.strategy.bank = "static", str(tmp_path)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.strategy.bank='{tmp_path}' holds no skills")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "SKILL.md").write_text("no front matter")
+    (line,) = refusal(config)
+    assert f"config.strategy.bank='{tmp_path}': {tmp_path}/broken/SKILL.md: " in line
+
+
+def test_a_trial_that_could_not_end_in_its_steps_is_refused():
+    config = get_config()
+    config.trial.min_episodes = 65  # in 8 steps of 2 tasks with 4 rollouts
+    (line,) = refusal(config)
+    assert line.startswith(
+        "  config.trial.min_episodes=65: max_steps=8 have 64 episodes"
+    )
+    config.strategy.name = "grpo"
+    validate(config)
+
+
+def test_a_method_without_proposals_needs_no_language_model():
+    config = get_config()
+    config.creator.name = "openai"
+    (line,) = refusal(config)
+    assert line.startswith("  config.creator.llm.name=''")
+    config.strategy.name = "grpo"
+    validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("budget.run_dollars", 5.0), ("retry.max_attempts", 0)]
+)
+def test_what_a_creator_may_spend_is_refused_once(key, value, monkeypatch):
+    pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    config = get_config()
+    config.creator.name, config.creator.llm.name = "openai", "a-model"
+    validate(config)
+    config.update_from_flattened_dict({f"creator.{key}": value})
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.creator.{key}={value}")
+
+
+def test_a_mode_that_starts_no_run_checks_what_it_uses():
+    config = get_config()
+    config.strategy.bank, config.mesh.data, config.mesh.fsdp = "/no", -1, -1
+    for sections in (validation.EVALUATION, validation.COMPILATION):
+        with pytest.raises(ValueError, match="only one axis can take") as error:
+            validate(config, sections)
+        assert "bank" not in str(error.value)
+    config.eval.max_tasks = 0
+    with pytest.raises(ValueError, match=r"config\.eval\.max_tasks=0: must be"):
+        validate(config, validation.EVALUATION)
+
+
+@pytest.mark.slow
+def test_made_configurations_are_refused_by_key_or_run():
+    """Put together at random from allowed values; see `tests/made_configs.py`."""
+    done = start(sys.executable, "tests/made_configs.py", "300", "20")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["made"], report["runs"]) == (300, 20)
+    assert report["good"] >= 100

@@ -61,11 +61,13 @@ class RetryPolicy:
     cooldown_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1 and negative times."""
+        """Refuse counts below 1, negative times, and times that no clock can wait."""
         for name, value in vars(self).items():
             least = 1 if name in ("max_attempts", "failure_threshold") else 0
             if not value >= least:
                 raise ValueError(f"{name}={value}: must be {least} or more")
+            if name.endswith("_s") and value > 1e6:
+                raise ValueError(f"{name}={value}: must be 1e6 seconds or less")
 
 
 class Breaker:

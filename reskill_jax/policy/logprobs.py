@@ -57,16 +57,17 @@ def token_logprobs(
     length, chunk = tokens.shape[1], compute.logprob_chunk
     if chunk < length:
         score = jax.checkpoint(score)
-    if length % chunk == 0 and length // chunk > _UNROLLED:
-        pieces = (_cut(x, chunk) for x in (states, targets, temperature))
+    whole = length // chunk * chunk if length // chunk > _UNROLLED else 0
+    parts = [
+        score(*(x[:, at : at + chunk] for x in (states, targets, temperature)))
+        for at in range(whole, length, chunk)
+    ]
+    if whole:
+        pieces = (_cut(x[:, :whole], chunk) for x in (states, targets, temperature))
         _, (logprobs, entropy) = jax.lax.scan(
             lambda _, piece: (None, score(*piece)), None, tuple(pieces)
         )
-        return _join(logprobs), _join(entropy)
-    parts = [
-        score(*(x[:, at : at + chunk] for x in (states, targets, temperature)))
-        for at in range(0, length, chunk)
-    ]
+        parts.insert(0, (_join(logprobs), _join(entropy)))
     logprobs, entropy = (jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     return logprobs, entropy
 

@@ -143,14 +143,7 @@ def _encode(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
-<<<<<<< HEAD
-def _decode(line: str) -> dict[str, Any]:
-    return {
-        key: value if key in _RESERVED else float(value)
-        for key, value in json.loads(line).items()
-    }
-=======
-def _decode(line: str, place: str) -> dict[str, str | int | float]:
+def _decode(line: str, place: str) -> dict[str, Any]:
     values = json.loads(line)
     if not isinstance(values.get("phase"), str):
         raise ValueError(f"{place} is damaged (it has no phase): remove that line")
@@ -161,4 +154,3 @@ def _decode(line: str, place: str) -> dict[str, str | int | float]:
         }
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is damaged ({error}): remove that line") from error
->>>>>>> f-untrusted

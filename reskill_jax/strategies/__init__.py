@@ -42,3 +42,8 @@ def holds_trials(name: str) -> bool:
     """Tell whether a strategy splits groups between banks."""
     path, switches = STRATEGIES.get(name, ("", {}))
     return path == _RESKILL and "auto_accept" not in switches
+
+
+def asks_creator(name: str) -> bool:
+    """Tell whether a strategy makes the creator that the configuration names."""
+    return STRATEGIES.get(name, (_RESKILL, {}))[0] == _RESKILL

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.strategies import holds_trials
 
 
@@ -36,8 +37,8 @@ def problems(
             f"bank={bank!r} would be ignored by name='grpo': leave it empty, or use "
             "name='static', which always shows this bank"
         )
-    if bank and not Path(bank).is_dir():
-        yield f"bank={bank!r} is not a directory: name one with SKILL.md directories"
+    elif bank:
+        yield from _bank_problems(name, bank)
     if name == "static" and not bank:
         yield (
             "bank='': name='static' needs a directory of skills; without skills use "
@@ -63,3 +64,35 @@ def problems(
             f"reservoir_min={reservoir_min} exceeds reservoir_size={reservoir_size}: "
             "the creator would never be asked; lower it"
         )
+
+
+def trial_problems(
+    *, strategy: str, min_episodes: int, max_steps: int, episodes: int, **_: Any
+) -> Iterator[str]:
+    """Yield why a trial could not end when it should; begins with the argument's name.
+
+    Args:
+        strategy: name of the strategy.
+        min_episodes: see `TrialConfig`.
+        max_steps: likewise.
+        episodes: of a step.
+    """
+    if holds_trials(strategy) and min_episodes > max_steps * episodes:
+        yield (
+            f"min_episodes={min_episodes}: max_steps={max_steps} have "
+            f"{max_steps * episodes} episodes, and the trial would go on beyond them: "
+            "lower the one or raise the other"
+        )
+
+
+def _bank_problems(name: str, bank: str) -> Iterator[str]:
+    if not Path(bank).is_dir():
+        yield f"bank={bank!r} is not a directory: name one with SKILL.md directories"
+        return
+    try:
+        skills = load_bank(bank).skills
+    except ValueError as error:
+        yield f"bank={bank!r}: {error}"
+    else:
+        if name == "static" and not skills:
+            yield f"bank={bank!r} holds no skills: without any use name='grpo'"

@@ -87,12 +87,12 @@ class TrialConfig:
             "early_accept": (0, 1),
             "accept_probability": (0, self.early_accept),
             "early_reject": (0, self.accept_probability),
-            "max_steps": (1, math.inf),
+            "max_steps": (1, 10_000),  # arrays have a row for each
             "min_steps": (1, self.max_steps),
             "min_episodes": (0, math.inf),
-            "effect_sd": (1e-6, math.inf),
+            "effect_sd": (1e-6, 1),
             "cost_per_skill": (0, 1),
-            "carry_over": (0, math.inf),
+            "carry_over": (0, 1e9),
         }
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:

@@ -38,7 +38,7 @@ def config(monkeypatch):
         (
             "llm.timeout_s",
             0.0,
-            "creator.llm.timeout_s=0.0: must be a finite number, above 0",
+            "creator.llm.timeout_s=0.0: must be a finite number, 1 or more",
         ),
         (
             "budget.run_dollars",

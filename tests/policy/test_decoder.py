@@ -295,6 +295,23 @@ def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
         np.testing.assert_allclose(entropy[b], uncertainty, atol=5e-4)
 
 
+def test_chunks_that_do_not_divide_the_rows_are_a_loop_and_a_rest(row):
+    params = noisy(CONFIG)
+    shorter = [x[:, :19] for x in row]
+    shorter[2] = jnp.minimum(shorter[2], 19)
+    whole, _ = score(CONFIG, params, *shorter, compute=Compute(logprob_chunk=19))
+    ours, _ = score(CONFIG, params, *shorter, compute=Compute(logprob_chunk=2))
+    np.testing.assert_allclose(ours, whole, atol=1e-5)
+
+    def lines(length):
+        rows = [jax.ShapeDtypeStruct((2, length), jnp.int32)] * 4
+        compute = Compute(logprob_chunk=2)
+        lowered = score.lower(CONFIG, params, *rows, compute=compute)
+        return lowered.as_text().count("\n")
+
+    assert lines(19) == lines(59)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("bfloat16", 0.01)])
 def test_gradients_of_logits_are_those_of_a_product(tied, dtype, error):

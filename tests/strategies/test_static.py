@@ -75,3 +75,21 @@ def test_what_never_changes_learns_nothing_and_knows_its_own_state(make):
     with pytest.raises(ValueError, match=f"{BANK.hash}, its content now .*'?empty"):
         grpo.restore(static.state())
     assert static.incumbent.bank == BANK
+
+
+def test_a_bank_that_was_edited_is_not_taken_for_the_old_one(make, tmp_path):
+    state = make("static", bank=True).state()
+    make("static", bank=True).restore(state)
+    path = tmp_path / "bank" / BANK.skills[0].name / "SKILL.md"
+    path.write_text(path.read_text().replace(BANK.skills[0].action, "Wait."))
+    with pytest.raises(ValueError, match="put the old files back"):
+        make("static", bank=True).restore(state)
+    # Where skills evolve, the accepted ones are part of the state.
+    edited = make("reskill", bank=True)
+    assert edited.incumbent != BankContext(BANK)
+    fresh = tmp_path / "again"
+    save_bank(BANK, fresh)
+    (tmp_path / "bank").rename(tmp_path / "edited")
+    fresh.rename(tmp_path / "bank")
+    edited.restore(make("reskill", bank=True).state())
+    assert edited.incumbent == BankContext(BANK)

@@ -7,7 +7,7 @@ S queries, M blocks of P tokens.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,20 @@ def choose_backend(attention: str, platform: str, dtype: str) -> str:
     if attention == "splash" and platform == "gpu":
         raise ValueError("attention='splash' is for TPUs, not for a GPU: choose 'auto'")
     return attention
+
+
+def check_row_lengths(buckets: Sequence[int], backend: str) -> None:
+    """Refuse lengths of rows that a backend cannot compute.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    step = {"splash": _TILES[-1], "cudnn": 2}.get(backend, 1)
+    if wrong := [length for length in buckets if length % step]:
+        raise ValueError(
+            f"buckets={tuple(buckets)}: attention by {backend!r} needs lengths in "
+            f"multiples of {step}, not {wrong[0]}: change them, or use 'xla'"
+        )
 
 
 def attention(

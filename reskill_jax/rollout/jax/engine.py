@@ -43,6 +43,20 @@ class _Job:
     logprobs: list[float] = field(default_factory=list)
 
 
+def check_rows(mesh: Mesh | None, **rows: int) -> None:
+    """Refuse rows that cannot be split evenly over the engine's mesh.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    for key, count in rows.items():
+        if count % row_shards(mesh):
+            raise ValueError(
+                f"{key}={count} cannot be split evenly over the mesh's data x fsdp "
+                f"= {row_shards(mesh)} parts: make it a multiple"
+            )
+
+
 class JaxEngine:
     """Samples with the decoder in this process; see the module's docstring.
 
@@ -93,12 +107,7 @@ class JaxEngine:
             raise ValueError(
                 f"context={context} is not a multiple of block_size={block_size}"
             )
-        for key, rows in (("prefill_rows", prefill_rows), ("decode_rows", decode_rows)):
-            if rows % row_shards(mesh):
-                raise ValueError(
-                    f"{key}={rows} cannot be split evenly over the mesh's data x fsdp "
-                    f"= {row_shards(mesh)} parts: make it a multiple"
-                )
+        check_rows(mesh, prefill_rows=prefill_rows, decode_rows=decode_rows)
         self._config = config
         self._mesh = mesh
         self._eos_id = eos_id
