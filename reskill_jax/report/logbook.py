@@ -13,7 +13,7 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.metrics import MetricWriter, cut
 from reskill_jax.report.progress import Progress
 from reskill_jax.rollout.context import BankContext, Context
-from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.episode import Episode, LostGroup
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import write_text
 from reskill_jax.strategies.base import Learned
@@ -82,6 +82,12 @@ class Logbook:
             trial=learned.status,
         )
 
+    def lost(self, step: int, groups: Sequence[LostGroup]) -> None:
+        """Name the groups that a step has dropped."""
+        for group in groups:
+            name = _dropped(group.task, group.reason)
+            self._progress.note(f"step {step}: a group is dropped: {name}")
+
     def evaluation(
         self, step: int, metrics: Mapping[str, float], episodes: Sequence[Episode]
     ) -> None:
@@ -90,6 +96,10 @@ class Logbook:
         write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
+        for episode in episodes:
+            if episode.lost:
+                name = _dropped(episode.task.id, episode.lost)
+                self._progress.note(f"evaluation after {step} steps: {name}")
         self._progress.note(summary(step, metrics))
 
     def close(self) -> None:
@@ -114,6 +124,7 @@ def episode_line(episode: Episode, step: int) -> dict[str, Any]:
         "index": episode.index,
         "reward": episode.reward,
         "scores": episode.scores,
+        "lost": episode.lost,
         "responses": [turn.text for turn in turns],
         "rewards": [turn.reward for turn in turns],
         "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
@@ -151,13 +162,20 @@ def write_evaluation(
 
 def summary(step: int, metrics: Mapping[str, float]) -> str:
     """Say how an evaluation went, in one line."""
-    rates = [
-        f"{split} {value:.1%}"
-        for key, value in metrics.items()
-        for split, _, name in [key.partition("/")]
-        if name == "success"
-    ]
+    rates = []
+    for key, value in metrics.items():
+        split, _, name = key.partition("/")
+        if name == "success":
+            rates.append(f"{split} {value:.1%}")
+        elif name == "void":
+            failed = metrics[f"{split}/failed_tasks"]
+            rates.append(f"{split} void ({failed:g} tasks failed for good)")
     return f"evaluation after {step} steps: {', '.join(rates)}"
+
+
+def _dropped(task: str, reason: str) -> str:
+    first, _, _ = reason.partition("\n")
+    return f"task {task} failed for good: {first}"
 
 
 def _success(episodes: Iterable[Episode]) -> float | None:

@@ -1,7 +1,7 @@
 """Prints a run's state: success so far, trials, the current bank, one episode."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reskill_jax.codec import decode
@@ -40,9 +40,15 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
                 rewards.append(line["rollout/success"])
         else:
             training = f"{sum(rewards) / len(rewards):9.1%}" if rewards else " " * 9
-            rates = " ".join(f"{line[f'{split}/success']:13.1%}" for split in splits)
+            rates = " ".join(_rate(line, split) for split in splits)
             yield f"{line['step']:6d} {training} {rates}"
             rewards = []
+
+
+def _rate(line: Mapping[str, Any], split: str) -> str:
+    """Show an evaluation's success; too many tasks may have failed for good."""
+    rate = line.get(f"{split}/success")
+    return f"{'void':>13}" if rate is None else f"{rate:13.1%}"
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:

@@ -179,12 +179,12 @@ class ReSkill:
         self._events, self._decisions = [], []
         self._reservoir.add(episode.record(step) for episode in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
-        metrics = {
-            "skills/active_per_turn": float(
-                np.mean([len(turn.active_skills) for turn in turns])
-            )
-        }
-        if self._trial is not None:
+        metrics: dict[str, float] = {}
+        if turns:
+            shown = [len(turn.active_skills) for turn in turns]
+            metrics["skills/active_per_turn"] = float(np.mean(shown))
+        # All groups of a step may have failed: then it is none of a trial's steps.
+        if self._trial is not None and episodes:
             metrics |= self._judge(step, self._trial, episodes)
         if self._trial is None:
             metrics |= self._next_trial(step)

@@ -102,6 +102,22 @@ def test_a_harmful_bundle_is_rejected_and_the_very_bank_comes_back():
     assert strategy.incumbent.bank is before
 
 
+def test_a_trial_counts_whole_groups_only_and_a_step_without_any_is_none_of_it():
+    strategy, other = make(), make()
+    for step in range(2):
+        play(strategy, step, (0.3, 0.3))
+        play(other, step, (0.3, 0.3))
+    learned = play(strategy, 2, (0.3, 0.3), dropped=range(TASKS))
+    assert not any(key.startswith("trial/effect") for key in learned.metrics)
+    assert "skills/active_per_turn" not in learned.metrics
+    assert strategy.state() == other.state()  # nothing was learnt
+    before = strategy.state()["trial"]["counts"]
+    learned = play(strategy, 3, (0.3, 0.3), dropped=(0, 5))
+    episodes = [learned.metrics[f"trial/episodes_{arm}"] for arm in range(2)]
+    assert len(strategy.state()["trial"]["counts"]) == len(before) + 1
+    assert sum(episodes) == TASKS * GROUP + (TASKS - 2) * GROUP
+
+
 def test_every_group_contrasts_both_arms_during_a_trial_and_none_outside():
     strategy = make()
     plan = strategy.plan(0, draw)
