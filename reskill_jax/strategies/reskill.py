@@ -30,7 +30,7 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import Rejection, describe
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
@@ -318,14 +318,11 @@ class ReSkill:
             if proposal is None:
                 metrics["creator/no_proposal"] += 1
                 break
-            verdict = verify(proposal, evidence, Limits())
+            verdict = verify(proposal, evidence, Limits(), self._bank_problem)
             if isinstance(verdict, Rejected):
                 for problem in verdict.problems:
                     metrics[f"creator/rejected/{problem.reason}"] += 1
-                break
-            if reason := self._bank_problem(verdict.candidate):
-                metrics[f"creator/rejected/{Rejection.OVER_BUDGET}"] += 1
-                self._events.append(f"step {step}: no trial: {reason}")
+                    self._events.append(f"step {step}: no trial: {problem.detail}")
                 break
             metrics["creator/proposals"] += 1
             self._candidates.append((proposal, verdict.candidate))
