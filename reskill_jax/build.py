@@ -55,7 +55,13 @@ def context_resources(config: ConfigDict) -> dict[str, Any]:
     return {}
 
 
-_SHARED_ENV_KEYS = ("name", "workers", "timeout_s", "max_attempts")
+_SHARED_ENV_KEYS = (
+    "name",
+    "workers",
+    "timeout_s",
+    "max_attempts",
+    "max_failed_groups",
+)
 
 
 def load_environment(config: ConfigDict) -> EnvironmentSpec:
@@ -374,6 +380,7 @@ def make_collector(
         action_format=environment.action_format,
         max_turns=config.rollout.max_turns,
         concurrency=config.rollout.concurrency,
+        max_attempts=config.env.max_attempts,
     )
 
 

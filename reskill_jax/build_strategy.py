@@ -12,6 +12,7 @@ from reskill_jax.build import context_resources
 from reskill_jax.creator.background import Background
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
+from reskill_jax.creator.verify import BankProblem, no_problem
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.modules import find_module
@@ -48,10 +49,22 @@ def make_strategy(
         panel=environment.panel,
         bank_problem=prompts.bank_problem,
         resources=context_resources(config),
-        make_creator=partial(make_creator, config, environment.rules, calls, servers),
+        make_creator=partial(
+            make_creator,
+            config,
+            environment.rules,
+            calls,
+            servers,
+            bank_problem=prompts.bank_problem,
+        ),
     )
     make = partial(find_strategy(config.strategy.name), setup)
-    return make() if distributed.is_alone() else Leader(make, setup.resources)
+    try:
+        return make() if distributed.is_alone() else Leader(make, setup.resources)
+    except ValueError as error:  # those of `make` begin with one of its keys
+        if str(error).partition("=")[0] not in config.strategy:
+            raise
+        raise ValueError(f"config.strategy.{error}") from error
 
 
 # Modules of creators that are not in this table are found by their dotted names.
@@ -73,11 +86,17 @@ def make_creator(
     calls: Path,
     servers: Sequence[str],
     analyse: bool = True,
+    *,
+    bank_problem: BankProblem = no_problem,
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(rules, analyse=analyse)
+    creator: Creator = OfflineCreator(rules, analyse=analyse, bank_problem=bank_problem)
     if config.creator.name not in CREATORS:
-        settings = {**config.creator.to_dict(), "calls": calls}
+        settings = {
+            **config.creator.to_dict(),
+            "calls": calls,
+            "bank_problem": bank_problem,
+        }
         creator = find_creator(config.creator.name).make(settings, analyse)
     elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
@@ -86,7 +105,9 @@ def make_creator(
         own = {"delay_steps", "inject", "inject_every"}
         settings = {k: v for k, v in config.creator.to_dict().items() if k not in own}
         creator = Background(
-            make_llm_creator(calls=calls, servers=servers, **settings),
+            make_llm_creator(
+                calls=calls, servers=servers, bank_problem=bank_problem, **settings
+            ),
             config.creator.delay_steps,
         )
     if config.creator.inject_every:

@@ -117,7 +117,10 @@ def _add_tasks(c: ConfigDict, environment: str) -> None:
     c.env.name = environment
     c.env.workers = 8  # processes
     c.env.timeout_s = 120.0  # seconds for a reset or step; then its process is replaced
-    c.env.max_attempts = 3  # processes that one reset or step may cost before it fails
+    # Processes that one reset or step may cost, and attempts at an episode whose
+    # environment raises errors, before its group is dropped.
+    c.env.max_attempts = 3
+    c.env.max_failed_groups = 16  # groups that a run may drop so before it ends
 
     c.prompt = ConfigDict()
     c.prompt.wording = "full"  # or brief, for small policies
@@ -343,6 +346,9 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     # evaluated. 0: only those.
     c.eval.every = 10
     c.eval.max_tasks = 140  # per split
+    # Share of a split's tasks that may fail for good, each of which counts as a
+    # failure; with more, the split's figures are void.
+    c.eval.max_failed_share = 0.02
     c.eval.splits = ("valid_seen", "valid_unseen")  # (): no evaluation
     # Tasks that the splits must have, "split:count:hash" each, as printed beside every
     # figure; other tasks are refused. (): whichever are found.

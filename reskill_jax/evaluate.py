@@ -26,14 +26,19 @@ def evaluate(
     panels: Mapping[str, TaskPanel],
     context: Context,
     sampling: Sampling,
+    max_failed_share: float,
 ) -> tuple[dict[str, float], list[Episode]]:
-    """Play every task once.
+    """Play every task once; nothing is dropped.
+
+    A task whose environment failed for good counts as a failure. Where there are too
+    many of those, the split's only figures are ``failed_tasks`` and ``void``.
 
     Args:
         collector: plays.
         panels: tasks by split.
         context: the accepted one; a candidate on trial is never evaluated.
         sampling: gives the length limit; temperature and top-p are those of greedy.
+        max_failed_share: share of a split's tasks that may fail for good.
 
     Returns:
         Metrics: by split, success in all, by task kind and by column of the panel, and
@@ -56,6 +61,12 @@ def evaluate(
             )
         )
         seconds = time.perf_counter() - started
+        episodes += played
+        failed = sum(bool(episode.lost) for episode in played)
+        metrics[f"{split}/failed_tasks"] = float(failed)
+        if failed > max_failed_share * len(panel):
+            metrics[f"{split}/void"] = 1.0
+            continue
         metrics |= rollout_metrics(played, seconds, prefix=split)
         metrics[f"{split}/batch_invariant"] = float(collector.engine.batch_invariant)
         rates = {
@@ -67,7 +78,6 @@ def evaluate(
             if all(kind in rates for kind in kinds):  # else it is another figure
                 mean = float(np.mean([rates[kind] for kind in kinds]))
                 metrics[f"{split}/success/{column}"] = mean
-        episodes += played
     return metrics, episodes
 
 
@@ -85,6 +95,7 @@ def evaluate_run(
 
     Raises:
         ValueError: there is nothing to evaluate on, or the run has no checkpoint yet.
+        RuntimeError: a split's figures are void; what there is has been kept.
     """
     if not config.eval.splits:
         raise ValueError(
@@ -111,7 +122,15 @@ def evaluate_run(
             panels.held_out,
             open_context(restored.host["incumbent"], build.context_resources(config)),
             build.sampling(config),
+            config.eval.max_failed_share,
         )
     write_evaluation(workdir, restored.step, metrics, episodes, panels.held_out)
     say(summary(restored.step, metrics, panels.held_out))
+    if void := [split for split in panels.held_out if f"{split}/void" in metrics]:
+        reason = next(episode.lost for episode in episodes if episode.lost)
+        raise RuntimeError(
+            f"the figures of {', '.join(void)} are void: more tasks failed for good "
+            f"than config.eval.max_failed_share={config.eval.max_failed_share:g} "
+            f"allows: mend the environment and evaluate again; the first one: {reason}"
+        )
     return metrics

@@ -43,6 +43,7 @@ class Run:
         checkpointer: keeps states.
         state: what an update changes.
         version: of the weights, the last step that trained them.
+        failed_groups: groups that were dropped so far.
         reference: the weights that the KL term compares with; None without one.
         update: one step of GRPO.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
@@ -59,6 +60,7 @@ class Run:
     checkpointer: Checkpointer
     state: TrainState
     version: int
+    failed_groups: int
     reference: Params | None
     update: Update
     ahead: Any
@@ -110,6 +112,7 @@ def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
         checkpointer=checkpointer,
         state=state,
         version=version,
+        failed_groups=host.get("failed_groups", 0),
         reference=reference,
         update=update,
         ahead=host.get("ahead"),

@@ -1,6 +1,7 @@
 """The co-evolution loop: policy and skill library learn from the same rollouts."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,12 +11,17 @@ from reskill_jax import build, distributed
 from reskill_jax.evaluate import evaluate
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
+from reskill_jax.rollout.episode import LostGroup
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
 from reskill_jax.terminal import activity
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
+
+
+class FailedGroupsError(RuntimeError):
+    """More groups have failed than a run may drop."""
 
 
 def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
@@ -26,6 +32,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
 
     Raises:
         TerminatedError: SIGTERM was sent; the last finished step is in a checkpoint.
+        FailedGroupsError: environments fail too often.
     """
     with ExitStack() as resources:
         run = open_run(config, workdir, resources)
@@ -46,6 +53,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                     run.panels.held_out,
                     run.strategy.incumbent,
                     build.sampling(config),
+                    config.eval.max_failed_share,
                 )
             if logbook:
                 logbook.evaluation(run.done, metrics, episodes, run.panels.held_out)
@@ -67,6 +75,10 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
                 started = time.perf_counter()
                 with termination.interrupts(not config.rollout.overlap):
                     batch = batches.take(step, run.state.params, run.version)
+                if logbook:
+                    logbook.lost(step, batch.lost)
+                _count_failed(run, batch.lost, config.env.max_failed_groups)
+                with termination.interrupts(not config.rollout.overlap):
                     # A creator may take minutes; nothing is lost if it is interrupted.
                     learned = run.strategy.observe(step, batch.episodes)
                 metrics = batch.metrics(run.version) | learned.metrics
@@ -104,8 +116,24 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         sampling=build.sampling(config),
         seed=derive_seed(config.seed, "rollout", step),
         what=f"step {step}: playing",
+        only_whole_groups=True,
     )
     return Planned(episodes, plan.training_groups)
+
+
+def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
+    """Count groups that were dropped.
+
+    Raises:
+        FailedGroupsError: they are too many.
+    """
+    run.failed_groups += len(lost)
+    if lost and run.failed_groups > most:
+        raise FailedGroupsError(
+            f"config.env.max_failed_groups={most}, but {run.failed_groups} groups have "
+            "failed: mend the environment and resume, or raise the limit; the last one "
+            f"was of task {lost[-1].task}: {lost[-1].reason}"
+        )
 
 
 def _update(
@@ -143,6 +171,7 @@ def _snapshot(run: Run) -> dict[str, Any]:
         "incumbent": context_to_json(run.strategy.incumbent),
         "drawn": run.stream.drawn,
         "version": run.version,
+        "failed_groups": run.failed_groups,
     }
 
 

@@ -177,6 +177,7 @@ TABLE: dict[str, Values] = {
     "env.workers": _integer(1, 4096),
     "env.timeout_s": _SECONDS,
     "env.max_attempts": _integer(1),
+    "env.max_failed_groups": _integer(0),
     "prompt.wording": _NAME,  # the environment says which there are
     "prompt.layout": _choice("tree", "paper"),
     "prompt.max_tokens": _integer(64),
@@ -268,6 +269,7 @@ TABLE: dict[str, Values] = {
     "creator.inject_every": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
+    "eval.max_failed_share": _number(0, 1),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
     "checkpoint.every": _integer(1),

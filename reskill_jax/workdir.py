@@ -40,6 +40,8 @@ PLACES = (
     "env.workers",
     "env.timeout_s",
     "env.max_attempts",
+    "env.max_failed_groups",
+    "eval.max_failed_share",
     "rollout.concurrency",
     "policy.attention",
     "policy.reference",

@@ -30,7 +30,7 @@ def test_section_env_has_shared_keys_and_those_of_the_environment():
     assert asdict(Settings()).items() <= env.items()
     assert env["name"] == "alfworld"
     assert set(env) - set(asdict(Settings())) == {
-        "name", "workers", "timeout_s", "max_attempts",
+        "name", "workers", "timeout_s", "max_attempts", "max_failed_groups",
     }  # fmt: skip
 
 

@@ -55,6 +55,9 @@ def main(argv: Sequence[str]) -> None:
             )
         )
 
+        if lost := [episode for episode in episodes if episode.lost]:
+            raise RuntimeError(f"{lost[0].task} cannot be played: {lost[0].lost}")
+
         def train(episodes: Sequence[Episode]) -> Callable[[], TrainState]:
             def once() -> TrainState:
                 params = jax.tree.map(lambda x: x.copy(), policy.params)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.stages import LlmCreator
+from reskill_jax.creator.verify import BankProblem, no_problem
 from reskill_jax.llm.backends import SIDECAR, Backend, Model, make_backend
 from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.caller import Budget, Caller, RetryPolicy
@@ -32,6 +33,7 @@ def make_llm_creator(
     analysed_tasks: int = 30,
     max_concurrency: int = 16,
     author_attempts: int = 3,
+    bank_problem: BankProblem = no_problem,
 ) -> LlmCreator:
     """Make the creator.
 
@@ -48,6 +50,7 @@ def make_llm_creator(
         analysed_tasks: see `LlmCreator`.
         max_concurrency: see `LlmCreator`.
         author_attempts: see `LlmCreator`.
+        bank_problem: see `verify`.
 
     Raises:
         ValueError: a setting is out of range, prompts cannot be used, or there is no
@@ -78,6 +81,7 @@ def make_llm_creator(
         analysed_tasks=analysed_tasks,
         max_concurrency=max_concurrency,
         author_attempts=author_attempts,
+        bank_problem=bank_problem,
     )
 
 

@@ -21,7 +21,14 @@ from reskill_jax.creator.diagnosis import diagnose
 from reskill_jax.creator.mining import mine
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.reservoir import Tally
-from reskill_jax.creator.verify import Limits, Verified, trigger_rate, verify
+from reskill_jax.creator.verify import (
+    BankProblem,
+    Limits,
+    Verified,
+    no_problem,
+    trigger_rate,
+    verify,
+)
 from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation, describe
 from reskill_jax.skills.rule import Rule, RuleTable
@@ -45,6 +52,7 @@ class OfflineCreator:
         table: rules that it can write, and the assertions that they answer; with the
             empty one all its advice comes from the verbs of successful episodes.
         limits: what a proposal may be.
+        bank_problem: see `verify`.
         min_records: episodes needed before it says anything, about a skill too.
         max_operations: most rules added in one bundle.
         min_support: least share of failed episodes that make a failure mode.
@@ -55,6 +63,7 @@ class OfflineCreator:
 
     table: RuleTable = field(default_factory=RuleTable)
     limits: Limits = field(default_factory=Limits)
+    bank_problem: BankProblem = no_problem
     min_records: int = 20
     max_operations: int = 2
     min_support: float = 0.05
@@ -72,7 +81,8 @@ class OfflineCreator:
                 evidence=tuple(change.figures for change in changes),
                 bank=evidence.bank.hash,
             )
-            if isinstance(verify(proposal, evidence, self.limits), Verified):
+            verdict = verify(proposal, evidence, self.limits, self.bank_problem)
+            if isinstance(verdict, Verified):
                 return proposal
         return None
 

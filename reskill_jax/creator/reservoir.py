@@ -1,12 +1,16 @@
 """What a creator is shown of the past: episodes in words, and counts of all.
 
-The `Reservoir` keeps the newest record per (task, bank, outcome), bounded, so that one
-task cannot crowd out the others (paper, section 3.4). Success rates cannot be taken
+The `Reservoir` keeps the newest record per (task, bank, outcome) of the last steps,
+bounded (paper, section 3.4). Where there are more, failures keep their share, and
+steps, the banks of a step, and tasks are represented evenly; lots are drawn between
+what is left, so that no place in a batch is preferred. Success rates cannot be taken
 from such a selection, so every episode is also counted in a `Tally` per (bank, step).
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, TypedDict
 
 from reskill_jax.codec import decode, encode
@@ -51,6 +55,9 @@ class _State(TypedDict):
 class Reservoir:
     """Bounded memory of episodes.
 
+    Attributes:
+        window: see the argument.
+
     Args:
         capacity: most records held.
         window: how many steps back `records` and `tallies` reach.
@@ -70,40 +77,50 @@ class Reservoir:
             raise ValueError(f"window={window}: must be 1 or more")
         if not 0 < failure_share < 1:
             raise ValueError(f"failure_share={failure_share}: must be in (0, 1)")
+        self.window = window
         self._capacity = capacity
-        self._window = window
         self._failure_share = failure_share
         # Insertion order is age: a newer record of the same key moves to the end.
         self._records: dict[tuple[str, str, bool], EpisodeRecord] = {}
         self._tallies: dict[tuple[str, int], Tally] = {}
 
     def add(self, records: Iterable[EpisodeRecord]) -> None:
-        """Take in the episodes of a step, in their order in the batch."""
+        """Take in the episodes of a step, in their order in the batch.
+
+        Only whole steps are to be added: what is kept is chosen at the end.
+        """
         for record in records:
-            key = (record.task, record.bank, record.success)
+            key = _key(record)
             self._records.pop(key, None)
             self._records[key] = record
-            if len(self._records) > self._capacity:
-                self._evict()
             tally = Tally(record.bank, record.step)
             self._tallies.setdefault((record.bank, record.step), tally).count(record)
         newest = max((step for _, step in self._tallies), default=0)
-        self._tallies = {
-            key: tally
-            for key, tally in self._tallies.items()
-            if tally.step > newest - self._window
-        }
+        oldest = newest - self.window + 1
+        self._tallies = {k: t for k, t in self._tallies.items() if t.step >= oldest}
+        recent = [r for r in self._records.values() if r.step >= oldest]
+        kept = set(map(_key, _represent(recent, self._capacity, self._failure_share)))
+        self._records = {k: r for k, r in self._records.items() if k in kept}
+
+    def most(self, tasks: int, *, both_outcomes: bool = True) -> int:
+        """Return how many records there can be while all play on one bank.
+
+        Args:
+            tasks: different ones in `window` steps.
+            both_outcomes: whether each is both won and lost.
+        """
+        return min(self._capacity, tasks * (1 + both_outcomes))
 
     def records(self, step: int) -> tuple[EpisodeRecord, ...]:
         """Return the records of the last `window` steps up to `step`, oldest first."""
         return tuple(
-            r for r in self._records.values() if step - self._window < r.step <= step
+            r for r in self._records.values() if step - self.window < r.step <= step
         )
 
     def tallies(self, step: int) -> tuple[Tally, ...]:
         """Return the counts of the last `window` steps up to `step`, oldest first."""
         return tuple(
-            t for t in self._tallies.values() if step - self._window < t.step <= step
+            t for t in self._tallies.values() if step - self.window < t.step <= step
         )
 
     def state(self) -> dict[str, Any]:
@@ -121,9 +138,57 @@ class Reservoir:
         self._records = {(r.task, r.bank, r.success): r for r in held["records"]}
         self._tallies = {(tally.bank, tally.step): tally for tally in held["tallies"]}
 
-    def _evict(self) -> None:
-        """Drop the oldest record of the outcome that exceeds its share."""
-        failures = sum(not success for _, _, success in self._records)
-        crowded = failures > self._failure_share * self._capacity
-        oldest = next(key for key in self._records if key[2] is not crowded)
-        del self._records[oldest]
+
+def _key(record: EpisodeRecord) -> tuple[str, str, bool]:
+    return record.task, record.bank, record.success
+
+
+def _represent(
+    records: Sequence[EpisodeRecord], room: int, failure_share: float
+) -> Iterator[EpisodeRecord]:
+    """Choose records of both outcomes, so that failures have their share."""
+    won = [record for record in records if record.success]
+    lost = [record for record in records if not record.success]
+    failures = min(len(lost), max(int(failure_share * room), room - len(won)))
+    yield from _spread(lost, failures)
+    yield from _spread(won, room - failures)
+
+
+def _spread(records: Sequence[EpisodeRecord], room: int) -> Iterator[EpisodeRecord]:
+    """Choose records evenly over steps, of each step over banks, and over tasks."""
+    chosen: Counter[str] = Counter()  # by task
+    for of_step, room_of_step in _shares(records, lambda record: record.step, room):
+        for stratum, most in _shares(of_step, lambda r: r.bank, room_of_step):
+            order = sorted(stratum, key=lambda r: (chosen[r.task], _lot(r)))
+            yield from order[:most]
+            chosen.update(record.task for record in order[:most])
+
+
+def _shares(
+    records: Sequence[EpisodeRecord],
+    kind: Callable[[EpisodeRecord], Hashable],
+    room: int,
+) -> list[tuple[list[EpisodeRecord], int]]:
+    """Divide records by kind, and the room evenly between kinds as far as they fill it.
+
+    Kinds come from the newest to the oldest, and what is left over goes to the newest.
+    """
+    groups: dict[Hashable, list[EpisodeRecord]] = defaultdict(list)
+    for record in reversed(records):
+        groups[kind(record)].append(record)
+    shares = dict.fromkeys(groups, 0)
+    left = min(room, len(records))
+    while left:
+        for key, group in groups.items():
+            if left and shares[key] < len(group):
+                shares[key] += 1
+                left -= 1
+    return [(group, shares[key]) for key, group in groups.items()]
+
+
+def _lot(record: EpisodeRecord) -> bytes:
+    """Draw lots, the same for all episodes of a task at a step.
+
+    So a win and a loss of one task stay together, which say most side by side.
+    """
+    return blake2b(f"{record.step}/{record.task}".encode(), digest_size=8).digest()

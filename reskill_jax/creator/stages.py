@@ -30,7 +30,14 @@ from reskill_jax.creator.schemas import (
     Recommendation,
     Recommendations,
 )
-from reskill_jax.creator.verify import Limits, Problem, Verified, verify
+from reskill_jax.creator.verify import (
+    BankProblem,
+    Limits,
+    Problem,
+    Verified,
+    no_problem,
+    verify,
+)
 from reskill_jax.llm.caller import Caller, CallError
 from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.skills.assertions import Assertion, AssertionSet
@@ -53,6 +60,7 @@ class LlmCreator:
         analysed_tasks: most groups of episodes analysed; 0 leaves the stage out.
         max_concurrency: calls at a time.
         author_attempts: bundles that the author may try.
+        bank_problem: see `verify`.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class LlmCreator:
         analysed_tasks: int = 30,
         max_concurrency: int = 16,
         author_attempts: int = 3,
+        bank_problem: BankProblem = no_problem,
     ):
         self._caller = caller
         self._prompts = prompts
@@ -71,6 +80,7 @@ class LlmCreator:
         self._analysed_tasks = analysed_tasks
         self._max_concurrency = max_concurrency
         self._author_attempts = author_attempts
+        self._bank_problem = bank_problem
         self._assertions = AssertionSet()
         self._stage = ""
         self._groups = 0  # analysed in this cycle, a call each
@@ -224,7 +234,7 @@ class LlmCreator:
                 evidence=tuple(f"{r.intent} {r.evidence}".strip() for r in cycle.plan),
                 bank=evidence.bank.hash,
             )
-            verdict = verify(proposal, evidence, self._limits)
+            verdict = verify(proposal, evidence, self._limits, self._bank_problem)
             if isinstance(verdict, Verified):
                 return proposal
             cycle.rejections.append(verdict.problems)

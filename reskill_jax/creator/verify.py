@@ -6,7 +6,7 @@ to change.
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from reskill_jax.creator.proposal import Evidence, Proposal, content_hash, new_skills
@@ -68,8 +68,19 @@ class Rejected:
     problems: tuple[Problem, ...]
 
 
+BankProblem = Callable[[SkillBank], str]  # see `PromptBuilder.bank_problem`
+
+
+def no_problem(bank: SkillBank) -> str:
+    """Find room for every bank; where there are no prompts."""
+    return ""
+
+
 def verify(
-    proposal: Proposal, evidence: Evidence, limits: Limits | None = None
+    proposal: Proposal,
+    evidence: Evidence,
+    limits: Limits | None = None,
+    bank_problem: BankProblem = no_problem,
 ) -> Verified | Rejected:
     """Check a proposal against the bank, recent episodes and past trials.
 
@@ -77,6 +88,7 @@ def verify(
         proposal: what to check.
         evidence: what it was made from.
         limits: budgets and the trigger gate, the paper's by default.
+        bank_problem: says why the candidate has no room in prompts; "" where it has.
 
     Returns:
         The candidate bank, or all problems of its new and changed skills. What keeps
@@ -103,6 +115,8 @@ def verify(
         problems += _budget_problems(skill, limits)
         problems += _duplicate_problems(skill, candidate, evidence, limits)
         problems += _trigger_problems(skill, evidence.records, limits)
+    if detail := bank_problem(candidate):
+        problems.append(Problem(Rejection.OVER_BUDGET, detail))
     return Rejected(tuple(problems)) if problems else Verified(candidate)
 
 

@@ -19,7 +19,18 @@ from reskill_jax.environments.wording import Wording
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.storage import well_formed
 
-__all__ = ["Environment", "EnvironmentSpec", "Observation", "Task"]
+__all__ = ["Environment", "EnvironmentSpec", "EpisodeLostError", "Observation", "Task"]
+
+
+class EpisodeLostError(RuntimeError):
+    """One episode cannot go on, for a reason outside this program; others can.
+
+    Attributes:
+        again_after_s: seconds to wait before the episode is worth another attempt from
+            its beginning, doubled for every further one; None: it is not worth any.
+    """
+
+    again_after_s: float | None = 0.0
 
 
 @dataclass(frozen=True)

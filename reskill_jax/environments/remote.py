@@ -1,7 +1,8 @@
 """Remote environments: coroutines in the trainer, which only wait for a network.
 
-They need neither processes nor replay: what failed, failed at the other end. Hundreds
-are in flight at once; each has a time limit per call.
+They need neither processes nor replay: what failed, failed at the other end, and
+whoever plays the episode decides whether to play it again. Hundreds are in flight at
+once; each has a time limit per call.
 """
 
 import asyncio
@@ -9,10 +10,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from reskill_jax.environments.protocol import Observation
+from reskill_jax.environments.protocol import EpisodeLostError, Observation
 from reskill_jax.environments.task import Task
 
 _T = TypeVar("_T")
+
+
+class RemoteError(EpisodeLostError):
+    """A remote environment raised an error, or did not answer in time."""
+
+    again_after_s = 1.0  # what was overloaded or restarts needs a moment
 
 
 class RemoteEnvironment(Protocol):
@@ -50,11 +57,26 @@ class RemotePlayers:
     @contextmanager
     def open(self, group: str) -> Iterator["_Limited"]:
         """Begin an episode; groups share nothing here."""
-        environment = self._make()
+        with _failing("opening an environment"):
+            environment = self._make()
         try:
             yield _Limited(environment, self._timeout_s)
         finally:
-            environment.close()
+            with _failing("close"):
+                environment.close()
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Name what failed.
+
+    Raises:
+        RemoteError: instead of any other exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise RemoteError(f"{what} raised {type(error).__name__}: {error}") from error
 
 
 class _Limited:
@@ -66,20 +88,28 @@ class _Limited:
 
     async def reset(self, task: Task) -> tuple[str, Observation]:
         return await self._limit(
-            self._environment.reset(task), f"reset of task {task.id}"
+            lambda: self._environment.reset(task), f"reset of task {task.id}"
         )
 
     async def step(self, action: str) -> Observation:
-        return await self._limit(self._environment.step(action), f"step {action!r}")
+        return await self._limit(
+            lambda: self._environment.step(action), f"step {action!r}"
+        )
 
     async def finish(self) -> Observation:
-        return await self._limit(self._environment.finish(), "finish")
+        return await self._limit(self._environment.finish, "finish")
 
-    async def _limit(self, call: Coroutine[Any, Any, _T], what: str) -> _T:
+    async def _limit(
+        self, call: Callable[[], Coroutine[Any, Any, _T]], what: str
+    ) -> _T:
         try:
-            return await asyncio.wait_for(call, self._timeout_s)
-        except TimeoutError as error:
-            raise TimeoutError(
+            with _failing(what):
+                async with asyncio.timeout(self._timeout_s) as limit:
+                    return await call()
+        except RemoteError as error:
+            if not limit.expired():
+                raise
+            raise RemoteError(
                 f"{what} had no answer in timeout_s={self._timeout_s:g}: is the "
                 "service up, and fast enough?"
             ) from error

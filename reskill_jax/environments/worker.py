@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from reskill_jax.environments.protocol import EpisodeLostError
 from reskill_jax.environments.task import Task
 from reskill_jax.environments.worker_process import (
     Call,
@@ -35,15 +36,17 @@ class WorkerStartError(RuntimeError):
     """The worker process does not start, or the environment factory fails in it."""
 
 
-class WorkerLostError(RuntimeError):
+class WorkerLostError(EpisodeLostError):
     """One request made its worker die or hang `max_attempts` times."""
 
+    again_after_s = None
 
-class ReplayError(RuntimeError):
+
+class ReplayError(EpisodeLostError):
     """An environment is not deterministic: a replayed episode differs."""
 
 
-class EnvironmentRaisedError(RuntimeError):
+class EnvironmentRaisedError(EpisodeLostError):
     """The environment itself raised an exception; its worker keeps running.
 
     Attributes:

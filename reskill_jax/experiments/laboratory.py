@@ -114,14 +114,31 @@ def directory(name: str, seed: int) -> Path:
 
 
 def outcome(workdir: Workdir, steps: int) -> RunFigures:
-    """Read the outcome of a finished run."""
+    """Read the outcome of a finished run.
+
+    Raises:
+        ValueError: nothing was played in training, or an evaluation that counts is
+            missing or void.
+    """
     lines = read_metrics(workdir.metrics)
     evaluations = {
         int(line["step"]): float(line["valid_unseen/success"])
         for line in lines
-        if line["phase"] == "eval"
+        if line["phase"] == "eval" and "valid_unseen/success" in line
     }
-    training = [float(x["rollout/success"]) for x in lines if x["phase"] == "train"]
+    training = [
+        float(line["rollout/success"])
+        for line in lines
+        if line["phase"] == "train" and "rollout/success" in line
+    ]
+    if missing := {0, steps} - evaluations.keys():
+        raise ValueError(
+            f"{workdir.metrics}: the evaluations after {sorted(missing)} steps are "
+            "missing or void: too many tasks failed for good; remove the run and train "
+            "it again"
+        )
+    if not training:
+        raise ValueError(f"{workdir.metrics}: no step of training has played anything")
     path = workdir.root / "trials.jsonl"
     trials = path.read_text().splitlines() if path.exists() else []
     return RunFigures(

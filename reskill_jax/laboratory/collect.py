@@ -143,6 +143,8 @@ def play(
             )
     finally:
         engine.close()
+    if lost := [episode for episode in played if episode.lost]:
+        raise RuntimeError(f"{lost[0].task} cannot be played: {lost[0].lost}")
     return [
         PlayedEpisode(episode.task, number, episode.actions)
         for episode, number in zip(played, seeds, strict=True)

@@ -14,7 +14,7 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.metrics import MetricWriter, cut
 from reskill_jax.report.progress import Progress
 from reskill_jax.rollout.context import BankContext, Context
-from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.episode import Episode, LostGroup
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import write_text
 from reskill_jax.strategies.base import Learned
@@ -86,6 +86,12 @@ class Logbook:
             trial=learned.status,
         )
 
+    def lost(self, step: int, groups: Sequence[LostGroup]) -> None:
+        """Name the groups that a step has dropped."""
+        for group in groups:
+            name = _dropped(group.task, group.reason)
+            self._progress.note(f"step {step}: a group is dropped: {name}")
+
     def evaluation(
         self,
         step: int,
@@ -99,6 +105,10 @@ class Logbook:
         write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
+        for episode in episodes:
+            if episode.lost:
+                name = _dropped(episode.task.id, episode.lost)
+                self._progress.note(f"evaluation after {step} steps: {name}")
         if panels:
             self._progress.note(summary(step, metrics, panels))
 
@@ -125,6 +135,7 @@ def episode_line(episode: Episode, step: int) -> dict[str, Any]:
         "index": episode.index,
         "reward": episode.reward,
         "scores": episode.scores,
+        "lost": episode.lost,
         "responses": [turn.text for turn in turns],
         "rewards": [turn.reward for turn in turns],
         "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
@@ -169,13 +180,22 @@ def summary(
     """
     if not panels:
         return ""
-    rates = [
-        f"{split} {metrics[f'{split}/success']:.1%} ({panel.label})"
-        for split, panel in panels.items()
-    ]
-    varies = any(metrics[f"{split}/batch_invariant"] == 0 for split in panels)
+    rates = []
+    for split, panel in panels.items():
+        if f"{split}/void" in metrics:
+            failed = metrics[f"{split}/failed_tasks"]
+            rate = f"void, {failed:g} tasks failed for good"
+        else:
+            rate = f"{metrics[f'{split}/success']:.1%}"
+        rates.append(f"{split} {rate} ({panel.label})")
+    varies = any(metrics.get(f"{split}/batch_invariant") == 0 for split in panels)
     note = "; the engine is not batch-invariant, so that a repeat may differ"
     return f"evaluation after {step} steps: {', '.join(rates)}{note if varies else ''}"
+
+
+def _dropped(task: str, reason: str) -> str:
+    first, _, _ = reason.partition("\n")
+    return f"task {task} failed for good: {first}"
 
 
 def _success(episodes: Iterable[Episode]) -> float | None:

@@ -65,15 +65,18 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
                 rewards.append(line["rollout/success"])
         else:
             training = f"{sum(rewards) / len(rewards):9.1%}" if rewards else " " * 9
-            found = (line.get(f"{split}/success") for split in splits)
-            rates = " ".join(
-                "-".rjust(13) if r is None else f"{r:13.1%}" for r in found
-            )
+            rates = " ".join(_rate(line, split) for split in splits)
             yield f"{line['step']:6d} {training} {rates}"
             rewards = []
             panels = line.get("panels", {})
     for split in splits:
         yield f"{split}: tasks {panels.get(split, 'not recorded')} (count:hash)"
+
+
+def _rate(line: Mapping[str, Any], split: str) -> str:
+    """Show an evaluation's success; too many tasks may have failed for good."""
+    rate = line.get(f"{split}/success")
+    return f"{'void':>13}" if rate is None else f"{rate:13.1%}"
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:

@@ -2,21 +2,24 @@
 
 Every episode is a coroutine that waits only for its own environment and its own
 responses. What it samples is a function of (weights, task, context, seed): neither
-timing nor the other episodes enter.
+timing nor the other episodes enter. So an episode whose environment failed is played
+again from its beginning, and if that helps, nobody can tell afterwards.
 """
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from absl import logging
 
 from reskill_jax import distributed
 from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import ActionFormat
+from reskill_jax.environments.protocol import EpisodeLostError
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.conversation import Conversation
@@ -50,6 +53,7 @@ class Collector:
         action_format: reads responses.
         max_turns: an episode that has not ended by then is finished.
         concurrency: episodes in flight at once.
+        max_attempts: how often an episode is begun before it is given up as lost.
     """
 
     engine: Engine
@@ -58,6 +62,7 @@ class Collector:
     action_format: ActionFormat
     max_turns: int
     concurrency: int
+    max_attempts: int = 1
 
     async def collect(
         self,
@@ -68,6 +73,7 @@ class Collector:
         sampling: Sampling,
         seed: int,
         what: str = "playing",
+        only_whole_groups: bool = False,
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -82,19 +88,43 @@ class Collector:
             sampling: how responses are sampled.
             seed: all sampling follows from it.
             what: this is, in words, for people who wait.
+            only_whole_groups: stop playing a group once an episode of it is lost; the
+                others of that group then count as lost, too.
 
         Returns:
-            The episodes, ordered by group, then by index within the group.
+            The episodes, ordered by group, then by index within the group; with those
+            that were lost (`Episode.lost`).
         """
-        ended: list[Episode] = []
-        total = np.count_nonzero(np.asarray(arms)[distributed.share(len(tasks))] >= 0)
+        gate = asyncio.Semaphore(self.concurrency)
+        ended = 0
+
+        async def play(episode: Episode) -> Episode:
+            nonlocal ended
+            async with gate:
+                context = contexts[episode.arm]
+                played = await self._attempt(episode, context, sampling, seed)
+            ended += 1
+            return played
+
+        mine = [
+            [
+                Episode(tasks[group], group, index, int(arm), contexts[arm].hash)
+                for index, arm in enumerate(arms[group])
+                if arm >= 0
+            ]
+            for group in distributed.share(len(tasks))
+        ]
+        total = sum(map(len, mine))
         try:
-            with activity(what, lambda: f"{len(ended)} of {total} episodes"):
-                played = await self._collect(
-                    tasks, arms, contexts, sampling, seed, ended
-                )
+            with activity(what, lambda: f"{ended} of {total} episodes"):
+                async with asyncio.TaskGroup() as running:
+                    groups = [
+                        running.create_task(_play_group(group, play, only_whole_groups))
+                        for group in mine
+                    ]
         except ExceptionGroup as group:  # the first failure cancels the others
-            raise group.exceptions[0] from group
+            raise _first(group) from group
+        played = [episode for group in groups for episode in group.result()]
         if distributed.is_alone():
             return played
         # This blocks, but nothing else is left to do.
@@ -102,40 +132,33 @@ class Collector:
         episodes = [episode for share in shares for episode in share]
         return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
-    async def _collect(
-        self,
-        tasks: Sequence[Task],
-        arms: np.ndarray,
-        contexts: Sequence[Context],
-        sampling: Sampling,
-        seed: int,
-        ended: list[Episode],
-    ) -> list[Episode]:
-        """Play; episodes are added to `ended` as they end, in any order."""
-        gate = asyncio.Semaphore(self.concurrency)
-
-        async def play(group: int, index: int) -> Episode:
-            arm = int(arms[group, index])
-            episode = Episode(tasks[group], group, index, arm, contexts[arm].hash)
-            async with gate:
-                await self._play(episode, contexts[arm], sampling, seed)
-            ended.append(episode)
-            return episode
-
-        async with asyncio.TaskGroup() as running:
-            episodes = [
-                running.create_task(play(group, index))
-                for group in distributed.share(len(tasks))
-                for index in range(arms.shape[1])
-                if arms[group, index] >= 0
-            ]
-        return [episode.result() for episode in episodes]
+    async def _attempt(
+        self, blank: Episode, context: Context, sampling: Sampling, seed: int
+    ) -> Episode:
+        """Play an episode, from its beginning again where it was lost."""
+        session = f"{seed}/{blank.group}/{blank.index}"
+        attempt = 1
+        while True:
+            episode = replace(blank, trunks=[], turns=[])
+            try:
+                await self._play(episode, context, sampling, session)
+                return episode
+            except EpisodeLostError as error:
+                pause = error.again_after_s
+                if pause is None or attempt >= self.max_attempts:
+                    logging.warning("task %s is lost: %s", blank.task.id, error)
+                    return replace(blank, lost=str(error))
+                first, _, _ = str(error).partition("\n")
+                logging.warning("task %s is played again: %s", blank.task.id, first)
+            finally:
+                self.engine.release(session)
+            await asyncio.sleep(pause * 2 ** (attempt - 1))
+            attempt += 1
 
     async def _play(
-        self, episode: Episode, context: Context, sampling: Sampling, seed: int
+        self, episode: Episode, context: Context, sampling: Sampling, session: str
     ) -> None:
         """Fill in `episode` by playing it to its end."""
-        session = f"{seed}/{episode.group}/{episode.index}"
         with self.players.open(episode.task.id) as environment:
             goal, now = await environment.reset(episode.task)
             episode.goal = well_formed(goal)
@@ -188,11 +211,41 @@ class Collector:
             if not now.done:
                 now = await environment.finish()
                 episode.turns[-1].reward += now.reward
-        self.engine.release(session)
         episode.reward = sum((turn.reward for turn in episode.turns), 0.0)
         episode.success = now.success
         episode.scores = dict(now.scores)
         episode.trunks = [np.asarray(trunk, np.int32) for trunk in talk.trunks]
+
+
+async def _play_group(
+    group: Sequence[Episode],
+    play: Callable[[Episode], Coroutine[Any, Any, Episode]],
+    only_whole: bool,
+) -> list[Episode]:
+    """Play the episodes of a group; see `Collector.collect`."""
+
+    async def one(episode: Episode) -> Episode:
+        played = await play(episode)
+        if played.lost and only_whole:
+            for task in tasks:
+                if task is not asyncio.current_task():
+                    task.cancel()
+        return played
+
+    async with asyncio.TaskGroup() as running:
+        tasks = [running.create_task(one(episode)) for episode in group]
+    results = [None if task.cancelled() else task.result() for task in tasks]
+    reason = next((e.lost for e in results if e and e.lost), "")
+    return [
+        played or replace(blank, lost=reason)
+        for played, blank in zip(results, group, strict=True)
+    ]
+
+
+def _first(group: ExceptionGroup) -> Exception:
+    """Return the first of the exceptions in a group, and in groups in it."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def greedy(sampling: Sampling) -> Sampling:

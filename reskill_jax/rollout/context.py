@@ -62,7 +62,11 @@ class Guide(Protocol):
         ...
 
     async def answer(self, action: Action) -> str | None:
-        """Reply in the environment's place, or None: the environment shall step."""
+        """Reply in the environment's place, or None: the environment shall step.
+
+        Raises:
+            EpisodeLostError: see `Context.begin`.
+        """
         ...
 
 
@@ -77,7 +81,12 @@ class Context(Protocol):
         ...
 
     async def begin(self, task: Task, goal: str, observation: Observation) -> Guide:
-        """Start an episode; retrieval happens here, once."""
+        """Start an episode; retrieval happens here, once.
+
+        Raises:
+            EpisodeLostError: e.g. a service does not answer; then the episode is begun
+                again or lost, as if its environment had failed.
+        """
         ...
 
     def to_json(self) -> Any:

@@ -6,6 +6,7 @@ goal, observations and actions) followed by the turn's *branch* (what matters fo
 turn only: admissible actions, active skills, the request).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +52,19 @@ class Turn:
     stopped: bool = True
 
 
+@dataclass(frozen=True)
+class LostGroup:
+    """A group that was dropped, since some of it could not be played.
+
+    Attributes:
+        task: id of its task.
+        reason: why.
+    """
+
+    task: str
+    reason: str
+
+
 @dataclass
 class Episode:
     """One rollout of one task on one context.
@@ -69,6 +83,8 @@ class Episode:
         reward: sum of the environment's rewards, as it gave them.
         success: whether the goal was reached within the turn limit.
         scores: further figures that the environment gave at the end.
+        lost: why it could not be played, for a reason outside this program; then it has
+            no turns. Empty: it was played.
     """
 
     task: Task
@@ -83,6 +99,7 @@ class Episode:
     reward: float = 0.0
     success: bool = False
     scores: dict[str, float] = field(default_factory=dict)
+    lost: str = ""
 
     def __post_init__(self) -> None:
         """Check that the turns begin within their trunks, and have their log-probs."""
@@ -124,3 +141,19 @@ class Episode:
     def observations(self) -> tuple[str, ...]:
         """What the environment said: before each action, and after the last one."""
         return (*(turn.observation for turn in self.turns), self.final_observation)
+
+
+def whole_groups(
+    episodes: Sequence[Episode],
+) -> tuple[list[Episode], tuple[LostGroup, ...]]:
+    """Drop every group that has lost an episode, so that all others stay comparable.
+
+    Returns:
+        The episodes of the other groups, and what was dropped, both in order.
+    """
+    lost: dict[int, LostGroup] = {}
+    for episode in episodes:
+        if episode.lost and episode.group not in lost:
+            lost[episode.group] = LostGroup(episode.task.id, episode.lost)
+    whole = [episode for episode in episodes if episode.group not in lost]
+    return whole, tuple(lost.values())

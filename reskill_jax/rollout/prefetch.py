@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from reskill_jax.codec import decode, encode
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
-from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.episode import Episode, LostGroup, whole_groups
 from reskill_jax.terminal import activity
 
 
@@ -46,16 +46,18 @@ class Batch:
     """What a step learns from.
 
     Attributes:
-        episodes: ordered by group, then by index within the group.
+        episodes: ordered by group, then by index within the group; of whole groups.
         train: groups that the policy learns from, in order.
         seconds: that it took to collect the episodes.
         waited: seconds that the trainer had to wait for it.
+        lost: groups that were dropped, since an episode of theirs was lost.
     """
 
     episodes: list[Episode]
     train: tuple[int, ...]
     seconds: float
     waited: float = 0.0
+    lost: tuple[LostGroup, ...] = ()
 
     @property
     def training_episodes(self) -> list[Episode]:
@@ -72,6 +74,7 @@ class Batch:
         sampled = sum(len(turn.response) for turn in turns)
         behind = sum(len(turn.response) * (version - turn.version) for turn in turns)
         return rollout_metrics(self.episodes, self.seconds) | {
+            "rollout/failed_groups": float(len(self.lost)),
             "rollout/staleness": behind / max(sampled, 1),
             "time/wait": self.waited,
         }
@@ -178,8 +181,14 @@ def _require_order(episodes: Sequence[Episode]) -> None:
 
 async def _timed(planned: Planned) -> Batch:
     started = time.perf_counter()
-    episodes = await planned.episodes
-    return Batch(episodes, planned.train, time.perf_counter() - started)
+    episodes, lost = whole_groups(await planned.episodes)
+    groups = {episode.group for episode in episodes}
+    return Batch(
+        episodes,
+        tuple(group for group in planned.train if group in groups),
+        time.perf_counter() - started,
+        lost=lost,
+    )
 
 
 class _Thread(threading.Thread):

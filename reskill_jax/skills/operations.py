@@ -97,7 +97,8 @@ def apply(
     Args:
         bank: the bank to start from.
         operations: the bundle; a name may occur in one operation only.
-        max_skills: most skills that the new bank may hold.
+        max_skills: most skills that the new bank may hold, unless `bank` has more;
+            then it must not grow.
 
     Returns:
         A bank whose content differs from `bank`.
@@ -116,7 +117,7 @@ def apply(
     for skill in added:
         validate(skill)
     skills = (*survivors, *added)
-    if len(skills) > max_skills:
+    if len(skills) > max(max_skills, len(bank.skills)):
         raise OperationError(
             Rejection.OVER_CAPACITY,
             f"the bank would hold {len(skills)} skills, at most {max_skills} are"

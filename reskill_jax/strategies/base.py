@@ -110,7 +110,10 @@ class Strategy(Protocol):
         ...
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
-        """Learn from the episodes of the step's plan, ordered by group and index."""
+        """Learn from the episodes of the step's plan, ordered by group and index.
+
+        Groups whose environment failed are missing, all of them at worst.
+        """
         ...
 
     @property

@@ -35,7 +35,12 @@ class Leader:
             make: makes it.
             resources: see `open_context`.
         """
-        self._strategy = make() if distributed.is_leader() else None
+        self._strategy: Strategy | None = None
+
+        def begin() -> None:
+            self._strategy = make()
+
+        distributed.on_leader(begin)  # all hear it where it cannot be made
         self._resources = resources
         self._incumbent = self._hear_incumbent()
 

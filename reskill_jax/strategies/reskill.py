@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import jax
 import numpy as np
+from absl import logging
 
 from reskill_jax.codec import decode, encode
 from reskill_jax.creator.proposal import (
@@ -29,7 +30,7 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import Rejection, describe
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
@@ -58,9 +59,12 @@ def make(
         stages: ablation, policy and skills do not learn at the same time.
 
     Raises:
-        ValueError: `settings.bank` is not a directory of skills.
+        ValueError: `settings.bank` is not a directory of skills, or there are too few
+            tasks for `settings.reservoir_min` records.
     """
     settings = setup.settings
+    reservoir = Reservoir(settings["reservoir_size"])
+    _check_reservoir(reservoir, setup)
     changes = {**(trial or {}), "frozen_policy": stages is not None}
     strategy = ReSkill(
         setup.make_creator(analyse),
@@ -70,7 +74,7 @@ def make(
         max_skills=settings["max_skills"],
         tasks_per_step=setup.tasks_per_step,
         group_size=setup.group_size,
-        reservoir=Reservoir(settings["reservoir_size"]),
+        reservoir=reservoir,
         reservoir_min=settings["reservoir_min"],
         seed=setup.seed,
         candidates=settings["candidates"],
@@ -79,6 +83,34 @@ def make(
     if stages is None:
         return strategy
     return Staged(strategy, setup, first=setup.num_steps // 2, order=stages)
+
+
+def _check_reservoir(reservoir: Reservoir, setup: Setup) -> None:
+    """Refuse a run in which the creator can never be asked, which would be plain GRPO.
+
+    Warn where it is asked only if all goes well.
+
+    Raises:
+        ValueError: as above.
+    """
+    needed = setup.settings["reservoir_min"]
+    panel = len(setup.panel("train", None))
+    tasks = min(panel, reservoir.window * setup.tasks_per_step)
+    most = reservoir.most(tasks)
+    if needed > most:
+        raise ValueError(
+            f"reservoir_min={needed}: one record is kept per task and outcome, so that "
+            f"{tasks} tasks in {reservoir.window} steps give at most {most}, and the "
+            f"creator would never be asked: lower it to {tasks} or less"
+        )
+    played = min(tasks, setup.num_steps * setup.tasks_per_step)
+    if needed > reservoir.most(played, both_outcomes=False):
+        logging.warning(
+            "reservoir_min=%d: %d tasks are played, with one record per task and "
+            "outcome, so that the creator is asked late or never",
+            needed,
+            played,
+        )
 
 
 class _State(TypedDict):
@@ -179,18 +211,20 @@ class ReSkill:
         self._events, self._decisions = [], []
         self._reservoir.add(episode.record(step) for episode in episodes)
         turns = [turn for episode in episodes for turn in episode.turns]
-        metrics = {
-            "skills/active_per_turn": float(
-                np.mean([len(turn.active_skills) for turn in turns])
-            )
-        }
-        if self._trial is not None:
+        metrics: dict[str, float] = {}
+        if turns:
+            shown = [len(turn.active_skills) for turn in turns]
+            metrics["skills/active_per_turn"] = float(np.mean(shown))
+        # All groups of a step may have failed: then it is none of a trial's steps.
+        if self._trial is not None and episodes:
             metrics |= self._judge(step, self._trial, episodes)
         if self._trial is None:
             metrics |= self._next_trial(step)
         for key, value in self._creator.take_metrics().items():
             metrics[key] = metrics.get(key, 0.0) + value
+        records = self._reservoir.records(step)
         metrics |= {
+            "reservoir/records": float(len(records)),
             "skills/bank_size": float(len(self._bank.skills)),
             "trial/num_decided": float(len(self._history)),
         }
@@ -198,7 +232,7 @@ class ReSkill:
             metrics=metrics,
             events=tuple(self._events),
             decisions=tuple(self._decisions),
-            status=self._status(),
+            status=self._status(len(records)),
         )
 
     def _banks(self) -> tuple[SkillBank, ...]:
@@ -284,14 +318,11 @@ class ReSkill:
             if proposal is None:
                 metrics["creator/no_proposal"] += 1
                 break
-            verdict = verify(proposal, evidence, Limits())
+            verdict = verify(proposal, evidence, Limits(), self._bank_problem)
             if isinstance(verdict, Rejected):
                 for problem in verdict.problems:
                     metrics[f"creator/rejected/{problem.reason}"] += 1
-                break
-            if reason := self._bank_problem(verdict.candidate):
-                metrics[f"creator/rejected/{Rejection.OVER_BUDGET}"] += 1
-                self._events.append(f"step {step}: no trial: {reason}")
+                    self._events.append(f"step {step}: no trial: {problem.detail}")
                 break
             metrics["creator/proposals"] += 1
             self._candidates.append((proposal, verdict.candidate))
@@ -337,10 +368,12 @@ class ReSkill:
                 evidence=self._evidence,
             )
 
-    def _status(self) -> str:
-        """Tell the bank's size and the state of the trial."""
+    def _status(self, records: int) -> str:
+        """Tell the bank's size and the state of the trial, or what it waits for."""
         skills = f"{len(self._bank.skills)} skills"
         if self._trial is None:
+            if records < self._reservoir_min:
+                return f"{skills}, {records} of {self._reservoir_min} records"
             return skills
         bundles = " | ".join(_summary(proposal) for proposal, _ in self._candidates)
         return f"{skills}, trial of {bundles}"

@@ -10,6 +10,7 @@ from text_episodes import acts
 from reskill_jax.creator.proposal import Evidence, PastTrial, Proposal
 from reskill_jax.creator.verify import (
     Limits,
+    Problem,
     Rejected,
     Verified,
     trigger_rate,
@@ -285,3 +286,16 @@ def test_any_text_gets_an_answer_and_what_passes_keeps_the_limits(
         assert not set("<>\x00\x07\r") & set(shown)
     else:
         assert answer.problems
+
+
+def test_a_bank_without_room_in_prompts_is_over_budget_with_the_reason():
+    def crowded(bank):
+        return "no room" if len(bank.skills) > 2 else ""
+
+    one, two = (
+        proposal(Add(TAKE)),
+        proposal(Add(TAKE), Add(replace(TAKE, name="z", action="Other."))),
+    )
+    assert isinstance(verify(one, evidence(), bank_problem=crowded), Verified)
+    answer = verify(two, evidence(), bank_problem=crowded)
+    assert answer.problems[-1] == Problem(Rejection.OVER_BUDGET, "no room")

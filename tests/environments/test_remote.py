@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scripted_engine import ScriptedEngine
 
+from reskill_jax.codec import encode
 from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.protocol import Observation
-from reskill_jax.environments.remote import RemotePlayers
+from reskill_jax.environments.remote import RemoteError, RemotePlayers
 from reskill_jax.environments.task import Task
 from reskill_jax.environments.wording import Wording
 from reskill_jax.policy.tokenizer import train_tokenizer
@@ -32,9 +33,10 @@ class Service:
     if so many are never in flight at once, nobody is answered.
     """
 
-    def __init__(self, together=1, silent_at=""):
+    def __init__(self, together=1, silent_at="", errors=0):
         self.in_flight = self.most = self.asked = 0
         self._silent_at = silent_at
+        self._errors = errors  # steps that it refuses to answer, at first
         self._barrier = asyncio.Barrier(together)
 
     async def serve(self, reader, writer):
@@ -50,6 +52,9 @@ class Service:
                     await self._barrier.wait()
                 await asyncio.sleep(0.05)
                 self.in_flight -= 1
+                if method == "step" and self._errors:
+                    self._errors -= 1
+                    method, argument = "error", "500"
                 writer.write(json.dumps([method, argument]).encode() + b"\n")
         writer.close()
 
@@ -70,7 +75,10 @@ class Client:
                 "127.0.0.1", self._port
             )
         self._writer.write(json.dumps([method, argument]).encode() + b"\n")
-        return " ".join(json.loads(await self._reader.readline()))
+        what, answer = json.loads(await self._reader.readline())
+        if what == "error":
+            raise ConnectionError(answer)
+        return f"{what} {answer}"
 
     async def reset(self, task):
         self._steps = 0
@@ -90,7 +98,9 @@ class Client:
             self._writer.close()
 
 
-def play(service, episodes, *, concurrency=1, max_turns=3, timeout_s=PATIENCE):
+def play(
+    service, episodes, *, concurrency=1, max_turns=3, timeout_s=PATIENCE, max_attempts=1
+):
     """Play episodes of one turn text against a service of this event loop."""
 
     async def main():
@@ -110,6 +120,7 @@ def play(service, episodes, *, concurrency=1, max_turns=3, timeout_s=PATIENCE):
             TaggedFormat(),
             max_turns=max_turns,
             concurrency=concurrency,
+            max_attempts=max_attempts,
         )
         try:
             return await collector.collect(
@@ -158,26 +169,64 @@ def test_the_turn_limit_is_an_end_that_pays():
         ("finish", "finish"),
     ],
 )
-def test_a_call_without_an_answer_in_time_is_an_error_that_names_it(silent_at, what):
+def test_a_call_without_an_answer_in_time_loses_the_episode_and_is_named(
+    silent_at, what
+):
     service = Service(silent_at=silent_at)
-    with pytest.raises(TimeoutError) as caught:
-        play(service, 5, concurrency=5, max_turns=2, timeout_s=0.5)
-    assert str(caught.value).startswith(f"{what} had no answer in timeout_s=0.5: is")
+    played = play(service, 5, concurrency=5, max_turns=2, timeout_s=0.5)
+    for episode in played:
+        assert episode.lost.startswith(f"{what} had no answer in timeout_s=0.5: is")
+        assert (episode.turns, episode.success) == ([], False)
     # Whatever happens, what was opened is closed.
-    assert Client.opened == Client.closed > 0
+    assert Client.opened == Client.closed == 5
 
 
-def test_what_an_environment_raises_comes_out_as_itself():
-    class Broken(Client):
-        closed = 0
+def test_an_error_of_the_service_costs_another_attempt_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(RemoteError, "again_after_s", 0.01)
+    wanted = play(Service(), 3, concurrency=3)
+    service = Service(errors=2)
+    played = play(service, 3, concurrency=3, max_attempts=3)
+    assert service.asked > 3 * 4
+    assert [encode(episode) for episode in played] == [encode(e) for e in wanted]
+    assert Client.opened == Client.closed == 5
 
-        async def step(self, action):
-            raise LookupError(action)
+
+def test_a_service_that_stays_broken_loses_the_episode(monkeypatch):
+    monkeypatch.setattr(RemoteError, "again_after_s", 0.01)
+    service = Service(errors=10**6)
+    [episode] = play(service, 1, max_attempts=3)
+    assert episode.lost == "step 'echo' raised ConnectionError: 500"
+    assert service.asked == 3 * 2
+    assert Client.opened == Client.closed == 3
+
+
+def test_pauses_between_attempts_grow(monkeypatch):
+    pauses = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds):
+        if seconds >= 1:
+            pauses.append(seconds)
+        await sleep(min(seconds, 0.05))
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    play(Service(errors=10**6), 1, max_attempts=4)
+    assert pauses == [1, 2, 4]
+
+
+@pytest.mark.parametrize("method", ["__init__", "step", "close"])
+def test_what_an_environment_raises_is_named_with_the_call(method):
+    def broken(*arguments):
+        raise LookupError("gone")
 
     async def main():
-        with RemotePlayers(lambda: Broken(0), timeout_s=1.0).open("g") as environment:
-            await environment.step("look")
+        client = type("Broken", (Client,), {method: broken})
+        with RemotePlayers(lambda: client(0), timeout_s=1.0).open("g") as environment:
+            if method != "close":
+                await environment.step("look")
 
-    with pytest.raises(LookupError, match="look"):
+    what = {"__init__": "opening an environment", "step": "step 'look'"}
+    named = f"{what.get(method, method)} raised LookupError: gone"
+    with pytest.raises(RemoteError) as caught:
         asyncio.run(main())
-    assert Broken.closed == 1
+    assert str(caught.value) == named

@@ -10,7 +10,7 @@ from reskill_jax.experiments.laboratory import RunFigures
 from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
 
-STEPS = 2
+STEPS = 3
 
 
 @pytest.fixture
@@ -23,8 +23,9 @@ def write(workdir, *, finished):
     writer.write(0, {"valid_unseen/success": 0.25}, phase="eval")
     writer.write(1, {"rollout/success": 0.2})
     writer.write(2, {"rollout/success": 0.4})
+    writer.write(3, {"rollout/failed_groups": 3})  # nothing was played
     if finished:
-        writer.write(2, {"valid_unseen/success": 0.75}, phase="eval")
+        writer.write(STEPS, {"valid_unseen/success": 0.75}, phase="eval")
     writer.close()
 
 
@@ -41,6 +42,29 @@ def test_an_outcome_is_success_before_after_and_while_training(workdir):
     (workdir.root / "trials.jsonl").write_text("\n".join(lines))
     outcome = laboratory.outcome(workdir, STEPS)
     assert (outcome.trials, outcome.accepted) == (3, 2)
+
+
+@pytest.mark.parametrize(("before", "step"), [("void", 0), ("success", STEPS)])
+def test_a_void_evaluation_has_no_outcome(workdir, before, step):
+    writer = MetricWriter(workdir.metrics, workdir.tensorboard)
+    writer.write(0, {f"valid_unseen/{before}": 1}, phase="eval")
+    writer.write(1, {"rollout/success": 0.2})
+    writer.write(STEPS, {"valid_unseen/success" if step == 0 else "x": 1}, phase="eval")
+    writer.close()
+    with pytest.raises(
+        ValueError, match=rf"after \[{step}\] steps are missing or void"
+    ):
+        laboratory.outcome(workdir, STEPS)
+
+
+def test_a_run_that_played_nothing_has_no_outcome(workdir):
+    writer = MetricWriter(workdir.metrics, workdir.tensorboard)
+    for step in (0, STEPS):
+        writer.write(step, {"valid_unseen/success": 0.5}, phase="eval")
+    writer.write(1, {"rollout/failed_groups": 3})
+    writer.close()
+    with pytest.raises(ValueError, match="no step of training has played anything"):
+        laboratory.outcome(workdir, STEPS)
 
 
 def test_the_table_has_means_and_standard_errors():

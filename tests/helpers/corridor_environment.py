@@ -23,6 +23,7 @@ class Settings:
     train: int = 12
     held_out: int = 4
     remote: bool = False
+    broken: int = 0  # the first so many tasks of each split cannot be begun
 
     def __post_init__(self) -> None:
         if self.train < 1:
@@ -72,7 +73,12 @@ def _panel(settings: Settings, split: str, limit: int | None) -> TaskPanel:
     if split not in ("train", "held_out"):
         raise ValueError(f"split={split!r}: choose train or held_out")
     tasks = [
-        Task(f"{split}/{k}", f"from-{k % 3}", split, str(k % 3))
+        Task(
+            f"{split}/{k}",
+            f"from-{k % 3}",
+            split,
+            "broken" if k < settings.broken else str(k % 3),
+        )
         for k in range(getattr(settings, split))
     ]
     columns = {"ends": ("from-0", "from-2"), "absent": ("from-0", "from-9")}

@@ -32,9 +32,11 @@ def corridor_config(policy, mode="again", **changes) -> ConfigDict:
             "workers": 1,
             "timeout_s": 60.0,
             "max_attempts": 3,
+            "max_failed_groups": 2,
             "train": 12,
             "held_out": 4,
             "remote": False,
+            "broken": 0,
         }
     )
     config.policy.path = str(policy)

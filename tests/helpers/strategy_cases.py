@@ -1,6 +1,6 @@
 """Plays what a strategy plans, with outcomes drawn instead of played."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -28,9 +28,16 @@ def history(strategy: Strategy) -> list[dict]:
 
 
 def play(
-    strategy: Strategy, step: int, chance: Sequence[float], goal="put a mug in shelf"
+    strategy: Strategy,
+    step: int,
+    chance: Sequence[float],
+    goal="put a mug in shelf",
+    dropped: Collection[int] = (),
 ) -> Learned:
-    """Play a step in which arm k wins with probability chance[k]."""
+    """Play a step in which arm k wins with probability chance[k].
+
+    Groups may have been dropped, because their environment failed.
+    """
     plan = strategy.plan(step, draw)
     rng = np.random.default_rng(step)
     episodes = []
@@ -52,4 +59,4 @@ def play(
                 )
             )  # fmt: skip
         episodes.append(episode)
-    return strategy.observe(step, episodes)
+    return strategy.observe(step, [e for e in episodes if e.group not in dropped])

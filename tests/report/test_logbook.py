@@ -111,6 +111,7 @@ def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):
         "index": 1,
         "reward": 0.25,
         "scores": {"em": 0.5},
+        "lost": "",
         "responses": ["<a>x", "y"],
         "rewards": [0.25, 0.0],
         "prompt_tokens": [5, 7],

@@ -1,5 +1,8 @@
 """Prompts: what is in trunk and branch, budgets, windows."""
 
+from dataclasses import replace
+
+import corridor
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +27,8 @@ SKILLS = StaticGuide(bank=SkillBank())  # a section for them, whatever is shown 
 
 def builder(wording="brief", **changes) -> PromptBuilder:
     options = {"layout": "tree", "max_tokens": 400, "max_turns": 9, **changes}
-    return PromptBuilder(TOKENIZER, wording=WORDINGS[wording], **options)
+    wording = corridor.WORDING if wording == "short" else WORDINGS[wording]
+    return PromptBuilder(TOKENIZER, wording=wording, **options)
 
 
 def see(text: str, *actions: str) -> Observation:
@@ -179,14 +183,14 @@ ANYTHING = st.one_of(st.text(max_size=40), st.text("ab <|im_end|>{}\n", max_size
 def test_any_texts_fit_into_any_budget(data):
     """No observation, goal, list, note or bank can end a run."""
     options = {
-        "max_tokens": data.draw(st.integers(64, 900)),
-        "wording": data.draw(st.sampled_from(["brief", "full"])),
+        "max_tokens": data.draw(st.one_of(st.integers(64, 900), st.just(4096))),
+        "wording": data.draw(st.sampled_from(["short", "brief", "full"])),
         "layout": data.draw(st.sampled_from(["tree", "paper"])),
     }
     try:
         prompts = builder(**options)
     except ValueError:  # the fixed text alone takes most of it; said at the start
-        assert options["max_tokens"] < 900
+        assert options["max_tokens"] < (80 if options["wording"] == "short" else 900)
         return
     skills = [
         Skill(f"s-{k}", "d", data.draw(ANYTHING), data.draw(ANYTHING))
@@ -206,6 +210,44 @@ def test_any_texts_fit_into_any_budget(data):
             assert prompt.notes == len(notes)  # what was promised is shown
         now = see(data.draw(ANYTHING), *data.draw(st.lists(ANYTHING, max_size=3)))
         talk.advance(data.draw(ANYTHING), now.text)
+
+
+LONG = {
+    "observation": "You arrive at cabinet 1. The cabinet 1 is closed. " * 400,
+    "symbols": "{}<|im_end|>é☃\U0001d160\u0344" * 300,
+    "goal": "put a hot potato in countertop " * 100,
+}
+
+
+@pytest.mark.parametrize("layout", ["tree", "paper"])
+@pytest.mark.parametrize("wording", ["short", "brief", "full"])
+@pytest.mark.parametrize("max_tokens", [80, 300, 700, 1000, 2048, 4096])
+def test_everything_too_long_at_once_fits_with_all_promised_notes(
+    max_tokens, wording, layout
+):
+    """Long observations and goals, hundreds of actions, an opening, a full bank."""
+    try:
+        prompts = builder(wording, max_tokens=max_tokens, layout=layout)
+    except ValueError:
+        assert max_tokens <= 300 or (wording, max_tokens) == ("full", 700)
+        return
+    actions = [f"go to cabinet {number} and open it" for number in range(400)]
+    skills = []
+    while prompts.tokens_of([*skills, SKILL]) <= prompts.notes_limit():
+        skills.append(replace(SKILL, name=f"open-{len(skills)}"))
+    bank = SkillBank(tuple(skills))
+    assert prompts.bank_problem(bank) == ""
+    one_more = SkillBank((*skills, SKILL))
+    assert "skills that may be shown together take" in prompts.bank_problem(one_more)
+    for text in (LONG["observation"], LONG["symbols"]):
+        first = see(text, *actions)
+        talk = Conversation(prompts, LONG["goal"], first, StaticGuide(text, bank))
+        for turn in range(6):
+            now = see(text if turn % 2 else "short", *actions[turn:])
+            prompt = talk.prompt(now, bank.skills)
+            assert prompt.trunk_length + len(prompt.branch) <= max_tokens
+            assert prompt.notes == len(skills)
+            talk.advance(actions[turn] * (1 + 50 * (turn % 3)), now.text)
 
 
 def test_what_does_not_fit_shrinks_in_the_stated_order():

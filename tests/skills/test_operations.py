@@ -72,6 +72,17 @@ def test_a_bad_bundle_is_refused_whole(operations, rejection):
     assert refused(operations, max_skills=3) == rejection
 
 
+def test_a_bank_above_the_limit_may_change_as_long_as_it_does_not_grow():
+    modify = Modify("b", {"action": "Drop it."})
+    assert len(apply(BANK, [modify], max_skills=1).skills) == 3
+    assert list(apply(BANK, [Delete("a")], max_skills=1).names()) == ["b", "c"]
+    swapped = apply(BANK, [Delete("a"), Add(make("d"))], max_skills=1)
+    assert list(swapped.names()) == ["b", "c", "d"]
+    assert refused([Add(make("d"))], max_skills=1) == Rejection.OVER_CAPACITY
+    grown = [Delete("a"), Add(make("d")), Add(make("e"))]
+    assert refused(grown, max_skills=1) == Rejection.OVER_CAPACITY
+
+
 @pytest.mark.parametrize(
     ("changes", "rejection"),
     [

@@ -10,11 +10,13 @@ from strategy_cases import banks, draw, history, play
 
 from configs.alfworld import get_config
 from reskill_jax import build, build_strategy
-from reskill_jax.creator.proposal import PENDING
+from reskill_jax.creator.proposal import PENDING, Proposal
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
+from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.laboratory.known_proposals import ScriptedCreator, addition
 from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.skills.operations import Delete
 from reskill_jax.skills.skill import SkillBank, Trigger
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import STRATEGIES
@@ -100,6 +102,84 @@ def test_a_harmful_bundle_is_rejected_and_the_very_bank_comes_back():
     assert [trial["accepted"] for trial in history(strategy)] == [False]
     assert banks(strategy) == (before,)
     assert strategy.incumbent.bank is before
+
+
+def test_a_trial_counts_whole_groups_only_and_a_step_without_any_is_none_of_it():
+    strategy, other = make(), make()
+    for step in range(2):
+        play(strategy, step, (0.3, 0.3))
+        play(other, step, (0.3, 0.3))
+    learned = play(strategy, 2, (0.3, 0.3), dropped=range(TASKS))
+    assert not any(key.startswith("trial/effect") for key in learned.metrics)
+    assert "skills/active_per_turn" not in learned.metrics
+    assert strategy.state() == other.state()  # nothing was learnt
+    before = strategy.state()["trial"]["counts"]
+    learned = play(strategy, 3, (0.3, 0.3), dropped=(0, 5))
+    episodes = [learned.metrics[f"trial/episodes_{arm}"] for arm in range(2)]
+    assert len(strategy.state()["trial"]["counts"]) == len(before) + 1
+    assert sum(episodes) == TASKS * GROUP + (TASKS - 2) * GROUP
+
+
+def made(panel, tmp_path, **settings):
+    """The strategy of a run with so many tasks."""
+    config = get_config("smoke")
+    config.update_from_flattened_dict(settings)
+    environment = build.load_environment(config)
+    tasks = environment.panel("train", None).tasks[:1]
+    tasks = tuple(replace(tasks[0], id=str(number)) for number in range(panel))
+    environment = replace(environment, panel=lambda split, limit: TaskPanel(tasks))
+    tokenizer = Tokenizer.load(build.policy_directory(config))
+    prompts = build.make_prompts(config, environment, tokenizer)
+    return build_strategy.make_strategy(config, environment, prompts, tmp_path / "c")
+
+
+def test_a_reservoir_that_can_never_fill_is_refused_and_a_doubtful_one_told(
+    tmp_path, caplog
+):
+    run = {
+        "strategy.reservoir_min": 100,
+        "rollout.tasks_per_step": 16,
+        "num_steps": 150,
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"config\.strategy\.reservoir_min=100: .* 30 tasks in 20 steps give at "
+        r"most 60, .* never be asked: lower it to 30 or less",
+    ):
+        made(30, tmp_path, **run)
+    few = run | {"rollout.tasks_per_step": 2}  # 40 in the window of 20 steps
+    with pytest.raises(ValueError, match="40 tasks in 20 steps give at most 80"):
+        made(3553, tmp_path, **few)
+    assert not caplog.records
+    made(60, tmp_path, **run)  # 60 to 120 records
+    assert "reservoir_min=100: 60 tasks are played" in caplog.text
+    caplog.clear()
+    made(3553, tmp_path, **run | {"num_steps": 5})  # 80 to 160
+    assert "80 tasks are played" in caplog.text
+    caplog.clear()
+    made(3553, tmp_path, **run)
+    made(30, tmp_path, **run | {"strategy.reservoir_min": 30})
+    assert not caplog.records
+
+
+def test_the_size_of_the_reservoir_is_told_at_every_step():
+    strategy = make(reservoir_min=20)
+    learned = run(strategy, 3, (0.0,))
+    assert [x.metrics["reservoir/records"] for x in learned] == [16, 16, 16]
+    assert learned[-1].status == "0 skills, 16 of 20 records"
+
+
+def test_a_bank_above_its_limit_may_be_changed_but_does_not_grow():
+    rules = HELPFUL[:3]
+    strategy = make(rules[2:], auto_accept=True)
+    strategy._bank = SkillBank(tuple(rule.skill(general=True) for rule in rules[:2]))
+    strategy._max_skills = 1
+    learned = run(strategy, 1, (0.3,))
+    assert learned[0].metrics["creator/rejected/over_capacity"] == 1
+    delete = Proposal((Delete(rules[0].name),), ("",), (), "")
+    strategy._creator = ScriptedCreator([delete])
+    run(strategy, 4, (0.3,), start=1)
+    assert list(strategy.incumbent.bank.names()) == [rules[1].name]
 
 
 def test_every_group_contrasts_both_arms_during_a_trial_and_none_outside():
