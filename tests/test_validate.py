@@ -103,14 +103,15 @@ def test_keys_that_are_unknown_or_missing_are_named():
 
 def test_all_wrong_values_are_named_at_once():
     config = get_config()
-    config.num_steps, config.grpo.clip_norm, config.trial.mode = -1, 0.0, "sober"
+    config.num_steps, config.grpo.clip_norm, config.trial.discount = -1, 0.0, "no"
     assert [line.split(":")[0] for line in refusal(config)] == [
         "  config.grpo.clip_norm=0.0",
         "  config.num_steps=-1",
     ]
     config.num_steps, config.grpo.clip_norm = 1, 1.0
     assert refusal(config) == [
-        "  config.trial.mode='sober': choose one of 'paired', 'paper'"
+        "  config.trial.discount='no': choose one of 'adaptive', 'constant', "
+        "'last_step', 'none'"
     ]
 
 
@@ -144,7 +145,7 @@ def test_values_at_the_edge_are_taken(key, value):
         ({"mesh.data": -1, "mesh.fsdp": -1}, "mesh.data=-1, fsdp=-1: only one axis"),
         ({"env.houses_eval": 0}, "env.houses='small' with houses_train=4 and houses_"),
         ({"trial.epsilon": 0.9}, "trial.epsilon=0.9: must be within [0, 0.5]"),
-        ({"trial.min_steps": 99}, "trial.min_steps=99: must be within [1, 8]"),
+        ({"trial.min_steps": 99}, "trial.min_steps=99: must be within [1, 24]"),
         (
             {"creator.budget.run_dollars": 5.0},
             "creator.budget.run_dollars=5.0 needs input_price and output_price: set",

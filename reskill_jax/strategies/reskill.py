@@ -33,11 +33,16 @@ from reskill_jax.skills.operations import Rejection, describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
+from reskill_jax.trials.bounds import make_config
+from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import Decision, TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
+# Episodes in which a skill must not have fired to be dropped untested; one that fires
+# in 6% of them would be seen (95%).
+_IDLE_EPISODES = 50
 
 
 def make(
@@ -62,9 +67,12 @@ def make(
     """
     settings = setup.settings
     changes = {**(trial or {}), "frozen_policy": stages is not None}
+    trial_config = TrialConfig()  # an ablation without trials needs no other
+    if not auto_accept:
+        trial_config = make_config(setup.trial, _shape(setup), **changes)
     strategy = ReSkill(
         setup.make_creator(analyse),
-        TrialConfig(**{**setup.trial, **changes}),
+        trial_config,
         bank=setup.load_bank(),
         bank_problem=setup.bank_problem,
         max_skills=settings["max_skills"],
@@ -79,6 +87,11 @@ def make(
     if stages is None:
         return strategy
     return Staged(strategy, setup, first=setup.num_steps // 2, order=stages)
+
+
+def _shape(setup: Setup) -> Shape:
+    candidates = setup.settings["candidates"]
+    return Shape(setup.tasks_per_step, setup.group_size, candidates)
 
 
 class _State(TypedDict):
@@ -239,23 +252,28 @@ class ReSkill:
         arm: int,
         contrasts: Sequence[Contrast | None],
         decision: Decision | None = None,
+        reason: str = "untested",
     ) -> None:
         """End the trial: bank `arm` goes on, the others are forgotten.
 
-        Without a decision (ablation) nothing was measured.
+        Without a decision nothing was measured; `reason` says why.
         """
         banks = (self._bank, *(bank for _, bank in self._candidates))
         for k, contrast in enumerate(contrasts, start=1):
             proposal = self._candidates[k - 1][0]
             past = PastTrial.judged(
-                step, proposal, (banks[0], banks[k]), k == arm, contrast
+                step,
+                proposal,
+                (banks[0], banks[k]),
+                k == arm,
+                contrast,
+                not_chosen=decision is not None and k not in (arm, *decision.rejected),
             )
             self._history.append(past)
             self._decisions.append(encode(past) | self._course(k, decision))
-            shown = f"effect {contrast.effect:+.1%}" if contrast else "untested"
-            verdict = "accepted" if past.accepted else "rejected"
+            shown = f"effect {contrast.effect:+.1%}" if contrast else reason
             self._events.append(
-                f"step {step}: {verdict} ({shown}) {_summary(proposal)}"
+                f"step {step}: {past.verdict} ({shown}) {_summary(proposal)}"
             )
         self._bank, self._trial, self._candidates = banks[arm], None, []
 
@@ -294,6 +312,12 @@ class ReSkill:
                 self._events.append(f"step {step}: no trial: {reason}")
                 break
             metrics["creator/proposals"] += 1
+            if self._cannot_fire(verdict.candidate, records):
+                # Both arms would see the same prompts: a trial would toss a coin.
+                if self._candidates:
+                    break  # it was written for the bank of today; later
+                self._accept_idle_delete(step, proposal, verdict.candidate, records)
+                continue
             self._candidates.append((proposal, verdict.candidate))
             self._events.append(f"step {step}: on trial {_summary(proposal)}")
             if self._auto_accept:
@@ -305,6 +329,34 @@ class ReSkill:
             self._wait_until = step + min(2**self._idle, 8)
             self._idle += 1
         return metrics
+
+    def _cannot_fire(
+        self, candidate: SkillBank, records: Sequence[EpisodeRecord]
+    ) -> bool:
+        """Tell whether nothing that a candidate changes fires in recent episodes.
+
+        Then it only drops skills: verification refuses what is new and does not fire.
+        """
+        if len(records) < _IDLE_EPISODES:
+            return False
+        changed = changed_triggers((self._bank, candidate))
+        return not any(could_fire(changed, record.actions) for record in records)
+
+    def _accept_idle_delete(
+        self,
+        step: int,
+        proposal: Proposal,
+        candidate: SkillBank,
+        records: Sequence[EpisodeRecord],
+    ) -> None:
+        """Accept, untested, a bundle that only drops skills which never fire.
+
+        It is no trial: the estimate of M and the incumbent's evidence stay as they are.
+        """
+        self._trial_start, self._path = step, []
+        self._candidates = [(proposal, candidate)]
+        reason = f"fires in none of {len(records)} recent episodes"
+        self._settle(step, 1, [None], reason=reason)
 
     def _what_is_known(self, step: int, records: tuple[EpisodeRecord, ...]) -> Evidence:
         """Gather it for the creator; it shall not propose twice what is on trial."""
