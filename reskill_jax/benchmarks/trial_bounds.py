@@ -23,7 +23,7 @@ _SHAPES = flags.DEFINE_list(
     "shapes",
     [
         *("16x8", "16x8x2", "16x8x3", "6x8", "6x8x2", "6x8x3"),
-        *("256x5", "256x5x2", "256x5x3", "2x4"),
+        *("256x5", "256x5x3", "2x4"),
     ],
     "Tasks x rollouts per task x candidates (1 if left out).",
 )

@@ -312,11 +312,11 @@ class ReSkill:
                 self._events.append(f"step {step}: no trial: {reason}")
                 break
             metrics["creator/proposals"] += 1
-            if self._cannot_fire(verdict.candidate, records):
+            if idle := self._idle_episodes(step, verdict.candidate):
                 # Both arms would see the same prompts: a trial would toss a coin.
                 if self._candidates:
                     break  # it was written for the bank of today; later
-                self._accept_idle_delete(step, proposal, verdict.candidate, records)
+                self._accept_idle_delete(step, proposal, verdict.candidate, idle)
                 continue
             self._candidates.append((proposal, verdict.candidate))
             self._events.append(f"step {step}: on trial {_summary(proposal)}")
@@ -330,24 +330,24 @@ class ReSkill:
             self._idle += 1
         return metrics
 
-    def _cannot_fire(
-        self, candidate: SkillBank, records: Sequence[EpisodeRecord]
-    ) -> bool:
-        """Tell whether nothing that a candidate changes fires in recent episodes.
+    def _idle_episodes(self, step: int, candidate: SkillBank) -> int:
+        """Return in how many episodes a bundle's dropped skills were never shown.
 
-        Then it only drops skills: verification refuses what is new and does not fire.
+        Zero where it does more than drop skills, where one was shown, or where too few
+        episodes of this bank were played to say so. (What is new and does not fire is
+        refused by verification.)
         """
-        if len(records) < _IDLE_EPISODES:
-            return False
-        changed = changed_triggers((self._bank, candidate))
-        return not any(could_fire(changed, record.actions) for record in records)
+        if set(candidate.skills) - set(self._bank.skills):
+            return 0
+        tallies = self._reservoir.tallies(step)
+        own = [tally for tally in tallies if tally.bank == self._bank.hash]
+        dropped = set(self._bank.names()) - set(candidate.names())
+        shown = sum(tally.shown(name) for tally in own for name in dropped)
+        played = sum(tally.episodes for tally in own)
+        return played if not shown and played >= _IDLE_EPISODES else 0
 
     def _accept_idle_delete(
-        self,
-        step: int,
-        proposal: Proposal,
-        candidate: SkillBank,
-        records: Sequence[EpisodeRecord],
+        self, step: int, proposal: Proposal, candidate: SkillBank, episodes: int
     ) -> None:
         """Accept, untested, a bundle that only drops skills which never fire.
 
@@ -355,7 +355,7 @@ class ReSkill:
         """
         self._trial_start, self._path = step, []
         self._candidates = [(proposal, candidate)]
-        reason = f"fires in none of {len(records)} recent episodes"
+        reason = f"shown in none of {episodes} episodes"
         self._settle(step, 1, [None], reason=reason)
 
     def _what_is_known(self, step: int, records: tuple[EpisodeRecord, ...]) -> Evidence:

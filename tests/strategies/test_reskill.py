@@ -149,13 +149,14 @@ def test_a_good_runner_up_is_not_chosen_and_may_be_tried_again():
     propose = strategy._creator.propose
     strategy._creator.propose = lambda e: seen.append(e) or propose(e)
     learned = run(strategy, 10, (0.1, 0.8, 0.7))
-    first, second = history(strategy)[:2]
-    assert (first["accepted"], first["not_chosen"]) == (True, False)
-    assert (second["accepted"], second["not_chosen"]) == (False, True)
+    pair = history(strategy)[:2]
+    assert sorted(past["accepted"] for past in pair) == [False, True]
+    assert all(past["not_chosen"] != past["accepted"] for past in pair)
     events = [event for x in learned for event in x.events]
     assert any("not chosen (effect +" in event for event in events)
-    later = next(e for e in seen if e.history and e.history[0].accepted)
-    assert [past.verdict for past in later.history[:2]] == ["accepted", "not chosen"]
+    later = next(e for e in seen if any(past.accepted for past in e.history))
+    verdicts = {past.verdict for past in later.history[:2]}
+    assert verdicts == {"accepted", "not chosen"}
     assert not later.rejected(within=100)
 
 
@@ -185,12 +186,12 @@ def test_a_skill_that_never_fires_is_dropped_without_a_trial():
     assert past["accepted"]
     assert past["contrast"] is None
     assert learned.decisions[0]["stop_reason"] == "untested"
-    assert "accepted (fires in none of 128 recent episodes)" in learned.events[0]
+    assert "accepted (shown in none of 128 episodes)" in learned.events[0]
     # It is no trial: M and the carried evidence know nothing of it, and the next
     # proposal is on trial at once, against the smaller bank.
     assert strategy._memory.trials == 0
     assert strategy._evidence is None
-    assert [bank.names() and [*bank.names()] for bank in banks(strategy, 1)] == [
+    assert [[*bank.names()] for bank in banks(strategy, 1)] == [
         [],
         [HELPFUL[0].name],
     ]
@@ -212,7 +213,8 @@ def test_a_skill_that_fires_is_dropped_by_a_trial_only():
 def test_few_episodes_do_not_show_that_a_skill_never_fires():
     strategy = make()
     strategy._creator = ScriptedCreator(scripted(Delete("fly")))
-    strategy._bank, strategy._reservoir = SkillBank((NEVER,)), Reservoir(20)
+    strategy._bank, strategy._tasks_per_step = SkillBank((NEVER,)), 4  # 32 episodes
+    strategy._reservoir_min = 1
     play(strategy, 0, (0.3,))
     assert not history(strategy)
     assert len(banks(strategy, 1)) == 2

@@ -1,4 +1,4 @@
-"""Simulated trials: a closed form, the rule of `Trial`, and the promises of the table."""
+"""Simulated trials: a closed form, the rule of `Trial`, promises of the table."""
 
 import jax
 import numpy as np
