@@ -29,13 +29,13 @@ from reskill_jax.trials.trial_config import TrialConfig
 
 _TRIALS = flags.DEFINE_integer(
     "trials",
-    2000,
+    3000,
     "Single trials per case and world; a quarter where a step has 1,000 episodes.",
     lower_bound=20,
 )
 _RUNS = flags.DEFINE_integer(
     "runs",
-    400,
+    100,
     "Whole runs per scenario and rule; a tenth where a step has 1,000 episodes.",
     lower_bound=20,
 )
