@@ -245,7 +245,8 @@ def _add_method(c: ConfigDict) -> None:
     """What is done about skills, and the trials that decide."""
     c.strategy = ConfigDict()
     # reskill; its baselines grpo (no skills) and static (a fixed bank); its ablations
-    # auto_accept, uniform, no_discount, no_analyzer, skill_first, policy_first.
+    # auto_accept, uniform (of the preset paper), no_discount, no_analyzer, skill_first,
+    # policy_first.
     c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of skills to start from; empty: none
     c.strategy.max_skills = 8  # in a bank
