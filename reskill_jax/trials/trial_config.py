@@ -40,7 +40,7 @@ class TrialConfig:
     `python -m reskill_jax.benchmarks.trials`: trials end after about four steps, and
     what a better arm wins by more rollouts meanwhile is less than what is lost because
     unequal arms take longer to tell apart. In the paper's rule, whose trials have a
-    fixed length, adaptive allocation does pay.
+    fixed length, it may gain half a point.
 
     Attributes:
         mode: ``paired`` or ``paper``.
