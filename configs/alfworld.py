@@ -42,8 +42,6 @@ CPU = {
     "grpo.tokens_per_microbatch": 3072,
     "strategy.max_skills": 6,
     "strategy.reservoir_min": 32,
-    "trial.max_steps": 8,  # small batches and few steps, but large effects
-    "trial.effect_sd": 0.15,
     "eval.max_tasks": 48,
     "eval.every": 20,
 }

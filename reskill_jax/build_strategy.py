@@ -18,9 +18,11 @@ from reskill_jax.llm.backends import NAMES, SIDECAR
 from reskill_jax.modules import find_module
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.rule import RuleTable
-from reskill_jax.strategies import find_strategy
+from reskill_jax.strategies import find_strategy, holds_trials
 from reskill_jax.strategies.base import Setup, Strategy
 from reskill_jax.strategies.leader import Leader
+from reskill_jax.trials.bounds import settled
+from reskill_jax.trials.calibration import Shape
 
 
 def make_strategy(
@@ -65,6 +67,27 @@ def make_strategy(
         if str(error).partition("=")[0] not in config.strategy:
             raise
         raise ValueError(f"config.strategy.{error}") from error
+
+
+def trial_shape(config: ConfigDict) -> Shape:
+    """Return what the statistics of trials depend on."""
+    return Shape(
+        config.rollout.tasks_per_step,
+        config.grpo.group_size,
+        config.strategy.candidates,
+    )
+
+
+def settle_trial(config: ConfigDict) -> ConfigDict:
+    """Return a copy in which every key of `trial` that has a meaning has its value.
+
+    So a run goes on with the bounds that it began with, whatever a later version of
+    this package would choose.
+    """
+    config = config.copy_and_resolve_references()
+    if holds_trials(config.strategy.name):
+        config.trial.update(settled(config.trial, trial_shape(config)))
+    return config
 
 
 # Modules of creators that are not in this table are found by their dotted names.

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from reskill_jax.environments.registry import environment_module
 
@@ -26,13 +27,7 @@ Variant = Mapping[str, Any]  # dotted keys -> values
 PAPER: Variant = {
     "prompt.layout": "paper",
     "grpo.dual_clip": 0.0,
-    "trial.mode": "paper",
-    "trial.assignment": "per_rollout",
-    "trial.epsilon": 0.2,
-    "trial.min_steps": 5,
-    "trial.max_steps": 5,
-    "trial.min_episodes": 0,
-    "trial.carry_over": 0.0,
+    "trial.preset": "paper",
     "creator.name": "openai",  # creator.llm.name has to be set
 }
 # The numbers of the released code, where it departs from that.
@@ -43,8 +38,7 @@ OFFICIAL: Variant = {
     "grpo.aggregation": "token",
     "grpo.dual_clip": 3.0,
     "grpo.old_logprobs": "recompute",
-    "trial.epsilon": 0.15,
-    "trial.min_episodes": 50,
+    "trial.preset": "official",
     "creator.name": "bedrock",
 }
 # A small policy on two CPU cores.
@@ -254,38 +248,47 @@ def _add_method(c: ConfigDict) -> None:
     """What is done about skills, and the trials that decide."""
     c.strategy = ConfigDict()
     # reskill; its baselines grpo (no skills) and static (a fixed bank); its ablations
-    # auto_accept, uniform, no_discount, no_analyzer, skill_first, policy_first.
+    # auto_accept, uniform (of the preset paper), no_discount, no_analyzer, skill_first,
+    # policy_first.
     c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of skills to start from; empty: none
     c.strategy.max_skills = 8  # in a bank
     # Proposals on trial at once, at most; 1 in the paper. With more, each has fewer
-    # episodes, and one that is better by chance is more likely.
+    # episodes and must be clearer; refused where batches are too small for that.
     c.strategy.candidates = 1
     c.strategy.reservoir_size = 200  # episodes that the creator sees, at most
     c.strategy.reservoir_min = 100  # episodes before the creator is first asked
 
-    # Trials of candidate banks (trials/trial_config.py, which also gives reasons).
+    # Trials of candidate banks. A key that is None is what the preset says; with the
+    # preset ours, bounds follow from tasks, rollouts and candidates (trials/bounds.py).
+    # Values and reasons are in trials/trial_config.py.
     c.trial = ConfigDict()
-    c.trial.mode = "paired"  # or paper: decide by posterior means after max_steps
+    # ours; or paper: the published rule, all of it; or official: the released code's.
+    c.trial.preset = "ours"
     # How the rollouts of a group are divided: stratified; or per_rollout, drawn
     # independently (paper).
-    c.trial.assignment = "stratified"
-    c.trial.epsilon = 0.45  # least probability of an arm; 0.2 in the paper
-    c.trial.discount = "adaptive"  # of older evidence; or constant, last_step, none
-    c.trial.constant_weight = 0.9  # per step, for constant
-    c.trial.min_steps = 1  # training steps before a decision; 5 in the paper
-    c.trial.max_steps = 16  # training steps until the decision; 5 in the paper (K_e)
-    c.trial.min_episodes = 50  # of all arms before a decision
-    # Bounds of P(effect > cost) that end a trial early, and the one at max_steps;
-    # paired mode only.
-    c.trial.early_accept = 0.87
-    c.trial.early_reject = 0.08
-    c.trial.accept_probability = 0.7
-    c.trial.effect_sd = 0.05  # prior standard deviation of effects on the success rate
-    c.trial.cost_per_skill = 0.005  # success rate that each new or changed skill costs
-    # Episodes of the incumbent's evidence that the next trial starts with; 0 in the
-    # paper.
-    c.trial.carry_over = 32.0
+    c.trial.assignment = placeholder(str)
+    c.trial.epsilon = placeholder(float)  # least probability of an arm; .5: all alike
+    # Of older evidence: adaptive; or constant, last_step, none.
+    c.trial.discount = placeholder(str)
+    c.trial.constant_weight = placeholder(float)  # per step, for constant
+    c.trial.min_steps = placeholder(int)  # training steps before a decision
+    c.trial.max_steps = placeholder(int)  # training steps until the decision
+    c.trial.min_episodes = placeholder(int)  # of all arms before a decision
+    # Episodes of the incumbent's evidence that the next trial starts with.
+    c.trial.carry_over = placeholder(float)
+    # Bounds of P(effect > cost) that end a trial early, and the one at max_steps; then
+    # those of bundles that only drop skills. From here on, preset ours only.
+    c.trial.early_accept = placeholder(float)
+    c.trial.early_reject = placeholder(float)
+    c.trial.accept_probability = placeholder(float)
+    c.trial.delete_early_accept = placeholder(float)
+    c.trial.delete_accept_probability = placeholder(float)
+    c.trial.effect_sd = placeholder(float)  # prior sd of effects on the success rate
+    # Success rate that each new or changed skill costs, and that a bundle which only
+    # drops skills may cost.
+    c.trial.cost_per_skill = placeholder(float)
+    c.trial.delete_margin = placeholder(float)
 
 
 def _add_creator(c: ConfigDict) -> None:

@@ -170,6 +170,8 @@ def _keep_traceback(workdir: Workdir | None) -> str:
 
 
 def _train(workdir: Workdir) -> None:
+    from reskill_jax.build_strategy import settle_trial  # noqa: PLC0415
+    from reskill_jax.report.expectations import introduce_trials  # noqa: PLC0415
     from reskill_jax.train import train  # noqa: PLC0415
     from reskill_jax.validate import validate  # noqa: PLC0415
 
@@ -182,11 +184,13 @@ def _train(workdir: Workdir) -> None:
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
+    config = settle_trial(config)
     with ExitStack() as resources:
         if not distributed.is_leader():  # one process tells people how things go
             resources.enter_context(terminal.notices_to(lambda line: None))
         distributed.on_leader(lambda: resources.enter_context(workdir.lock()))
         distributed.on_leader(lambda: workdir.bind(config.to_dict()))
+        distributed.on_leader(lambda: introduce_trials(config, workdir))
         train(config, workdir)
 
 

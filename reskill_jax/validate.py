@@ -9,13 +9,14 @@ import math
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 
 from ml_collections import ConfigDict
 
 from reskill_jax import distributed
 from reskill_jax.build import load_environment
-from reskill_jax.build_strategy import CREATORS, find_creator
+from reskill_jax.build_strategy import CREATORS, find_creator, trial_shape
 from reskill_jax.creator import settings as creator_settings
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.grpo import settings as grpo_settings
@@ -27,9 +28,16 @@ from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
-from reskill_jax.strategies import STRATEGIES, asks_creator, find_strategy
+from reskill_jax.strategies import (
+    STRATEGIES,
+    asks_creator,
+    find_strategy,
+    holds_trials,
+)
 from reskill_jax.strategies import settings as strategy_settings
-from reskill_jax.trials.trial_config import TrialConfig
+from reskill_jax.trials import bounds
+from reskill_jax.trials.bounds import make_config
+from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 from reskill_jax.workdir import flatten
 
 # What modes that start no run depend on.
@@ -170,6 +178,10 @@ def _of(section: str, settings: Any, *left_out: str) -> dict[str, Values]:
     }
 
 
+def _unset_or(values: Values, value: Any) -> bool:
+    return value is None or values.holds(value)
+
+
 TABLE: dict[str, Values] = {
     "seed": _integer(0),
     "num_steps": _integer(0),
@@ -247,8 +259,13 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
-    # The strategy says whether arms are uniform and the policy frozen.
-    **_of("trial", TrialConfig, "uniform", "frozen_policy"),
+    "trial.preset": _choice(*PRESETS),
+    **{
+        key: Values(
+            partial(_unset_or, values), f"{values.wanted}, or None for the preset's"
+        )
+        for key, values in _of("trial", TrialConfig, *bounds.NOT_KEYS).items()
+    },
     "creator.name": _NAME,
     "creator.delay_steps": _integer(0),
     "creator.analysed_tasks": _integer(0),
@@ -320,15 +337,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     processes = distributed.count()
     yield "env", _refusal(environment_module(config.env.name).Settings, config.env)
     yield "prompt", _wording_problems(config)
-    yield (
-        "trial",
-        [*_refusal(TrialConfig, config.trial)]
-        or strategy_settings.trial_problems(
-            **config.trial,
-            strategy=config.strategy.name,
-            episodes=rollout.tasks_per_step * grpo.group_size,
-        ),
-    )
+    yield from _trial_checks(config)
     limits = {
         "creator.budget": [*_refusal(Budget, creator.budget)],
         "creator.retry": [*_refusal(RetryPolicy, creator.retry)],
@@ -354,7 +363,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         strategy_settings.problems(
             **config.strategy,
             group_size=grpo.group_size,
-            trial_mode=config.trial.mode,
+            trial_preset=config.trial.preset,
             creator=creator.name,
         ),
     )
@@ -380,6 +389,39 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
             ),
         )
     yield from _source_checks(config)
+
+
+def _trial_checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
+    """Check the settings of trials, and that they can tell so many candidates apart."""
+    holds = holds_trials(config.strategy.name)
+    shape = trial_shape(config)
+    if not holds or shape.candidates == 1 or shape.group_size <= shape.candidates:
+        # Nothing depends on its very bounds; those of other shapes take seconds.
+        shape = bounds.nearest(shape._replace(candidates=1))
+    try:
+        trial = make_config(config.trial, shape)
+    except ValueError as error:
+        yield "trial", [str(error)]
+        return
+    yield (
+        "trial",
+        strategy_settings.trial_problems(
+            strategy=config.strategy.name,
+            min_episodes=trial.min_episodes,
+            max_steps=trial.max_steps,
+            episodes=config.rollout.tasks_per_step * config.grpo.group_size,
+        ),
+    )
+    if holds and trial.mode == "paired":
+        yield "strategy", bounds.problems(trial, shape)
+    if config.strategy.name == "uniform" and trial.epsilon >= 0.5:
+        yield (
+            "strategy",
+            [
+                f"name='uniform' is the same as 'reskill' with trial.epsilon="
+                f"{trial.epsilon:g}: use config.trial.preset='paper'"
+            ],
+        )
 
 
 def _wording_problems(config: ConfigDict) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
     config.json     the full configuration of the run, written at its first start
     lock            held while a process writes the run
+    trial.json      how trials run, and what is expected of them
     metrics.jsonl   what was measured, one line per step and phase
     tensorboard/    the same, as event files
     checkpoints/    all state, one directory per saved step
@@ -76,6 +77,11 @@ class Workdir:
     def checkpoints(self) -> Path:
         """One directory per saved step."""
         return self.root / "checkpoints"
+
+    @property
+    def trial(self) -> Path:
+        """How trials run, and what is expected of them."""
+        return self.root / "trial.json"
 
     @property
     def trials(self) -> Path:

@@ -99,7 +99,7 @@ assertions = st.builds(
 )
 trials = st.builds(
     Trial,
-    st.sampled_from([TrialConfig(), TrialConfig.paper()]),
+    st.sampled_from([TrialConfig(), TrialConfig.preset("paper")]),
     st.just(("a", "b")),
     st.just((0, 1)),
     st.none() | number,

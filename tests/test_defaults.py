@@ -14,6 +14,8 @@ from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.llm.backends import Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.trials.bounds import KEYS, make_config
+from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.validate import validate
 from reskill_jax.workdir import flatten
@@ -36,7 +38,8 @@ def test_section_env_has_shared_keys_and_those_of_the_environment():
 
 def test_defaults_are_those_of_the_parts():
     config = defaults.get_config("alfworld")
-    assert TrialConfig(**config.trial) == TrialConfig()
+    assert make_config(config.trial, Shape(16, 8)) == TrialConfig()
+    assert {"preset", *KEYS} == set(config.trial)
     assert Budget(**config.creator.budget) == Budget()
     assert RetryPolicy(**config.creator.retry) == RetryPolicy()
     assert Model("openai", **config.creator.llm) == Model("openai", "")
@@ -66,11 +69,23 @@ def test_a_variant_sets_only_keys_that_exist():
         defaults.expand(defaults.get_config("alfworld"), "typo", VARIANTS)
 
 
-def test_paper_has_the_published_trial_which_counts_no_episodes():
-    paper = TrialConfig(**get_config("paper").trial)
-    assert paper == TrialConfig.paper(min_episodes=0)
-    official = TrialConfig(**get_config("official").trial)
-    assert official == TrialConfig.paper(epsilon=0.15)
+@pytest.mark.parametrize("variant", ["paper", "paper,cpu", "cpu,paper"])
+def test_paper_has_the_published_trial_all_of_it(variant):
+    trial = make_config(get_config(variant).trial, Shape(6, 8))
+    assert trial == TrialConfig(
+        mode="paper",
+        assignment="per_rollout",
+        epsilon=0.2,
+        min_steps=5,
+        max_steps=5,
+        min_episodes=0,
+        carry_over=0.0,
+    )
+
+
+def test_official_departs_from_it_in_two_numbers():
+    official = make_config(get_config("official").trial, Shape(16, 8))
+    assert official == TrialConfig.preset("paper", epsilon=0.15, min_episodes=50)
 
 
 def documented_rows():
@@ -101,7 +116,7 @@ def test_the_documented_laptop_run_of_the_papers_trial_is_valid():
     config = get_config("paper,cpu")
     config.prompt.layout, config.creator.name = "tree", "offline"
     validate(config)
-    assert config.trial.mode == "paper"
+    assert make_config(config.trial, Shape(6, 8)).mode == "paper"
 
 
 def test_smoke_implies_cpu():

@@ -38,7 +38,7 @@ _TRIALS = 20  # completed, when M is updated
 def main(argv: Sequence[str]) -> None:
     """Time both sides, print the table and the bars."""
     del argv
-    small = _trial(TrialConfig.paper(), 160, 8)
+    small = _trial(TrialConfig.preset("paper"), 160, 8)
     large = _trial(TrialConfig(), 125_000, 8)
     wins, episodes = np.moveaxis(small.padded_counts().sum(1), -1, 0)[:, :_STEPS]
     memory = MemoryEstimate()

@@ -1,14 +1,15 @@
 """Whole runs of trials, simulated: a stream of proposals, a bank, a policy that learns.
 
 One run is a `lax.scan` over training steps, and many runs a `lax.map`, with the pure
-functions that `skills.trial.Trial` uses, so that the rule simulated is the rule that
+functions that `trials.trial.Trial` uses, so that the rule simulated is the rule that
 decides in training.
 
-The world: every proposal adds one skill, whose worth is drawn from `EFFECTS`; once the
-bank is full it replaces a random one. Success rates add up: policy level + worth of the
-bank. Tasks differ: success on a task is clip(mu + sd z, .02, .98) with z normal and
-mu such that the mean over tasks is that sum, so that an effect of five points is five
-points on average, most of it on tasks that are neither always nor never solved.
+The world: every proposal adds one skill, whose worth is drawn from
+`calibration.EFFECTS`; once the bank is full it replaces a random one. Success rates add
+up: policy level + worth of the bank. Tasks differ: success on a task is
+clip(mu + sd z, .02, .98) with z normal and mu such that the mean over tasks is that
+sum, so that an effect of five points is five points on average, most of it on tasks
+that are neither always nor never solved.
 """
 
 from dataclasses import dataclass
@@ -21,10 +22,9 @@ import numpy as np
 from jax import Array
 
 from reskill_jax.trials import paired, thompson
+from reskill_jax.trials.calibration import EFFECTS, SHARES, mean_success
 from reskill_jax.trials.trial_config import TrialConfig
 
-EFFECTS = np.array([0.10, 0.05, 0.02, 0.0, -0.05])  # worth of a proposed skill
-SHARES = np.array([0.1, 0.2, 0.2, 0.3, 0.2])
 CAPACITY = 8  # skills in a bank
 STEPS = 150
 START, CEILING = 0.2, 0.95  # success without skills at first; the most there can be
@@ -32,7 +32,6 @@ START, CEILING = 0.2, 0.95  # success without skills at first; the most there ca
 SLOPE, GAIN = 0.005, 0.2
 # Memories M of the likelihood: every 12th percent of the full grid's range.
 MEMORIES = np.append(np.unique(np.geomspace(1, 2000, 48).round()), np.inf)
-MAX_STEPS = 16  # of a trial, room in the buffers
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Rule(NamedTuple):
     bounds: paired.Bounds
     epsilon: Any
     effect_sd: Any
-    cost_per_skill: Any
+    cost: Any
     carry_over: Any
 
     @classmethod
@@ -73,7 +72,7 @@ class Rule(NamedTuple):
             config.bounds(),
             config.epsilon,
             config.effect_sd,
-            config.cost_per_skill,
+            config.cost(1),
             config.carry_over,
         )
 
@@ -106,7 +105,7 @@ class State(NamedTuple):
     proposals: Array  # how many there were
     best_bank: Array  # the oracle's
     best_size: Array
-    wins: Array  # [MAX_STEPS, B, 2]
+    wins: Array  # [T, B, 2], T the longest that a trial may take
     episodes: Array
     length: Array
     prior: tuple[Array, Array]
@@ -125,15 +124,13 @@ def simulate(
         runs: how many.
         seed: of all randomness.
     """
-    if config.max_steps > MAX_STEPS:
-        raise ValueError(f"max_steps={config.max_steps}: simulate at most {MAX_STEPS}")
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), runs)
         mu = np.linspace(-3, 4, 2001)
         world = (
             scenario.task_sd,
             SLOPE * scenario.drift,
-            (mu, _mean_success(mu, scenario.task_sd)),
+            (mu, _means(mu, scenario.task_sd)),
         )
         rule = jax.tree.map(float, Rule.of(config))
         steps = _simulate(
@@ -141,31 +138,41 @@ def simulate(
             world,
             rule,
             shape=(scenario.tasks, scenario.group_size),
+            steps=config.max_steps,
             paper=config.mode == "paper",
+            uniform=config.uniform or config.epsilon >= 0.5,
         )
         return jax.tree.map(np.asarray, steps)
 
 
-@partial(jax.jit, static_argnames=("shape", "paper"))
-def _simulate(keys, world, rule, *, shape, paper):
-    step = partial(_step, world=world, rule=rule, shape=shape, paper=paper)
+@partial(jax.jit, static_argnames=("shape", "steps", "paper", "uniform"))
+def _simulate(keys, world, rule, *, shape, steps, paper, uniform):
+    step = partial(
+        _step, world=world, rule=rule, shape=shape, paper=paper, uniform=uniform
+    )
 
     def run(key):
-        return jax.lax.scan(partial(step, key), start(shape[0]), jnp.arange(STEPS))[1]
+        first = start(shape[0], steps)
+        return jax.lax.scan(partial(step, key), first, jnp.arange(STEPS))[1]
 
     return Steps(*jax.lax.map(run, keys))
 
 
-def start(tasks: int) -> State:
-    """Begin a run with an empty bank and the first proposal on trial."""
+def start(tasks: int, steps: int) -> State:
+    """Begin a run with an empty bank and the first proposal on trial.
+
+    Args:
+        tasks: of a step.
+        steps: that a trial may take at most.
+    """
     return State(
         bank=jnp.zeros(CAPACITY),
         size=jnp.int32(0),
         proposals=jnp.int32(0),
         best_bank=jnp.zeros(CAPACITY),
         best_size=jnp.int32(0),
-        wins=jnp.zeros((MAX_STEPS, tasks, 2)),
-        episodes=jnp.zeros((MAX_STEPS, tasks, 2)),
+        wins=jnp.zeros((steps, tasks, 2)),
+        episodes=jnp.zeros((steps, tasks, 2)),
         length=jnp.int32(0),
         prior=(jnp.ones(2), jnp.ones(2)),
         scores=jnp.zeros(len(MEMORIES)),
@@ -173,7 +180,7 @@ def start(tasks: int) -> State:
     )
 
 
-def _step(key, state, step, *, world, rule, shape, paper):
+def _step(key, state, step, *, world, rule, shape, paper, uniform):
     """Play one step and, when the trial is over, begin the next one."""
     task_sd, slope, table = world
     keys = jax.random.split(jax.random.fold_in(key, step), 3)
@@ -183,7 +190,7 @@ def _step(key, state, step, *, world, rule, shape, paper):
     means = jnp.stack([state.bank.sum(), candidate.sum()])
     means = jnp.clip(level + means, 0.02, CEILING)  # [2]
 
-    arms = assign(keys[0], state, rule, shape, paper)  # [B, G]
+    arms = assign(keys[0], state, rule, shape, paper, uniform)  # [B, G]
     z = jax.random.normal(keys[1], (shape[0], 1))
     rates = jnp.clip(_inverse(means, table) + task_sd * z, 0.02, 0.98)  # [B, 2]
     wins = jax.random.uniform(keys[2], shape) < jnp.take_along_axis(rates, arms, 1)
@@ -251,16 +258,21 @@ def next_trial(state, *, accepted, candidate, rule, paper):
 def _proposal(key, number, size):
     """Draw the worth of a proposed skill and its place in a bank of `size`."""
     worth, place = jax.random.split(jax.random.fold_in(key, 1_000_000 + number))
-    drawn = jax.random.choice(worth, EFFECTS, p=SHARES)
+    drawn = jax.random.choice(worth, np.array(EFFECTS), p=np.array(SHARES))
     return drawn, jnp.where(
         size < CAPACITY, size, jax.random.randint(place, (), 0, CAPACITY)
     )
 
 
-def assign(key, state, rule, shape, paper):
-    """Draw the arms of a step as `Trial.assign` does: [B, G]."""
-    best = thompson.probability_best(*_posterior(state, paper))
-    probabilities = thompson.clip_probabilities(best, rule.epsilon)
+def assign(key, state, rule, shape, paper, uniform=False):
+    """Draw the arms of a step as `Trial.assign` does: [B, G].
+
+    `uniform` says that `rule.epsilon` leaves nothing to adapt, which saves much time.
+    """
+    probabilities = jnp.full(2, 0.5)
+    if not uniform:
+        best = thompson.probability_best(*_posterior(state, paper))
+        probabilities = thompson.clip_probabilities(best, rule.epsilon)
     draw = thompson.assign_independent if paper else thompson.assign_stratified
     return draw(key, probabilities, tasks=shape[0], group_size=shape[1])
 
@@ -314,21 +326,13 @@ def judge(wins, episodes, length, memory, rule, paper):
         totals.mean(1, keepdims=True), memory, discount="adaptive"
     )
     effect, error = paired.paired_effect(paired.paired_sums(wins, episodes), weights)
-    chance = paired.probability_above(
-        effect, error, rule.effect_sd, rule.cost_per_skill
-    )
+    chance = paired.probability_above(effect, error, rule.effect_sd, rule.cost)
     return paired.verdict(chance, length, totals.sum(), rule.bounds)[0]
 
 
-def _mean_success(mu, sd):
-    """Mean over tasks of clip(mu + sd z, .02, .98) for normal z, closed form."""
-    low, high = 0.02, 0.98
-    if sd == 0:
-        return np.clip(mu, low, high)
-    a, b = (low - mu) / sd, (high - mu) / sd
-    cdf, pdf = jax.scipy.stats.norm.cdf, jax.scipy.stats.norm.pdf
-    inside = mu * (cdf(b) - cdf(a)) + sd * (pdf(a) - pdf(b))
-    return np.asarray(low * cdf(a) + high * cdf(-b) + inside)
+def _means(mu, sd):
+    """Mean success over tasks, by mu."""
+    return mean_success(mu, sd) if sd else mu.clip(0.02, 0.98)
 
 
 def _inverse(means, table):

@@ -1,14 +1,14 @@
-"""Does the trial's rule decide better than the published one, over whole runs?
+"""Do trials keep their promises, and are runs better for them?
 
-    python -m reskill_jax.benchmarks.trials --plot=trials.png
+    python -m reskill_jax.benchmarks.trials
 
-simulates training runs (`trial_simulation`) of 150 steps in many worlds: tasks alike or
-unlike, policies that learn or not, groups of 5 and 8, 128 and 1,280 episodes per step.
-Paper mode and default mode see the same proposals, side by side. Figures come with
-their Monte Carlo error, runs being the units; as the bars are about the worst of many
-scenarios, chance decides about them with much fewer runs. The plot shows what could be
-had instead: the trade-off between taking in skills that help and skills that do
-nothing, for rules from lax to strict.
+First single trials (`single_trials`) of bundles that do nothing or are worth -5 or +5
+points: additions and deletes, one candidate and three, in batches of every shipped
+shape, in worlds that the bounds were not chosen in. Then whole runs of 150 steps
+(`trial_simulation`), where the published rule and ours see the same proposals, side by
+side, each with rollouts divided evenly and adaptively. Figures come with their Monte
+Carlo error, runs being the units; as the bars are about the worst of many worlds,
+chance decides about them with much fewer.
 """
 
 import itertools
@@ -19,28 +19,39 @@ import numpy as np
 from absl import app, flags
 from numpy.typing import ArrayLike
 
+from reskill_jax.benchmarks import single_trials, trial_simulation
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.trial_simulation import Scenario, Steps, simulate
-from reskill_jax.terminal import activity
+from reskill_jax.benchmarks.single_trials import World
+from reskill_jax.benchmarks.trial_simulation import Scenario, Steps
+from reskill_jax.trials import bounds, calibration
+from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 
-_RUNS = flags.DEFINE_integer(
-    "runs",
-    2000,
-    "Runs per scenario and rule; a tenth of them where a step has 1,000 episodes or "
-    "more, since each takes so much longer.",
+_TRIALS = flags.DEFINE_integer(
+    "trials",
+    3000,
+    "Single trials per case and world; a quarter where a step has 1,000 episodes.",
     lower_bound=20,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of all runs.")
-_TASK_SDS = flags.DEFINE_list("task_sds", ["0", "0.2", "0.4"], "How tasks differ.")
-_SHAPES = flags.DEFINE_list(
-    "shapes", ["16x8", "26x5", "160x8", "256x5"], "Tasks x rollouts of a step."
+_RUNS = flags.DEFINE_integer(
+    "runs",
+    100,
+    "Whole runs per scenario and rule; a tenth where a step has 1,000 episodes.",
+    lower_bound=20,
 )
-_PLOT = flags.DEFINE_string("plot", "", "Where to save the trade-off; empty: nowhere.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.")
+_SHAPES = flags.DEFINE_list(
+    "shapes", ["16x8", "6x8", "256x5"], "Tasks x rollouts of a step."
+)
+_TASK_SDS = flags.DEFINE_list("task_sds", ["0", "0.4"], "How tasks differ, whole runs.")
 
-RULES = {"paper": TrialConfig.paper(), "default": TrialConfig()}
-POINTS = (-5, 0, 2, 5, 10)  # true effects reported
-CURVE_WORLDS = (Scenario(16, 8, 0.0, True), Scenario(16, 8, 0.4, True))
+CANDIDATES = (1, 3)
+# Levels between and beyond those of the calibration; a policy that learns, whose old
+# evidence is discounted.
+WORLDS = (World(0.4, 0.0), World(0.6, 0.2), World(0.3, 0.4, 0.005, memory=500.0))
+POINTS = (-5, 0, 2, 5, 10)  # true effects reported of whole runs
+SMALL, LARGE = 100, 1000  # episodes per step
+ADAPTIVE = 0.2  # the paper's floor
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,126 @@ class Outcome:
     regret: Estimate
 
 
+def main(argv: Sequence[str]) -> None:
+    """Simulate everything; print tables and bars."""
+    del argv
+    shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.value]
+    figures: dict[str, float] = {"trials": _TRIALS.value, "runs": _RUNS.value}
+    checks: dict[str, Bar] = {}
+    rows: list[list[str | float]] = []
+    for (tasks, group_size), candidates in itertools.product(shapes, CANDIDATES):
+        shape = Shape(tasks, group_size, candidates)
+        config = TrialConfig(**bounds.bounds_for(shape))
+        if refusal := [*bounds.problems(config, shape)]:
+            power = bounds.expected(config, shape).helpful
+            checks[f"{shape}: refused, power"] = Bar(
+                power, calibration.LEAST_POWER, at_most=True
+            )
+            figures[f"{shape}/refused"] = 1.0
+            print(f"{shape}: refused: {refusal[0]}", flush=True)
+            continue
+        found = rates(config, shape)
+        figures |= {f"{shape}/{name}": value for name, value in found.items()}
+        rows.append([str(shape), *(f"{value:.3g}" for value in found.values())])
+        print("simulated", *rows[-1], flush=True)
+        checks |= promises(shape, found)
+    print("single trials: share accepted, worst world; +5: mean")
+    print(format_table(["shape", *CASES, "steps"], rows))
+    outcomes = whole_runs(shapes)
+    report(
+        "trials",
+        figures | whole_figures(outcomes) | adaptive_gains(outcomes),
+        checks | bars(outcomes),
+    )
+
+
+# Name, effects of the candidates in points, whether they drop skills.
+CASES = {
+    "null": (0, False),
+    "-5": (-5, False),
+    "+5": (5, False),
+    "delete null": (0, True),
+    "delete -5": (-5, True),
+}
+
+
+def rates(config: TrialConfig, shape: Shape) -> dict[str, float]:
+    """Return the share of trials accepted, by case, and the mean steps.
+
+    All candidates have the case's effect, but for +5: there one has it and must be the
+    one accepted.
+    """
+    count = _TRIALS.value // (4 if shape.episodes >= LARGE else 1)
+    result: dict[str, float] = {}
+    lengths = []
+    for name, (points, deletes) in CASES.items():
+        others = 0 if points > 0 else points
+        effects = [points / 100] + [others / 100] * (shape.candidates - 1)
+        found = []
+        for number, world in enumerate(WORLDS):
+            accepted, steps = single_trials.simulate(
+                config,
+                effects,
+                world,
+                shape,
+                runs=count,
+                seed=1000 * _SEED.value + 10 * number + points,
+                deletes=deletes,
+            )
+            found.append((accepted == 1 if points > 0 else accepted > 0).mean())
+            lengths.append(steps.mean())
+        result[name] = float(np.mean(found) if points > 0 else np.max(found))
+    return result | {"steps": float(np.mean(lengths))}
+
+
+def promises(shape: Shape, found: Mapping[str, float]) -> dict[str, Bar]:
+    """Return what is promised of trials."""
+    limits = {
+        "null": calibration.NULL_LIMIT,
+        "-5": calibration.HARMFUL_LIMIT,
+        "delete -5": calibration.HARMFUL_LIMIT,
+    }
+    return {
+        f"{shape}: {name} accepted": Bar(found[name], limit, at_most=True)
+        for name, limit in limits.items()
+    }
+
+
+def whole_runs(
+    shapes: Sequence[tuple[int, ...]],
+) -> dict[Scenario, dict[str, Outcome]]:
+    """Simulate whole runs of all scenarios by all rules; print them."""
+    found: dict[Scenario, dict[str, Outcome]] = {}
+    rows: list[list[str | float]] = []
+    for (tasks, group_size), sd in itertools.product(
+        shapes, map(float, _TASK_SDS.value)
+    ):
+        scenario = Scenario(tasks, group_size, sd, drift=True)
+        runs = max(20, _RUNS.value // (10 if tasks * group_size >= LARGE else 1))
+        found[scenario] = {}
+        for name, config in rules(Shape(tasks, group_size)).items():
+            steps = trial_simulation.simulate(scenario, config, runs, _SEED.value)
+            found[scenario][name] = measure(steps)
+            rows.append(_row(str(scenario), name, found[scenario][name]))
+            print("simulated", *rows[-1], flush=True)
+    header = ["scenario", "rule", *(f"{point:+d}" for point in POINTS)]
+    print("whole runs: accepted by true effect, success and regret in percent")
+    print(format_table([*header, "steps", "success", "regret"], rows))
+    return found
+
+
+def rules(shape: Shape) -> dict[str, TrialConfig]:
+    """Return both presets, each with an adaptive and with an even division."""
+    paper = TrialConfig.preset("paper")
+    ours = TrialConfig(**bounds.bounds_for(shape))
+    return {
+        "paper": paper,
+        "paper, even": replace(paper, uniform=True),
+        "ours": ours,
+        "ours, adaptive": replace(ours, epsilon=ADAPTIVE),
+    }
+
+
 def measure(steps: Steps) -> Outcome:
     """Summarise simulated runs."""
     points = np.round(100 * steps.effect)
@@ -106,44 +237,17 @@ def _ratio(values: ArrayLike, where: ArrayLike) -> Estimate:
     return Estimate(float(mean), float(error))
 
 
-def main(argv: Sequence[str]) -> None:
-    """Simulate all scenarios, print the table and the bars, save the plot."""
-    del argv
-    shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.value]
-    found: dict[Scenario, dict[str, Outcome]] = {}
-    rows: list[list[str | float]] = []
-    for (tasks, group_size), sd, drift in itertools.product(
-        shapes, map(float, _TASK_SDS.value), (False, True)
-    ):
-        scenario = Scenario(tasks, group_size, sd, drift)
-        runs = _RUNS.value if tasks * group_size < 1000 else _RUNS.value // 10
-        with activity(f"simulating {scenario}"):
-            found[scenario] = {
-                name: measure(simulate(scenario, config, runs, _SEED.value))
-                for name, config in RULES.items()
-            }
-        for name, outcome in found[scenario].items():
-            rows.append(_row(str(scenario), name, outcome))
-            print("simulated", *rows[-1], flush=True)
-    header = ["scenario", "rule", *(f"{point:+d}" for point in POINTS)]
-    print("accepted by true effect, success and regret in percent")
-    print(format_table([*header, "steps", "success", "regret"], rows))
-    if _PLOT.value:
-        with activity("simulating the curve"):
-            save_curve(_PLOT.value)
-        print(f"saved {_PLOT.value}")
-    report("trials", figures(found), bars(found))
-
-
 def _row(scenario: str, rule: str, outcome: Outcome) -> list[str | float]:
     rates = [str(outcome.accepted[point]) for point in POINTS]
     steps = f"{outcome.steps.value:.2f}±{outcome.steps.error:.2f}"
     return [scenario, rule, *rates, steps, str(outcome.success), str(outcome.regret)]
 
 
-def figures(found: Mapping[Scenario, Mapping[str, Outcome]]) -> dict[str, float]:
-    """Flatten the table."""
-    values: dict[str, float] = {"runs": _RUNS.value}
+def whole_figures(
+    found: Mapping[Scenario, Mapping[str, Outcome]],
+) -> dict[str, float]:
+    """Flatten the table of whole runs."""
+    values: dict[str, float] = {}
     for scenario, outcomes in found.items():
         for name, outcome in outcomes.items():
             estimates = {f"accepted{p:+d}": e for p, e in outcome.accepted.items()}
@@ -158,111 +262,52 @@ def figures(found: Mapping[Scenario, Mapping[str, Outcome]]) -> dict[str, float]
     return values
 
 
+def adaptive_gains(
+    found: Mapping[Scenario, Mapping[str, Outcome]],
+) -> dict[str, float]:
+    """Return what adaptive allocation gains over an even one, and print it."""
+    values: dict[str, float] = {}
+    rows: list[list[str | float]] = []
+    pairs = {"paper": ("paper", "paper, even"), "ours": ("ours, adaptive", "ours")}
+    for scenario, by in found.items():
+        for preset, (adaptive, even) in pairs.items():
+            success = by[adaptive].success - by[even].success
+            power = by[adaptive].accepted[5] - by[even].accepted[5]
+            steps = by[adaptive].steps.value - by[even].steps.value
+            rows.append(
+                [str(scenario), preset, str(success), str(power), f"{steps:+.2f}"]
+            )
+            key = f"{scenario}/{preset}/adaptive"
+            values |= {
+                f"{key} success": round(success.value, 5),
+                f"{key} success_se": round(success.error, 5),
+            }
+    print(f"adaptive (floor {ADAPTIVE} or as the preset) minus even division")
+    print(format_table(["scenario", "preset", "success", "+5", "steps"], rows))
+    return values
+
+
 def bars(found: Mapping[Scenario, Mapping[str, Outcome]]) -> dict[str, Bar]:
-    """Return the promises; each is about the scenario where it is kept worst."""
-    pairs = [(s, by["default"], by["paper"]) for s, by in found.items()]
-    unlike = [(s, ours, paper) for s, ours, paper in pairs if s.task_sd > 0]
-    most = {
-        "null accepted": ([(s, a.accepted[0]) for s, a, _ in pairs], 0.30),
-        "-5 accepted": ([(s, a.accepted[-5]) for s, a, _ in pairs], 0.03),
-        "steps over paper's": ([(s, a.steps - b.steps) for s, a, b in pairs], 0.0),
-    }
-    least = {
-        "+5 accepted over paper's": (
-            [(s, a.accepted[5] - b.accepted[5]) for s, a, b in pairs],
-            -0.02,
-        ),
-        "success over paper's": (
-            [(s, a.success - b.success) for s, a, b in pairs],
-            0.0,
-        ),
-        "success over paper's, unlike tasks": (
-            [(s, a.success - b.success) for s, a, b in unlike],
-            0.02,
-        ),
-    }
+    """Return what is promised of whole runs, where it is kept worst."""
     checks: dict[str, Bar] = {}
-    for worst, at_most, group in ((max, True, most), (min, False, least)):
-        for name, (estimates, target) in group.items():
-            if estimates:
-                scenario, found_worst = worst(estimates, key=lambda pair: pair[1].value)
-                label = f"{name}, worst ({scenario}; ±{found_worst.error:.3f})"
-                checks[label] = Bar(found_worst.value, target, at_most)
+    limits = {0: calibration.NULL_LIMIT, -5: calibration.HARMFUL_LIMIT}
+    for point, limit in limits.items():
+        worst = max(found, key=lambda s: found[s]["ours"].accepted[point].value)
+        estimate = found[worst]["ours"].accepted[point]
+        label = f"whole runs: {point:+d} accepted ({worst}; ±{estimate.error:.3f})"
+        checks[label] = Bar(estimate.value, limit, at_most=True)
+    # With fewer episodes, to keep the promises costs more than it brings such runs.
+    gains = {
+        scenario: by["ours"].success - by["paper"].success
+        for scenario, by in found.items()
+        if scenario.tasks * scenario.group_size >= SMALL
+    }
+    if not gains:
+        return checks
+    worst = min(gains, key=lambda s: gains[s].value)
+    label = f"whole runs: success over paper's ({worst}; ±{gains[worst].error:.3f})"
+    checks[label] = Bar(gains[worst].value, 0.0)
     return checks
-
-
-def save_curve(path: str) -> None:
-    """Plot what rules from lax to strict accept, and what runs with them gain."""
-    import matplotlib as mpl  # noqa: PLC0415 (only for those who want the plot)
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for scenario in CURVE_WORLDS:
-        label = "tasks differ" if scenario.task_sd else "tasks alike"
-        curve = [_summary(scenario, config) for config in strictness()]
-        chosen = _summary(scenario, RULES["default"])
-        paper = _summary(scenario, RULES["paper"])
-        for axis, column in zip(axes, (1, 2), strict=True):
-            x, y = np.array(curve)[:, [0, column]].T
-            (line,) = axis.plot(x, y, "o-", ms=3, label=f"{label}: lax to strict")
-            color = line.get_color()
-            axis.plot(
-                chosen[0],
-                chosen[column],
-                "*",
-                ms=13,
-                color=color,
-                label=f"{label}: default",
-            )
-            axis.plot(
-                paper[0],
-                paper[column],
-                "X",
-                ms=9,
-                color=color,
-                label=f"{label}: paper mode",
-            )
-    for axis, title in zip(
-        axes,
-        ("Accepted of those that help by 5 points", "Mean success of a whole run"),
-        strict=True,
-    ):
-        axis.axvline(30, color="grey", lw=0.8, ls=":")
-        axis.set(xlabel="Accepted of those without effect, %", ylabel=f"{title}, %")
-    axes[0].legend(fontsize=8)
-    figure.suptitle("16 tasks x 8 rollouts, a policy that learns, 150 steps")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def strictness() -> list[TrialConfig]:
-    """Return the default rule with thresholds from lax to strict."""
-    default = RULES["default"]
-
-    def shifted(shift: float) -> TrialConfig:
-        """Move the log-odds of all thresholds."""
-
-        def move(p: float) -> float:
-            return 1 / (1 + (1 / p - 1) * float(np.exp(-shift)))
-
-        return replace(
-            default,
-            early_accept=move(default.early_accept),
-            early_reject=move(default.early_reject),
-            accept_probability=move(default.accept_probability),
-        )
-
-    return [shifted(shift) for shift in (-1.2, -0.8, -0.4, 0.0, 0.4, 0.8, 1.2)]
-
-
-def _summary(scenario: Scenario, config: TrialConfig) -> list[float]:
-    """Accepted without effect and of +5 points, and success, in percent."""
-    outcome = measure(simulate(scenario, config, _RUNS.value, _SEED.value))
-    accepted = outcome.accepted
-    values = (accepted[0].value, accepted[5].value, outcome.success.value)
-    return [100 * value for value in values]
 
 
 if __name__ == "__main__":

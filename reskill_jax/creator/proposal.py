@@ -63,6 +63,8 @@ class PastTrial:
         skills: content hashes of the skills that were new or changed in it.
         accepted: the verdict.
         contrast: what the trial found out; None where nothing was measured.
+        not_chosen: not accepted although it was not found wanting, because another
+            candidate of the same trial was accepted.
     """
 
     step: int
@@ -71,6 +73,14 @@ class PastTrial:
     skills: tuple[str, ...]
     accepted: bool
     contrast: Contrast | None = None
+    not_chosen: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if self.not_chosen:
+            return "not chosen"
+        return "accepted" if self.accepted else "rejected"
 
     @property
     def effect(self) -> float | None:
@@ -85,6 +95,8 @@ class PastTrial:
         banks: tuple[SkillBank, SkillBank],
         accepted: bool,
         contrast: Contrast | None = None,
+        *,
+        not_chosen: bool = False,
     ) -> "PastTrial":
         """Record a verdict on a proposal; `banks` are incumbent and candidate."""
         return cls(
@@ -94,6 +106,7 @@ class PastTrial:
             skills=tuple(content_hash(skill) for skill in new_skills(*banks)),
             accepted=accepted,
             contrast=contrast,
+            not_chosen=not_chosen,
         )
 
 
@@ -124,7 +137,7 @@ class Evidence:
         return [
             trial
             for trial in self.history
-            if not trial.accepted and trial.step > self.step - within
+            if trial.verdict == "rejected" and trial.step > self.step - within
         ]
 
 

@@ -158,10 +158,9 @@ def trials(history: Sequence[PastTrial]) -> str:
     """Lay out what was tested, newest first: operations, verdict, effect."""
     lines = []
     for trial in [*reversed(history)][:10]:
-        verdict = "accepted" if trial.accepted else "rejected"
         effect = "untested" if trial.effect is None else f"{trial.effect:+.1%}"
         bundle = "; ".join(operation(o) for o in trial.proposal.operations)
-        lines.append(f"step {trial.step}: {verdict} ({effect}): {bundle}")
+        lines.append(f"step {trial.step}: {trial.verdict} ({effect}): {bundle}")
     return "\n".join(lines) or _NONE
 
 

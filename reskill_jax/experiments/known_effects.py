@@ -38,7 +38,7 @@ _MINUTES = flags.DEFINE_float(
 )
 
 KINDS = {"helpful": True, "harmful": False}  # whether it should be accepted
-_MAX_TRIAL_STEPS = 8
+_MAX_TRIAL_STEPS = 24
 _STEPS = 1 + _MAX_TRIAL_STEPS  # the trial begins after the first step
 
 
@@ -93,7 +93,6 @@ def changes(kind: str, seed: int) -> Changes:
     return {
         "seed": seed,
         "num_steps": _STEPS,
-        "trial.max_steps": _MAX_TRIAL_STEPS,
         "creator.inject": kind,
         "creator.inject_every": 1,
         "strategy.reservoir_min": 1,

@@ -29,7 +29,8 @@ from reskill_jax.workdir import Workdir
 EXPERIMENTS: dict[str, Changes] = {
     "grpo": {"strategy.name": "grpo"},
     "reskill": {"strategy.name": "reskill"},
-    "uniform": {"strategy.name": "uniform"},
+    "paper": {"trial.preset": "paper"},
+    "paper, uniform": {"strategy.name": "uniform", "trial.preset": "paper"},
     # Half of the creator's proposals are known to harm.
     "reskill, half harmful": {
         "strategy.name": "reskill",

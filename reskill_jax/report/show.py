@@ -87,10 +87,9 @@ def _trials(workdir: Workdir) -> Iterator[str]:
     accepted = sum(trial.accepted for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
-        verdict = "accepted" if trial.accepted else "rejected"
         shown = _contrast(trial.contrast)
         operations = one_line(", ".join(map(describe, trial.proposal.operations)))
-        yield f"  step {trial.step:4d}  {verdict}  {shown}  {operations}"
+        yield f"  step {trial.step:4d}  {trial.verdict}  {shown}  {operations}"
 
 
 def _contrast(found: Contrast | None) -> str:

@@ -34,11 +34,16 @@ from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.staged import Order, Staged
+from reskill_jax.trials.bounds import make_config
+from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import Decision, TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
+# Episodes in which a skill must not have fired to be dropped untested; one that fires
+# in 6% of them would be seen (95%).
+_IDLE_EPISODES = 50
 
 
 def make(
@@ -66,9 +71,12 @@ def make(
     reservoir = Reservoir(settings["reservoir_size"])
     _check_reservoir(reservoir, setup)
     changes = {**(trial or {}), "frozen_policy": stages is not None}
+    trial_config = TrialConfig()  # an ablation without trials needs no other
+    if not auto_accept:
+        trial_config = make_config(setup.trial, _shape(setup), **changes)
     strategy = ReSkill(
         setup.make_creator(analyse),
-        TrialConfig(**{**setup.trial, **changes}),
+        trial_config,
         bank=setup.load_bank(),
         bank_problem=setup.bank_problem,
         max_skills=settings["max_skills"],
@@ -111,6 +119,11 @@ def _check_reservoir(reservoir: Reservoir, setup: Setup) -> None:
             needed,
             played,
         )
+
+
+def _shape(setup: Setup) -> Shape:
+    candidates = setup.settings["candidates"]
+    return Shape(setup.tasks_per_step, setup.group_size, candidates)
 
 
 class _State(TypedDict):
@@ -273,23 +286,28 @@ class ReSkill:
         arm: int,
         contrasts: Sequence[Contrast | None],
         decision: Decision | None = None,
+        reason: str = "untested",
     ) -> None:
         """End the trial: bank `arm` goes on, the others are forgotten.
 
-        Without a decision (ablation) nothing was measured.
+        Without a decision nothing was measured; `reason` says why.
         """
         banks = (self._bank, *(bank for _, bank in self._candidates))
         for k, contrast in enumerate(contrasts, start=1):
             proposal = self._candidates[k - 1][0]
             past = PastTrial.judged(
-                step, proposal, (banks[0], banks[k]), k == arm, contrast
+                step,
+                proposal,
+                (banks[0], banks[k]),
+                k == arm,
+                contrast,
+                not_chosen=decision is not None and k not in (arm, *decision.rejected),
             )
             self._history.append(past)
             self._decisions.append(encode(past) | self._course(k, decision))
-            shown = f"effect {contrast.effect:+.1%}" if contrast else "untested"
-            verdict = "accepted" if past.accepted else "rejected"
+            shown = f"effect {contrast.effect:+.1%}" if contrast else reason
             self._events.append(
-                f"step {step}: {verdict} ({shown}) {_summary(proposal)}"
+                f"step {step}: {past.verdict} ({shown}) {_summary(proposal)}"
             )
         self._bank, self._trial, self._candidates = banks[arm], None, []
 
@@ -325,6 +343,12 @@ class ReSkill:
                     self._events.append(f"step {step}: no trial: {problem.detail}")
                 break
             metrics["creator/proposals"] += 1
+            if idle := self._idle_episodes(step, verdict.candidate):
+                # Both arms would see the same prompts: a trial would toss a coin.
+                if self._candidates:
+                    break  # it was written for the bank of today; later
+                self._accept_idle_delete(step, proposal, verdict.candidate, idle)
+                continue
             self._candidates.append((proposal, verdict.candidate))
             self._events.append(f"step {step}: on trial {_summary(proposal)}")
             if self._auto_accept:
@@ -336,6 +360,34 @@ class ReSkill:
             self._wait_until = step + min(2**self._idle, 8)
             self._idle += 1
         return metrics
+
+    def _idle_episodes(self, step: int, candidate: SkillBank) -> int:
+        """Return in how many episodes a bundle's dropped skills were never shown.
+
+        Zero where it does more than drop skills, where one was shown, or where too few
+        episodes of this bank were played to say so. (What is new and does not fire is
+        refused by verification.)
+        """
+        if set(candidate.skills) - set(self._bank.skills):
+            return 0
+        tallies = self._reservoir.tallies(step)
+        own = [tally for tally in tallies if tally.bank == self._bank.hash]
+        dropped = set(self._bank.names()) - set(candidate.names())
+        shown = sum(tally.shown(name) for tally in own for name in dropped)
+        played = sum(tally.episodes for tally in own)
+        return played if not shown and played >= _IDLE_EPISODES else 0
+
+    def _accept_idle_delete(
+        self, step: int, proposal: Proposal, candidate: SkillBank, episodes: int
+    ) -> None:
+        """Accept, untested, a bundle that only drops skills which never fire.
+
+        It is no trial: the estimate of M and the incumbent's evidence stay as they are.
+        """
+        self._trial_start, self._path = step, []
+        self._candidates = [(proposal, candidate)]
+        reason = f"shown in none of {episodes} episodes"
+        self._settle(step, 1, [None], reason=reason)
 
     def _what_is_known(self, step: int, records: tuple[EpisodeRecord, ...]) -> Evidence:
         """Gather it for the creator; it shall not propose twice what is on trial."""

@@ -16,7 +16,7 @@ def problems(
     reservoir_size: int,
     reservoir_min: int,
     group_size: int,
-    trial_mode: str,
+    trial_preset: str,
     creator: str,
     **_: Any,
 ) -> Iterator[str]:
@@ -29,7 +29,7 @@ def problems(
         reservoir_size: episodes kept for the creator.
         reservoir_min: episodes before it is asked.
         group_size: rollouts per task.
-        trial_mode: see `TrialConfig`.
+        trial_preset: see `trial_config.PRESETS`.
         creator: name of the creator.
     """
     if bank and name == "grpo":
@@ -49,10 +49,10 @@ def problems(
             f"candidates={candidates}: a trial divides a group of {group_size} between "
             f"{1 + candidates} banks: use fewer, a larger group_size, or name='grpo'"
         )
-    if trial_mode == "paper" and candidates > 1:
+    if trial_preset != "ours" and candidates > 1:
         yield (
-            f"candidates={candidates}: a trial of mode='paper' has one, those of "
-            "mode='paired' take more"
+            f"candidates={candidates}: a trial of preset={trial_preset!r} has one, "
+            "those of preset='ours' take more"
         )
     if name == "no_analyzer" and creator != "offline" and "." not in creator:
         yield (
@@ -67,7 +67,7 @@ def problems(
 
 
 def trial_problems(
-    *, strategy: str, min_episodes: int, max_steps: int, episodes: int, **_: Any
+    *, strategy: str, min_episodes: int, max_steps: int, episodes: int
 ) -> Iterator[str]:
     """Yield why a trial could not end when it should; begins with the argument's name.
 

@@ -16,7 +16,8 @@ from jax.typing import ArrayLike
 class Bounds(NamedTuple):
     """When a trial ends; the fields of `TrialConfig` by these names.
 
-    A tuple of scalars, so that a simulation can try many without compiling anew.
+    A tuple of scalars, or of arrays over candidates, so that a simulation can try many
+    without compiling anew.
     """
 
     min_steps: ArrayLike
@@ -69,8 +70,17 @@ def paired_effect(sums: ArrayLike, weights: ArrayLike) -> tuple[Array, Array]:
     sums = jnp.asarray(sums, float)
     left = jnp.cumprod(jnp.asarray(weights, float)[::-1], axis=0)[::-1]
     now = jnp.concatenate([left[1:], jnp.ones_like(left[:1])])  # [T, K-1]
-    weight, difference = (now[..., None] * sums[..., :2]).sum(0).T  # [K-1] each
-    p, q = (now[..., None] ** 2 * sums[..., 2:]).sum(0).T
+    powers = jnp.stack([now, now, now**2, now**2], axis=-1)
+    return effect_of_sums((powers * sums).sum(0))
+
+
+def effect_of_sums(totals: ArrayLike) -> tuple[Array, Array]:
+    """Return what `paired_effect` does, of sums over all groups and steps.
+
+    Args:
+        totals: [..., 4] as from `paired_sums`.
+    """
+    weight, difference, p, q = jnp.moveaxis(jnp.asarray(totals, float), -1, 0)
     some = weight > 0
     weight = jnp.where(some, weight, 1)
     effect = difference / weight

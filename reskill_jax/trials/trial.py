@@ -160,18 +160,23 @@ class Trial:
             over = steps >= config.max_steps and episodes >= config.min_episodes
             # Accept iff the candidate's posterior mean is strictly greater.
             accepted = bool(found[0][0] > 0)
-            return self._decision(1, found, accepted, "mean") if over else None
-        verdict = _verdict(chances, steps, episodes, config.bounds())
+            rejected = () if accepted else (1,)
+            return (
+                self._decision(1, found, accepted, "mean", rejected) if over else None
+            )
+        verdict = _verdict(chances, steps, episodes, self._bounds())
         live = [k for k in range(1, len(self.banks)) if k not in self.dropped]
-        best = max(live, key=lambda k: chances[k - 1])
-        if verdict[best - 1] == 0:
-            self.dropped.extend(k for k in live if verdict[k - 1] < 0)
+        good = [k for k in live if verdict[k - 1] > 0]
+        bad = [k for k in live if verdict[k - 1] < 0]
+        if not good and len(bad) < len(live):
+            self.dropped.extend(bad)
             return None
         return self._decision(
-            best,
+            max(good or live, key=lambda k: chances[k - 1]),
             found,
-            bool(verdict[best - 1] > 0),
+            bool(good),
             "limit" if steps >= config.max_steps else "clear",
+            rejected=(*self.dropped, *bad),
         )
 
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -202,6 +207,11 @@ class Trial:
             int64 [T, B, K, 2].
         """
         return _padded(self.counts, self.config.max_steps, len(self.banks))
+
+    def _bounds(self) -> paired.Bounds:
+        """Return when the trial ends; each field is of the candidates, [K-1]."""
+        each = [self.config.bounds(deletes=new == 0) for new in self.new_skills[1:]]
+        return paired.Bounds(*np.array(each).T)
 
     def _weights(self, trials: np.ndarray) -> np.ndarray:
         """Discount of each step, for episodes [T, ...]."""
@@ -241,7 +251,7 @@ class Trial:
             errors = np.sqrt(variance[1:] + variance[0])
             return mean[1:] - mean[0], errors, _best(alpha, beta)[1:]
         effects, errors = self._paired(self.counts)
-        costs = self.config.cost_per_skill * np.array(self.new_skills[1:])
+        costs = np.array([self.config.cost(new) for new in self.new_skills[1:]])
         chances = _probability_above(effects, errors, self.config.effect_sd, costs)
         return effects, errors, chances
 
@@ -251,6 +261,7 @@ class Trial:
         found: tuple[np.ndarray, np.ndarray, np.ndarray],
         accepted: bool,
         reason: Reason,
+        rejected: tuple[int, ...],
     ) -> Decision:
         """Put a decision together; `found` are effects, errors and chances [K-1]."""
         rates, episodes = self._rates()
@@ -258,6 +269,7 @@ class Trial:
             accepted=accepted,
             arm=candidate if accepted else 0,
             candidate=candidate,
+            rejected=tuple(sorted(rejected)),
             contrasts=_contrasts(*found, *self._paired(self.exposed)),
             reason=reason,
             rates=rates,

@@ -19,7 +19,9 @@ TASKS, GROUP = 6, 8
 BANKS = (SkillBank(), SkillBank((Skill("a", "b", "c", "d"),)))
 
 
-@pytest.mark.parametrize("config", [TrialConfig(min_steps=2), TrialConfig.paper()])
+@pytest.mark.parametrize(
+    "config", [TrialConfig(min_steps=2, epsilon=0.3), TrialConfig.preset("paper")]
+)
 def test_simulation_and_trial_agree_over_many_trials(config, monkeypatch):
     """Assignment, decision, carry-over and memory; the policy's rate jumps about."""
     grid = np.append(thompson.MEMORY_GRID, np.inf)
@@ -33,7 +35,11 @@ def test_simulation_and_trial_agree_over_many_trials(config, monkeypatch):
         judge = jax.jit(partial(simulation.judge, **fixed))
         memory_of = jax.jit(partial(simulation.memory_of, paper=paper))
         following = jax.jit(partial(simulation.next_trial, **fixed))
-        state, trial, memory = simulation.start(TASKS), start(config), MemoryEstimate()
+        state, trial, memory = (
+            simulation.start(TASKS, config.max_steps),
+            start(config),
+            MemoryEstimate(),
+        )
         lengths = []
         for step in range(60):
             key = jax.random.key(step)
@@ -72,7 +78,7 @@ def start(config, memory=np.inf, evidence=None):
 @pytest.mark.parametrize("sd", [0.0, 0.2, 0.4])
 def test_mean_success_over_tasks_is_what_the_world_says(sd):
     mu = np.linspace(-3, 4, 2001)
-    table = (mu, simulation._mean_success(mu, sd))
+    table = (mu, simulation._means(mu, sd))
     z = np.random.default_rng(0).normal(size=400_000)
     for mean in (0.2, 0.5, 0.9):
         level = float(simulation._inverse(np.array(mean), table))
@@ -99,8 +105,3 @@ def test_errors_of_ratios_treat_runs_as_the_units():
     estimate = trials._ratio(np.array([[0, 0, 0], [1, 1, 1]]), where)
     assert (estimate.value, estimate.error) == pytest.approx((0.5, 0.5))
     assert np.isnan(trials._ratio(np.ones((2, 3)), ~where).value)
-
-
-def test_too_long_trials_are_refused():
-    with pytest.raises(ValueError, match="max_steps=99"):
-        simulation.simulate(Scenario(4, 8, 0, False), TrialConfig(max_steps=99), 2)

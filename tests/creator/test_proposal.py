@@ -52,7 +52,7 @@ def test_a_line_of_trials(accepted):
         f'"candidate": "{past.candidate}", "skills": ["{content_hash(SKILL)}"], '
         f'"accepted": {json.dumps(accepted)}, "contrast": {{"effect": 0.25, '
         '"standard_error": 0.1, "probability": 0.9, "exposed_effect": 0.5, '
-        '"exposed_standard_error": 0.2}}'
+        '"exposed_standard_error": 0.2}, "not_chosen": false}'
     )
     assert decode(PastTrial, json.loads(text)) == past
     assert past.effect == 0.25

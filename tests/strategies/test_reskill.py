@@ -16,12 +16,14 @@ from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.laboratory.known_proposals import ScriptedCreator, addition
 from reskill_jax.policy.tokenizer import Tokenizer
-from reskill_jax.skills.operations import Delete
-from reskill_jax.skills.skill import SkillBank, Trigger
+from reskill_jax.skills.operations import Add, Delete
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import STRATEGIES
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
+from reskill_jax.trials.bounds import make_config
+from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.validate import validate
 
@@ -220,6 +222,93 @@ def test_several_candidates_are_tried_at_once_and_the_best_is_accepted():
     assert len(banks(strategy)) == 2 or len(history(strategy)) == 3
 
 
+def test_a_good_runner_up_is_not_chosen_and_may_be_tried_again():
+    strategy = make(candidates=2)
+    seen = []
+    propose = strategy._creator.propose
+    strategy._creator.propose = lambda e: seen.append(e) or propose(e)
+    learned = run(strategy, 10, (0.1, 0.8, 0.7))
+    pair = history(strategy)[:2]
+    assert sorted(past["accepted"] for past in pair) == [False, True]
+    assert all(past["not_chosen"] != past["accepted"] for past in pair)
+    events = [event for x in learned for event in x.events]
+    assert any("not chosen (effect +" in event for event in events)
+    later = next(e for e in seen if any(past.accepted for past in e.history))
+    verdicts = {past.verdict for past in later.history[:2]}
+    assert verdicts == {"accepted", "not chosen"}
+    assert not later.rejected(within=100)
+
+
+def test_a_runner_up_that_was_found_wanting_is_rejected():
+    strategy = make(candidates=2)
+    run(strategy, 10, (0.4, 0.8, 0.1))
+    first, second = history(strategy)[:2]
+    assert first["accepted"]
+    assert (second["accepted"], second["not_chosen"]) == (False, False)
+
+
+NEVER = Skill("fly", "d", "w", "a", Trigger("action_pattern", "^fly "))
+
+
+def scripted(*operations):
+    return [Proposal((operation,), ("why",), (), bank="") for operation in operations]
+
+
+def test_a_skill_that_never_fires_is_dropped_without_a_trial():
+    strategy = make()
+    strategy._creator = ScriptedCreator(
+        [*scripted(Delete("fly")), addition(HELPFUL[0])]
+    )
+    strategy._bank = SkillBank((NEVER,))
+    learned = play(strategy, 0, (0.3,))
+    (past,) = history(strategy)
+    assert past["accepted"]
+    assert past["contrast"] is None
+    assert learned.decisions[0]["stop_reason"] == "untested"
+    assert "accepted (shown in none of 128 episodes)" in learned.events[0]
+    # It is no trial: M and the carried evidence know nothing of it, and the next
+    # proposal is on trial at once, against the smaller bank.
+    assert strategy._memory.trials == 0
+    assert strategy._evidence is None
+    assert [[*bank.names()] for bank in banks(strategy, 1)] == [
+        [],
+        [HELPFUL[0].name],
+    ]
+    again = make()
+    again.restore(json.loads(json.dumps(strategy.state())))
+    assert again.state() == strategy.state()
+
+
+def test_a_skill_that_fires_is_dropped_by_a_trial_only():
+    strategy = make()
+    strategy._creator = ScriptedCreator(scripted(Delete("open")))
+    shown = replace(NEVER, name="open", trigger=Trigger("action_pattern", "^open "))
+    strategy._bank = SkillBank((shown,))
+    play(strategy, 0, (0.3,))
+    assert not history(strategy)
+    assert len(banks(strategy, 1)) == 2
+
+
+def test_few_episodes_do_not_show_that_a_skill_never_fires():
+    strategy = make()
+    strategy._creator = ScriptedCreator(scripted(Delete("fly")))
+    strategy._bank, strategy._tasks_per_step = SkillBank((NEVER,)), 4  # 32 episodes
+    strategy._reservoir_min = 1
+    play(strategy, 0, (0.3,))
+    assert not history(strategy)
+    assert len(banks(strategy, 1)) == 2
+
+
+def test_an_addition_that_cannot_fire_is_refused_without_a_trial():
+    strategy = make()
+    strategy._creator = ScriptedCreator(scripted(Add(NEVER)))
+    learned = play(strategy, 0, (0.3,))
+    assert learned.metrics["creator/rejected/trigger_rate"] == 1
+    assert not history(strategy)
+    assert len(banks(strategy, 1)) == 1
+    assert strategy._memory.trials == 0
+
+
 def test_candidates_that_take_time_are_waited_for():
     creator = Slow([addition(rule) for rule in HELPFUL[:3]])
     first, second = make(candidates=2), make(candidates=2)
@@ -284,6 +373,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     for name in STRATEGIES:
         if name != "static":
             config.strategy.name = name
+            config.trial.preset = "paper" if name == "uniform" else "ours"
             validate(config)
             environment = build.load_environment(config)
             prompts = build.make_prompts(config, environment, tokenizer)
@@ -294,8 +384,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     assert made["uniform"]._trial_config.uniform
     assert not made["no_analyzer"]._creator.analyse
     assert made["reskill"]._creator.analyse
-    assert made["reskill"]._trial_config == TrialConfig(**config.trial.to_dict())
-    assert TrialConfig(**get_config().trial.to_dict()) == TrialConfig()
+    assert made["reskill"]._trial_config == make_config(config.trial, Shape(2, 4))
     for name in ("skill_first", "policy_first"):
         assert made[name].strategy._trial_config.frozen_policy
         assert made[name].order == name
@@ -350,8 +439,16 @@ def test_a_bank_that_has_no_room_is_no_candidate_and_no_start(tmp_path):
             "strategy.candidates=4: a trial divides a group of 4",
         ),
         (
-            {"strategy.candidates": 2, "trial.mode": "paper"},
-            "strategy.candidates=2: a trial of mode='paper' has one",
+            {"strategy.candidates": 2, "trial.preset": "paper"},
+            "strategy.candidates=2: a trial of preset='paper' has one",
+        ),
+        (
+            {"strategy.candidates": 2, "rollout.tasks_per_step": 6},
+            "strategy.candidates=2: with 6 tasks x 4 rollouts per step, a bundle",
+        ),
+        (
+            {"strategy.name": "uniform"},
+            "strategy.name='uniform' is the same as 'reskill'",
         ),
     ],
 )

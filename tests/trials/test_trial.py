@@ -57,7 +57,7 @@ def observe(trial: Trial, *arms: tuple[int, int]) -> None:
 def test_paper_mode_follows_the_published_procedure_number_for_number():
     steps = [((20, 64), (25, 64)), ((30, 50), (40, 78)), ((0, 0), (60, 128))]
     steps += [((26, 40), (50, 88)), ((25, 30), (60, 98))]
-    trial = Trial.start(TrialConfig.paper(), (OLD, NEW), memory=76.0)
+    trial = Trial.start(TrialConfig.preset("paper"), (OLD, NEW), memory=76.0)
     alpha, beta = np.ones(2), np.ones(2)
     for step, counts in enumerate(steps):
         better = stats.beta(alpha[1], beta[1])
@@ -80,7 +80,7 @@ def test_paper_mode_follows_the_published_procedure_number_for_number():
 
 
 def test_paper_mode_needs_a_strictly_greater_mean_and_fifty_episodes():
-    config = TrialConfig.paper(discount="none")
+    config = TrialConfig.preset("official", discount="none")
     trial = Trial.start(config, (OLD, NEW))
     for _ in range(5):
         observe(trial, (2, 5), (2, 4))
@@ -97,7 +97,7 @@ def test_paper_mode_needs_a_strictly_greater_mean_and_fifty_episodes():
 
 
 def test_paper_memory_is_infinite_until_two_trials_then_the_smallest_maximum():
-    config, memory = TrialConfig.paper(), MemoryEstimate()
+    config, memory = TrialConfig.preset("paper"), MemoryEstimate()
     trial = Trial.start(config, (OLD, NEW))
     rng = np.random.default_rng(0)
     counts = []
@@ -210,7 +210,9 @@ def test_evidence_carries_over_but_never_outweighs_the_cap():
     assert trial.prior == ((15.0, 5.0), (1.5, 0.5))
     small = Trial.start(config, (OLD, NEW), evidence=(3.0, 1.0))
     assert small.prior[0] == (3.0, 1.0)
-    fresh = Trial.start(TrialConfig.paper(), (OLD, NEW), evidence=(300.0, 100.0))
+    fresh = Trial.start(
+        TrialConfig.preset("paper"), (OLD, NEW), evidence=(300.0, 100.0)
+    )
     assert fresh.prior == ((1.0, 1.0), (1.0, 1.0))
     observe(trial, (4, 10), (1, 2))
     assert trial.evidence(0) == pytest.approx((19.0, 11.0))
@@ -258,7 +260,7 @@ def test_task_mix_is_not_mistaken_for_drift():
             result.add(trial)
         return result.value(config)
 
-    assert memory(TrialConfig.paper(), 0.0) < 400
+    assert memory(TrialConfig.preset("paper"), 0.0) < 400
     assert memory(TrialConfig(), 0.0) == math.inf
     assert memory(TrialConfig(), 0.1) < 100
     assert memory(TrialConfig(frozen_policy=True), 0.1) == math.inf
@@ -267,7 +269,7 @@ def test_task_mix_is_not_mistaken_for_drift():
 # State.
 
 
-@pytest.mark.parametrize("config", [TrialConfig(), TrialConfig.paper()])
+@pytest.mark.parametrize("config", [TrialConfig(), TrialConfig.preset("paper")])
 def test_a_trial_resumed_at_any_step_decides_the_same(config):
     trial = Trial.start(config, (OLD, NEW), memory=200.0, evidence=(30.0, 20.0))
     expected = run(trial, 5, effects=(0, 0.03))
@@ -300,7 +302,7 @@ def test_episodes_may_come_in_any_order():
         ({"assignment": "x"}, "assignment='x'"),
         ({"discount": "x"}, "discount='x'"),
         ({"epsilon": 0.6}, r"epsilon=0.6: must be within \[0, 0.5\]"),
-        ({"min_steps": 99}, r"min_steps=99: must be within \[1, 16\]"),
+        ({"min_steps": 99}, r"min_steps=99: must be within \[1, 8\]"),
         ({"early_reject": 0.8}, "early_reject=0.8"),
         ({"min_episodes": -1}, "min_episodes=-1"),
         ({"early_accept": 1.2}, "early_accept=1.2"),
@@ -315,7 +317,7 @@ def test_impossible_trials_are_refused():
     with pytest.raises(ValueError, match="1 banks in a trial"):
         Trial.start(TrialConfig(), (OLD,))
     with pytest.raises(ValueError, match="mode 'paired' takes more"):
-        Trial.start(TrialConfig.paper(), (OLD, NEW, OTHER))
+        Trial.start(TrialConfig.preset("paper"), (OLD, NEW, OTHER))
     with pytest.raises(ValueError, match="must differ"):
         Trial.start(TrialConfig(), (OLD, OLD))
 
