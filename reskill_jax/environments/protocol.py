@@ -8,6 +8,7 @@ belongs to the rollout. What the core has to know of an environment beside that 
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
@@ -99,6 +100,8 @@ class EnvironmentSpec:
         rules: what the offline creator may propose by rule; may be empty.
         remote: the environment only waits for a network: its methods are coroutines,
             played in the trainer's process, many at once.
+        service: what runs beside the environments while they are played, e.g. a server
+            that they ask; entered in every trainer before the first one is made.
     """
 
     panel: Callable[[str, int | None], TaskPanel]
@@ -107,3 +110,4 @@ class EnvironmentSpec:
     wordings: Mapping[str, Wording]
     rules: RuleTable = field(default_factory=RuleTable)
     remote: bool = False
+    service: Callable[[], AbstractContextManager[None]] = nullcontext
