@@ -66,9 +66,8 @@ class RetrieverClient:
         """
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.attempts),
-            wait=tenacity.wait_exponential_jitter(
-                self.first_pause_s, max=_LONGEST_PAUSE_S, jitter=self.first_pause_s / 2
-            ),
+            wait=tenacity.wait_exponential(self.first_pause_s, max=_LONGEST_PAUSE_S)
+            + tenacity.wait_random(0, self.first_pause_s / 2),
             retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,
         )

@@ -10,7 +10,7 @@ from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.search.client import Found
 from reskill_jax.environments.search.panels import Source
 from reskill_jax.environments.search.scoring import exact_match, f1
-from reskill_jax.environments.search.wordings import TAGS
+from reskill_jax.environments.search.wordings import REQUEST, TAGS
 from reskill_jax.environments.task import Task
 
 Search = Callable[[str], Awaitable[Sequence[Found]]]
@@ -49,9 +49,9 @@ class SearchEnvironment:
         """Search, or take the answer, which ends the episode."""
         read = _ACTION.fullmatch(action)
         text = read[2].strip() if read else ""
-        if read is None or (problem := _problem(text)):
-            why = problem if read else "A reply must have exactly one tag."
-            return Observation(f"Invalid. {why}", understood=False)
+        problem = _problem(text) if read else f"Reply with {REQUEST}."
+        if read is None or problem:
+            return Observation(f"Invalid. {problem}", understood=False)
         if read[1] == "answer":
             return self._answered(text)
         self._searches += 1

@@ -3,6 +3,8 @@
 from reskill_jax.environments.wording import Wording
 
 TAGS = ("search", "answer")
+# Small models copy what stands between tags, so that nothing does.
+REQUEST = "one <search>..</search> or one <answer>..</answer>"
 
 FULL = Wording(
     role=(
@@ -27,7 +29,7 @@ FULL = Wording(
     no_skill="(no skill applies to this turn)\n",
     request=(
         "\nWrite reply {turn} of at most {max_turns} to the question: {goal}\n"
-        "End it with <search>..</search> or <answer>..</answer>."
+        f"End it with {REQUEST}."
     ),
 )
 

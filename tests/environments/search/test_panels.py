@@ -3,6 +3,7 @@
 import collections
 import gzip
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,8 @@ from reskill_jax.environments.search.panels import REPORTED, panel
 from reskill_jax.environments.search.settings import Settings
 from reskill_jax.environments.search.spec import load
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "search_qa"
+BESIDE = Path(__file__).parents[4] / "shared" / "data" / "search_qa"
+DATA = Path(os.environ.get("SEARCH_QA_DATA", BESIDE))
 SPLITS = ("train", "dev", *REPORTED)
 
 
