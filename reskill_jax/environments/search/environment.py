@@ -1,7 +1,6 @@
 """One question at a time: search as often as you like, then answer once."""
 
 import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -21,6 +20,8 @@ _ACTION = re.compile(rf"({'|'.join(TAGS)})\[(.*)\]", re.DOTALL)
 _TAG = re.compile(
     rf"<\s*/?\s*({'|'.join(TAGS)}|information|think|result)\b[^<>]*>", re.IGNORECASE
 )
+# Control characters (Unicode's Cc), and halves of characters (Cs).
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOTHING_YET = "No results yet."
 _NOTHING = "Nothing was found. Search for other words."
 
@@ -104,8 +105,7 @@ def clean(contents: str, limit: int) -> str:
     if not text:
         title, text = "", title
     whole = f"{title.strip().strip(chr(34))}: {text}" if title.strip() else text
-    words = "".join(c if _is_plain(c) else " " for c in whole).split()
-    line = " ".join(_without_tags(" ".join(words)).split())
+    line = " ".join(_without_tags(" ".join(_CONTROL.sub(" ", whole).split())).split())
     if len(line) <= limit:
         return line
     return line[: limit - 3].rsplit(" ", 1)[0] + " .."
@@ -124,11 +124,6 @@ def _problem(text: str) -> str:
         return "There is nothing between the tags."
     if len(text) > MAX_CHARACTERS:
         return f"More than {MAX_CHARACTERS} characters are between the tags."
-    if not all(map(_is_plain, text)):
+    if _CONTROL.search(text):
         return "There are control characters between the tags."
     return ""
-
-
-def _is_plain(character: str) -> bool:
-    """Tell whether a character is neither for control nor half of one."""
-    return unicodedata.category(character) not in ("Cc", "Cs")

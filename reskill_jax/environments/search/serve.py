@@ -51,7 +51,11 @@ class _Request(msgspec.Struct):
 
 
 def make_app(
-    retriever: Retriever, passages: Sequence[Passage], *, top_k: int = 3
+    retriever: Retriever,
+    passages: Sequence[Passage],
+    *,
+    top_k: int = 3,
+    latency_s: float = 0.0,
 ) -> web.Application:
     """Make the server.
 
@@ -59,6 +63,7 @@ def make_app(
         retriever: over `passages`.
         passages: what it finds.
         top_k: passages per query where a request does not say how many.
+        latency_s: seconds that every answer waits, to measure who asks.
     """
     # One thread: retrievers compute, and the loop goes on accepting.
     worker = ThreadPoolExecutor(1)
@@ -85,6 +90,7 @@ def make_app(
         if request.topk is not None and not 1 <= request.topk <= MAX_TOP_K:
             return _refuse(f"topk={request.topk}: must be 1 to {MAX_TOP_K}")
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(latency_s)
         result = await loop.run_in_executor(worker, search, request)
         body = msgspec.json.encode({"result": result})
         return web.Response(body=body, content_type="application/json")
@@ -175,6 +181,9 @@ def main() -> None:
     parser.add_argument("--retriever", choices=LOCAL, default="bm25")
     parser.add_argument("--encoder", default="", help="directory, for dense")
     parser.add_argument("--top_k", type=int, default=3, help="passages per query")
+    parser.add_argument(
+        "--latency_s", type=float, default=0.0, help="seconds that answers wait"
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: a free one")
     parser.add_argument("--socket", default="", help="a Unix socket instead of a port")
@@ -194,7 +203,10 @@ def main() -> None:
         retriever = make_retriever(arguments.retriever, passages, arguments.encoder)
     except (ValueError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
-    asyncio.run(_serve(make_app(retriever, passages, top_k=arguments.top_k), arguments))
+    app = make_app(
+        retriever, passages, top_k=arguments.top_k, latency_s=arguments.latency_s
+    )
+    asyncio.run(_serve(app, arguments))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ class RetrieverError(RuntimeError):
 
 
 @contextlib.contextmanager
-def running(retriever: str, passages: str, encoder: str = "") -> Iterator[str]:
+def running(
+    retriever: str, passages: str, encoder: str = "", *, latency_s: float = 0.0
+) -> Iterator[str]:
     """Serve passages while the context lasts; yields the address.
 
     The server listens on a Unix socket in a private directory. What it says goes to
@@ -24,6 +26,7 @@ def running(retriever: str, passages: str, encoder: str = "") -> Iterator[str]:
         retriever: bm25 or dense.
         passages: file of passages, or sample.
         encoder: directory of the model for dense; empty: that of the package.
+        latency_s: seconds that every answer waits, to measure who asks.
 
     Raises:
         RetrieverError: it did not start; it has said why.
@@ -37,6 +40,7 @@ def running(retriever: str, passages: str, encoder: str = "") -> Iterator[str]:
             f"--retriever={retriever}",
             f"--passages={passages}",
             f"--encoder={encoder}",
+            f"--latency_s={latency_s}",
             f"--socket={Path(directory, 'socket')}",
             "--with_parent",
         ]
