@@ -155,7 +155,11 @@ class RetrieverClient:
         try:
             async with aiohttp.ClientSession(
                 connector=connector,
-                timeout=aiohttp.ClientTimeout(total=None),  # ours is around everything
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,  # a small answer may unpack to a huge one
+                # Our own limit is around everything.
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             ) as session:
                 yield session
         finally:
