@@ -8,10 +8,10 @@ REQUEST = "one <search>..</search> or one <answer>..</answer>"
 
 FULL = Wording(
     role=(
-        "Find the answer to a question. A reply is one sentence of thought, then "
-        "exactly one tag, and nothing after it: <search>..</search> to search an "
-        "encyclopedia, as often as you need, or <answer>..</answer> to end, with only "
-        "a name, a date or a few words.\n\n"
+        "Find the answer to a question. A reply is one sentence of thought and then "
+        "exactly one tag: <search>..</search> to search an encyclopedia, as often as "
+        "you need, or <answer>..</answer> to end, with only a name, a date or a few "
+        "words.\n\n"
         "Example\n"
         "Question: Where was the author of Dracula born?\n"
         "Reply 1: I need the author. <search>author of Dracula</search>\n"
