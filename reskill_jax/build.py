@@ -78,15 +78,22 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
     """Load the tasks of the run.
 
+    A held-out split whose data are not here has no tasks, as its environment has said;
+    it is left out.
+
     Raises:
-        ValueError: a held-out panel is not the pinned one, or splits share a task.
+        ValueError: there are no tasks to train on, a held-out panel is not the pinned
+            one, or splits share a task.
     """
-    with activity("reading the tasks"):
+    with activity("reading the tasks"), _section(config, "env"):
         train = environment.panel("train", None)
         held_out = {
             split: environment.panel(split, config.eval.max_tasks)
             for split in config.eval.splits
         }
+    if not train.tasks:
+        raise ValueError(f"config.env.name={config.env.name!r}: its train has no tasks")
+    held_out = {split: panel for split, panel in held_out.items() if panel.tasks}
     check_disjoint({"train": train} | held_out)
     try:
         check_pins(held_out, config.eval.panel)
@@ -354,6 +361,8 @@ def make_players(
     config: ConfigDict, environment: EnvironmentSpec, resources: ExitStack
 ) -> Players:
     """Start what plays: worker processes, or coroutines here; `resources` ends them."""
+    with _section(config, "env"):
+        resources.enter_context(environment.service())
     if environment.remote:
         return RemotePlayers(environment.make, timeout_s=config.env.timeout_s)
     pool = EnvironmentPool(

@@ -47,11 +47,13 @@ class TaggedFormat:
         lower_case: whether responses are lower-cased first.
         untagged_characters: so many characters at the end of a response without tags
             are its action all the same; with 0 the action is empty.
+        single: a response with further known tags, open or closed, is one without.
     """
 
     tags: tuple[str, ...] = ("action",)
     lower_case: bool = False
     untagged_characters: int = 0
+    single: bool = False
 
     @property
     def request(self) -> str:
@@ -61,16 +63,31 @@ class TaggedFormat:
     def parse(self, response: str, tags: Collection[str] = ()) -> Action:
         """Read a response; runs of blanks in an action become one."""
         text = response.lower() if self.lower_case else response
-        found = _pattern((*self.tags, *tags)).search(text)
-        if found is None:
+        known = (*self.tags, *tags)
+        found = _first_pair(text, known)
+        if found is None or (self.single and len(_any_tag(known).findall(text)) != 2):
             start = len(text) - self.untagged_characters
             return Action("", text[max(start, 0) :].strip(), well_formed=False)
-        tag, content = found[1], " ".join(found[2].split())
+        tag, content = found[0], " ".join(found[1].split())
         plain = len(self.tags) == 1 or tag not in self.tags
         return Action(tag, content if plain else f"{tag}[{content}]", well_formed=True)
 
 
+def _first_pair(text: str, tags: tuple[str, ...]) -> tuple[str, str] | None:
+    """Return tag and content of the first pair, in time linear in the text."""
+    never_closed: set[str] = set()
+    for found in _any_tag(tags).finditer(text):
+        tag = found[2]
+        if found[1] or tag in never_closed:
+            continue
+        end = text.find(f"</{tag}>", found.end())
+        if end >= 0:
+            return tag, text[found.end() : end]
+        never_closed.add(tag)
+    return None
+
+
 @cache
-def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
-    names = "|".join(map(re.escape, tags))
-    return re.compile(rf"<({names})>(.*?)</\1>", re.DOTALL)
+def _any_tag(tags: tuple[str, ...]) -> re.Pattern[str]:
+    """Match one of the tags: a slash if it is a closing one, and its name."""
+    return re.compile(rf"<(/?)({'|'.join(map(re.escape, tags))})>")

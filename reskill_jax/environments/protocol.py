@@ -9,6 +9,7 @@ belongs to the rollout. What the core has to know of an environment beside that 
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -122,6 +123,8 @@ class EnvironmentSpec:
             played in the trainer's process, many at once.
         content: returns the source of a task as a text that needs no file, which the
             environment plays as it plays the task's own; by default it is one already.
+        service: what runs beside the environments while they are played, e.g. a server
+            that they ask; entered in every trainer before the first one is made.
     """
 
     panel: Callable[[str, int | None], TaskPanel]
@@ -131,6 +134,7 @@ class EnvironmentSpec:
     rules: RuleTable = field(default_factory=RuleTable)
     remote: bool = False
     content: Callable[[Task], str] = operator.attrgetter("source")
+    service: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def portable(self, panel: TaskPanel) -> TaskPanel:
         """Return the panel with sources that need no file, for other machines."""

@@ -14,6 +14,8 @@ class Wording:
         start: the goal and the first observation.
         usual: the admissible actions of the first turn, end of the opening.
         turn: one action and the observation that followed.
+        tagged: how `turn` writes an action that is ``tag[text]``, so that the agent
+            reads actions in the form that it is asked for; empty: as it is.
         actions: the admissible actions of a turn.
         hint: what stands there where there is no list.
         all_usual, but, and_also: say which actions are possible by naming those of
@@ -29,6 +31,7 @@ class Wording:
     start: str = "Task: {goal}\n\n{observation}\n"
     usual: str = "\nUsual actions: {actions}\n"
     turn: str = "\nAction {turn}: {action}\nResult: {observation}\n"
+    tagged: str = ""
     actions: str = "\nPossible actions: {actions}\n"
     hint: str = "\n{hint}\n"
     all_usual: str = "all usual ones"

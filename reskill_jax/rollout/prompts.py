@@ -10,6 +10,7 @@ branch_t``.
 which nothing is shared between turns: the trunk is empty and the branch is everything.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from reskill_jax.skills.skill import Skill, SkillBank
 # notes, and list of actions with goal. Parts are as long as they like while all of them
 # fit; where they do not, each shrinks to its share.
 _PARTS, _HEAD, _TURN, _NOTES = 8, 3, 1, 3
+_TAGGED = re.compile(r"(\w+)\[(.*)\]", re.DOTALL)  # see TaggedFormat
 _NOTHING = 1 << 30  # "this part of the budget": no token
 _ALL_CUT = (_NOTHING,) * 3
 # What shrinks in the head, in this order: the usual actions go, then the opening, the
@@ -158,7 +160,7 @@ class PromptBuilder:
     ) -> list[int]:
         text = self.wording.turn.format(
             turn=turn,
-            action=self._cut(action, parts),
+            action=self._action(action, parts),
             observation=self._cut(observation, of_observation),
         )
         return self.tokenizer.encode(text)
@@ -288,7 +290,7 @@ class PromptBuilder:
         if actions:
             text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
         text += "".join(
-            f"[Observation {i}: {self._cut(o, 4)} Action {i}: {a}]\n"
+            f"[Observation {i}: {self._cut(o, 4)} Action {i}: {self._action(a)}]\n"
             for i, (o, a) in enumerate(past, first)
         )
         now = f"\nNow: {self._cut(observations[-1], observation_part)}\n"
@@ -327,6 +329,14 @@ class PromptBuilder:
     def _role(self, guide: Guide) -> str:
         with_skills = guide.shows_skills and self.wording.role_with_skills
         return with_skills or self.wording.role
+
+    def _action(self, action: str, parts: int = 1) -> str:
+        """Write a past action, bounded like `_cut`."""
+        tagged = _TAGGED.fullmatch(action) if self.wording.tagged else None
+        if tagged is None:
+            return self._cut(action, parts)
+        tag, text = tagged.groups()
+        return self.wording.tagged.format(tag=tag, text=self._cut(text, parts))
 
     def _cut(self, text: str, parts: int) -> str:
         """Bound untrusted text to a share of the budget, in tokens at worst."""

@@ -1,5 +1,7 @@
 """How responses become actions."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +84,44 @@ def test_tags_are_texts_not_patterns():
     odd = TaggedFormat(("a.b",))
     assert odd.parse("<a.b>x</a.b>").well_formed
     assert not odd.parse("<aXb>x</aXb>").well_formed
+
+
+ONE = TaggedFormat(("search", "answer"), single=True)
+
+
+@pytest.mark.parametrize(
+    ("response", "action"),
+    [
+        ("so <search>a <b> c</search> on", "search[a <b> c]"),
+        ("<search>a</search><search>b</search>", ""),
+        ("<search>a</search> <answer>", ""),
+        ("</answer> <search>a</search>", ""),
+        ("<search><answer>a</answer></search>", ""),
+        ("<recall>a</recall>", "a"),
+        ("<recall>a</recall><answer>b</answer>", ""),
+    ],
+)
+def test_where_one_tag_is_allowed_a_second_leaves_no_action(response, action):
+    found = ONE.parse(response, ("recall",))
+    assert (found.text, found.well_formed) == (action, bool(action))
+
+
+PARTS = ("<a>", "</a>", "<b>", "</b>", "<c>", "x ", "<", "/a>")
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
+def test_the_first_pair_is_that_of_the_pattern(response):
+    pattern = re.search(r"<(a|b)>(.*?)</\1>", response, re.DOTALL)
+    found = TaggedFormat(("a", "b")).parse(response)
+    content = pattern and f"{pattern[1]}[{' '.join(pattern[2].split())}]"
+    assert found.text == (content or "")
+
+
+@pytest.mark.timeout(60)  # quadratic time would be an hour
+@pytest.mark.parametrize("action_format", [PLAIN, SEARCH, ONE])
+def test_a_megabyte_of_open_tags_is_read_in_linear_time(action_format):
+    for tag in ("<action>", "<search>", "<answer></search>"):
+        assert not action_format.parse(tag * 120_000).well_formed
 
 
 @given(st.text("ab <>/action\n", max_size=60))

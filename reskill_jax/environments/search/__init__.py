@@ -1,0 +1,1 @@
+"""Search QA: answer questions with the help of a search engine."""
