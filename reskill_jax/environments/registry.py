@@ -13,7 +13,10 @@ from types import ModuleType
 
 from reskill_jax.modules import find_module
 
-ENVIRONMENTS = {"alfworld": "reskill_jax.environments.alfworld.spec"}
+ENVIRONMENTS = {
+    "alfworld": "reskill_jax.environments.alfworld.spec",
+    "sql": "reskill_jax.environments.sql.spec",
+}
 
 
 def environment_module(name: str) -> ModuleType:
