@@ -77,7 +77,7 @@ class SqlEnvironment:
             episode.result = None
             episode.result = _run(episode.database, statement)
         except QueryError as error:
-            return Observation(f"Error: {error}")
+            return Observation(f"Error: {_printable(str(error))}")
         return Observation(render(episode.result, self._characters))
 
     def finish(self) -> Observation:
@@ -113,7 +113,7 @@ class SqlEnvironment:
 
 def render(result: Result, characters: int) -> str:
     """Write a result as lines, the first rows of it where it is too long."""
-    lines = [" | ".join(result.columns)[:characters]]
+    lines = [_printable(" | ".join(result.columns))[:characters]]
     room = characters - len(lines[0])
     for row in result.rows:
         line = " | ".join(map(_shown, row))
@@ -128,10 +128,15 @@ def render(result: Result, characters: int) -> str:
 
 
 def _shown(value: object) -> str:
-    """Write a value in one line, without control characters."""
+    """Write a value in one line."""
     text = "NULL" if value is None else str(value)
     if len(text) > _LONGEST_VALUE:
         text = f"{text[:_LONGEST_VALUE]}..."
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    """Write line breaks and control characters as Python does."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -71,17 +71,6 @@ def _part(of_date: Callable[[date], int], value: Any) -> int | None:
         return None
 
 
-def _left(value: Any, count: Any) -> str | None:
-    return None if None in (value, count) else _text(value)[: max(0, int(count))]
-
-
-def _right(value: Any, count: Any) -> str | None:
-    if None in (value, count):
-        return None
-    text = _text(value)
-    return text[max(0, len(text) - max(0, int(count))) :]
-
-
 def _regexp(pattern: Any, value: Any) -> bool | None:
     """Search without regard to case, in time linear in the text."""
     if None in (pattern, value):
@@ -103,7 +92,5 @@ _MYSQL: tuple[tuple[str, int, Callable[..., Any]], ...] = (
     ("year", 1, partial(_part, lambda day: day.year)),
     ("month", 1, partial(_part, lambda day: day.month)),
     ("day", 1, partial(_part, lambda day: day.day)),
-    ("left", 2, _left),
-    ("right", 2, _right),
     ("regexp", 2, _regexp),
 )
