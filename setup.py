@@ -47,6 +47,7 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
+        "gguf>=0.17,<1",  # reads the real model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
