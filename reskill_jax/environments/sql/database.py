@@ -31,6 +31,8 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1_000,
 }
+# One message for all: which limit is met first may depend on what else is open.
+_STOPPED = "stopped: it takes too much time or memory"
 _READING = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -93,7 +95,7 @@ class Database:
             columns = tuple(column[0] for column in cursor.description or ())
             return Result(columns, self._fetch(cursor))
         except MemoryError as error:
-            raise QueryError("stopped: it needs too much memory") from error
+            raise QueryError(_STOPPED) from error
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise QueryError(self._explain(str(error))) from error
         finally:
@@ -117,7 +119,7 @@ class Database:
 
     def _explain(self, message: str) -> str:
         if "interrupted" in message:
-            return "stopped: it takes too long"
+            return _STOPPED
         if "to use function" in message:
             return "this function is not allowed, its value would not repeat"
         if "not authorized" in message or "authorization" in message:
