@@ -22,9 +22,10 @@ FULL = Wording(
     ),
     start="Question: {goal}\n{observation}\n",
     turn="\nStatement {turn}: {action}\nResult {turn}:\n{observation}\n",
+    # A small model answers a sentence that asks; without a verb it only chats.
     request=(
-        "\nThe question is still: {goal}\nTurn {turn} of at most {max_turns}: one "
-        "sentence, then one statement between <sql> and </sql>."
+        "\nTurn {turn} of at most {max_turns}. Write one sentence, then the next SQL "
+        "statement between <sql> and </sql>."
     ),
 )
 WORDINGS = {"full": FULL}
