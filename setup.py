@@ -36,7 +36,6 @@ EXTRAS = {
         "PyStemmer>=3,<4",
         "tenacity>=9,<10",  # repeats failed searches
     ],
-    "sql": ["sqlglot>=27,<31"],
     # Task sets; TensorFlow is not needed. The last is undeclared by the first.
     "tfds": [
         "tensorflow-datasets>=4.9.10,<5",
@@ -60,7 +59,7 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
-        "gguf>=0.10",  # reads the real chat model that tests play with
+        "gguf>=0.17,<1",  # reads the real chat model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
@@ -88,6 +87,7 @@ setup(
             "laboratory/assets/**/*",
             "creator/prompts/*.md",
             "environments/search/sample/*.jsonl",
+            "environments/sql/sample/*",
         ]
     },
     install_requires=CORE,

@@ -139,6 +139,8 @@ def per_set(
 class _Scripted:
     """An engine that answers at once: searches, then an answer."""
 
+    batch_invariant = True
+
     def __init__(self, tokenizer: Tokenizer, queries: Sequence[str]):
         self._turns: Counter[str] = Counter()
         texts = [f"<search>{query}</search>" for query in queries]

@@ -16,6 +16,7 @@ from reskill_jax.modules import find_module
 ENVIRONMENTS = {
     "alfworld": "reskill_jax.environments.alfworld.spec",
     "search": "reskill_jax.environments.search.spec",
+    "sql": "reskill_jax.environments.sql.spec",
 }
 
 

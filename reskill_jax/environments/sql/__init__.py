@@ -1,0 +1,1 @@
+"""InterCode-SQL: questions about databases, answered by queries."""

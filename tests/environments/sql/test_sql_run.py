@@ -1,0 +1,73 @@
+"""The experiment's file: its variants are valid, and the smallest one runs."""
+
+import importlib.util
+import json
+import os
+import sys
+
+import pytest
+from programs import CPU, ROOT, start
+
+from reskill_jax.report.metrics import read_metrics
+from reskill_jax.validate import validate
+from reskill_jax.workdir import Workdir
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESKILL_CACHE", str(tmp_path / "cache"))
+
+
+def get_config(variant):
+    path = ROOT / "configs" / "sql.py"
+    spec = importlib.util.spec_from_file_location("sql_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(variant)
+    config.unlock()
+    return config
+
+
+@pytest.mark.parametrize("variant", ["", "paper", "smoke", "paper,smoke"])
+def test_variants_are_valid(variant):
+    config = get_config(variant)
+    assert config.env.sample == ("smoke" in variant)
+    config.policy.path = "random:tiny"
+    if "paper" in variant:
+        config.creator.llm.name = "a-model"
+        config.creator.llm.base_url = "http://localhost:1/v1"
+        config.creator.llm.api_key_variable = "PATH"
+    validate(config)
+
+
+def test_keys_of_the_environment_are_checked():
+    config = get_config("smoke")
+    config.env.observation_characters = 3
+    with pytest.raises(
+        ValueError, match=r"config\.env\.observation_characters=3: must"
+    ):
+        validate(config)
+
+
+@pytest.mark.slow
+def test_smoke_runs_anywhere(tmp_path):
+    xla = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
+    done = start(
+        sys.executable,
+        "-m",
+        "reskill_jax.main",
+        "--config=configs/sql.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        env={k: v for k, v in os.environ.items() if k != "INTERCODE_SQL_DATA"}
+        | CPU
+        | {"JAX_COMPILATION_CACHE_DIR": xla},
+    )
+    assert done.returncode == 0, done.stderr
+    workdir = Workdir(tmp_path / "run")
+    last = read_metrics(workdir.metrics)[-1]
+    assert {"test/success/hard", "test/score", "unseen/submitted"} <= set(last)
+    lines = (workdir.episodes / "train-00003.jsonl").read_text().splitlines()
+    episodes = [json.loads(line) for line in lines]
+    assert len(episodes) == 2 * 4
+    for episode in episodes:
+        assert episode["reward"] == episode["scores"]["score"]
