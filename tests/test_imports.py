@@ -17,8 +17,8 @@ PACKAGE = "reskill_jax"
 # lower layers: nothing from above, and nothing from its neighbours in a layer. Single
 # environments (`environments.*`) stand above the methods: no method can know one.
 LAYERS = (
-    # Files, JSON, random streams, memory, modules by name.
-    {"storage", "codec", "seeds", "process", "modules"},
+    # Files, JSON, random streams, memory, modules by name, answers of reasoning models.
+    {"storage", "codec", "seeds", "process", "modules", "reasoning"},
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
     {"termination", "stored_config"},
     {"skills", "llm"},

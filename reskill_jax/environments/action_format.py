@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+from reskill_jax import reasoning
+
 
 @dataclass(frozen=True)
 class Action:
@@ -37,7 +39,9 @@ class ActionFormat(Protocol):
 
 @dataclass(frozen=True)
 class TaggedFormat:
-    """The action is the text of the first pair of known tags.
+    """The action is the text of the first pair of known tags after the thoughts.
+
+    What a response drafts in thoughts (`reasoning.answer_of`) is never its action.
 
     With one tag the environment gets that text; with several it gets ``tag[text]``,
     e.g. ``search[capital of France]``, so that action, log and triggers are one string.
@@ -45,13 +49,21 @@ class TaggedFormat:
     Attributes:
         tags: of the environment.
         lower_case: whether responses are lower-cased first.
-        untagged_characters: so many characters at the end of a response without tags
+        untagged_characters: so many characters at the end of an answer without tags
             are its action all the same; with 0 the action is empty.
     """
 
     tags: tuple[str, ...] = ("action",)
     lower_case: bool = False
     untagged_characters: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse tags that models put around their thoughts."""
+        if thoughts := {tag.lower() for tag in self.tags} & {*reasoning.TAGS}:
+            raise ValueError(
+                f"tags={self.tags}: {', '.join(sorted(thoughts))} would be read as "
+                "thoughts, not as an action: choose other names"
+            )
 
     @property
     def request(self) -> str:
@@ -60,7 +72,8 @@ class TaggedFormat:
 
     def parse(self, response: str, tags: Collection[str] = ()) -> Action:
         """Read a response; runs of blanks in an action become one."""
-        text = response.lower() if self.lower_case else response
+        answer = reasoning.answer_of(response)
+        text = answer.lower() if self.lower_case else answer
         found = _pattern((*self.tags, *tags)).search(text)
         if found is None:
             start = len(text) - self.untagged_characters

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from reskill_jax.reasoning import opened_by
 from reskill_jax.storage import read_json
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -50,6 +51,8 @@ class Tokenizer:
             `<|im_start|>user` and a line break in ChatML.
         assistant_prefix: ids of what it puts after them, up to the response.
         trims: whether it strips blanks around the words of the user.
+        opened: the mark of thoughts that it begins for the response, e.g. `<think>`,
+            which is not in the response then; "" if it begins none.
     """
 
     def __init__(self, backend: Backend, settings: dict[str, Any]):
@@ -80,6 +83,7 @@ class Tokenizer:
         self.pad_id = self.eos_id if padding is None else self.special(padding)
         self.user_prefix = tuple(self._encode_template(before))
         self.assistant_prefix = tuple(self._encode_template(after))
+        self.opened = opened_by(after)
         self._backend.encode_special_tokens = True
 
     @classmethod
