@@ -14,24 +14,27 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 # Elements that hold thoughts; a prefix may stand before the name, as in <seed:think>.
-TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection")
-_NAME = rf"(?:\w+:)?(?:{'|'.join(TAGS)})"
-# Then those of Magistral, of OpenThinker, of Command A, of Kimi and of Gemma.
+TAGS = (
+    *("think", "thinking", "thought", "thoughts", "reason", "reasoning"),
+    *("analysis", "reflection", "scratchpad"),
+)
+_NAME = rf"(?:\w{{1,9}}:)?(?:{'|'.join(TAGS)})"
+# Then those of Magistral, of Kimi, of OpenThinker, of Command A and of Gemma.
 _MARK = re.compile(
-    rf"(?P<opening><\s*{_NAME}\s*>|\[think\]|<\|begin_of_thought\|>"
-    r"|<\|start_thinking\|>|◁think▷|<\|channel>thought\b)"
-    rf"|(?P<closing><\s*/\s*{_NAME}\s*>|\[/think\]|<\|end_of_thought\|>"
-    r"|<\|end_thinking\|>|◁/think▷|<channel\|>)",
+    rf"(?P<opening><\s{{0,9}}{_NAME}(?:\s[^<>]{{0,99}})?>|\[think\]|◁think▷|<\|think\|>"
+    r"|<\|begin_of_thought\|>|<\|start_thinking\|>|<\|channel>\s{0,9}thought\b)"
+    rf"|(?P<closing><\s{{0,9}}/\s{{0,9}}{_NAME}\s{{0,9}}>|\[/think\]|◁/think▷|<\|/think\|>"
+    r"|<\|end_of_thought\|>|<\|end_thinking\|>|<channel\|>)",
     re.IGNORECASE,
 )
 # Channels of gpt-oss: a message is a thought, or it is final. Where special tokens were
 # left out, the words around them remain: "analysis..assistantfinal..".
 _CHANNEL = re.compile(r"<\|channel\|>\s*(analysis|commentary|final)\b", re.IGNORECASE)
 _MESSAGE = re.compile(
-    r"(?:[^<\n]*<\|message\|>)?(.*?)(?:<\|(?:end|return|call|start|channel)\|>|\Z)",
+    r"(?:[^\n]{0,99}?<\|message\|>)?(.*?)(?:<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
-_BARE_THOUGHT = re.compile(r"\s*analysis(?=[A-Z\s])")
+_BARE_THOUGHT = re.compile(r"\s*analysis", re.IGNORECASE)
 _BARE_FINAL = "assistantfinal"
 
 _ELEMENT = re.compile(r"<(\w+)>")

@@ -11,6 +11,7 @@ from reskill_jax.reasoning import TAGS, answer_of, opened_by
 PAIRS = [(f"<{name}>", f"</{name}>") for name in TAGS] + [
     ("<THINK>", "</Think>"),
     ("< think >", "</ think >"),
+    ("<thinking effort='high'>", "</thinking >"),
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
