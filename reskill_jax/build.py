@@ -31,6 +31,7 @@ from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
+from reskill_jax.policy.eos import find_eos_ids
 from reskill_jax.policy.ops.attention import choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
@@ -88,6 +89,7 @@ class Policy:
         config: its shape.
         params: its weights, float32, or their description.
         tokenizer: its tokenizer.
+        eos_ids: the tokens that end a response.
         mesh: the devices that they are on; None for one.
     """
 
@@ -95,6 +97,7 @@ class Policy:
     config: DecoderConfig
     params: Params
     tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
     mesh: Mesh | None = None
 
 
@@ -153,7 +156,8 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
             f"model embeds only vocab_size={decoder.vocab_size}: they are not of the "
             "same model"
         )
-    return Policy(directory, decoder, params, tokenizer, mesh)
+    eos_ids = find_eos_ids(directory, tokenizer, decoder.vocab_size)
+    return Policy(directory, decoder, params, tokenizer, eos_ids, mesh)
 
 
 def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
@@ -226,7 +230,7 @@ def make_engine(
                 params=params,
                 mesh=policy.mesh,
                 version=version,
-                eos_id=policy.tokenizer.eos_id,
+                eos_ids=policy.eos_ids,
                 max_length=config.prompt.max_tokens + config.rollout.max_tokens,
                 max_sequences=config.rollout.concurrency,
                 resources=resources,
@@ -236,7 +240,7 @@ def make_engine(
         engine = JaxEngine(
             policy.config,
             params,
-            eos_id=policy.tokenizer.eos_id,
+            eos_ids=policy.eos_ids,
             version=version,
             **engine_options(config, platform_of(policy.mesh)),
             mesh=engine_mesh(policy.mesh, policy.config),

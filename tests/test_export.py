@@ -49,6 +49,7 @@ def source(tmp_path_factory) -> Path:
     train_tokenizer(["go to shelf 1"] * 3, 280).save(directory)
     path = directory / "config.json"
     values = json.loads(path.read_text()) | {"bos_token_id": 7, "rope_theta": 1e6}
+    values["eos_token_id"] = [3, 5]
     del values["rope_parameters"], values["dtype"]
     path.write_text(json.dumps({**values, "torch_dtype": "bfloat16"}))
     generation = {"top_k": 20, "eos_token_id": 3}
@@ -107,13 +108,13 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
     assert (values["bos_token_id"], values["torch_dtype"]) == (7, "float32")
     assert json.loads((output / "generation_config.json").read_text()) == {
         "top_k": 20,
-        "eos_token_id": [tokenizer.eos_id, 3],
+        "eos_token_id": [tokenizer.eos_id, 3, 5],
         "pad_token_id": tokenizer.pad_id,
     }
     theirs = transformers.AutoConfig.from_pretrained(output)
     assert isinstance(theirs, transformers.Qwen2Config)
     generation = transformers.GenerationConfig.from_pretrained(output)
-    assert generation.eos_token_id == [tokenizer.eos_id, 3]
+    assert generation.eos_token_id == [tokenizer.eos_id, 3, 5]
     assert transformers.AutoTokenizer.from_pretrained(output).chat_template
 
 
