@@ -135,20 +135,8 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
     """
     mesh = make_mesh([config.mesh[axis] for axis in AXES])
     directory = policy_directory(config)
-    if weights:
-        decoder, params = load(directory, on_mesh(mesh))
-    else:
-        decoder = load_config(directory)
-        params = abstract(mesh, abstract_params(decoder))
-    decoder = replace(decoder, dtype=config.policy.dtype)
-    longest = config.prompt.max_tokens + config.rollout.max_tokens
-    if longest > decoder.max_position_embeddings:
-        raise ValueError(
-            f"config.prompt.max_tokens + config.rollout.max_tokens = {longest}, but "
-            f"{directory} was trained for max_position_embeddings="
-            f"{decoder.max_position_embeddings}: lower them, or scale its positions "
-            "(rope_scaling in its config.json)"
-        )
+    decoder = replace(load_config(directory), dtype=config.policy.dtype)
+    check_length(config, decoder, str(directory))
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > decoder.vocab_size:
         raise ValueError(
@@ -157,13 +145,35 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
             "same model"
         )
     eos_ids = find_eos_ids(directory, tokenizer, decoder.vocab_size)
+    if weights:
+        _, params = load(directory, on_mesh(mesh))
+    else:
+        params = abstract(mesh, abstract_params(decoder))
     return Policy(directory, decoder, params, tokenizer, eos_ids, mesh)
+
+
+def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:
+    """Refuse prompts and responses that are longer than what a model was trained for.
+
+    Raises:
+        ValueError: names the keys, the lengths and the model.
+    """
+    longest = config.prompt.max_tokens + config.rollout.max_tokens
+    if longest > decoder.max_position_embeddings:
+        raise ValueError(
+            f"config.prompt.max_tokens + config.rollout.max_tokens = {longest}, but "
+            f"{model} was trained for max_position_embeddings="
+            f"{decoder.max_position_embeddings}: lower them, or scale its positions "
+            "(in its config.json: rope_scaling, and max_position_embeddings with it)"
+        )
 
 
 def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
     """Copy the starting weights for the KL term, in the compute dtype; None without.
 
-    Only forward passes need them, which would round float32 weights anyway.
+    Only forward passes need them, which would round float32 weights anyway. Where the
+    policy only describes its weights, they are read again, one parameter at a time in
+    float32.
     """
     if not config.grpo.kl_coef:
         return None
@@ -172,7 +182,12 @@ def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
         x = jnp.array(x, policy.config.dtype, copy=True)
         return move(x, "pinned_host") if config.policy.reference == "host" else x
 
-    return jax.tree.map(copy, policy.params)
+    leaves = jax.tree.leaves(policy.params)
+    if all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jax.tree.map(copy, policy.params)
+    place = on_mesh(policy.mesh)
+    _, params = load(policy.directory, lambda *parameter: copy(place(*parameter)))
+    return params
 
 
 def make_prompts(
