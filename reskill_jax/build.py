@@ -41,6 +41,7 @@ from reskill_jax.policy.sharding import (
     make_mesh,
     move,
     platform_of,
+    row_shards,
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
@@ -252,13 +253,14 @@ def make_engine(
             )
         engine, servers = vllm, vllm.urls
     else:
+        mesh = engine_mesh(policy.mesh, policy.config)
         engine = JaxEngine(
             policy.config,
             params,
             eos_ids=policy.eos_ids,
             version=version,
-            **engine_options(config, platform_of(policy.mesh)),
-            mesh=engine_mesh(policy.mesh, policy.config),
+            **engine_options(config, platform_of(policy.mesh), row_shards(mesh)),
+            mesh=mesh,
         )
     resources.callback(engine.close)
     return engine, servers
@@ -293,14 +295,22 @@ _ENGINE_SIZES = (
 )
 
 
-def engine_options(config: ConfigDict, platform: str) -> dict[str, int]:
+def engine_options(
+    config: ConfigDict, platform: str, row_shards: int = 1
+) -> dict[str, int]:
     """Return the sizes of the engine's programs and of its cache.
 
-    They follow from configuration and platform, never from load: products of different
+    They follow from configuration and devices, never from load: products of different
     numbers of rows round differently, and results must not depend on the batch.
+
+    Args:
+        config: of the run.
+        platform: of the devices.
+        row_shards: parts that the engine's mesh splits rows into.
     """
     sizes = {key: config.engine[key] for key in _ENGINE_SIZES}
     by_platform = _DECODE_ROWS.get(platform, _DECODE_ROWS_ELSEWHERE)
+    by_platform += -by_platform % row_shards
     return sizes | {
         "decode_rows": sizes["decode_rows"] or by_platform,
         "context": _context(config),

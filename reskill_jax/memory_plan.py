@@ -121,7 +121,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPh
     # Of one device, a mesh of one: it says which, for a topology.
     own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
-    options = build.engine_options(config, platform_of(mesh))
+    options = build.engine_options(config, platform_of(mesh), row_shards(own))
     cache, calls = abstract_calls(decoder, params, **options)
     return MemoryPhase(
         "rollout",

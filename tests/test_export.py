@@ -17,8 +17,9 @@ from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer, CheckpointError
 from reskill_jax.export import export, export_run
 from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.memory_plan import decoder_of
 from reskill_jax.policy.decoder import init
-from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import load, save
 from reskill_jax.stored_config import get_config
@@ -176,3 +177,22 @@ def test_a_tokenizer_of_another_model_is_refused(source, tmp_path):
     config = smoke(tmp_path)
     with pytest.raises(ValueError, match="embeds only vocab_size=100"):
         build.load_policy(config)
+
+
+def test_texts_longer_than_the_model_was_made_for_are_refused(source, tmp_path):
+    """Before weights are read: there are none here."""
+    short = dataclasses.replace(DECODER, max_position_embeddings=639)
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(short)))
+    Tokenizer.load(source).save(tmp_path)
+    config = smoke(tmp_path)
+    assert config.prompt.max_tokens + config.rollout.max_tokens == 640
+    message = r"^config\.prompt\.max_tokens .* = 640, .*max_position_embeddings=639: "
+    for weights in (True, False):
+        with pytest.raises(ValueError, match=message):
+            build.load_policy(config, weights=weights)
+    with pytest.raises(ValueError, match=message):
+        decoder_of(config)  # --mode=compile
+    config.rollout.max_tokens -= 1
+    assert (
+        build.load_policy(config, weights=False).config.max_position_embeddings == 639
+    )

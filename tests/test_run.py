@@ -9,7 +9,7 @@ import pytest
 from corridor_runs import corridor_config
 from programs import save_random_policy
 
-from reskill_jax import evaluate, export
+from reskill_jax import build, evaluate, export
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.rollout.context import EmptyContext, context_to_json
 from reskill_jax.run import open_run
@@ -99,3 +99,18 @@ def test_evaluation_and_export_read_the_weights_alone(
     with pytest.raises(ReachedError) as reached:
         export.export_run(config, workdir, tmp_path / "policy")
     assert reached.value.args[0] == pytest.approx(size, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("platform", "parts", "rows"),
+    [("cpu", 1, 4), ("cpu", 3, 6), ("cpu", 8, 8), ("gpu", 8, 64), ("tpu", 1, 64)],
+)
+def test_decode_rows_follow_from_devices_unless_they_are_set(platform, parts, rows):
+    config = corridor_config("")
+    config.engine.decode_rows = 0
+    sizes = build.engine_options(config, platform, parts)
+    assert sizes["decode_rows"] == rows
+    config.rollout.concurrency, config.rollout.tasks_per_step = 1, 64  # the load
+    assert build.engine_options(config, platform, parts) == sizes
+    config.engine.decode_rows = 16
+    assert build.engine_options(config, platform, parts)["decode_rows"] == 16
