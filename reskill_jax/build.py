@@ -31,6 +31,7 @@ from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
+from reskill_jax.policy.eos import find_eos_ids
 from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
@@ -40,6 +41,7 @@ from reskill_jax.policy.sharding import (
     make_mesh,
     move,
     platform_of,
+    row_shards,
 )
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
@@ -111,6 +113,7 @@ class Policy:
         config: its shape.
         params: its weights, float32, or their description.
         tokenizer: its tokenizer.
+        eos_ids: the tokens that end a response.
         mesh: the devices that they are on; None for one.
     """
 
@@ -118,6 +121,7 @@ class Policy:
     config: DecoderConfig
     params: Params
     tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
     mesh: Mesh | None = None
 
 
@@ -167,13 +171,14 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
             f"model embeds only vocab_size={decoder.vocab_size}: they are not of the "
             "same model"
         )
+    eos_ids = find_eos_ids(directory, tokenizer, decoder.vocab_size)
     _check_devices(config, decoder, mesh)
     if weights:
         with activity(f"loading the weights of {directory}"):
             _, params = load(directory, on_mesh(mesh))
     else:
         params = abstract(mesh, abstract_params(decoder))
-    return Policy(directory, decoder, params, tokenizer, mesh)
+    return Policy(directory, decoder, params, tokenizer, eos_ids, mesh)
 
 
 def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:
@@ -188,7 +193,7 @@ def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None
             f"config.prompt.max_tokens + config.rollout.max_tokens = {longest}, but "
             f"{model} was trained for max_position_embeddings="
             f"{decoder.max_position_embeddings}: lower them, or scale its positions "
-            "(rope_scaling in its config.json)"
+            "(in its config.json: rope_scaling, and max_position_embeddings with it)"
         )
 
 
@@ -219,7 +224,9 @@ def _check_devices(
 def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
     """Copy the starting weights for the KL term, in the compute dtype; None without.
 
-    Only forward passes need them, which would round float32 weights anyway.
+    Only forward passes need them, which would round float32 weights anyway. Where the
+    policy only describes its weights, they are read again, one parameter at a time in
+    float32.
     """
     if not config.grpo.kl_coef:
         return None
@@ -228,7 +235,12 @@ def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
         x = jnp.array(x, policy.config.dtype, copy=True)
         return move(x, "pinned_host") if config.policy.reference == "host" else x
 
-    return jax.tree.map(copy, policy.params)
+    leaves = jax.tree.leaves(policy.params)
+    if all(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jax.tree.map(copy, policy.params)
+    place = on_mesh(policy.mesh)
+    _, params = load(policy.directory, lambda *parameter: copy(place(*parameter)))
+    return params
 
 
 def make_prompts(
@@ -288,20 +300,21 @@ def make_engine(
                 params=params,
                 mesh=policy.mesh,
                 version=version,
-                eos_id=policy.tokenizer.eos_id,
+                eos_ids=policy.eos_ids,
                 max_length=config.prompt.max_tokens + config.rollout.max_tokens,
                 max_sequences=config.rollout.concurrency,
                 resources=resources,
             )
         engine, servers = vllm, vllm.urls
     else:
+        mesh = engine_mesh(policy.mesh, policy.config)
         engine = JaxEngine(
             policy.config,
             params,
-            eos_id=policy.tokenizer.eos_id,
+            eos_ids=policy.eos_ids,
             version=version,
-            **engine_options(config, platform_of(policy.mesh)),
-            mesh=engine_mesh(policy.mesh, policy.config),
+            **engine_options(config, platform_of(policy.mesh), row_shards(mesh)),
+            mesh=mesh,
         )
     resources.callback(engine.close)
     return engine, servers
@@ -336,14 +349,22 @@ _ENGINE_SIZES = (
 )
 
 
-def engine_options(config: ConfigDict, platform: str) -> dict[str, int]:
+def engine_options(
+    config: ConfigDict, platform: str, row_shards: int = 1
+) -> dict[str, int]:
     """Return the sizes of the engine's programs and of its cache.
 
-    They follow from configuration and platform, never from load: products of different
+    They follow from configuration and devices, never from load: products of different
     numbers of rows round differently, and results must not depend on the batch.
+
+    Args:
+        config: of the run.
+        platform: of the devices.
+        row_shards: parts that the engine's mesh splits rows into.
     """
     sizes = {key: config.engine[key] for key in _ENGINE_SIZES}
     by_platform = _DECODE_ROWS.get(platform, _DECODE_ROWS_ELSEWHERE)
+    by_platform += -by_platform % row_shards
     return sizes | {
         "decode_rows": sizes["decode_rows"] or by_platform,
         "context": _context(config),

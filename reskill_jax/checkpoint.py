@@ -113,6 +113,10 @@ class Checkpointer:
                 f"{self._manager.latest_step()}"
             )
 
+    def latest(self) -> int | None:
+        """Return the step of the latest checkpoint; None if there is none."""
+        return self._manager.latest_step()
+
     def restore(
         self, template: Any, step: int | None = None, *, partial: bool = False
     ) -> Restored | None:
@@ -134,7 +138,7 @@ class Checkpointer:
                 f"{self._directory} holds no checkpoint of step {step}: choose one of "
                 f"{saved}"
             )
-        step = self._manager.latest_step() if step is None else step
+        step = self.latest() if step is None else step
         if step is None:
             return None
         path = self._directory / f"{step:08d}"

@@ -165,6 +165,8 @@ def _add_rollouts(c: ConfigDict) -> None:
     c.rollout.tasks_per_step = 16  # groups
     c.rollout.max_turns = 50  # per episode
     c.rollout.temperature = 1.0  # 0: greedy
+    # Tokens are drawn from the likeliest with this much probability, 1: from all.
+    # Log-probs are of the whole vocabulary all the same; engine.name="vllm" takes 1.
     c.rollout.top_p = 1.0
     c.rollout.max_tokens = 512  # per response
     c.rollout.concurrency = 128  # episodes at a time

@@ -16,6 +16,7 @@ from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
+from reskill_jax.policy.eos import find_eos_ids
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import save
 from reskill_jax.storage import read_json
@@ -112,11 +113,8 @@ def _generation_config(source: Path) -> dict[str, Any]:
     path = source / "generation_config.json"
     values = read_json(path) if path.is_file() else {}
     tokenizer = Tokenizer.load(source)
-    stops = values.get("eos_token_id")
-    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
-    if tokenizer.eos_id not in stops:
-        stops = [tokenizer.eos_id, *stops]
-    values["eos_token_id"] = stops
+    vocab_size = load_config(source).vocab_size
+    values["eos_token_id"] = list(find_eos_ids(source, tokenizer, vocab_size))
     values.setdefault("pad_token_id", tokenizer.pad_id)
     return values
 

@@ -101,17 +101,19 @@ def decoder_of(config: ConfigDict) -> DecoderConfig:
     """Return the shape of the policy that a run would start from.
 
     Raises:
-        ValueError: its model is neither here nor known.
+        ValueError: its model is neither here nor known, or made for shorter texts.
     """
     model = config.policy.path
     if model.startswith(PREFIX) or (not model and config.warm_start.recipe):
         model = str(build.policy_directory(config))
     try:
-        return replace(find_shape(model), dtype=config.policy.dtype)
+        decoder = replace(find_shape(model), dtype=config.policy.dtype)
     except ValueError as error:
         raise ValueError(
             f"config.policy.path={model!r} gives no shape: {error}"
         ) from error
+    build.check_length(config, decoder, model)
+    return decoder
 
 
 def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPhase:
@@ -120,7 +122,7 @@ def _rollout(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> MemoryPh
     # Of one device, a mesh of one: it says which, for a topology.
     own = engine_mesh(host, decoder, host.devices.flat[0].process_index) or host
     params = abstract(own, _cast(abstract_params(decoder), decoder.dtype))
-    options = build.engine_options(config, platform_of(mesh))
+    options = build.engine_options(config, platform_of(mesh), row_shards(own))
     cache, calls = abstract_calls(decoder, params, **options)
     return MemoryPhase(
         "rollout",

@@ -84,11 +84,12 @@ def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
     """
     environment = load_environment(config)
     panels = load_panels(config, environment)
-    policy = load_policy(config)
-    reference = make_reference(config, policy)
-    tx, update = make_grpo(config, policy.config, policy.mesh)
     checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
     resources.callback(checkpointer.close)
+    # The weights to start from would be a fourth copy beside the checkpoint's three.
+    policy = load_policy(config, weights=checkpointer.latest() is None)
+    reference = make_reference(config, policy)
+    tx, update = make_grpo(config, policy.config, policy.mesh)
     fresh = abstract_state(policy.params, tx, policy.mesh)
     done, state, host = checkpointer.restore(fresh) or Restored(
         0, init_state(policy.params, tx, policy.mesh), {}

@@ -127,6 +127,7 @@ def supervise(
     with ExitStack():
         environment = build.load_environment(config)
         start = build.load_policy(config)
+        _check_responses(config, start, demonstrations)
         render = partial(
             as_episode, build.make_prompts(config, environment, start.tokenizer)
         )
@@ -184,6 +185,31 @@ def _check_lists(config: ConfigDict, demonstrations: Sequence[Demonstration]) ->
             "possible: add the key 'choices' (or 'hints') to the episodes, or set "
             "config.prompt.actions=False here and in the runs that use the policy"
         )
+
+
+def _check_responses(
+    config: ConfigDict, policy: build.Policy, demonstrations: Sequence[Demonstration]
+) -> None:
+    """Refuse responses that the policy's positions do not reach, after a long prompt.
+
+    Raises:
+        ValueError: names the task of the first one.
+    """
+    longest = policy.config.max_position_embeddings
+    room = longest - config.prompt.max_tokens
+    for demonstration in demonstrations:
+        for turn in demonstration.turns:
+            text = turn.response or ""
+            if len(text.encode()) < room:
+                continue  # a token is at least a byte
+            tokens = len(policy.tokenizer.encode(text)) + 1
+            if tokens > room:
+                raise ValueError(
+                    f"task {demonstration.task.id!r}: a response of {tokens} tokens "
+                    f"after config.prompt.max_tokens={config.prompt.max_tokens} is "
+                    f"longer than max_position_embeddings={longest} of "
+                    f"{policy.directory}: lower that key, or leave the episode out"
+                )
 
 
 if __name__ == "__main__":

@@ -347,7 +347,12 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     yield "mesh", policy_settings.mesh_problems(**sizes)
     yield (
         "rollout",
-        rollout_settings.problems(overlap=rollout.overlap, processes=processes),
+        rollout_settings.problems(
+            overlap=rollout.overlap,
+            processes=processes,
+            top_p=rollout.top_p,
+            engine=config.engine.name,
+        ),
     )
     yield (
         "grpo",

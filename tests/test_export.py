@@ -17,8 +17,9 @@ from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer, CheckpointError
 from reskill_jax.export import export, export_run
 from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.memory_plan import decoder_of
 from reskill_jax.policy.decoder import init
-from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import load, save
 from reskill_jax.stored_config import get_config
@@ -49,6 +50,7 @@ def source(tmp_path_factory) -> Path:
     train_tokenizer(["go to shelf 1"] * 3, 280).save(directory)
     path = directory / "config.json"
     values = json.loads(path.read_text()) | {"bos_token_id": 7, "rope_theta": 1e6}
+    values["eos_token_id"] = [3, 5]
     del values["rope_parameters"], values["dtype"]
     path.write_text(json.dumps({**values, "torch_dtype": "bfloat16"}))
     generation = {"top_k": 20, "eos_token_id": 3}
@@ -107,13 +109,13 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
     assert (values["bos_token_id"], values["torch_dtype"]) == (7, "float32")
     assert json.loads((output / "generation_config.json").read_text()) == {
         "top_k": 20,
-        "eos_token_id": [tokenizer.eos_id, 3],
+        "eos_token_id": [tokenizer.eos_id, 3, 5],
         "pad_token_id": tokenizer.pad_id,
     }
     theirs = transformers.AutoConfig.from_pretrained(output)
     assert isinstance(theirs, transformers.Qwen2Config)
     generation = transformers.GenerationConfig.from_pretrained(output)
-    assert generation.eos_token_id == [tokenizer.eos_id, 3]
+    assert generation.eos_token_id == [tokenizer.eos_id, 3, 5]
     assert transformers.AutoTokenizer.from_pretrained(output).chat_template
 
 
@@ -175,3 +177,22 @@ def test_a_tokenizer_of_another_model_is_refused(source, tmp_path):
     config = smoke(tmp_path)
     with pytest.raises(ValueError, match="embeds only vocab_size=100"):
         build.load_policy(config)
+
+
+def test_texts_longer_than_the_model_was_made_for_are_refused(source, tmp_path):
+    """Before weights are read: there are none here."""
+    short = dataclasses.replace(DECODER, max_position_embeddings=639)
+    (tmp_path / "config.json").write_text(json.dumps(to_hf(short)))
+    Tokenizer.load(source).save(tmp_path)
+    config = smoke(tmp_path)
+    assert config.prompt.max_tokens + config.rollout.max_tokens == 640
+    message = r"^config\.prompt\.max_tokens .* = 640, .*max_position_embeddings=639: "
+    for weights in (True, False):
+        with pytest.raises(ValueError, match=message):
+            build.load_policy(config, weights=weights)
+    with pytest.raises(ValueError, match=message):
+        decoder_of(config)  # --mode=compile
+    config.rollout.max_tokens -= 1
+    assert (
+        build.load_policy(config, weights=False).config.max_position_embeddings == 639
+    )

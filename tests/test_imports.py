@@ -17,8 +17,9 @@ PACKAGE = "reskill_jax"
 # lower layers: nothing from above, and nothing from its neighbours in a layer. Single
 # environments (`environments.*`) stand above the methods: no method can know one.
 LAYERS = (
-    # Files, JSON, random streams, memory, modules by name, the terminal.
-    {"storage", "codec", "seeds", "process", "modules", "terminal"},
+    # Files, JSON, random streams, memory, modules by name, the terminal, answers of
+    # reasoning models.
+    {"storage", "codec", "seeds", "process", "modules", "terminal", "reasoning"},
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
     {"termination", "stored_config"},
     {"skills", "llm"},

@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from corridor_runs import corridor_config
 from programs import save_random_policy, start
 
 from reskill_jax.environments.wording import Wording
@@ -16,6 +17,7 @@ from reskill_jax.rollout.demonstration import (
 )
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank
+from reskill_jax.supervise import supervise
 
 OPEN = Skill("open-it", "d", "It is closed.", "Open it.")
 LINE = {
@@ -99,6 +101,25 @@ def test_failures_can_be_told_and_nothing_is_an_error(tmp_path):
     assert only_successes(read) == read[:1]
     with pytest.raises(ValueError, match="holds no episodes"):
         read_demonstrations(write(tmp_path / "b.jsonl"), SkillBank())
+
+
+def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_path):
+    config = corridor_config(policy, prompt__actions=False)
+    long = LINE | {"task": "t9", "responses": ["0 1 2 3 4 " * 80, None]}
+    lines = [line | {"active_skills": None} for line in (LINE, LINE, long)]
+    path = write(tmp_path / "a.jsonl", *lines)
+    with pytest.raises(ValueError, match=r"^task 't9': a response of \d+ tokens after"):
+        supervise(
+            config,
+            path,
+            policy=str(policy),
+            output=tmp_path / "b",
+            bank=SkillBank(),
+            steps=1,
+            batch=1,
+            learning_rate=1e-3,
+            held_out=1,
+        )
 
 
 @pytest.mark.skipif(

@@ -206,6 +206,10 @@ def test_values_that_do_not_fit_each_other_are_refused(changes, message, monkeyp
         ({"executable": "/no/vllm"}, "executable='/no/vllm' was not found"),
         ({"libnccl": "/no/lib"}, "libnccl='/no/lib' is not a file"),
         ({"devices": ("4", "5")}, "devices=('4', '5'): give one entry for each of"),
+        (
+            {"arguments": ("--logprobs_mode=raw_logprobs",)},
+            "arguments=('--logprobs_mode=raw_logprobs',): --logprobs-mode has to be",
+        ),
         ({"transfer": "nccl"}, "devices=(): with transfer='nccl' servers need GPUs"),
     ],
 )
@@ -217,6 +221,19 @@ def test_servers_that_could_not_serve_are_refused(changes, message):
     config.engine.vllm.update(changes)
     (line,) = refusal(config)
     assert line.startswith(f"  config.engine.vllm.{message}"), line
+
+
+def test_vllm_draws_from_the_whole_vocabulary():
+    """Its log-probs are renormalised over what it keeps; our engine's are not."""
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    config = get_config()
+    config.rollout.top_p = 0.9
+    validate(config)
+    config.engine.name, config.engine.vllm.executable = "vllm", sys.executable
+    (line,) = refusal(config)
+    assert line.startswith("  config.rollout.top_p=0.9: the log-probs of engine 'vllm'")
+    config.rollout.top_p = 1.0
+    validate(config)
 
 
 def test_nccl_wants_devices_and_no_overlap():

@@ -166,7 +166,7 @@ def make_players(
     engine = JaxEngine(
         config,
         params,
-        eos_id=-1,
+        eos_ids=(),
         max_sequences=SLOTS,
         context=context,
         block_size=chunk,
@@ -231,7 +231,7 @@ def start_vllm(
         params,
         servers=[server],
         transfer=FilesTransfer(config, Path("/dev/shm") / f"reskill-{directory.name}"),
-        eos_id=-1,
+        eos_ids=(),
         score=lambda params, text: scores(config, params, [text])[0],
         logprob_tolerance=TOLERANCE,
     )

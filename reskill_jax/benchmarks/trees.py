@@ -329,7 +329,7 @@ def time_rollout(folder: Path, *, flat: bool) -> dict[str, float]:
     engine = JaxEngine(
         decoder,
         init(decoder, jax.random.key(0)),
-        eos_id=-1,
+        eos_ids=(),
         max_sequences=8,
         context=context,
         block_size=128,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 
+from reskill_jax import reasoning
+
 
 @dataclass(frozen=True)
 class Action:
@@ -37,7 +39,9 @@ class ActionFormat(Protocol):
 
 @dataclass(frozen=True)
 class TaggedFormat:
-    """The action is the text of the first pair of known tags.
+    """The action is the text of the first pair of known tags after the thoughts.
+
+    What a response drafts in thoughts (`reasoning.answer_of`) is never its action.
 
     With one tag the environment gets that text; with several it gets ``tag[text]``,
     e.g. ``search[capital of France]``, so that action, log and triggers are one string.
@@ -45,7 +49,7 @@ class TaggedFormat:
     Attributes:
         tags: of the environment.
         lower_case: whether responses are lower-cased first.
-        untagged_characters: so many characters at the end of a response without tags
+        untagged_characters: so many characters at the end of an answer without tags
             are its action all the same; with 0 the action is empty.
         single: a response with further known tags, open or closed, is one without.
     """
@@ -55,6 +59,14 @@ class TaggedFormat:
     untagged_characters: int = 0
     single: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse tags that models put around their thoughts."""
+        if thoughts := {tag.lower() for tag in self.tags} & {*reasoning.TAGS}:
+            raise ValueError(
+                f"tags={self.tags}: {', '.join(sorted(thoughts))} would be read as "
+                "thoughts, not as an action: choose other names"
+            )
+
     @property
     def request(self) -> str:
         """Name the tags, e.g. "<search>..</search> or <answer>..</answer>"."""
@@ -62,7 +74,8 @@ class TaggedFormat:
 
     def parse(self, response: str, tags: Collection[str] = ()) -> Action:
         """Read a response; runs of blanks in an action become one."""
-        text = response.lower() if self.lower_case else response
+        answer = reasoning.answer_of(response)
+        text = answer.lower() if self.lower_case else answer
         known = (*self.tags, *tags)
         found = _first_pair(text, known)
         if found is None or (self.single and len(_any_tag(known).findall(text)) != 2):

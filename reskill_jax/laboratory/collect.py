@@ -116,7 +116,7 @@ def play(
     engine = JaxEngine(
         decoder,
         params,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
         context=-(-(recipe.max_tokens + _MAX_RESPONSE) // _BLOCK_SIZE) * _BLOCK_SIZE,
         block_size=_BLOCK_SIZE,
     )

@@ -199,7 +199,9 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
             f"layer_types has {', '.join(other)}, which is not supported: use a model "
             "whose layers are all full_attention"
         )
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    # As in transformers: what model cards say to add takes the place of what is there,
+    # all of it, and the base stands in it or beside it.
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     _check_types({"rope_theta": rope.get("rope_theta")})
     theta: Any = rope.get("rope_theta", values.get("rope_theta"))
     missing = [key for key in _REQUIRED if values.get(key) is None]

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from reskill_jax.reasoning import opened_by
 from reskill_jax.storage import read_json
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -37,6 +38,7 @@ _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": "26 Jul 2024",
 }
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # of the settings
 _USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
 
 
@@ -45,11 +47,14 @@ class Tokenizer:
 
     Attributes:
         eos_id: the token that ends the assistant's turn, `<|im_end|>` in ChatML.
+        eos_ids: that one, and `eos_token` of the settings if it is another.
         pad_id: the token that fills rows.
         user_prefix: ids of what the chat template puts before the words of the user;
             `<|im_start|>user` and a line break in ChatML.
         assistant_prefix: ids of what it puts after them, up to the response.
         trims: whether it strips blanks around the words of the user.
+        opened: the mark of thoughts that it begins for the response, e.g. `<think>`,
+            which is not in the response then; "" if it begins none.
     """
 
     def __init__(self, backend: Backend, settings: dict[str, Any]):
@@ -57,13 +62,19 @@ class Tokenizer:
 
         Args:
             backend: the tokenizer proper; it is changed to encode special tokens'
-                names as plain text.
+                names as plain text, and every text whole, as it is and always alike.
             settings: contents of tokenizer_config.json, written back by `save`.
 
         Raises:
-            ValueError: there is no chat template, or it does not fit prompts of a user
-                and responses of an assistant.
+            ValueError: a setting has the wrong type; or there is no chat template, or
+                it does not fit prompts of a user and responses of an assistant.
         """
+        _check_types(settings)
+        # Files keep what their tokenizer was trained or measured with.
+        backend.no_truncation()
+        backend.no_padding()
+        if getattr(backend.model, "dropout", None):
+            backend.model.dropout = None  # of merges: texts would not encode alike
         self._backend = backend
         self._settings = settings
         before, after = self._around(_USER)
@@ -76,10 +87,14 @@ class Tokenizer:
         if not end or self._backend.id_to_token(end[0]) not in self._special_names():
             raise ValueError("the chat template ends no turn with a special token")
         self.eos_id = end[0]
+        named = self._named("eos_token")
+        ends = [self.eos_id] if named is None else [self.eos_id, self.special(named)]
+        self.eos_ids = tuple(dict.fromkeys(ends))
         padding = self._named("pad_token")
         self.pad_id = self.eos_id if padding is None else self.special(padding)
         self.user_prefix = tuple(self._encode_template(before))
         self.assistant_prefix = tuple(self._encode_template(after))
+        self.opened = opened_by(after)
         self._backend.encode_special_tokens = True
 
     @classmethod
@@ -94,7 +109,7 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: not a tokenizer directory")
         try:
-            backend = Backend.from_str(path.read_text())
+            backend = Backend.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"{path} cannot be read: {error}") from error
         settings_path = path.with_name("tokenizer_config.json")
@@ -103,7 +118,10 @@ class Tokenizer:
             settings = read_json(settings_path)
         template_path = path.with_name("chat_template.jinja")
         if template_path.is_file():  # it takes precedence in transformers too
-            settings["chat_template"] = template_path.read_text()
+            try:
+                settings["chat_template"] = template_path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{template_path} is not UTF-8: {error}") from error
         try:
             return cls(backend, settings)
         except ValueError as error:
@@ -155,7 +173,7 @@ class Tokenizer:
         """Render turns, (role, words) each, as transformers does."""
         # Otherwise its import warns that torch is not installed, which is intended.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from jinja2 import TemplateError  # noqa: PLC0415 (slow, and only at the start)
+        # Slow, and only at the start.
         from transformers.utils.chat_template_utils import (  # noqa: PLC0415
             render_jinja_template,
         )
@@ -168,8 +186,7 @@ class Tokenizer:
                 "there is no chat template: use the tokenizer files of the model's "
                 "instruct version, or add chat_template.jinja"
             )
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        named = {name: self._named(name) for name in names}
+        named = {name: self._named(name) for name in _NAMED}
         arguments: dict[str, Any] = _TEMPLATE_ARGUMENTS | {
             name: token for name, token in named.items() if token is not None
         }
@@ -180,9 +197,12 @@ class Tokenizer:
                 add_generation_prompt=respond,
                 **arguments,
             )
-        except TemplateError as error:
-            raise ValueError(f"the chat template fails: {error}") from error
-        return result[0][0]  # the texts, then their generation indices
+        except Exception as error:  # a program of its author: it raises what it likes
+            raise ValueError(f"the chat template fails: {error!r}") from error
+        text = result[0][0]  # the texts, then their generation indices
+        if not _is_text(text):
+            raise ValueError(f"the chat template makes no text: {text!r:.100}")
+        return text
 
     def _named(self, name: str) -> str | None:
         """Return a token of the settings, which may be wrapped in its options."""
@@ -197,6 +217,43 @@ class Tokenizer:
         """Return the ids of template text, where names of special tokens are these."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is a string that can be written, without half surrogates."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def _check_types(settings: dict[str, Any]) -> None:
+    """Raise a ValueError unless the settings that are read have their types."""
+    for name in _NAMED:
+        token = settings.get(name)
+        text = token.get("content") if isinstance(token, dict) else token
+        if not (_is_text(text) or token is None):
+            raise ValueError(
+                f"tokenizer_config.json: {name}={token!r} is neither a string nor an "
+                "object whose content is one: correct it, or set it to null"
+            )
+    template = settings.get("chat_template")
+    listed = template if isinstance(template, list) else []
+    for entry in listed:
+        if not (
+            isinstance(entry, dict)
+            and _is_text(entry.get("name"))
+            and _is_text(entry.get("template"))
+        ):
+            raise ValueError(
+                f"tokenizer_config.json: chat_template has the entry {entry!r:.100}, "
+                "which is no object with the strings name and template"
+            )
+    if not (_is_text(template) or isinstance(template, list | None)):
+        raise ValueError(
+            f"tokenizer_config.json: chat_template={template!r:.100} is neither a "
+            "string nor a list of named templates"
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

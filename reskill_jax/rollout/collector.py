@@ -177,8 +177,9 @@ class Collector:
                         seed=_fold(session, len(episode.turns)),
                     )
                 )
-                text = self.prompts.tokenizer.decode(completion.tokens)
-                action = self.action_format.parse(text, guide.tags)
+                tokenizer = self.prompts.tokenizer
+                text = tokenizer.decode(completion.tokens)
+                action = self.action_format.parse(tokenizer.opened + text, guide.tags)
                 before, reply = now, None
                 if action.tag in guide.tags:
                     reply = await guide.answer(action)

@@ -13,7 +13,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; `temperature` 0 is greedy."""
+    """How to sample.
+
+    Attributes:
+        temperature: divides the logits; 0 is greedy.
+        top_p: tokens are drawn from the smallest set of most likely ones with this much
+            probability; the engine vllm takes 1 only, which is no limit.
+        max_tokens: length limit of the response.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -43,9 +50,11 @@ class Completion:
     """A sampled response.
 
     Attributes:
-        tokens: int32 [n], ending with the end-of-turn token unless cut by the limit.
+        tokens: int32 [n], ending with a token that ends responses unless cut by the
+            limit.
         logprobs: float32 [n], of the sampled tokens at the sampling temperature
-            (temperature 1 when greedy).
+            (temperature 1 when greedy), over the whole vocabulary as the trainer
+            computes them, before `top_p` cuts: ratios start at 1.
         version: weight version that produced them.
         stopped: whether the response ended by itself.
     """

@@ -20,9 +20,9 @@ def model(tmp_path_factory):
     return directory, *load(directory)
 
 
-def make(model, eos_id=-1):
+def make(model, eos_ids=()):
     sizes = {"max_sequences": 8, "context": 64, "block_size": 8, "prefill_rows": 4}
-    engine = JaxEngine(*model[1:], eos_id=eos_id, decode_rows=4, **sizes)
+    engine = JaxEngine(*model[1:], eos_ids=eos_ids, decode_rows=4, **sizes)
     return engine, players.OnEngine(engine, 4, lambda: engine.counters["prefilled"])
 
 
@@ -81,7 +81,7 @@ def test_responses_that_end_early_are_unequal_work(model):
     engine, player = make(model)
     ((tokens, _),) = player.answer([prompt[:30]])
     engine.close()
-    engine, player = make(model, eos_id=int(tokens[0]))
+    engine, player = make(model, eos_ids=tokens[:1])
     with pytest.raises(RuntimeError, match="a response of 1 tokens: unequal work"):
         player.answer([prompt[:30]])
     engine.close()

@@ -37,7 +37,7 @@ def test_the_published_rules_of_household_games(response, action, well_formed):
     [
         ("<action>SELECT 'Aé'\n FROM  T</action>", "SELECT 'Aé' FROM T"),
         ("<action>a < b</action>", "a < b"),
-        ("<think><action>x</think></action>", "x</think>"),
+        ("<think>so</think><action>say </think></action>", "say </think>"),
         ("say <action>first\nsecond</action>", "first second"),
     ],
 )
@@ -52,6 +52,56 @@ def test_without_tags_there_is_no_action_unless_the_tail_is_asked_for(response):
     assert PLAIN.parse(response) == Action("", "", False)
     tail = TaggedFormat(untagged_characters=4).parse(response)
     assert tail == Action("", response[-4:], False)
+
+
+@pytest.mark.parametrize(
+    ("response", "action"),
+    [
+        ("<think>look first</think><action>look</action>", "look"),
+        ("<think>\nGo?\n</think>\n\n<action>go to bed 1</action>", "go to bed 1"),
+        ("<think><action>a</action></think><action>b</action>", "b"),
+        ("<action>a</action>, no.</think><action>b</action>", "b"),
+        ("<THINK><action>a</action></Think><action>b</action>", "b"),
+        ("<think><think><action>a</action></think> x</think><action>b</action>", "b"),
+        ("<think>a</think><action>b</action><think>c</think>", "b"),
+        ("<think>a</think><action>b</action>\n<think><action>c</action>", "b"),
+        ("<reasoning><action>a</action></reasoning><action>b</action>", "b"),
+        (
+            "<|channel|>analysis<|message|><action>a</action><|end|><|start|>assistant"
+            "<|channel|>final<|message|><action>b</action>",
+            "b",
+        ),
+        ("analysisTry <action>a</action>assistantfinal<action>b</action>", "b"),
+        ("The tag <action> is for actions.</think><action>b</action>", "b"),
+        ("I close </think> first. <action>b</action>", "b"),
+    ],
+)
+def test_the_action_comes_after_the_thoughts(response, action):
+    assert PLAIN.parse(response) == Action("action", action, True)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "<think><action>a</action>",
+        "<think><action>a</action></think>",
+        "<think>I write <action>a</action> then.</think> Done.",
+        "<think><action>a</think></action>",
+        "<action>a</action></think>",
+        "<action>a</action></think> I do not know.",
+        "<|channel|>analysis<|message|><action>a</action>",
+    ],
+)
+def test_a_draft_is_no_action(response):
+    assert PLAIN.parse(response) == Action("", "", False)
+    tail = PUBLISHED.parse(response)
+    assert not tail.well_formed
+    assert ">a<" not in tail.text
+
+
+def test_tags_of_thoughts_are_no_tags_of_actions():
+    with pytest.raises(ValueError, match=r"^tags=\('Thought', 'act'\): thought would"):
+        TaggedFormat(("Thought", "act"))
 
 
 def test_of_several_tags_the_action_names_its_own():

@@ -37,12 +37,13 @@ class FakeVllm:
         logprob: of every token, whatever it is told.
         plugin: whether it was started with ours.
         reloaded: directories.
+        sampling: parameters of the responses that it was asked for.
     """
 
     log, pid = Path("log"), 0
 
     def __init__(self, *, plugin=True):
-        self.asked, self.changes, self.reloaded = [], {}, []
+        self.asked, self.changes, self.reloaded, self.sampling = [], {}, [], []
         self.logprob, self.plugin = -1.0, plugin
         self._port = 0
         self.start()
@@ -141,6 +142,7 @@ class FakeVllm:
                 entries = [{str(token): {"logprob": x}} for token, x in pairs]
                 return {"choices": [{"prompt_logprobs": [None, *entries]}]}
             case "/inference/v1/generate":
+                self.sampling.append(body["sampling_params"])
                 content = [{"logprob": self.logprob}]
                 choice = {"token_ids": [7], "logprobs": {"content": content}}
                 span = {"version": self.version, "start": 0, "end": 1}

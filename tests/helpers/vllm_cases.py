@@ -30,7 +30,7 @@ def weights(config, seed):
     return jax.tree.map(lambda x: 3 * x if x.ndim > 2 else x, params)
 
 
-def logprobs_of(config, params, tokens):
+def logprobs_of(config, params, tokens, temperature=1.0):
     """What our decoder says of tokens[1:]."""
     tokens = np.asarray(tokens, np.int32)[None]
     length = tokens.shape[1] - 1
@@ -38,7 +38,13 @@ def logprobs_of(config, params, tokens):
     visible_end = np.full((1, length), length)
     score = jax.jit(token_logprobs, static_argnums=0)
     found, _ = score(
-        config, params, tokens[:, :-1], positions, visible_end, tokens[:, 1:]
+        config,
+        params,
+        tokens[:, :-1],
+        positions,
+        visible_end,
+        tokens[:, 1:],
+        temperature=temperature,
     )
     return np.asarray(found[0])
 
@@ -65,7 +71,7 @@ def start(executable, model, tmp_path, *, timeout_s=120.0, servers=None, **optio
         weights(config, 0),
         servers=servers or [serve(executable, model)],
         transfer=FilesTransfer(config, tmp_path / "weights"),
-        eos_id=eos,
+        eos_ids=(eos,),
         score=lambda params, tokens: logprobs_of(config, params, tokens),
         logprob_tolerance=1e-4,
         timeout_s=timeout_s,

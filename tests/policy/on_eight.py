@@ -184,7 +184,7 @@ def test_the_engine_samples_on_a_mesh_what_it_samples_on_one_device(directory, s
         engine = JaxEngine(
             CONFIG,
             params,
-            eos_id=3,
+            eos_ids=(3,),
             max_sequences=8,
             context=64,
             block_size=8,

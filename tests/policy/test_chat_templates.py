@@ -80,6 +80,18 @@ def test_a_hybrid_does_not_think_and_llama_has_no_clock(tmp_path):
     assert "26 Jul 2024" in tokenizer.decode(tokenizer.user_prefix)
 
 
+def test_a_template_may_begin_the_thoughts_of_the_response(tmp_path):
+    write_tokenizer(tmp_path, "Qwen3")
+    assert Tokenizer.load(tmp_path).opened == ""  # begun and ended
+    path = tmp_path / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    values["chat_template"] = QWEN3.replace("\\n\\n</think>\\n", "")
+    path.write_text(json.dumps(values))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.opened == "<think>"
+    assert tokenizer.assistant_prefix[-2] == tokenizer.special("<think>")
+
+
 def test_a_template_file_takes_precedence_and_is_kept(tmp_path):
     write_tokenizer(tmp_path / "a", "Llama 3", template_file=True)
     tokenizer = Tokenizer.load(tmp_path / "a")

@@ -161,7 +161,7 @@ def test_parity(case, tmp_path):
     engine = JaxEngine(
         case.config,
         case.params,
-        eos_id=VOCAB - 1,
+        eos_ids=(VOCAB - 1,),
         max_sequences=2,
         context=64,
         block_size=8,

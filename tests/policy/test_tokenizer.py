@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,4 +94,124 @@ def test_bad_settings_are_named(tokenizer, tmp_path, text):
     tokenizer.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def change(directory, name, **values):
+    path = directory / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+TRUNCATIONS = [
+    {
+        "direction": side,
+        "max_length": 4,
+        "strategy": strategy,
+        "stride": 0,
+    }
+    for side in ("Left", "Right")
+    for strategy in ("LongestFirst", "OnlyFirst", "OnlySecond")
+]
+PADDINGS = [
+    {
+        "strategy": strategy,
+        "direction": side,
+        "pad_to_multiple_of": multiple,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    }
+    for strategy in ("BatchLongest", {"Fixed": 64})
+    for side in ("Left", "Right")
+    for multiple in (None, 8)
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"truncation": t} for t in TRUNCATIONS]
+    + [{"padding": p} for p in PADDINGS]
+    + [{"truncation": TRUNCATIONS[0], "padding": PADDINGS[-1]}],
+)
+def test_texts_are_encoded_whole_and_without_padding(tokenizer, tmp_path, settings):
+    """Files keep what their tokenizer was trained or measured with."""
+    text = "take mug 3 from shelf 12 and go to shelf 1"
+    expected = tokenizer.encode(text)
+    assert 4 < len(expected) < 64
+    tokenizer.save(tmp_path)
+    change(tmp_path, "tokenizer.json", **settings)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.encode(text) == expected
+    assert loaded.encode("a") == tokenizer.encode("a")
+    assert loaded.user_prefix == tokenizer.user_prefix
+    assert loaded.assistant_prefix == tokenizer.assistant_prefix
+    loaded.save(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "tokenizer.json").read_text())
+    assert saved["truncation"] is None
+    assert saved["padding"] is None
+
+
+def test_a_text_is_encoded_alike_every_time(tokenizer, tmp_path):
+    """A vocabulary that was trained with dropout leaves merges out at random."""
+    tokenizer.save(tmp_path)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    change(tmp_path, "tokenizer.json", model=model | {"dropout": 0.5})
+    loaded = Tokenizer.load(tmp_path)
+    text = "take mug 3 from shelf 12 and go to shelf 1"
+    assert all(loaded.encode(text) == tokenizer.encode(text) for _ in range(20))
+
+
+HALF = "\ud800"  # of a pair of surrogates, which JSON may hold
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for value in (5, True, ["a"], {}, {"content": 3}, HALF)
+          for name in ("bos_token", "eos_token", "pad_token", "unk_token")),
+        *(("chat_template", value) for value in (
+            5, True, {"default": "x"}, [1], [{"name": "default"}], HALF,
+            [{"name": "default", "template": 3}], [{"name": 1, "template": "x"}],
+        )),
+    ],
+)  # fmt: skip
+def test_settings_of_the_wrong_type_are_named(tokenizer, tmp_path, name, value):
+    tokenizer.save(tmp_path)
+    change(tmp_path, "tokenizer_config.json", **{name: value})
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {name}") as error:
+        Tokenizer.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["eos_token", "pad_token"])
+def test_tokens_that_the_tokenizer_lacks_are_named(tokenizer, tmp_path, name):
+    tokenizer.save(tmp_path)
+    change(tmp_path, "tokenizer_config.json", **{name: "<|no|>"})
+    with pytest.raises(ValueError, match=r"has no token '<\|no\|>'"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 + 'a' }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages[9].content }}",
+        "{{ messages",
+        "{{ '\\ud800' }}",
+    ],
+)
+def test_a_template_that_fails_is_an_error_that_says_so(tokenizer, tmp_path, template):
+    tokenizer.save(tmp_path)
+    change(tmp_path, "tokenizer_config.json", chat_template=template)
+    with pytest.raises(ValueError, match=r"the chat template (fails|makes)"):
+        Tokenizer.load(tmp_path)
+
+
+def test_files_that_are_no_text_are_named(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"chat_template\.jinja is not UTF-8"):
         Tokenizer.load(tmp_path)

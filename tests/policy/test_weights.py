@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from reskill_jax.policy import decoder
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig, from_hf, load_config, to_hf
-from reskill_jax.policy.ops.rope import Llama3Scaling, YarnScaling
+from reskill_jax.policy.ops.rope import Llama3Scaling, YarnScaling, read_scaling
 from reskill_jax.policy.weights import load, save
 
 CONFIG = DecoderConfig(
@@ -363,3 +363,48 @@ def test_published_configs_are_read(model_type, scaling, expected):
     assert read.qk_norm == (model_type == "qwen3")
     assert read.qkv_bias == (model_type == "qwen2")
     assert from_hf(to_hf(read)) == read
+
+
+PLAIN = {"rope_type": "default", "rope_theta": 5e6}
+LLAMA3 = {**LLAMA, "rope_type": "llama3", "original_max_position_embeddings": 8192}
+YARNS = [
+    {**YARN, "rope_type": "yarn"},
+    {**YARN, "type": "yarn"},
+    {**YARN, "rope_type": "yarn", "factor": 2.0, "rope_theta": 1e5},
+    {**YARN, "rope_type": "yarn", "type": "yarn", "beta_fast": 16, "truncate": False},
+]
+
+
+@pytest.mark.parametrize("theta", [None, 1e6])
+@pytest.mark.parametrize("scaling", [None, {}, PLAIN, LLAMA3, *YARNS])
+@pytest.mark.parametrize("parameters", [None, {}, PLAIN, LLAMA3, YARNS[0], YARNS[2]])
+def test_frequencies_are_those_of_transformers(tmp_path, parameters, scaling, theta):
+    """What is added by hand takes the place of what transformers 5 wrote."""
+    transformers = pytest.importorskip("transformers")
+    values = {
+        **to_hf(CONFIG),
+        "max_position_embeddings": 131072,
+        "rope_parameters": parameters,
+        "rope_scaling": scaling,
+        "rope_theta": theta,
+    }
+    values = {key: value for key, value in values.items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    used = scaling or parameters or {}
+    if theta is None and "rope_theta" not in used:
+        with pytest.raises(ValueError, match=r"config\.json lacks rope_theta"):
+            load_config(tmp_path)  # transformers would take the family's default
+        return
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path).rope_parameters
+    read = load_config(tmp_path)
+    assert read.rope_theta == theirs["rope_theta"]
+    assert read.rope_scaling == read_scaling(theirs)
+    assert from_hf(to_hf(read)) == read
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "longrope", "x"])
+def test_a_scaling_added_by_hand_is_not_ignored(tmp_path, kind):
+    values = to_hf(CONFIG) | {"rope_scaling": rope(rope_type=kind, factor=2.0)}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=f"rope_type='{kind}' is not supported"):
+        load_config(tmp_path)

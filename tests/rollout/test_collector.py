@@ -38,7 +38,7 @@ def parts():
     engine = JaxEngine(
         config,
         init(config, jax.random.key(1)),
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
         max_sequences=4,
         context=256,
         block_size=32,

@@ -160,3 +160,15 @@ def test_an_answer_to_a_question_is_no_action_that_skills_follow(free):
     assert [turn.valid for turn in episode.turns] == [True, True, True, False, True]
     assert "You erase." in prompts[3]
     assert "You erase." not in prompts[4]
+
+
+def test_a_template_that_begins_the_thoughts_makes_drafts_of_what_comes_first(
+    free, monkeypatch
+):
+    """A response cut within them has no action, and none of its drafts is played."""
+    monkeypatch.setattr(TOKENIZER, "opened", "<think>")
+    says = ["write Zoë</action> no.</think><action>write SELECT", "write Zoë"]
+    (episode,), _ = play(free, says, max_turns=2)
+    assert episode.actions == ("write SELECT", "")
+    assert [turn.valid for turn in episode.turns] == [True, False]
+    assert episode.turns[1].text == "<action>write Zoë</action>"

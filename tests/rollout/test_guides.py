@@ -143,7 +143,7 @@ def test_an_engine_reads_what_the_opening_says(pool):
     engine = JaxEngine(
         config,
         init(config, jax.random.key(1)),
-        eos_id=TOKENIZER.eos_id,
+        eos_ids=TOKENIZER.eos_ids,
         max_sequences=2,
         context=640,
         block_size=64,

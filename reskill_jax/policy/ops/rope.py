@@ -1,7 +1,7 @@
 """Rotary frequencies: plain, or scaled for contexts longer than those of pre-training.
 
-Scalings are read from `rope_parameters` (transformers 5) or `rope_scaling` (4). H is
-the width of a head.
+Scalings are read from `rope_scaling` (transformers 4, and what is added by hand) or
+`rope_parameters` (5). H is the width of a head.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The embedded engine: continuous batching over the decoder's block cache.
 
-    engine = JaxEngine(config, params, eos_id=tokenizer.eos_id)
+    engine = JaxEngine(config, params, eos_ids=eos_ids)
     completion = await engine.generate(request)      # from any number of coroutines
 
 A request starts when it arrives: what its prompt shares with earlier prompts is in the
@@ -72,7 +72,7 @@ class JaxEngine:
         config: DecoderConfig,
         params: Params,
         *,
-        eos_id: int,
+        eos_ids: Sequence[int],
         version: int = 0,
         max_sequences: int = 64,
         context: int = 512,
@@ -87,7 +87,7 @@ class JaxEngine:
         Args:
             config: the decoder's shape.
             params: its weights, which may be spread over several processes; copied.
-            eos_id: the token that ends a response.
+            eos_ids: the tokens that end a response; without any, its length does.
             version: of the weights.
             max_sequences: sequences of full length that the cache has room for.
             context: longest prompt plus response, in tokens.
@@ -110,7 +110,7 @@ class JaxEngine:
         check_rows(mesh, prefill_rows=prefill_rows, decode_rows=decode_rows)
         self._config = config
         self._mesh = mesh
-        self._eos_id = eos_id
+        self._eos_ids = tuple(eos_ids)
         self._context = context
         self._chunk = block_size
         self._prefill_rows = prefill_rows
@@ -320,7 +320,7 @@ class JaxEngine:
             self._tables(jobs, rows),
             state,
             (temperature, top_p, seeds),
-            np.int32(self._eos_id),
+            np.array(self._eos_ids, np.int32),
         )
         for job, new, scores in zip(
             jobs,
@@ -346,7 +346,10 @@ class JaxEngine:
 
     def _ended(self, job: _Job) -> bool:
         limit = job.request.sampling.max_tokens
-        return len(job.tokens) == limit or job.tokens[-1:] == [self._eos_id]
+        return len(job.tokens) == limit or self._stopped(job)
+
+    def _stopped(self, job: _Job) -> bool:
+        return bool(job.tokens) and job.tokens[-1] in self._eos_ids
 
     def _finish(self) -> None:
         """Answer the requests whose response has ended."""
@@ -360,6 +363,6 @@ class JaxEngine:
                         tokens=np.array(job.tokens, np.int32),
                         logprobs=np.array(job.logprobs, np.float32),
                         version=job.version,
-                        stopped=job.tokens[-1] == self._eos_id,
+                        stopped=self._stopped(job),
                     )
                 )

@@ -53,7 +53,7 @@ def decode(
     tables: jax.Array,
     state: dict[str, jax.Array],
     sampling: tuple[jax.Array, jax.Array, jax.Array],
-    eos_id: jax.Array,
+    eos_ids: jax.Array,
 ) -> tuple[jax.Array, jax.Array, KVCache]:
     """Sample up to `steps` tokens per row.
 
@@ -66,7 +66,7 @@ def decode(
         state: int32 [B] each: the last `token`, its `position`, the `index` of the next
             one in the response, and how many are `left` to sample, 0 when done.
         sampling: temperature and top-p, float32 [B], and seeds, uint32 [B, 2].
-        eos_id: int32 [], the token that ends a response.
+        eos_ids: int32 [E], the tokens that end a response; there may be none.
 
     Returns:
         Tokens int32 and log-probs float32, [B, steps], without meaning after the end of
@@ -96,11 +96,12 @@ def decode(
         scores = logits(config, params, states[:, 0])
         scores = constrain(constrain(scores, ROWS, "tensor"), ROWS)
         token, logprob = sample(scores, *sampling, state["index"])
+        ended = jnp.any(token[:, None] == eos_ids, axis=1)
         state = {
             "token": token,
             "position": state["position"] + active,
             "index": state["index"] + 1,
-            "left": jnp.where(token == eos_id, 0, state["left"] - active),
+            "left": jnp.where(ended, 0, state["left"] - active),
         }
         tokens = tokens.at[step].set(token)
         return step + 1, state, tokens, logprobs.at[step].set(logprob), cache
@@ -154,4 +155,4 @@ def abstract_calls(
     starts = array(prefill_rows)
     first = (config, params, cache, tokens, starts, blocks_of[0])
     then = (config, decode_steps, params, cache, blocks_of[1], state, sampling)
-    return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array()))}
+    return cache, {"prefill": (prefill, first), "decode": (decode, (*then, array(1)))}

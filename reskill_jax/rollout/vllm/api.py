@@ -61,7 +61,7 @@ class Sampled:
         tokens: int32 [n].
         logprobs: float32 [n].
         versions: of the weights that sampled them, in order, without repetitions.
-        stopped: whether the response ended with the stop token.
+        stopped: whether the response ended with a stop token.
     """
 
     tokens: np.ndarray
@@ -135,34 +135,56 @@ class Api:
                 "are supported",
             )
 
-    async def generate(self, request: Request, stop: int) -> Sampled:
+    async def generate(self, request: Request, stops: Sequence[int]) -> Sampled:
         """Sample one response.
 
         Args:
             request: what to sample.
-            stop: the token that ends the response; -1: only its length does.
+            stops: the tokens that end the response, and no others do.
 
         Raises:
             ServerError: the response is unusable, e.g. the request was aborted.
             httpx.TransportError: there was no response.
         """
         sampling = request.sampling
+        parameters = {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": -1,
+            "seed": request.seed,
+            "stop_token_ids": list(stops),
+        }
+        return await self._sample(request.prompt, parameters)
+
+    async def tempers_logprobs(self) -> bool:
+        """Tell whether log-probs are those at the sampling temperature.
+
+        This is so where they are of what is drawn from (`processed_logprobs`): then
+        they are 0 if a single token can be drawn.
+        """
+        parameters = {"max_tokens": 1, "temperature": 1.0, "top_k": 1}
+        sampled = await self._sample([0], parameters)
+        return bool(np.all(sampled.logprobs == 0))
+
+    async def _sample(
+        self, prompt: Sequence[int], parameters: Mapping[str, Any]
+    ) -> Sampled:
+        """Sample a response; what the parameters leave out changes nothing."""
+        route = "/inference/v1/generate"
         body = {
-            "token_ids": list(map(int, request.prompt)),
+            "token_ids": list(map(int, prompt)),
             "sampling_params": {
-                "max_tokens": sampling.max_tokens,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": -1,
                 "min_p": 0.0,
-                "seed": request.seed,
-                "stop_token_ids": [stop] if stop >= 0 else [],
-                "ignore_eos": stop < 0,
+                "repetition_penalty": 1.0,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+                "ignore_eos": True,  # the server's own, which may be others
                 "logprobs": 0,
                 "detokenize": False,
+                **parameters,
             },
         }
-        route = "/inference/v1/generate"
         answer = await self._post(route, body, keep=True)
         try:
             (choice,) = answer["choices"]

@@ -92,6 +92,7 @@ class Replica:
         repair: held while it is restarted or gets weights.
         restarts: how often it was restarted.
         ready: whether it has answered since its last start.
+        tempers: whether it was found to give log-probs at the sampling temperature.
         sessions: episodes that are played on it.
     """
 
@@ -100,6 +101,7 @@ class Replica:
     repair: asyncio.Lock = field(default_factory=asyncio.Lock)
     restarts: int = 0
     ready: bool = False
+    tempers: bool = False
     sessions: set[str] = field(default_factory=set)
 
 
@@ -119,7 +121,7 @@ class VllmEngine:
         *,
         servers: Sequence[Server | str],
         transfer: Transfer[Any],
-        eos_id: int,
+        eos_ids: Sequence[int],
         score: Score,
         logprob_tolerance: float,
         version: int = 0,
@@ -134,7 +136,7 @@ class VllmEngine:
             params: the weights.
             servers: processes of ours, or addresses of servers started elsewhere.
             transfer: how weights reach them; closed with the engine.
-            eos_id: the token that ends a response.
+            eos_ids: the tokens that end a response; without any, its length does.
             score: computes the expected log-probs for the check after a push.
             logprob_tolerance: largest difference in that check, in nats per token.
             version: of the weights.
@@ -146,7 +148,7 @@ class VllmEngine:
             RuntimeError: a server does not start, or does not serve this policy.
         """
         self._transfer = transfer
-        self._eos_id = eos_id
+        self._eos_ids = tuple(eos_ids)
         self._score = score
         self._logprob_tolerance = logprob_tolerance
         self._start_timeout_s = start_timeout_s
@@ -185,8 +187,15 @@ class VllmEngine:
         """Sample one response; calls run concurrently.
 
         Raises:
+            ValueError: `top_p` is below 1: vLLM's log-probs would be of the tokens that
+                it keeps, not of the vocabulary (`Completion.logprobs`).
             RuntimeError: the request failed `max_attempts` times, or was refused.
         """
+        if (top_p := request.sampling.top_p) < 1:
+            raise ValueError(
+                f"top_p={top_p}: vLLM's log-probs would be too high by the log of the "
+                "mass that it keeps: use 1.0, or the engine jax"
+            )
         return await asyncio.wrap_future(self._submit(self._generate(request)))
 
     def release(self, session: str) -> None:
@@ -234,7 +243,8 @@ class VllmEngine:
         for attempt in range(1, self._max_attempts + 1):
             restarts = replica.restarts
             try:
-                sampled = await replica.api.generate(request, self._eos_id)
+                await self._check_temperature(replica, request.sampling.temperature)
+                sampled = await replica.api.generate(request, self._eos_ids)
                 break
             except _REQUEST_ERRORS as error:
                 refused = isinstance(error, ServerError) and 400 <= error.status < 500
@@ -254,6 +264,21 @@ class VllmEngine:
             version=min(versions, default=self._weights[1]),
             stopped=sampled.stopped,
         )
+
+    async def _check_temperature(self, replica: Replica, temperature: float) -> None:
+        """Ask a server that is not ours, once, whether log-probs are as we need them.
+
+        Raises:
+            RuntimeError: they are those at temperature 1.
+        """
+        if temperature in (0.0, 1.0) or replica.server or replica.tempers:
+            return
+        replica.tempers = await replica.api.tempers_logprobs()
+        if not replica.tempers:
+            raise RuntimeError(
+                f"{replica.api.url} gives log-probs at temperature 1, not at "
+                f"{temperature:g}: start it with --logprobs-mode=processed_logprobs"
+            )
 
     def _replica(self, session: str) -> Replica:
         """Return the server of a session; a new session gets the least busy one."""
@@ -311,7 +336,7 @@ class VllmEngine:
         if replica.server is not None:
             await asyncio.to_thread(replica.server.restart)
         replica.restarts += 1
-        replica.ready = False
+        replica.ready = replica.tempers = False
         self.counters["restarted"] += 1
 
     async def _send(self, replica: Replica) -> None:

@@ -74,7 +74,7 @@ def make_vllm_engine(
     params: Params,
     mesh: Mesh | None,
     version: int,
-    eos_id: int,
+    eos_ids: Sequence[int],
     max_length: int,
     max_sequences: int,
     resources: ExitStack,
@@ -91,7 +91,7 @@ def make_vllm_engine(
         params: the weights to serve.
         mesh: the devices that they are on; None for one.
         version: of the weights.
-        eos_id: the token that ends a response.
+        eos_ids: the tokens that end a response.
         max_length: tokens of the longest prompt and response together.
         max_sequences: sequences that a server works on at once, at most.
         resources: ends the servers that are started; the engine is the caller's to
@@ -135,7 +135,7 @@ def make_vllm_engine(
         params,
         servers=servers,
         transfer=transfer,
-        eos_id=eos_id,
+        eos_ids=eos_ids,
         score=_make_score(decoder, mesh),
         logprob_tolerance=settings.logprob_tolerance,
         version=version,

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+_LOGPROBS_MODE = "--logprobs-mode"
+
 
 def problems(
     *,
@@ -13,6 +15,7 @@ def problems(
     urls: Sequence[str],
     replicas: int,
     devices: Sequence[str],
+    arguments: Sequence[str],
     transfer: str,
     libnccl: str,
     processes: int,
@@ -26,6 +29,7 @@ def problems(
         urls: servers that run already.
         replicas: servers to start in each process.
         devices: CUDA_VISIBLE_DEVICES of each of those.
+        arguments: further arguments of `vllm serve`.
         transfer: files or nccl.
         libnccl: path of the library; empty: it is looked for.
         processes: of the trainer.
@@ -46,6 +50,12 @@ def problems(
     if devices and len(devices) != replicas:
         yield (
             f"devices={tuple(devices)}: give one entry for each of replicas={replicas}"
+        )
+    names = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    if _LOGPROBS_MODE in names:
+        yield (
+            f"arguments={tuple(arguments)}: {_LOGPROBS_MODE} has to be as it is set "
+            "here, or log-probs would not be those of the policy: leave it out"
         )
     if libnccl and not Path(libnccl).is_file():
         yield (

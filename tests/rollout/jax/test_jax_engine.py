@@ -29,7 +29,7 @@ PARAMS["norm"]["scale"] = PARAMS["norm"]["scale"] * 8
 
 
 def make(**changes) -> JaxEngine:
-    sizes: dict[str, int] = {
+    sizes = {
         "max_sequences": 8,
         "context": 96,
         "block_size": 8,
@@ -37,7 +37,7 @@ def make(**changes) -> JaxEngine:
         "decode_rows": 4,
         "decode_steps": 3,
     }
-    return JaxEngine(CONFIG, PARAMS, eos_id=EOS, **{**sizes, **changes})
+    return JaxEngine(CONFIG, PARAMS, **{"eos_ids": (EOS,), **sizes, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_kept_prefixes_are_not_computed_again():
 
 def test_bfloat16_agrees_with_the_bfloat16_trainer():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
-    engine = JaxEngine(config, PARAMS, eos_id=EOS, max_sequences=4, context=96)
+    engine = JaxEngine(config, PARAMS, eos_ids=(EOS,), max_sequences=4, context=96)
     ids = prompt(8, 40)
     (done,) = run(engine, ask("half", ids))
     expected = trainer_logprobs(ids, done.tokens, 1.0, config)
@@ -200,6 +200,21 @@ def test_stops_at_the_end_of_turn_or_the_limit(engine):
         assert EOS not in d.tokens[:-1]
         assert d.stopped or len(d.tokens) == 9
         assert len(d.tokens) == len(d.logprobs)
+
+
+@pytest.mark.parametrize("eos_ids", [(), (EOS,), (EOS, 17, 40), (40, 17)])
+def test_any_of_the_end_tokens_ends_a_response(eos_ids):
+    """The same tokens are drawn whatever ends them: all is a cut of the longest."""
+    endless, engine = make(eos_ids=()), make(eos_ids=eos_ids)
+    requests = [ask(f"e{n}", prompt(n, 12), seed=n, max_tokens=40) for n in range(24)]
+    for whole, cut in zip(run(endless, *requests), run(engine, *requests), strict=True):
+        assert len(whole.tokens) == 40
+        assert not whole.stopped
+        ends = [n for n, token in enumerate(whole.tokens) if token in eos_ids]
+        length = ends[0] + 1 if ends else 40
+        np.testing.assert_array_equal(cut.tokens, whole.tokens[:length])
+        np.testing.assert_array_equal(cut.logprobs, whole.logprobs[:length])
+        assert cut.stopped == bool(ends)
 
 
 def test_push_changes_weights_between_requests():

@@ -108,7 +108,7 @@ def connect(library):
             weights(0, config),
             servers=[server if ours else server.url for server in servers],
             transfer=transfer,
-            eos_id=1,
+            eos_ids=(1,),
             score=lambda params, text: score(params["embed"]["embedding"], text),
             logprob_tolerance=1e-3,
             timeout_s=timeout,

@@ -1,5 +1,6 @@
 """A real vLLM server beside us: parity, pushes, and everything that goes wrong."""
 
+import asyncio
 import dataclasses
 import importlib.util
 import os
@@ -79,6 +80,41 @@ def test_responses_end_with_the_token_that_ends_them(fresh, model):
     ended = [c for c in completions if c.stopped]
     assert ended
     assert all(c.tokens[-1] == model[2] for c in ended)
+
+
+def test_any_token_that_we_know_ends_a_response_and_no_other(fresh, model, monkeypatch):
+    asked = requests(model, 8, tokens=200, length=20, first=80)
+    long = ask(fresh, asked)
+    listed = set(range(60, 70))  # in the server's generation_config.json
+    assert any(listed & set(c.tokens.tolist()[:-1]) for c in long)
+    monkeypatch.setattr(fresh, "_eos_ids", (model[2], *listed))
+    for before, after in zip(long, ask(fresh, asked), strict=True):
+        ends = [n for n, token in enumerate(before.tokens) if token in listed]
+        length = ends[0] + 1 if ends else len(before.tokens)
+        assert after.tokens.tolist() == before.tokens[:length].tolist()
+        assert after.stopped == (before.stopped or bool(ends))
+
+
+def test_log_probs_are_those_at_the_sampling_temperature(fresh, model):
+    params = weights(model[1], 0)
+    for request in requests(model, 3):
+        sampling = Sampling(temperature=0.5, max_tokens=12)
+        cold = dataclasses.replace(request, sampling=sampling)
+        (completion,) = ask(fresh, [cold])
+        text = [*request.prompt, *completion.tokens.tolist()]
+        expected = logprobs_of(model[1], params, text, temperature=0.5)
+        expected = expected[len(request.prompt) - 1 :]
+        np.testing.assert_allclose(completion.logprobs, expected, atol=1e-4)
+    api = fresh._replicas[0].api
+    future = asyncio.run_coroutine_threadsafe(api.tempers_logprobs(), fresh._loop)
+    assert future.result()
+
+
+def test_a_cut_vocabulary_is_refused_since_log_probs_would_be_too_high(fresh, model):
+    (request,) = requests(model, 1)
+    nucleus = dataclasses.replace(request, sampling=Sampling(top_p=0.5))
+    with pytest.raises(ValueError, match=r"^top_p=0\.5: vLLM's log-probs would be"):
+        ask(fresh, [nucleus])
 
 
 def test_a_seed_decides_what_is_sampled(fresh, model):

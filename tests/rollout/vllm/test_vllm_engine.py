@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import logging
 import resource
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -46,15 +47,15 @@ def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
         weights(),
         servers=[server if ours else server.url],
         transfer=FilesTransfer(CONFIG, tmp_path / "weights"),
-        eos_id=1,
+        eos_ids=(1,),
         score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
         logprob_tolerance=1e-4,
         start_timeout_s=5.0,
     )
 
 
-def ask(engine):
-    request = Request("s", [1, 2, 3], Sampling(max_tokens=1), seed=0)
+def ask(engine, **sampling):
+    request = Request("s", [1, 2, 3], Sampling(max_tokens=1, **sampling), seed=0)
     return asyncio.run(engine.generate(request))
 
 
@@ -67,6 +68,35 @@ def test_a_server_that_is_one_is_used(tmp_path):
         engine.close()
     assert server.asked.count(FINISH) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_responses_are_drawn_from_the_whole_vocabulary(tmp_path):
+    with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
+        with pytest.raises(ValueError, match=r"^top_p=0\.9: vLLM's log-probs would be"):
+            ask(engine, top_p=0.9)
+        assert not server.sampling
+
+
+def test_a_server_without_tempered_logprobs_is_noticed_where_they_are_needed(tmp_path):
+    """Of the only token that can be drawn, they are 0 where the mode is right."""
+    with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
+        ask(engine, temperature=1.0)
+        ask(engine, temperature=0.0)
+        with pytest.raises(RuntimeError, match=r"not at 0\.7: start it with"):
+            ask(engine, temperature=0.7)
+        server.logprob = 0.0
+        ask(engine, temperature=0.7)
+        server.logprob = -1.0  # asked once
+        ask(engine, temperature=0.7)
+
+
+def test_a_response_ends_with_the_tokens_that_we_know_alone(tmp_path):
+    with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
+        ask(engine)
+        sampling = server.sampling[-1]
+    assert sampling["stop_token_ids"] == [1]
+    assert sampling["ignore_eos"]
+    assert sampling["repetition_penalty"] == 1.0
 
 
 NO_DEV_MODE = {"paths": {"/v1/completions": {}, "/inference/v1/generate": {}}}

@@ -38,7 +38,7 @@ def make(resources, tmp_path, **changes):
         params=init(DECODER, jax.random.key(0)),
         mesh=None,
         version=3,
-        eos_id=1,
+        eos_ids=(1,),
         max_length=64,
         max_sequences=8,
         resources=resources,

@@ -1,10 +1,12 @@
 """A real vLLM server that was started elsewhere, without our plugin."""
 
+import dataclasses
 from contextlib import closing
 
 import pytest
 from vllm_cases import ask, difference, requests, serve, start, weights
 
+from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.vllm import files_transfer as vllm_files
 from reskill_jax.rollout.vllm import server as vllm_server
 
@@ -17,7 +19,11 @@ def url(executable, model, monkeypatch):
 
     def command(options, socket):
         words = ours(options, socket)
-        for flag in ("--worker-extension-cls", "--weight-transfer-config"):
+        for flag in (
+            "--worker-extension-cls",
+            "--weight-transfer-config",
+            "--logprobs-mode",
+        ):
             at = words.index(flag)
             del words[at : at + 2]
         return words
@@ -35,6 +41,11 @@ def test_pushes_count_until_a_reload_fails(
     """In one test, since it takes a server of its own."""
     with closing(start(executable, model, tmp_path, servers=[url])) as engine:
         (request,) = requests(model, 1, length=300)  # more than a block of the cache
+        cold = dataclasses.replace(request, sampling=Sampling(temperature=0.5))
+        with pytest.raises(
+            RuntimeError, match=r"gives log-probs at temperature 1, not"
+        ):
+            ask(engine, [cold])
         for version, seed in enumerate((0, 1, 0, 2)):
             own = weights(model[1], seed)
             if version:  # the engine begins with one
