@@ -65,7 +65,7 @@ def test_smoke_runs_anywhere(tmp_path):
     assert done.returncode == 0, done.stderr
     workdir = Workdir(tmp_path / "run")
     last = read_metrics(workdir.metrics)[-1]
-    assert {"test/success/hard", "test/score", "unseen/submitted"} <= set(last)
+    assert {"test/success/extra", "test/score", "unseen/submitted"} <= set(last)
     lines = (workdir.episodes / "train-00003.jsonl").read_text().splitlines()
     episodes = [json.loads(line) for line in lines]
     assert len(episodes) == 2 * 4
