@@ -100,7 +100,7 @@ class Recommendation(_Answer):
     trigger: _Line = ""
 
 
-class Recommendations(_Answer):
+class Advice(_Answer):
     """What to change; nothing, where nothing is worth a trial."""
 
     operations: Annotated[list[Recommendation], _at_most(3)]

@@ -23,12 +23,12 @@ from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.proposal_report import Cycle
 from reskill_jax.creator.schemas import (
+    Advice,
     Analysis,
     AssertionChange,
     Diagnosis,
     Drafts,
     Recommendation,
-    Recommendations,
 )
 from reskill_jax.creator.verify import (
     BankProblem,
@@ -198,7 +198,7 @@ class LlmCreator:
         labels = [f"{c.label}: {c.insight}" for c in cycle.diagnosis.clusters]
         prompt = self._fill(
             "recommend",
-            Recommendations,
+            Advice,
             diagnosis=f"{cycle.diagnosis.summary}\n{render.numbered(labels)}",
             assertions=cycle.assertions,
             skills=render.skills(evidence),
@@ -208,7 +208,7 @@ class LlmCreator:
             max_skills=evidence.max_skills,
             rate=f"{self._limits.trigger_rate:.0%}",
         )
-        return self._caller.ask(*prompt, Recommendations).operations
+        return self._caller.ask(*prompt, Advice).operations
 
     def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
         """Ask for the words until they pass, showing why the last ones did not."""

@@ -12,26 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from reskill_jax.reasoning import answer_of
+
 MAX_CHARACTERS = 64_000  # of an answer; a real one has a few thousand
 _STARTS = 32  # places where an object is looked for
-_NAMES = r"(?:\w{1,9}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|analysis|scratchpad)"
-# What stands at the end of thoughts. Chat templates often write the opening tag, so
-# that the text of an answer has the closing one alone.
-_CLOSING = re.compile(
-    rf"</{_NAMES}\s{{0,9}}>"
-    r"|\[/think\]|◁/think▷|<\|/think\|>|<\|end_(?:of_thought|thinking)\|>"
-    r"|<\|channel\|>\s{0,9}final\b.{0,99}?<\|message\|>|<channel\|>"
-    r"|\A\s{0,99}analysis(?s:.*)assistantfinal",  # the same channels, markers dropped
-    re.IGNORECASE,
-)
-_OPENING = re.compile(
-    r"^[ \t]{0,99}(?:"
-    rf"<{_NAMES}(?:\s[^>]{{0,99}})?>"
-    r"|\[think\]|◁think▷|<\|think\|>|<\|(?:begin_of_thought|start_thinking)\|>"
-    r"|<\|channel\|>\s{0,9}(?:analysis|commentary)|<\|channel>\s{0,9}thought)",
-    re.IGNORECASE | re.MULTILINE,
-)
-_QUOTES = "`'\"\u201c\u201d\u2018\u2019"
 _FENCE = re.compile(r"```[a-zA-Z]{0,8}\s*\n(.*?)```", re.DOTALL)
 _DECODER = json.JSONDecoder()
 
@@ -62,23 +46,6 @@ def parse(text: str, schema: type[Answer]) -> Answer:
         except RecursionError:
             problem = problem or "the JSON object is nested too deeply"
     raise AnswerError(problem or "the answer holds no JSON object")
-
-
-def answer_of(text: str) -> str:
-    """Return what comes after a model's thoughts; empty if it never came to that.
-
-    The answer begins after the last tag that closes thoughts, however many came before
-    it, and ends where a line opens thoughts anew. A tag in quotation marks or backticks
-    and an opening one within a line are only mentioned.
-    """
-    start = 0
-    for tag in _CLOSING.finditer(text):
-        around = text[tag.start() - 1 : tag.start()], text[tag.end() : tag.end() + 1]
-        if not all(mark and mark in _QUOTES for mark in around):
-            start = tag.end()
-    spoken = text[start:]
-    unfinished = _OPENING.search(spoken)
-    return spoken[: unfinished.start()] if unfinished else spoken
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

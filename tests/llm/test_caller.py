@@ -12,7 +12,7 @@ pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'"
 from llm_cases import GOOD, caller, creator, evidence, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
-from reskill_jax.creator.schemas import Plan
+from reskill_jax.creator.schemas import Advice
 from reskill_jax.llm.backends import MAX_BYTES, ChatRequest, ChatResponse, Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog, redact
@@ -93,7 +93,7 @@ def test_every_fault_is_named_counted_logged_and_tried_again(tmp_path, name):
     with LlmServer(script, fault=fault) as server:
         asking = caller(server.url, log, retry=RetryPolicy(2, 0.0), **options)
         with pytest.raises(CallError) as error:
-            asking.ask("system", "prompt", Plan)
+            asking.ask("system", "prompt", Advice)
         assert len(server.requests) == calls
     assert error.value.failure == failure
     metrics = asking.spending.take()
@@ -108,14 +108,16 @@ def test_thoughts_may_be_longer_than_an_answer_may(tmp_path):
     fault = send(completion(thoughts + ANSWER))
     with LlmServer(script, fault=fault) as server:
         asking = caller(server.url, tmp_path / "calls.jsonl")
-        assert asking.ask("system", "prompt", Plan) == Plan.model_validate(GOOD["plan"])
+        assert asking.ask("system", "prompt", Advice) == Advice.model_validate(
+            GOOD["plan"]
+        )
     assert (tmp_path / "calls.jsonl").stat().st_size < MAX_CHARACTERS
 
 
 def test_a_refused_connection_is_named(tmp_path):
     asking = caller("http://127.0.0.1:9/v1", tmp_path / "c", retry=RetryPolicy(2, 0.0))
     with pytest.raises(CallError, match="unreachable"):
-        asking.ask("system", "prompt", Plan)
+        asking.ask("system", "prompt", Advice)
 
 
 @pytest.mark.parametrize("name", ["429", "500", "half", "no JSON"])
@@ -172,7 +174,7 @@ def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):
     failures = [ConnectionError()] * 5
     retry = RetryPolicy(max_attempts=6, initial_delay_s=1.0, max_delay_s=4.0)
     asking, _, clock = scripted(tmp_path, *failures, retry=retry)
-    asking.ask("s", "p", Plan)
+    asking.ask("s", "p", Advice)
     wanted = [1, 2, 4, 4, 4]
     ratios = [s / w for s, w in zip(clock.slept, wanted, strict=True)]
     assert all(0.5 <= ratio <= 1.5 for ratio in ratios)
@@ -186,7 +188,7 @@ def test_the_circuit_opens_probes_and_closes(tmp_path):
 
     def failure(prompt):
         with pytest.raises(CallError) as error:
-            asking.ask("s", prompt, Plan)
+            asking.ask("s", prompt, Advice)
         return error.value.failure
 
     assert [failure(f"{i}") for i in range(3)] == [Failure.UNREACHABLE] * 3
@@ -197,8 +199,8 @@ def test_the_circuit_opens_probes_and_closes(tmp_path):
     clock.now = 29.9  # twice as long
     assert failure("early") == Failure.CIRCUIT_OPEN
     clock.now = 30.1
-    asking.ask("s", "healed", Plan)
-    asking.ask("s", "closed", Plan)
+    asking.ask("s", "healed", Advice)
+    asking.ask("s", "closed", Advice)
     assert backend.asked == 6
     assert asking.spending.take()["errors/circuit_open"] == 6
 
@@ -209,7 +211,7 @@ def test_being_told_to_slow_down_opens_no_circuit(tmp_path):
 
     retry = RetryPolicy(max_attempts=9, failure_threshold=2, initial_delay_s=0.0)
     asking, backend, _ = scripted(tmp_path, *[SlowDownError()] * 8, retry=retry)
-    asking.ask("s", "p", Plan)
+    asking.ask("s", "p", Advice)
     assert backend.asked == 9
 
 
@@ -230,20 +232,20 @@ def test_what_is_spent_is_counted_and_bounded(tmp_path, budget, calls):
     asking, backend, _ = scripted(tmp_path, budget=budget)
     asking.begin(1)
     for i in range(calls):
-        asking.ask("s", f"{i}", Plan)
+        asking.ask("s", f"{i}", Advice)
     with pytest.raises(CallError, match=r"budget\.\w+=[\d.]+ is spent"):
-        asking.ask("s", "one more", Plan)
+        asking.ask("s", "one more", Advice)
     assert backend.asked == calls
     of_run = budget.run_calls or budget.run_tokens
     asking.begin(2)
     if not of_run:
-        asking.ask("s", "a fresh cycle", Plan)
+        asking.ask("s", "a fresh cycle", Advice)
         return
     restored, backend, _ = scripted(tmp_path / "b", budget=budget)
     restored.restore(json.loads(json.dumps(asking.state())))
     for again in (asking, restored):
         with pytest.raises(CallError, match="budget"):
-            again.ask("s", "the same run", Plan)
+            again.ask("s", "the same run", Advice)
     assert backend.asked == 0
 
 
@@ -270,7 +272,7 @@ def test_the_log_keeps_everything_but_keys(tmp_path, monkeypatch):
         log = tmp_path / "creator" / "calls.jsonl"
         asking = Caller(make_backend(model), CallLog(log), secrets=(model.key,))
         with pytest.raises(CallError) as error:
-            asking.ask("the system", "the prompt", Plan)
+            asking.ask("the system", "the prompt", Advice)
     line = json.loads(log.read_text())
     assert "hush" not in log.read_text() + str(error.value)
     assert (line["system"], line["prompt"]) == ("the system", "the prompt")
@@ -282,20 +284,20 @@ def test_the_log_keeps_everything_but_keys(tmp_path, monkeypatch):
 def test_recorded_answers_are_not_asked_for_again_even_after_a_torn_line(tmp_path):
     asking, _, _ = scripted(tmp_path)
     asking.begin(7)
-    asking.ask("s", "p", Plan)
+    asking.ask("s", "p", Advice)
     with (tmp_path / "c").open("a") as file:
         file.write('{"cycle": 7, "resp')
     again, other, _ = scripted(tmp_path)
     again.begin(7)
-    again.ask("s", "p", Plan)
+    again.ask("s", "p", Advice)
     assert other.asked == 0
     assert again.state() == asking.state()
     again.begin(8)
-    again.ask("s", "p", Plan)
+    again.ask("s", "p", Advice)
     assert other.asked == 1
     third, last, _ = scripted(tmp_path)
     third.begin(8)
-    third.ask("s", "p", Plan)
+    third.ask("s", "p", Advice)
     assert last.asked == 0
 
 

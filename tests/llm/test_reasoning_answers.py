@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from llm_cases import GOOD
 from pydantic import BaseModel
 
-from reskill_jax.creator.schemas import Plan
-from reskill_jax.llm.parsing import AnswerError, answer_of, parse
+from reskill_jax.creator.schemas import Advice
+from reskill_jax.llm.parsing import AnswerError, parse
+from reskill_jax.reasoning import answer_of
 
 
 class Note(BaseModel):
@@ -115,7 +116,7 @@ def test_a_tag_deep_in_an_answer_does_not_cut_it():
     plan = json.loads(json.dumps(GOOD["plan"]))
     plan["operations"][0]["intent"] = "Close </think> before acting."
     text = f"<think>hm {{ {DRAFT}</think>" + json.dumps(plan)
-    assert parse(text, Plan).operations[0].intent.startswith("Close \u2039/think")
+    assert parse(text, Advice).operations[0].intent.startswith("Close \u2039/think")
 
 
 @given(st.text(), st.text(alphabet='ab {}"\n<>'), st.sampled_from(TAGS[:-1]))
