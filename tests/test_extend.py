@@ -254,7 +254,7 @@ def test_a_command_can_be_the_creators_language_model(place, policy, tmp_path):
     calls = [
         json.loads(line) for line in workdir.creator_calls.read_text().splitlines()
     ]
-    assert {c["stage"] for c in calls} == {"analysis", "diagnosis", "plan", "drafts"}
+    assert {c["stage"] for c in calls} == {"analysis", "diagnosis", "advice", "drafts"}
     assert not any("error" in call for call in calls)
 
 

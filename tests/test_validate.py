@@ -322,6 +322,7 @@ def test_a_bank_is_read_before_any_work(tmp_path):
 
 def test_a_trial_that_could_not_end_in_its_steps_is_refused():
     config = get_config()
+    config.trial.max_steps = 8
     config.trial.min_episodes = 65  # in 8 steps of 2 tasks with 4 rollouts
     (line,) = refusal(config)
     assert line.startswith(

@@ -103,7 +103,7 @@ def make_script() -> Callable[[str, str], str]:
         answers = {
             "analysis": {"insight": rule.description, "failure_mode": "any"},
             "diagnosis": {"summary": "Skills are missing."},
-            "plan": {"operations": [operation]},
+            "advice": {"operations": [operation]},
             "drafts": {"operations": [draft]},
         }
         return json.dumps(answers[stage])

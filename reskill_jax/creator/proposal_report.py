@@ -21,7 +21,7 @@ class Cycle:
         insights: one line per analysed group.
         diagnosis: of the batch; None where there was no answer.
         assertions: their pass rates, one line each, as edited.
-        plan: what was to be changed.
+        advice: what was to be changed.
         rejections: problems of each rejected bundle, in order.
         error: why the cycle ended early; empty if it did not.
     """
@@ -29,7 +29,7 @@ class Cycle:
     insights: list[str] = field(default_factory=list)
     diagnosis: "Diagnosis | None" = None
     assertions: str = ""
-    plan: "list[Recommendation]" = field(default_factory=list)
+    advice: "list[Recommendation]" = field(default_factory=list)
     rejections: list[tuple[Problem, ...]] = field(default_factory=list)
     error: str = ""
 
@@ -57,7 +57,9 @@ def markdown(
         ],
         "Assertions": cycle.assertions.splitlines(),
         "Insights": cycle.insights,
-        "Plan": [f"{p.op} {p.target}: {p.intent} ({p.evidence})" for p in cycle.plan],
+        "Advice": [
+            f"{p.op} {p.target}: {p.intent} ({p.evidence})" for p in cycle.advice
+        ],
         "Rejected attempts": [
             f"attempt {i}: {problem.reason}: {problem.detail}"
             for i, problems in enumerate(cycle.rejections, 1)

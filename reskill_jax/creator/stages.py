@@ -98,8 +98,8 @@ class LlmCreator:
                 cycle.assertions = render.assertions(
                     self._assertions.assertions, evidence
                 )
-                cycle.plan = self._recommend(evidence, cycle)
-                return self._author(evidence, cycle) if cycle.plan else None
+                cycle.advice = self._recommend(evidence, cycle)
+                return self._author(evidence, cycle) if cycle.advice else None
         except CallError as error:
             cycle.error = str(error)
             logging.warning("the creator has no proposal this time: %s", error)
@@ -216,7 +216,7 @@ class LlmCreator:
             prompt = self._fill(
                 "author",
                 Drafts,
-                plan=render.numbered(map(_planned, cycle.plan), 1400),
+                plan=render.numbered(map(_planned, cycle.advice), 1400),
                 insights=render.numbered(_cited(cycle), 900),
                 skills=render.skills(evidence),
                 actions=render.actions(evidence.records),
@@ -231,7 +231,9 @@ class LlmCreator:
             proposal = Proposal(
                 operations=tuple(d.operation(evidence.bank) for d in drafts),
                 reasons=tuple(draft.reason for draft in drafts),
-                evidence=tuple(f"{r.intent} {r.evidence}".strip() for r in cycle.plan),
+                evidence=tuple(
+                    f"{r.intent} {r.evidence}".strip() for r in cycle.advice
+                ),
                 bank=evidence.bank.hash,
             )
             verdict = verify(proposal, evidence, self._limits, self._bank_problem)
@@ -346,7 +348,9 @@ def _cited(cycle: Cycle) -> list[str]:
     """Return the insights behind the plan; all clusters' words where none is cited."""
     assert cycle.diagnosis is not None
     clusters = cycle.diagnosis.clusters
-    wanted = {i for item in cycle.plan for i in item.clusters if 0 <= i < len(clusters)}
+    wanted = {
+        i for item in cycle.advice for i in item.clusters if 0 <= i < len(clusters)
+    }
     chosen = [clusters[i] for i in sorted(wanted)] or clusters
     groups = {group for cluster in chosen for group in cluster.groups}
     cited = [line for i, line in enumerate(cycle.insights) if i in groups]

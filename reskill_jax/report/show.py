@@ -70,7 +70,8 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
             rewards = []
             panels = line.get("panels", {})
     for split in splits:
-        yield f"{split}: tasks {panels.get(split, 'not recorded')} (count:hash)"
+        label = one_line(str(panels.get(split, "not recorded")))
+        yield f"{one_line(split)}: tasks {label} (count:hash)"
 
 
 def _rate(line: Mapping[str, Any], split: str) -> str:

@@ -58,7 +58,11 @@ def test_a_model_proposes_a_trial_accepts_and_the_bank_grows(tmp_path):
         "open-containers"
     ]
     assert history(strategy)[0]["accepted"]
-    assert stages[: TASKS + 3] == ["analysis"] * TASKS + ["diagnosis", "plan", "drafts"]
+    assert stages[: TASKS + 3] == ["analysis"] * TASKS + [
+        "diagnosis",
+        "advice",
+        "drafts",
+    ]
     counted = totals(metrics[:2])
     assert counted["creator/calls"] == TASKS + 3
     assert counted["creator/proposals"] == 1

@@ -126,7 +126,7 @@ def test_from_lost_games_to_an_accepted_skill(houses, tmp_path):
     # The model has read what happened in the games, and why its first draft failed.
     groups = sum(stage == "analysis" for stage, _ in asked)
     assert 2 <= groups <= TASKS
-    cycle = ["analysis"] * groups + ["diagnosis", "plan", "drafts", "drafts"]
+    cycle = ["analysis"] * groups + ["diagnosis", "advice", "drafts", "drafts"]
     assert stages[: len(cycle)] == cycle
     assert sum(line.get("creator/calls", 0) for line in metrics[:2]) == len(cycle)
     assert sum(line.get("creator/rejected/trigger_rate", 0) for line in metrics) == 1

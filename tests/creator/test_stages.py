@@ -47,7 +47,7 @@ def test_one_call_per_task_and_stage_makes_a_proposal_that_passes(tmp_path):
         proposal = made.propose(evidence(tasks=5))
         assert proposal is not None
         assert added(proposal) == [OPEN]
-        assert server.stages() == ["analysis"] * 5 + ["diagnosis", "plan", "drafts"]
+        assert server.stages() == ["analysis"] * 5 + ["diagnosis", "advice", "drafts"]
     assert isinstance(verify(proposal, evidence(tasks=5)), Verified)
     metrics = made.take_metrics()
     assert metrics["creator/calls"] == 8
@@ -74,7 +74,9 @@ def test_progress_tells_stage_calls_tokens_and_time_left(tmp_path):
     assert re.fullmatch(
         r"stage analyse, 2 calls, \d+ tokens, about \d+:\d\d left", second
     )
-    stages = [told[name][0].split(",")[:2] for name in ("diagnosis", "plan", "drafts")]
+    stages = [
+        told[name][0].split(",")[:2] for name in ("diagnosis", "advice", "drafts")
+    ]
     assert stages == [
         ["stage diagnose", " 3 calls"],
         ["stage recommend", " 4 calls"],
@@ -178,11 +180,11 @@ def test_after_three_refused_bundles_there_is_no_proposal(tmp_path):
 
 def test_an_empty_plan_is_no_proposal_and_asks_no_author(tmp_path):
     def answer(stage, prompt):
-        return '{"operations": []}' if stage == "plan" else script(stage, prompt)
+        return '{"operations": []}' if stage == "advice" else script(stage, prompt)
 
     with LlmServer(answer) as server:
         assert creator(server.url, tmp_path / "c").propose(evidence()) is None
-        assert server.stages()[-1] == "plan"
+        assert server.stages()[-1] == "advice"
 
 
 def test_modify_keeps_what_it_does_not_name_and_a_pattern_makes_its_trigger(tmp_path):
@@ -259,7 +261,7 @@ def test_a_wrong_shape_is_asked_for_once_more_with_what_was_wrong(tmp_path):
     plans = iter(['{"operations": [{"op": "rename"}]}', json.dumps(PLAN)])
 
     def answer(stage, prompt):
-        return next(plans) if stage == "plan" else script(stage, prompt)
+        return next(plans) if stage == "advice" else script(stage, prompt)
 
     with LlmServer(answer) as server:
         made = creator(server.url, tmp_path / "c")

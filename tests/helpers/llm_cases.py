@@ -62,7 +62,7 @@ DRAFT = {
 GOOD = {
     "analysis": ANALYSIS,
     "diagnosis": DIAGNOSIS,
-    "plan": PLAN,
+    "advice": PLAN,
     "drafts": {"operations": [DRAFT]},
 }
 

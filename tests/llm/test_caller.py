@@ -20,7 +20,7 @@ from reskill_jax.llm.caller import Caller
 from reskill_jax.llm.parsing import MAX_CHARACTERS
 from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
 
-ANSWER = json.dumps(GOOD["plan"])
+ANSWER = json.dumps(GOOD["advice"])
 
 
 def half(handler):
@@ -109,7 +109,7 @@ def test_thoughts_may_be_longer_than_an_answer_may(tmp_path):
     with LlmServer(script, fault=fault) as server:
         asking = caller(server.url, tmp_path / "calls.jsonl")
         assert asking.ask("system", "prompt", Advice) == Advice.model_validate(
-            GOOD["plan"]
+            GOOD["advice"]
         )
     assert (tmp_path / "calls.jsonl").stat().st_size < MAX_CHARACTERS
 

@@ -24,10 +24,10 @@ from reskill_jax.skills.skill_md import load_bank, save_bank
 STAGES = {
     "analysis": Analysis,
     "diagnosis": Diagnosis,
-    "plan": Advice,
+    "advice": Advice,
     "drafts": Drafts,
 }
-PLAN = json.dumps(GOOD["plan"])
+PLAN = json.dumps(GOOD["advice"])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ PLAN = json.dumps(GOOD["plan"])
     ],
 )
 def test_the_object_is_found_in_what_models_wrap_it_in(text):
-    assert parse(text, Advice) == Advice.model_validate(GOOD["plan"])
+    assert parse(text, Advice) == Advice.model_validate(GOOD["advice"])
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_an_answer_may_speak_of_tags(words, text, indent):
 
 
 def test_a_tag_deep_in_an_answer_does_not_cut_it():
-    plan = json.loads(json.dumps(GOOD["plan"]))
+    plan = json.loads(json.dumps(GOOD["advice"]))
     plan["operations"][0]["intent"] = "Close </think> before acting."
     text = f"<think>hm {{ {DRAFT}</think>" + json.dumps(plan)
     assert parse(text, Advice).operations[0].intent.startswith("Close \u2039/think")
