@@ -34,23 +34,6 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
-_EPISODES = flags.DEFINE_string(
-    "episodes", None, "A .jsonl file, or a directory.", required=True
-)
-_POLICY = flags.DEFINE_string(
-    "policy", None, "Hugging Face directory to start from.", required=True
-)
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "New directory for the policy.", required=True
-)
-_BANK = flags.DEFINE_string("bank", "", "Directory of the skills that episodes show.")
-_STEPS = flags.DEFINE_integer("steps", 200, "Optimiser steps.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 16, "Episodes per step.", lower_bound=1)
-_RATE = flags.DEFINE_float("learning_rate", 1e-5, "Greatest; falls to 0 at the end.")
-_HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
-_FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
-
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
@@ -212,6 +195,25 @@ def _check_responses(
                 )
 
 
-if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
+if __name__ == "__main__":  # flags are the program's, not of those who import it
+    _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
+    _EPISODES = flags.DEFINE_string(
+        "episodes", None, "A .jsonl file, or a directory.", required=True
+    )
+    _POLICY = flags.DEFINE_string(
+        "policy", None, "Hugging Face directory to start from.", required=True
+    )
+    _OUTPUT = flags.DEFINE_string(
+        "output", None, "New directory for the policy.", required=True
+    )
+    _BANK = flags.DEFINE_string(
+        "bank", "", "Directory of the skills that episodes show."
+    )
+    _STEPS = flags.DEFINE_integer("steps", 200, "Optimiser steps.", lower_bound=1)
+    _BATCH = flags.DEFINE_integer("batch", 16, "Episodes per step.", lower_bound=1)
+    _RATE = flags.DEFINE_float(
+        "learning_rate", 1e-5, "Greatest; falls to 0 at the end."
+    )
+    _HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
+    _FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
     app.run(main)
