@@ -43,7 +43,8 @@ def write(name: str, panels: Mapping[str, TaskPanel], data_dir: Path) -> Path:
 
     Args:
         name: of the dataset, e.g. ``reskill_search``.
-        panels: by split, with sources that need no file.
+        panels: by split, with sources that need no file; those without tasks are
+            left out.
         data_dir: where datasets lie.
 
     Returns:
@@ -56,6 +57,7 @@ def write(name: str, panels: Mapping[str, TaskPanel], data_dir: Path) -> Path:
     folder = data_dir / name / VERSION
     if folder.exists():
         raise FileExistsError(f"{folder} is there already: remove it to write it anew")
+    panels = {split: panel for split, panel in panels.items() if panel.tasks}
     builder = _builder_class(name, panels)(
         data_dir=data_dir, file_format="array_record"
     )
@@ -76,6 +78,21 @@ def read(source: str, split: str, data_dir: Path | None = None) -> list[Task]:
         ValueError: `source` is not of that form, or the dataset lacks the split.
         FileNotFoundError: there is no such dataset.
     """
+    builder = _open(source, data_dir)
+    if split not in builder.info.splits:
+        raise ValueError(
+            f"split={split!r}: {source} has {', '.join(builder.info.splits)}"
+        )
+    rows = builder.as_data_source(split)
+    return [Task(*(row[field].decode() for field in _FIELDS)) for row in rows]
+
+
+def splits(source: str, data_dir: Path | None = None) -> list[str]:
+    """Return the names of a dataset's splits; see `read`."""
+    return list(_open(source, data_dir).info.splits)
+
+
+def _open(source: str, data_dir: Path | None) -> Any:
     name, version = parse_source(source)
     folder = (data_dir or data_directory()) / name / version
     if not (folder / "dataset_info.json").is_file():
@@ -83,13 +100,7 @@ def read(source: str, split: str, data_dir: Path | None = None) -> list[Task]:
             f"source={source!r}: {folder} holds no dataset; set TFDS_DATA_DIR, or "
             "write it with python -m reskill_jax.write_task_set"
         )
-    builder = _library().builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise ValueError(
-            f"split={split!r}: {folder} has {', '.join(builder.info.splits)}"
-        )
-    rows = builder.as_data_source(split)
-    return [Task(*(row[field].decode() for field in _FIELDS)) for row in rows]
+    return _library().builder_from_directory(folder)
 
 
 def _library() -> Any:
@@ -105,7 +116,7 @@ def _builder_class(name: str, panels: Mapping[str, TaskPanel]) -> type:
     tfds = _library()
     base: Any = tfds.core.GeneratorBasedBuilder
 
-    class TaskSetBuilder(base):  # type: ignore[misc]
+    class TaskSetBuilder(base, skip_registration=True):  # type: ignore
         """Rows are tasks, in the panel's order."""
 
         VERSION = tfds.core.Version(VERSION)

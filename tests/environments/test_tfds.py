@@ -1,10 +1,12 @@
 """Task sets in TFDS are the task sets of the files, and need the files no longer."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from programs import ROOT, start
@@ -14,6 +16,7 @@ from reskill_jax.environments.alfworld.games import cached_houses
 from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.environments.alfworld.spec import load
 from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.registry import environment_module
 from reskill_jax.environments.task import Task
 from reskill_jax.environments.tfds import parse_source, read, write
 
@@ -29,7 +32,7 @@ def test_tasks_come_back_as_they_were_in_their_order(tmp_path):
     assert folder == tmp_path / "reskill_mine" / "1.0.0"
     assert read("tfds:reskill_mine/1.0.0", "test", tmp_path) == TASKS
     assert read("tfds:reskill_mine/1.0.0", "train", tmp_path) == TASKS[:1]
-    with pytest.raises(ValueError, match=r"split='dev': .* has test, train"):
+    with pytest.raises(ValueError, match=r"split='dev': tfds:.* has test, train"):
         read("tfds:reskill_mine/1.0.0", "dev", tmp_path)
     with pytest.raises(FileExistsError, match="remove it to write it anew"):
         write("reskill_mine", panels, tmp_path)
@@ -83,3 +86,48 @@ def test_the_command_makes_a_set_that_is_played_without_the_files(
     seen = start_of(files.panel("valid_seen", None))
     shutil.rmtree(houses)
     assert start_of(stored.panel("valid_seen", None)) == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("search", {"questions": "sample"}),
+        ("sql", {"sample": True}),
+    ],
+)
+def test_sets_of_other_environments_are_those_of_the_files(
+    tmp_path, monkeypatch, name, own
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("RESKILL_CACHE", str(tmp_path / "cache"))
+    module = environment_module(name)
+    files = module.load(module.Settings(**own), workers=1)
+    names = {
+        "search": ("train", "dev", "nq", "hotpotqa", "2wiki", "bamboogle"),
+        "sql": ("train", "dev", "test", "unseen"),
+    }[name]
+    panels = {split: files.portable(files.panel(split, None)) for split in names}
+    write(f"reskill_{name}", panels, tmp_path / "tfds")
+    settings = module.Settings(source=f"tfds:reskill_{name}/1.0.0")
+    stored = module.load(settings, workers=1)
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    for split in names:
+        for limit in (None, 2):
+            theirs = files.panel(split, limit)
+            ours = stored.panel(split, limit)
+            assert ours.label == theirs.label
+            assert [task.id for task in ours] == [task.id for task in theirs]
+    if name == "search":
+        assert stored.panel("popqa", None).tasks == ()
+        return
+    task = stored.panel("train", None).tasks[0]
+    environment = stored.make()
+    try:
+        environment.reset(task)
+        environment.step(json.loads(task.source)["gold"])
+        assert environment.step("submit").success
+    finally:
+        environment.close()
+    damaged = replace(task, source=task.source.replace('"file": "', '"file": "AAAA'))
+    with pytest.raises(ValueError, match="the database of the task is damaged"):
+        stored.make().reset(damaged)

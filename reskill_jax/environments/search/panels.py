@@ -15,6 +15,7 @@ import msgspec
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.search.files import Question
 from reskill_jax.environments.task import Task
+from reskill_jax.environments.tfds import read, splits
 
 TRAINED = ("nq", "hotpotqa")
 # As the paper reports them: two that are trained on, five that are not.
@@ -66,6 +67,19 @@ def panel(
     chosen = [q for q in questions() if _name(q) in sets and _part(q) == split]
     chosen.sort(key=lambda question: _digest(question.id))
     return TaskPanel(tuple(_task(question, split) for question in chosen[:limit]))
+
+
+def read_panel(source: str, split: str, limit: int | None) -> TaskPanel:
+    """Return the tasks of a split as `panel` does, from a TensorFlow dataset.
+
+    Raises:
+        ValueError: there is no such split.
+        FileNotFoundError: there is no such dataset.
+    """
+    if split in REPORTED and split not in splits(source):
+        _log.warning("%s has none of %s: it is skipped", source, split)
+        return TaskPanel(())
+    return TaskPanel(tuple(read(source, split)[:limit]))
 
 
 def _part(question: Question) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from reskill_jax.environments.tfds import parse_source
+
 LOCAL = ("bm25", "dense")
 SAMPLE = "sample"  # in the place of a file: the small one that the package ships
 
@@ -11,6 +13,8 @@ class Settings:
     """What is asked, and who searches.
 
     Attributes:
+        source: ``tfds:<name>/<version>``, questions that `write_task_set` wrote; empty:
+            those of `questions`.
         questions: JSON lines with id, dataset, question and answers, plain or .gz; or
             sample, the few invented ones that the package ships.
         retriever: bm25 or dense: a server that the run starts for itself; or the
@@ -29,6 +33,7 @@ class Settings:
         ValueError: a value is out of range.
     """
 
+    source: str = ""
     questions: str = ""
     retriever: str = "bm25"
     passages: str = ""
@@ -40,6 +45,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.source:
+            parse_source(self.source)
         remote = self.retriever.startswith(("http://", "https://", "unix:/"))
         if self.retriever not in LOCAL and not remote:
             raise ValueError(

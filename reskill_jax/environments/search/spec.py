@@ -9,7 +9,7 @@ from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.search.client import RetrieverClient
 from reskill_jax.environments.search.environment import SearchEnvironment
 from reskill_jax.environments.search.files import read_questions
-from reskill_jax.environments.search.panels import panel
+from reskill_jax.environments.search.panels import panel, read_panel
 from reskill_jax.environments.search.rules import TABLE
 from reskill_jax.environments.search.server import running
 from reskill_jax.environments.search.settings import LOCAL, Settings
@@ -33,7 +33,9 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
         attempts=settings.request_attempts,
     )
     return EnvironmentSpec(
-        panel=partial(panel, cache(partial(read_questions, settings.questions))),
+        panel=partial(read_panel, settings.source)
+        if settings.source
+        else partial(panel, cache(partial(read_questions, settings.questions))),
         make=partial(
             SearchEnvironment,
             partial(client.search, top_k=settings.top_k),

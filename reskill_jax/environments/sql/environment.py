@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.sql.database import Database, QueryError, Result, Row
+from reskill_jax.environments.sql.packing import database_file
 from reskill_jax.environments.sql.score import score
 from reskill_jax.environments.sql.statements import (
     NotUnderstoodError,
@@ -49,7 +50,7 @@ class SqlEnvironment:
         """Open the task's database; return the question and the database's name."""
         self.close()
         source = json.loads(task.source)
-        path = Path(source["path"])
+        path = database_file(source)
         database = Database(path, source["database"])
         self._episode = _Episode(database, path, source["gold"])
         text = f"The database is {database.name}."

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 
+from reskill_jax.environments.tfds import parse_source
+
 
 @dataclass(frozen=True)
 class Settings:
     """Where the questions come from, and how much is shown.
 
     Attributes:
+        source: ``tfds:<name>/<version>``, questions with their databases that
+            `write_task_set` wrote; empty: as follows.
         root: directory that holds ``ic_spider_dev.json`` and ``ic_spider_dbs.sql``.
             Empty: the directory in the variable INTERCODE_SQL_DATA.
         sample: play the few questions that ship with the package instead; they are
@@ -20,6 +24,7 @@ class Settings:
         ValueError: a value is out of range.
     """
 
+    source: str = ""
     root: str = ""
     sample: bool = False
     show_schema: bool = False
@@ -27,6 +32,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.source:
+            parse_source(self.source)
         if self.observation_characters < 200:
             raise ValueError(
                 f"observation_characters={self.observation_characters}: must be 200 or "

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from functools import cache, partial
 
-from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.panels import TaskPanel, evenly_spaced
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.sql.action_format import SqlFormat
 from reskill_jax.environments.sql.environment import SqlEnvironment
+from reskill_jax.environments.sql.packing import packed
 from reskill_jax.environments.sql.prepare import Prepared, prepare
 from reskill_jax.environments.sql.rules import TABLE
 from reskill_jax.environments.sql.settings import Settings
 from reskill_jax.environments.sql.tasks import panel
 from reskill_jax.environments.sql.wordings import WORDINGS
+from reskill_jax.environments.tfds import read
 
 __all__ = ["Settings", "load"]
 
@@ -25,7 +27,8 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     """
     data = cache(partial(prepare, settings.root, sample=settings.sample))
     return EnvironmentSpec(
-        panel=partial(_panel, data),
+        panel=partial(_panel, settings.source, data),
+        content=packed,
         make=partial(
             SqlEnvironment,
             show_schema=settings.show_schema,
@@ -37,5 +40,9 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     )
 
 
-def _panel(data: Callable[[], Prepared], split: str, limit: int | None) -> TaskPanel:
+def _panel(
+    source: str, data: Callable[[], Prepared], split: str, limit: int | None
+) -> TaskPanel:
+    if source:
+        return TaskPanel(evenly_spaced(read(source, split), limit))
     return panel(data(), split, limit)

@@ -37,7 +37,7 @@ def play(root, concurrency, workers):
         engine, _ = build.make_engine(config, policy, policy.params, 0, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)
         metrics, episodes = evaluate(
-            collector, panels, EmptyContext(), build.sampling(config)
+            collector, panels, EmptyContext(), build.sampling(config), 0.0
         )
     kept = {k: v for k, v in metrics.items() if not k.startswith(("time/", "speed/"))}
     logprobs = [t.logprobs.tobytes() for e in episodes for t in e.turns]

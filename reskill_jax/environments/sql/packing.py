@@ -1,0 +1,50 @@
+"""Tasks that carry their database, for task sets that travel without files."""
+
+import base64
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from reskill_jax.environments.task import Task
+from reskill_jax.storage import cache_directory
+
+_MOST = 64 * 2**20  # bytes of a database; the largest of InterCode has 200 thousand
+
+
+def packed(task: Task) -> str:
+    """Return the source of a task with the database's content in the path's place."""
+    source = json.loads(task.source)
+    content = zlib.compress(Path(source.pop("path")).read_bytes(), 9)
+    return json.dumps(source | {"file": base64.b64encode(content).decode()})
+
+
+def database_file(source: Mapping[str, str]) -> Path:
+    """Return the file of a task's database; a packed one is unpacked in the cache.
+
+    Args:
+        source: of the task, as a dict.
+
+    Raises:
+        ValueError: the content is damaged.
+    """
+    if "path" in source:
+        return Path(source["path"])
+    try:
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(base64.b64decode(source["file"]), _MOST)
+        if not unpacking.eof:
+            raise ValueError(f"it is cut, or has more than {_MOST} bytes")
+    except (ValueError, zlib.error) as error:
+        raise ValueError(f"the database of the task is damaged: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    path = cache_directory() / "intercode_sql" / "unpacked" / f"{digest}.sqlite"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)  # workers may unpack it at the same time
+    return path
