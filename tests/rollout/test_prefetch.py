@@ -255,5 +255,6 @@ def test_a_batch_tells_what_the_policy_learns_from_and_may_be_empty():
         "time/rollout": 2.0,
         "time/wait": 0.0,
         "rollout/staleness": 0.0,
+        "rollout/failed_groups": 0.0,
     }
     assert decode(Batch, json.loads(json.dumps(encode(nothing)))) == nothing
