@@ -89,7 +89,7 @@ class _Limited:
     def __init__(self, environment: RemoteEnvironment, timeout_s: float):
         self._environment = environment
         self._timeout_s = timeout_s
-        self._task = ""
+        self._task: str | None = None  # id of the one that was begun
 
     async def reset(self, task: Task) -> tuple[str, Observation]:
         self._task = task.id

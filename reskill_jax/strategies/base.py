@@ -52,14 +52,8 @@ class Plan:
         """Check the parts' types, and that they fit each other."""
         _check_tuple("tasks", self.tasks, Task)
         _check_tuple("contexts", self.contexts, object)
-        for name, kind in (("arms", np.integer), ("train", np.bool_)):
-            part = getattr(self, name)
-            if not isinstance(part, np.ndarray) or not np.issubdtype(part.dtype, kind):
-                found = getattr(part, "dtype", type(part).__name__)
-                wanted = "int32 [B, G]" if name == "arms" else "bool [B]"
-                raise TypeError(
-                    f"{name}={part!r:.80} ({found}): needs a numpy array, {wanted}"
-                )
+        _check_array("arms", self.arms, np.integer, "int32 [B, G]")
+        _check_array("train", self.train, np.bool_, "bool [B]")
         groups, contexts, arms = len(self.tasks), len(self.contexts), self.arms
         if arms.ndim != 2 or len(arms) != groups or self.train.shape != (groups,):
             raise ValueError(
@@ -124,6 +118,13 @@ class Learned:
             plain(decision, f"decisions[{number}]")
         if not isinstance(self.status, str):
             raise TypeError(f"status={self.status!r:.80}: needs a str")
+
+
+def _check_array(name: str, value: Any, kind: type, wanted: str) -> None:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}={value!r:.80}: needs a numpy array, {wanted}")
+    if not np.issubdtype(value.dtype, kind):
+        raise TypeError(f"{name} is {value.dtype} {[*value.shape]}: needs {wanted}")
 
 
 def _check_tuple(name: str, values: Any, kind: type) -> None:
