@@ -47,6 +47,7 @@ def find_module(
 
     Raises:
         ValueError: there is no such module, or it lacks something.
+        ModuleError: it is somebody's own, and its import fails.
     """
     absent = (
         f"name={name!r}: choose one of {', '.join(listed)}, or give the dotted name of "
@@ -58,10 +59,17 @@ def find_module(
     path = listed.get(name, name)
     try:
         module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{path}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it needs is not
-        raise ValueError(absent) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(
+            f"{error.name or path}."  # else it is there, and what it needs is not
+        ):
+            raise ValueError(absent) from error
+        if name in listed:
+            raise
+        raise ModuleError(
+            f"name={name!r}: the import of this {kind} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
     for part in needs:
         if not hasattr(module, part):
             raise ValueError(
