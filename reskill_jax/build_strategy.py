@@ -1,6 +1,7 @@
 """Builds the strategy of a run, and its creator, from the configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -10,17 +11,20 @@ from ml_collections import ConfigDict
 from reskill_jax import distributed
 from reskill_jax.build import context_resources
 from reskill_jax.creator.background import Background
+from reskill_jax.creator.checked import CheckedCreator
 from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.verify import BankProblem, no_problem
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.llm.backends import NAMES, SIDECAR
-from reskill_jax.modules import find_module
+from reskill_jax.modules import find_module, naming
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.rule import RuleTable
-from reskill_jax.strategies import find_strategy, holds_trials
+from reskill_jax.strategies import STRATEGIES, find_strategy, holds_trials
 from reskill_jax.strategies.base import Setup, Strategy
+from reskill_jax.strategies.checked import CheckedStrategy
 from reskill_jax.strategies.leader import Leader
+from reskill_jax.termination import TerminatedError
 from reskill_jax.trials.bounds import settled
 from reskill_jax.trials.calibration import Shape
 
@@ -60,13 +64,31 @@ def make_strategy(
             bank_problem=prompts.bank_problem,
         ),
     )
-    make = partial(find_strategy(config.strategy.name), setup)
+    make: Callable[[], Strategy] = partial(find_strategy(config.strategy.name), setup)
+    if config.strategy.name not in STRATEGIES:
+        make = partial(_checked_strategy, make, config.strategy.name)
     try:
         return make() if distributed.is_alone() else Leader(make, setup.resources)
     except ValueError as error:  # those of `make` begin with one of its keys
         if str(error).partition("=")[0] not in config.strategy:
             raise
         raise ValueError(f"config.strategy.{error}") from error
+
+
+def _checked_strategy(make: Callable[[], Strategy], name: str) -> Strategy:
+    with _naming("strategy", name)("make", ValueError):
+        strategy = make()
+    return CheckedStrategy(strategy, _naming("strategy", name))
+
+
+def _naming(section: str, name: str) -> Callable[..., AbstractContextManager[None]]:
+    """Return what names a module of somebody's own in errors of its methods."""
+
+    def call(method: str, *spared: type[Exception]) -> AbstractContextManager[None]:
+        what = f"config.{section}.name={name!r}: {method}"
+        return naming(what, TerminatedError, *spared)
+
+    return call
 
 
 def trial_shape(config: ConfigDict) -> Shape:
@@ -120,7 +142,10 @@ def make_creator(
             "calls": calls,
             "bank_problem": bank_problem,
         }
-        creator = find_creator(config.creator.name).make(settings, analyse)
+        named = _naming("creator", config.creator.name)
+        with named("make", ValueError):
+            creator = find_creator(config.creator.name).make(settings, analyse)
+        creator = CheckedCreator(creator, named)
     elif config.creator.name != "offline":
         # Not imported above: pydantic comes with an extra.
         from reskill_jax.creator.factory import make_llm_creator  # noqa: PLC0415

@@ -170,6 +170,7 @@ def _keep_traceback(workdir: Workdir | None) -> str:
 
 
 def _train(workdir: Workdir) -> None:
+    from reskill_jax.build import load_tasks  # noqa: PLC0415
     from reskill_jax.build_strategy import settle_trial  # noqa: PLC0415
     from reskill_jax.report.expectations import introduce_trials  # noqa: PLC0415
     from reskill_jax.train import train  # noqa: PLC0415
@@ -189,9 +190,13 @@ def _train(workdir: Workdir) -> None:
         if not distributed.is_leader():  # one process tells people how things go
             resources.enter_context(terminal.notices_to(lambda line: None))
         distributed.on_leader(lambda: resources.enter_context(workdir.lock()))
+        distributed.on_leader(lambda: workdir.check(config.to_dict()))
+        # Before the configuration is written: a run is not bound to keys that it could
+        # not start with.
+        tasks = load_tasks(config)
         distributed.on_leader(lambda: workdir.bind(config.to_dict()))
         distributed.on_leader(lambda: introduce_trials(config, workdir))
-        train(config, workdir)
+        train(config, workdir, tasks)
 
 
 def _compile() -> int:

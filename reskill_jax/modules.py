@@ -1,8 +1,37 @@
 """Modules by name: those of this package, and anybody's own."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
+
+
+class ModuleError(RuntimeError):
+    """Code that is not of this package has failed, or answered what it must not."""
+
+
+@contextmanager
+def naming(what: str, *spared: type[Exception]) -> Iterator[None]:
+    """Name code that is not of this package in whatever it raises.
+
+    Args:
+        what: was called, e.g. ``config.strategy.name='my_lab.recall': plan``.
+        spared: errors that stay as they are.
+
+    Raises:
+        ModuleError: instead of any other exception.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (ModuleError, *spared)):
+            raise
+        raise ModuleError(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def is_ours(value: object) -> bool:
+    """Tell whether the class of an object is of this package."""
+    return type(value).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def find_module(
@@ -18,6 +47,7 @@ def find_module(
 
     Raises:
         ValueError: there is no such module, or it lacks something.
+        ModuleError: it is somebody's own, and its import fails.
     """
     absent = (
         f"name={name!r}: choose one of {', '.join(listed)}, or give the dotted name of "
@@ -29,10 +59,17 @@ def find_module(
     path = listed.get(name, name)
     try:
         module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{path}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it needs is not
-        raise ValueError(absent) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(
+            f"{error.name or path}."  # else it is there, and what it needs is not
+        ):
+            raise ValueError(absent) from error
+        if name in listed:
+            raise
+        raise ModuleError(
+            f"name={name!r}: the import of this {kind} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
     for part in needs:
         if not hasattr(module, part):
             raise ValueError(

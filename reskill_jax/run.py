@@ -8,9 +8,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax.build import (
-    load_environment,
-    load_panels,
+    Tasks,
     load_policy,
+    load_tasks,
     make_collector,
     make_engine,
     make_grpo,
@@ -74,16 +74,21 @@ class Run:
         return batches
 
 
-def open_run(config: ConfigDict, workdir: Workdir, resources: ExitStack) -> Run:
+def open_run(
+    config: ConfigDict,
+    workdir: Workdir,
+    resources: ExitStack,
+    tasks: Tasks | None = None,
+) -> Run:
     """Build the parts of a run and go on from its newest checkpoint, if it has one.
 
     Args:
         config: of the run.
         workdir: of the run.
         resources: keeps what has to be closed.
+        tasks: of the run, where they are loaded already.
     """
-    environment = load_environment(config)
-    panels = load_panels(config, environment)
+    environment, panels = tasks or load_tasks(config)
     checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
     resources.callback(checkpointer.close)
     # The weights to start from would be a fourth copy beside the checkpoint's three.

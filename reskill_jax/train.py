@@ -24,8 +24,15 @@ class FailedGroupsError(RuntimeError):
     """More groups have failed than a run may drop."""
 
 
-def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
+def train(
+    config: ConfigDict, workdir: Workdir, tasks: build.Tasks | None = None
+) -> dict[str, float]:
     """Run, or resume, the whole experiment (paper, Algorithm 1).
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        tasks: of the run, where they are loaded already.
 
     Returns:
         The metrics of the last evaluation.
@@ -35,7 +42,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
         FailedGroupsError: environments fail too often.
     """
     with ExitStack() as resources:
-        run = open_run(config, workdir, resources)
+        run = open_run(config, workdir, resources, tasks)
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():

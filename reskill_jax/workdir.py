@@ -141,6 +141,16 @@ class Workdir:
             config: nested, of JSON types; tuples count as lists.
 
         Raises:
+            ValueError: see `check`.
+        """
+        self.check(config)
+        text = json.dumps(plain(config, "config"), indent=2, sort_keys=True)
+        write_text(self.config, text + "\n")
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Compare the configuration with that of earlier starts, see `bind`.
+
+        Raises:
             ValueError: the run was started with another configuration; the message
                 lists the keys with both values.
         """
@@ -153,7 +163,6 @@ class Workdir:
             stored |= {k: v for k, v in wanted.items() if k.startswith(PLACES)}
             if stored != wanted:
                 raise ValueError(_mismatch(self.config, stored, wanted))
-        write_text(self.config, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """Return the configuration of the run.

@@ -4,9 +4,11 @@ import os
 import sys
 
 import pytest
+from corridor_runs import corridor_config
 from programs import HELPERS, TWO_DEVICES, get_config, save_random_policy, start
 
 from reskill_jax import build
+from reskill_jax.modules import ModuleError
 from reskill_jax.policy.ops.attention import check_row_lengths
 from reskill_jax.policy.tokenizer import Tokenizer
 
@@ -51,6 +53,7 @@ def test_rows_that_devices_cannot_share_are_refused(config):
 import sys
 from programs import get_config
 from reskill_jax import build
+from reskill_jax.modules import ModuleError
 config = get_config()
 config.policy.path, config.mesh.fsdp, config.engine.decode_rows = sys.argv[1], 2, 3
 build.load_policy(config)
@@ -80,3 +83,34 @@ def test_lengths_of_rows_are_those_that_attention_computes(backend, right, wrong
     if wrong:
         with pytest.raises(ValueError, match=rf"^buckets=.*, not {wrong}: change"):
             check_row_lengths((*right, wrong), backend)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("none", "load raised TypeError: it returned None: needs an EnvironmentSpec"),
+        ("raise", "load raised KeyError: 'letters'"),
+        ("make", "load raised TypeError: make=.* cannot be sent to worker processes"),
+        (
+            "panel",
+            r"panel\('train', None\) raised TypeError: it returned \[\]: needs a",
+        ),
+        ("raising panel", r"panel\('held_out', None\) raised KeyError: 'held_out'"),
+    ],
+)
+def test_a_mistake_of_an_environments_module_names_it(fault, message):
+    config = corridor_config("p", env__name="faulty_modules")
+    config.env.fault = fault
+    config.eval.max_tasks = None
+    with pytest.raises(
+        ModuleError, match=rf"^config\.env\.name='faulty_modules': {message}"
+    ):
+        build.load_tasks(config)
+
+
+def test_a_split_that_is_not_there_is_refused_by_its_key():
+    config = corridor_config("p", eval__splits=("held_out", "test"))
+    with pytest.raises(
+        ValueError, match=r"^config\.eval\.splits: split='test': choose"
+    ):
+        build.load_tasks(config)

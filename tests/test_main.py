@@ -57,11 +57,23 @@ def test_a_bug_is_told_in_a_line_and_kept(tmp_path):
     done = run(CORRIDOR, BROKEN, f"--workdir={tmp_path}")
     assert done.returncode == 1
     told, kept = done.stderr.splitlines()
-    assert told.startswith("error: KeyError: ")
-    assert told.endswith("(this should not happen: please report it)")
+    assert told.startswith("error: config.env.name='broken_environment': load raised")
     assert kept == f"(the traceback is in {tmp_path / 'traceback.txt'})"
     assert "in load" in (tmp_path / "traceback.txt").read_text()
     assert told.isprintable()
+
+
+def test_a_split_that_is_not_there_binds_no_workdir(tmp_path):
+    policy = save_random_policy(tmp_path / "policy")
+    workdir = tmp_path / "run"
+    flags = (CORRIDOR, f"--workdir={workdir}", f"--config.policy.path={policy}")
+    done = run(*flags, "--config.eval.splits=('bogus',)")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: config.eval.splits: split='bogus': choose")
+    assert not (workdir / "config.json").exists()
+    done = run(*flags, "--config.num_steps=1")
+    assert done.returncode == 0, done.stderr
+    assert (workdir / "config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,5 +108,5 @@ def test_a_bug_in_one_process_leaves_no_other_waiting(tmp_path):
     )  # fmt: skip
     assert all(process.wait(timeout=240) != 0 for process in processes)
     told = (tmp_path / "1.err").read_text()
-    assert "error: KeyError: " in told
+    assert "load raised KeyError: " in told
     assert not (tmp_path / "w" / "metrics.jsonl").exists()

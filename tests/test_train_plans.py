@@ -103,6 +103,15 @@ def test_a_run_killed_at_every_step_ends_like_one_that_was_not(
     assert host == wanted_host
 
 
+def test_groups_may_have_other_sizes_than_configured(policy, tmp_path):
+    config = corridor_config(policy, "sizes", num_steps=2, eval__splits=())
+    train.train(config, Workdir(tmp_path))
+    for step, size in ((1, 2), (2, 4)):
+        groups = [line["group"] for line in lines(tmp_path, step)]
+        assert groups == [group for group in range(3) for _ in range(size)]
+        assert "grpo/loss" in trained(tmp_path)[step]
+
+
 def test_sigterm_ends_a_step_that_waits_for_its_strategy(
     straight, policy, tmp_path, monkeypatch
 ):

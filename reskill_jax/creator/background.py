@@ -12,7 +12,14 @@ from typing import Any
 from absl import logging
 
 from reskill_jax.codec import decode, encode
-from reskill_jax.creator.proposal import PENDING, Creator, Evidence, Pending, Proposal
+from reskill_jax.creator.proposal import (
+    PENDING,
+    Creator,
+    Evidence,
+    Pending,
+    Proposal,
+    check_proposal,
+)
 
 
 class _Job(threading.Thread):
@@ -30,6 +37,7 @@ class _Job(threading.Thread):
         """Make the proposal; an error is kept for the thread that asked."""
         try:
             proposal = self._creator.propose(self.evidence)
+            check_proposal(proposal)
             assert not isinstance(proposal, Pending), "a Background of a Background"
             self.proposal = proposal
         except Exception as error:

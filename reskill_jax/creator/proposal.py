@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from numbers import Real
 from typing import Any, Protocol
 
 from reskill_jax.creator.reservoir import Tally
@@ -148,6 +149,49 @@ class Pending(Enum):
 
 
 PENDING = Pending.PENDING
+
+
+def check_metrics(name: str, metrics: Any) -> None:
+    """Refuse metrics that are no numbers by name.
+
+    Args:
+        name: theirs, for messages.
+        metrics: of a module that may be somebody's own.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"{name}={metrics!r:.80}: needs a dict of numbers")
+    for key, value in metrics.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name}: the key {key!r:.80} is no str")
+        # Scalars of numpy and jax count as numbers, arrays of one number do not.
+        if not isinstance(value, Real) and getattr(value, "ndim", None) != 0:
+            raise TypeError(f"{name}[{key!r}]={value!r:.80}: needs a number")
+
+
+def check_proposal(proposal: Any) -> None:
+    """Refuse what a creator must not return.
+
+    Raises:
+        TypeError: it is no proposal, or has a part of another type.
+    """
+    if proposal is None or isinstance(proposal, Pending):
+        return
+    if not isinstance(proposal, Proposal):
+        raise TypeError(
+            f"propose returned {proposal!r:.80}: needs a Proposal, PENDING or None"
+        )
+    kinds: dict[str, Any] = {"operations": Operation, "reasons": str, "evidence": str}
+    for name, kind in kinds.items():
+        part = getattr(proposal, name)
+        if not isinstance(part, list | tuple) or not all(
+            isinstance(item, kind) for item in part
+        ):
+            raise TypeError(f"a proposal's {name}={part!r:.80}: see Proposal")
+    if not isinstance(proposal.bank, str):
+        raise TypeError(f"a proposal's bank={proposal.bank!r:.80}: needs its hash")
 
 
 class Creator(Protocol):

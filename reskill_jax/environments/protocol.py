@@ -7,11 +7,15 @@ belongs to the rollout. What the core has to know of an environment beside that 
 `EnvironmentSpec`, which its module makes; see `environments.registry`.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
+from numbers import Real
 from typing import Any, Protocol
+
+import numpy as np
 
 from reskill_jax.environments.action_format import ActionFormat
 from reskill_jax.environments.panels import TaskPanel
@@ -50,6 +54,10 @@ class Observation:
         question: whether the environment asks back to narrow the last action; skills
             are triggered by the last action that did not answer such a question.
         scores: further figures of an episode that has ended, e.g. a graded score.
+
+    Raises:
+        TypeError: a value is of another type; those of numpy are welcome.
+        ValueError: the reward or a score is not finite.
     """
 
     text: str
@@ -64,17 +72,73 @@ class Observation:
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Keep out of prompts and patterns what is no Unicode text."""
-        object.__setattr__(self, "text", well_formed(self.text))
-        object.__setattr__(self, "hint", well_formed(self.hint))
+        """Check and convert all values: most are of somebody else's code.
+
+        What is no Unicode text is kept out of prompts and patterns.
+        """
+        put = object.__setattr__
+        put(self, "text", _text("text", self.text))
+        put(self, "hint", _text("hint", self.hint))
         if self.actions is not None:
-            actions = tuple(well_formed(action) for action in self.actions)
-            object.__setattr__(self, "actions", actions)
+            if not isinstance(self.actions, list | tuple):
+                raise TypeError(f"actions={self.actions!r:.80}: needs a tuple, or None")
+            texts = tuple(_text("one of actions", text) for text in self.actions)
+            put(self, "actions", texts)
+        put(self, "reward", _number("reward", self.reward))
+        for name in ("done", "success", "understood", "question"):
+            if (value := getattr(self, name)) is not True and value is not False:
+                if not isinstance(value, np.bool_):
+                    raise TypeError(f"{name}={value!r:.80}: needs True or False")
+                put(self, name, bool(value))
+        if not isinstance(self.scores, Mapping):
+            raise TypeError(f"scores={self.scores!r:.80}: needs a dict of numbers")
+        if self.scores:
+            scores = {
+                _text("a name in scores", name): _number(f"scores[{name!r}]", score)
+                for name, score in self.scores.items()
+            }
+            put(self, "scores", scores)
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The admissible actions; none where there is no list."""
         return self.actions or ()
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r:.80}: needs a str")
+    return well_formed(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r:.80}: needs a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}={value}: needs a finite number")
+    return float(value)
+
+
+def check_answer(method: str, answer: Any) -> Any:
+    """Return what a method of an environment has returned, if it may.
+
+    Args:
+        method: reset, step or finish.
+        answer: what it returned.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if method != "reset":
+        if not isinstance(answer, Observation):
+            raise TypeError(f"{method} returned {answer!r:.80}: needs an Observation")
+        return answer
+    match answer:
+        case (str(goal), Observation() as observation):
+            return well_formed(goal), observation
+    raise TypeError(
+        f"reset returned {answer!r:.80}: needs the goal, a str, and an Observation"
+    )
 
 
 class Environment(Protocol):
@@ -97,7 +161,8 @@ class Environment(Protocol):
         """Score an episode that has reached the turn limit.
 
         What is paid only at an end (a final score, the last result of a query) is in
-        the observation's reward, success and scores; its text is not shown to anybody.
+        the observation's reward, success and scores; nobody sees its text, or asks
+        whether it is `done`.
         """
         ...
 

@@ -10,7 +10,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from reskill_jax.environments.protocol import EpisodeLostError, Observation
+from reskill_jax.environments.protocol import (
+    EpisodeLostError,
+    Observation,
+    check_answer,
+)
 from reskill_jax.environments.task import Task
 
 _T = TypeVar("_T")
@@ -85,27 +89,28 @@ class _Limited:
     def __init__(self, environment: RemoteEnvironment, timeout_s: float):
         self._environment = environment
         self._timeout_s = timeout_s
+        self._task: str | None = None  # id of the one that was begun
 
     async def reset(self, task: Task) -> tuple[str, Observation]:
-        return await self._limit(
-            lambda: self._environment.reset(task), f"reset of task {task.id}"
-        )
+        self._task = task.id
+        return await self._limit("reset", lambda: self._environment.reset(task))
 
     async def step(self, action: str) -> Observation:
         return await self._limit(
-            lambda: self._environment.step(action), f"step {action!r}"
+            "step", lambda: self._environment.step(action), f" {action!r}"
         )
 
     async def finish(self) -> Observation:
-        return await self._limit(self._environment.finish, "finish")
+        return await self._limit("finish", self._environment.finish)
 
     async def _limit(
-        self, call: Callable[[], Coroutine[Any, Any, _T]], what: str
+        self, method: str, call: Callable[[], Coroutine[Any, Any, _T]], words: str = ""
     ) -> _T:
+        what = f"{method}{words} of task {self._task}"
         try:
             with _failing(what):
                 async with asyncio.timeout(self._timeout_s) as limit:
-                    return await call()
+                    return check_answer(method, await call())
         except RemoteError as error:
             if not limit.expired():
                 raise

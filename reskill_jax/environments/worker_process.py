@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from reskill_jax.environments.protocol import Environment, Task
+from reskill_jax.environments.protocol import Environment, Task, check_answer
 from reskill_jax.process import end_group_with_parent
 
 _MAX_QUOTED = 2000  # bytes of a dead worker's error output that a message quotes
@@ -181,7 +181,8 @@ class _Host:
         environment = self._environments[message.slot]
         try:
             arguments = () if message.argument is None else (message.argument,)
-            return getattr(environment, message.method)(*arguments)
+            answer = getattr(environment, message.method)(*arguments)
+            return check_answer(message.method, answer)
         except BaseException:
             # Its state is undefined now: the slot's next episode gets another.
             del self._environments[message.slot]

@@ -21,6 +21,7 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import ActionFormat
 from reskill_jax.environments.protocol import EpisodeLostError
 from reskill_jax.environments.task import Task
+from reskill_jax.rollout.checked import begin
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
@@ -162,7 +163,7 @@ class Collector:
         with self.players.open(episode.task.id) as environment:
             goal, now = await environment.reset(episode.task)
             episode.goal = well_formed(goal)
-            guide = await context.begin(episode.task, episode.goal, now)
+            guide = await begin(context, episode.task, episode.goal, now)
             talk = Conversation(self.prompts, episode.goal, now, guide)
             previous = None  # the last action that did not answer a question
             while not now.done and len(episode.turns) < self.max_turns:

@@ -192,6 +192,24 @@ class BankContext:
         return cls(decode(SkillBank, document))
 
 
+def check_context(name: str, context: Any) -> None:
+    """Refuse what cannot be played on.
+
+    Args:
+        name: of the context, for messages.
+        context: of a module that may be somebody's own.
+
+    Raises:
+        TypeError: its class is not registered, or its hash is no text.
+    """
+    if getattr(context, "kind", None) not in _KINDS:
+        raise TypeError(
+            f"{name}={context!r:.80}: needs a context, of a class with @context_kind"
+        )
+    if not isinstance(context.hash, str):
+        raise TypeError(f"{name}.hash={context.hash!r:.80}: needs a str")
+
+
 def context_to_json(context: Context) -> dict[str, Any]:
     """Return a context as a JSON document that `open_context` reads."""
     return {"kind": context.kind, "content": context.to_json()}

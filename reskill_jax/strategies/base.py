@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from reskill_jax.creator.proposal import Creator
+from reskill_jax.creator.proposal import Creator, check_metrics
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import plain
 
 # Returns the next so many tasks of the training panel; see `panels.TaskStream`.
 Draw = Callable[[int], Sequence[Task]]
@@ -32,11 +33,13 @@ class Plan:
     Attributes:
         tasks: one per group; usually drawn, but a strategy may name others, or none.
         contexts: by arm.
-        arms: int32 [B, G], the context of every rollout; `NOT_PLAYED` for none.
+        arms: int32 [B, G], the context of every rollout; `NOT_PLAYED` for none. G is
+            usually `Setup.group_size`; it may be another, also from step to step.
         train: bool [B], whether the policy learns from a group. Where it learns from
             none, weights and the engine's caches stay as they are.
 
     Raises:
+        TypeError: a part is of another type.
         ValueError: the parts do not fit each other.
     """
 
@@ -46,7 +49,11 @@ class Plan:
     train: np.ndarray
 
     def __post_init__(self) -> None:
-        """Check that the parts fit each other."""
+        """Check the parts' types, and that they fit each other."""
+        _check_tuple("tasks", self.tasks, Task)
+        _check_tuple("contexts", self.contexts, object)
+        _check_array("arms", self.arms, np.integer, "int32 [B, G]")
+        _check_array("train", self.train, np.bool_, "bool [B]")
         groups, contexts, arms = len(self.tasks), len(self.contexts), self.arms
         if arms.ndim != 2 or len(arms) != groups or self.train.shape != (groups,):
             raise ValueError(
@@ -91,12 +98,41 @@ class Learned:
         events: what happened, one line each, e.g. that a trial began or was decided.
         decisions: trials decided at this step, as JSON documents.
         status: the state of affairs in a few words, for the progress line.
+
+    Raises:
+        TypeError: a part is of another type.
+        ValueError: a decision holds a number that is not finite.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()
     status: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the parts' types."""
+        check_metrics("metrics", self.metrics)
+        _check_tuple("events", self.events, str)
+        _check_tuple("decisions", self.decisions, dict)
+        for number, decision in enumerate(self.decisions):
+            plain(decision, f"decisions[{number}]")
+        if not isinstance(self.status, str):
+            raise TypeError(f"status={self.status!r:.80}: needs a str")
+
+
+def _check_array(name: str, value: Any, kind: type, wanted: str) -> None:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}={value!r:.80}: needs a numpy array, {wanted}")
+    if not np.issubdtype(value.dtype, kind):
+        raise TypeError(f"{name} is {value.dtype} {[*value.shape]}: needs {wanted}")
+
+
+def _check_tuple(name: str, values: Any, kind: type) -> None:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{name}={values!r:.80}: needs a tuple")
+    for number, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name}[{number}]={value!r:.80}: needs a {kind.__name__}")
 
 
 class Strategy(Protocol):

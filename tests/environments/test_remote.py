@@ -165,8 +165,8 @@ def test_the_turn_limit_is_an_end_that_pays():
     ("silent_at", "what"),
     [
         ("reset", "reset of task remote/0"),
-        ("step", "step 'echo'"),
-        ("finish", "finish"),
+        ("step", "step 'echo' of task remote/0"),
+        ("finish", "finish of task remote/0"),
     ],
 )
 def test_a_call_without_an_answer_in_time_loses_the_episode_and_is_named(
@@ -195,7 +195,7 @@ def test_a_service_that_stays_broken_loses_the_episode(monkeypatch):
     monkeypatch.setattr(RemoteError, "again_after_s", 0.01)
     service = Service(errors=10**6)
     [episode] = play(service, 1, max_attempts=3)
-    assert episode.lost == "step 'echo' raised ConnectionError: 500"
+    assert episode.lost == ("step 'echo' of task remote/0 raised ConnectionError: 500")
     assert service.asked == 3 * 2
     assert Client.opened == Client.closed == 3
 
@@ -225,7 +225,7 @@ def test_what_an_environment_raises_is_named_with_the_call(method):
             if method != "close":
                 await environment.step("look")
 
-    what = {"__init__": "opening an environment", "step": "step 'look'"}
+    what = {"__init__": "opening an environment", "step": "step 'look' of task None"}
     named = f"{what.get(method, method)} raised LookupError: gone"
     with pytest.raises(RemoteError) as caught:
         asyncio.run(main())

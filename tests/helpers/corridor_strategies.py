@@ -5,6 +5,7 @@
     again     tasks that nobody solved are played again, with a word about the last try
     pauses    at every third step nothing is played
     frozen    at every second step the policy does not learn
+    sizes     groups have one rollout more or fewer than configured, by turns
     parts     one group is for verification only; some rollouts are not played
 """
 
@@ -67,7 +68,10 @@ class Liberties:
             return Plan((), (), np.zeros((0, self._size), np.int32), np.zeros(0, bool))
         again = self._unsolved[: self._tasks]
         tasks = (*again, *draw(self._tasks - len(again)))
-        plan = Plan.alike(tasks, self._context, self._size)
+        size = self._size
+        if "sizes" in self._modes:
+            size += (1, -1)[step % 2]
+        plan = Plan.alike(tasks, self._context, size)
         arms, train, contexts = plan.arms.copy(), plan.train.copy(), plan.contexts
         if "frozen" in self._modes and step % 2 == 0:
             train[:] = False

@@ -1,11 +1,14 @@
 """Plans whose parts fit each other, and those whose parts do not."""
 
+from dataclasses import replace
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import EmptyContext
-from reskill_jax.strategies.base import NOT_PLAYED, Plan
+from reskill_jax.strategies.base import NOT_PLAYED, Learned, Plan
 
 TASKS = tuple(Task(f"t{k}", "kind", "train", "") for k in range(3))
 ALIKE = Plan.alike(TASKS, EmptyContext(), 2)
@@ -55,3 +58,50 @@ def test_a_plan_may_leave_out_tasks_rollouts_and_training(parts, trains):
 def test_parts_that_do_not_fit_are_refused(parts, message):
     with pytest.raises(ValueError, match=message):
         plan(**parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"arms": ALIKE.arms.astype(float)},
+            r"arms is float64 \[3, 2\]: needs int32",
+        ),
+        (
+            {"arms": [[0, 0]] * 3},
+            r"arms=\[\[0, 0\].*: needs a numpy array, int3",
+        ),
+        ({"train": False}, r"train=False: needs a numpy array, bool \[B\]"),
+        ({"train": np.ones(3, int)}, r"train is int64 \[3\]: needs bool"),
+        ({"tasks": ("t0", "t1", "t2")}, r"tasks\[0\]='t0': needs a Task"),
+        ({"tasks": None}, "tasks=None: needs a tuple"),
+        ({"contexts": EmptyContext()}, "contexts=EmptyContext.*: needs a tuple"),
+    ],
+)
+def test_parts_of_another_type_are_refused(parts, message):
+    with pytest.raises(TypeError, match=message):
+        replace(ALIKE, **parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"metrics": [1.0]}, r"metrics=\[1\.0\]: needs a dict of numbers"),
+        ({"metrics": {1: 1.0}}, "metrics: the key 1 is no str"),
+        (
+            {"metrics": {"a": np.ones(1)}},
+            r"metrics\['a'\]=array\(\[1.\]\): needs a num",
+        ),
+        ({"events": "a word"}, "events='a word': needs a tuple"),
+        ({"decisions": ({"a": np.int64(1)},)}, r"decisions\[0\]\.a is of type int64"),
+        ({"status": None}, "status=None: needs a str"),
+    ],
+)
+def test_what_was_learnt_is_checked(parts, message):
+    with pytest.raises(TypeError, match=message):
+        Learned(**parts)
+
+
+def test_scalars_of_numpy_and_jax_are_metrics():
+    metrics = {"a": np.float32(1), "b": jnp.float32(1), "c": 1, "d": np.ones(())}
+    assert Learned(metrics).metrics == metrics
