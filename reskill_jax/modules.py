@@ -2,7 +2,35 @@
 
 import importlib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from types import ModuleType
+
+# The extra of this package that brings a module; tenacity also comes with `search`.
+_EXTRAS = {
+    "aiohttp": "search",
+    "bm25s": "search",
+    "Stemmer": "search",
+    "httpx": "vllm",
+    "pydantic": "llm",
+    "tenacity": "llm",
+    "openai": "llm",
+    "anthropic": "llm",
+    "boto3": "llm",
+}
+
+
+def missing(extra: str, *modules: str) -> str:
+    """Say which modules are not installed, and what installs them.
+
+    Args:
+        extra: of this package, which brings them.
+        modules: all that is needed.
+
+    Returns:
+        The end of a sentence; empty where all are here.
+    """
+    absent = [module for module in modules if find_spec(module) is None]
+    return f"needs {', '.join(absent)}: pip install '.[{extra}]'" if absent else ""
 
 
 def find_module(
@@ -17,7 +45,8 @@ def find_module(
         needs: what the module must have.
 
     Raises:
-        ValueError: there is no such module, or it lacks something.
+        ValueError: there is no such module, it lacks something, or it needs packages
+            of an extra that is not installed.
     """
     absent = (
         f"name={name!r}: choose one of {', '.join(listed)}, or give the dotted name of "
@@ -31,7 +60,12 @@ def find_module(
         module = importlib.import_module(path)
     except ModuleNotFoundError as error:
         if error.name and not f"{path}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it needs is not
+            # The module is there, and something that it needs is not.
+            needed = error.name.partition(".")[0]
+            extra = name if name in _EXTRAS.values() else _EXTRAS.get(needed, "")
+            if not extra or not (needs := missing(extra, needed)):
+                raise
+            raise ValueError(f"name={name!r} {needs}") from error
         raise ValueError(absent) from error
     for part in needs:
         if not hasattr(module, part):

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-LOCAL = ("bm25", "dense")
+BM25 = "bm25"
+LOCAL = (BM25, "dense")
 SAMPLE = "sample"  # in the place of a file: the small one that the package ships
 
 
