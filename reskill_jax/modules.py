@@ -63,9 +63,9 @@ def find_module(
             # The module is there, and something that it needs is not.
             needed = error.name.partition(".")[0]
             extra = name if name in _EXTRAS.values() else _EXTRAS.get(needed, "")
-            if not extra or not (needs := missing(extra, needed)):
+            if not extra or not (lacking := missing(extra, needed)):
                 raise
-            raise ValueError(f"name={name!r} {needs}") from error
+            raise ValueError(f"name={name!r} {lacking}") from error
         raise ValueError(absent) from error
     for part in needs:
         if not hasattr(module, part):
