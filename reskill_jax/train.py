@@ -15,7 +15,7 @@ from reskill_jax.rollout.episode import LostGroup
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
-from reskill_jax.terminal import activity
+from reskill_jax.terminal import activity, say
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
 
@@ -36,6 +36,11 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
     """
     with ExitStack() as resources:
         run = open_run(config, workdir, resources)
+        if run.done >= config.num_steps and distributed.is_leader():
+            say(
+                f"{run.done} of {config.num_steps} steps are done; raise "
+                "--config.num_steps to go on"
+            )
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():
