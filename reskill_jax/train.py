@@ -36,11 +36,7 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
     """
     with ExitStack() as resources:
         run = open_run(config, workdir, resources)
-        if run.done >= config.num_steps and distributed.is_leader():
-            say(
-                f"{run.done} of {config.num_steps} steps are done; raise "
-                "--config.num_steps to go on"
-            )
+        _tell_if_done(run.done, config.num_steps)
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():
@@ -109,6 +105,12 @@ def train(config: ConfigDict, workdir: Workdir) -> dict[str, float]:
             raise
         run.checkpointer.wait()
         return held_out
+
+
+def _tell_if_done(done: int, steps: int) -> None:
+    """Say once that there is nothing left to train."""
+    if done >= steps and distributed.is_leader():
+        say(f"{done} of {steps} steps are done; raise --config.num_steps to go on")
 
 
 def _plan(config: ConfigDict, run: Run, step: int) -> Planned:

@@ -98,6 +98,10 @@ def test_what_is_no_run_gets_no_file(tmp_path):
         ([CORRIDOR], "--mode=train needs --workdir"),
         ([CORRIDOR, "--workdir=w", "--step=3"], "--step=3 has no meaning with"),
         ([CORRIDOR, "--workdir=w", "--output=o"], "--output='o' has no meaning with"),
+        (
+            [CORRIDOR, TINY, "--workdir=w", "--config.mesh.topology=v6e:2x2"],
+            "the configuration cannot run:\n  config.mesh.topology='v6e:2x2' is for",
+        ),
         ([CORRIDOR, "w"], "unexpected arguments ['w']"),
         (["--config=absent.py"], "--config='absent.py': there is no file"),
         (["--config"], "--config='': there is no file"),
@@ -118,7 +122,7 @@ def test_a_wrong_or_missing_flag_is_named_in_a_line(words, message):
     done = run(*words)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {message}")
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1 + message.count("\n")
 
 
 def test_a_bug_in_a_configuration_file_is_told_with_its_place(tmp_path):
