@@ -226,7 +226,10 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
     try:
         mesh = make_mesh([config.mesh[axis] for axis in AXES])
     except ValueError as error:
-        raise ValueError(f"config.{error}") from error
+        raise ValueError(
+            f"config.{error}. Flags --config.mesh.* may change at every start, also of "
+            "a run that was begun or is evaluated or exported elsewhere"
+        ) from error
     directory = policy_directory(config)
     decoder = replace(load_config(directory), dtype=config.policy.dtype)
     check_length(config, decoder, str(directory))

@@ -1,4 +1,4 @@
-"""The command line.
+r"""The command line.
 
     python -m reskill_jax.main --config=configs/ENVIRONMENT.py:cpu --workdir=runs/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
@@ -21,8 +21,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -30,6 +30,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import distributed, terminal
+from reskill_jax.command_line import parse_flags
+from reskill_jax.modules import ModuleError
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.storage import write_text
 from reskill_jax.stored_config import add_stored_config, check_changes
@@ -69,14 +71,12 @@ _EXPORT_DTYPE = flags.DEFINE_enum(
 
 def main(argv: Sequence[str]) -> None:
     """Pick a mode."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     terminal.guard()
     many = _DISTRIBUTED.value or _COORDINATOR.value is not None
+    if problem := next(_usage_problems(argv, many), ""):
+        terminal.fail(problem)
     if many:
-        if _MODE.value != "train":
-            raise app.UsageError(f"--mode={_MODE.value} runs in one process")
         try:
             with terminal.activity("waiting for the other processes"):
                 distributed.initialize(
@@ -84,8 +84,6 @@ def main(argv: Sequence[str]) -> None:
                 )
         except ValueError as error:
             terminal.fail(error)
-    if not _WORKDIR.value and _MODE.value != "compile":
-        raise app.UsageError(f"--mode={_MODE.value} needs --workdir, a run's directory")
     workdir = Workdir(Path(_WORKDIR.value)) if _WORKDIR.value else None
     code, message = _outcome(workdir)
     if not code:
@@ -98,6 +96,31 @@ def main(argv: Sequence[str]) -> None:
             # An orderly exit would wait for the others, who wait for this process.
             os._exit(code)
     sys.exit(code)
+
+
+def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
+    """Yield which flags do not fit the mode."""
+    mode = f"--mode={_MODE.value}"
+    if len(argv) > 1:
+        yield f"unexpected arguments {argv[1:]}: flags begin with --"
+    if many and _MODE.value != "train":
+        yield f"{mode} runs in one process"
+    if _MODE.value in ("train", "compile") and _CONFIG.value is None:
+        yield f"{mode} needs --config, a file such as those in configs/"
+    if not _WORKDIR.value and _MODE.value != "compile":
+        yield f"{mode} needs --workdir, a run's directory"
+    if _MODE.value == "export" and not _OUTPUT.value:
+        yield f"{mode} needs --output, a directory to write"
+    if _MODE.value == "train" and _STEP.value is not None:
+        yield (
+            f"--step={_STEP.value} has no meaning with {mode}, which goes on from the "
+            "newest checkpoint: leave it out, or choose --mode=evaluate or export"
+        )
+    if _MODE.value == "train" and _OUTPUT.value:
+        yield (
+            f"--output={_OUTPUT.value!r} has no meaning with {mode}: leave it out, or "
+            "choose --mode=export"
+        )
 
 
 def _outcome(workdir: Workdir | None) -> tuple[int, str]:
@@ -115,7 +138,7 @@ def _outcome(workdir: Workdir | None) -> tuple[int, str]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0, ""
     except (Exception, SystemExit) as error:
-        return 1, f"error: {_describe(error)}{_keep_traceback(workdir)}"
+        return 1, f"error: {_describe(error)}"
 
 
 def _run(workdir: Workdir | None) -> int:
@@ -142,16 +165,52 @@ def _run(workdir: Workdir | None) -> int:
 
 
 # Errors whose message is written for users; of any other, its type tells most.
-_FOR_USERS = (ValueError, ArithmeticError, OSError, RuntimeError, app.UsageError)
+_FOR_USERS = (ValueError, ArithmeticError, OSError, RuntimeError)
+
+
+class _KeptError(Exception):
+    """What ended a run, with a word on where its traceback is."""
+
+    def __init__(self, error: BaseException, kept: str):
+        super().__init__(error, kept)
+        self.error, self.kept = error, kept
 
 
 def _describe(error: BaseException) -> str:
-    if isinstance(error, _FOR_USERS) and str(error):
+    if isinstance(error, _KeptError):
+        return f"{_in_words(error.error)}{error.kept or _shown(error.error)}"
+    return f"{_in_words(error)}{_shown(error)}"
+
+
+def _in_words(error: BaseException) -> str:
+    if _is_for_users(error):
         return str(error)
     return f"{type(error).__name__}: {error} (this should not happen: please report it)"
 
 
-def _keep_traceback(workdir: Workdir | None) -> str:
+def _shown(error: BaseException) -> str:
+    """Return the traceback that a report of a bug needs, where no file keeps it."""
+    if _is_for_users(error) and not isinstance(error, ModuleError):
+        return ""
+    return "\n" + "".join(traceback.format_exception(error)).rstrip("\n")
+
+
+def _is_for_users(error: BaseException) -> bool:
+    return isinstance(error, _FOR_USERS) and bool(str(error))
+
+
+@contextmanager
+def _traceback_kept(workdir: Workdir) -> Iterator[None]:
+    """Write the traceback of what ends a run into it; this process has locked it."""
+    try:
+        yield
+    except (TerminatedError, BrokenPipeError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _KeptError(error, _keep_traceback(workdir)) from error
+
+
+def _keep_traceback(workdir: Workdir) -> str:
     """Write the traceback into the run, if there is one; say where.
 
     Where even that cannot be written (a full disk, no devices to ask which process this
@@ -159,7 +218,7 @@ def _keep_traceback(workdir: Workdir | None) -> str:
     """
     text = terminal.printable(traceback.format_exc())
     try:
-        if workdir is None or not workdir.root.is_dir():
+        if not workdir.config.exists():
             return ""
         process = "" if distributed.is_alone() else f"-{jax.process_index()}"
         path = workdir.root / f"traceback{process}.txt"
@@ -176,10 +235,6 @@ def _train(workdir: Workdir) -> None:
     from reskill_jax.train import train  # noqa: PLC0415
     from reskill_jax.validate import validate  # noqa: PLC0415
 
-    if _CONFIG.value is None:
-        raise app.UsageError(
-            "--mode=train needs --config, a file such as those in configs/"
-        )
     config = _CONFIG.value
     keep_freed_memory()
     # First, for this waits for all: one that ends earlier takes others down unheard.
@@ -190,6 +245,7 @@ def _train(workdir: Workdir) -> None:
         if not distributed.is_leader():  # one process tells people how things go
             resources.enter_context(terminal.notices_to(lambda line: None))
         distributed.on_leader(lambda: resources.enter_context(workdir.lock()))
+        resources.enter_context(_traceback_kept(workdir))
         distributed.on_leader(lambda: workdir.check(config.to_dict()))
         # Before the configuration is written: a run is not bound to keys that it could
         # not start with.
@@ -204,10 +260,6 @@ def _compile() -> int:
     from reskill_jax.memory_report import render  # noqa: PLC0415
     from reskill_jax.validate import COMPILATION, validate  # noqa: PLC0415
 
-    if _CONFIG.value is None:
-        raise app.UsageError(
-            "--mode=compile needs --config, a file such as those in configs/"
-        )
     validate(_CONFIG.value, COMPILATION)
     report = compile_run(_CONFIG.value)
     terminal.say(render(report))
@@ -217,13 +269,11 @@ def _compile() -> int:
 def _export(workdir: Workdir) -> None:
     from reskill_jax.export import export_run  # noqa: PLC0415
 
-    if not _OUTPUT.value:
-        raise app.UsageError("--mode=export needs --output, a directory to write")
     jax.config.update("jax_platforms", "cpu")  # a whole state, on one device: the host
     export_run(
         _changed_config(workdir),
         workdir,
-        Path(_OUTPUT.value),
+        Path(_OUTPUT.value or ""),  # it has one, see `_usage_problems`
         dtype=_EXPORT_DTYPE.value,
         step=_STEP.value,
     )
@@ -240,4 +290,4 @@ def _changed_config(workdir: Workdir) -> ConfigDict:
 
 
 if __name__ == "__main__":
-    app.run(main, argv=add_stored_config(sys.argv))
+    app.run(main, argv=add_stored_config(sys.argv), flags_parser=parse_flags)

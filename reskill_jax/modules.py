@@ -3,7 +3,35 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import ModuleType
+
+# The extra of this package that brings a module; tenacity also comes with `search`.
+_EXTRAS = {
+    "aiohttp": "search",
+    "bm25s": "search",
+    "Stemmer": "search",
+    "httpx": "vllm",
+    "pydantic": "llm",
+    "tenacity": "llm",
+    "openai": "llm",
+    "anthropic": "llm",
+    "boto3": "llm",
+}
+
+
+def missing(extra: str, *modules: str) -> str:
+    """Say which modules are not installed, and what installs them.
+
+    Args:
+        extra: of this package, which brings them.
+        modules: all that is needed.
+
+    Returns:
+        The end of a sentence; empty where all are here.
+    """
+    absent = [module for module in modules if find_spec(module) is None]
+    return f"needs {', '.join(absent)}: pip install '.[{extra}]'" if absent else ""
 
 
 class ModuleError(RuntimeError):
@@ -46,7 +74,8 @@ def find_module(
         needs: what the module must have.
 
     Raises:
-        ValueError: there is no such module, or it lacks something.
+        ValueError: there is no such module, it lacks something, or it needs packages
+            of an extra that is not installed.
         ModuleError: it is somebody's own, and its import fails.
     """
     absent = (
@@ -60,10 +89,15 @@ def find_module(
     try:
         module = importlib.import_module(path)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{path}.".startswith(
-            f"{error.name or path}."  # else it is there, and what it needs is not
-        ):
-            raise ValueError(absent) from error
+        if isinstance(error, ModuleNotFoundError):
+            lacks = error.name or path
+            if f"{path}.".startswith(f"{lacks}."):
+                raise ValueError(absent) from error
+            # The module is there, and something that it needs is not.
+            needed = lacks.partition(".")[0]
+            extra = name if name in _EXTRAS.values() else _EXTRAS.get(needed, "")
+            if extra and (lacking := missing(extra, needed)):
+                raise ValueError(f"name={name!r} {lacking}") from error
         if name in listed:
             raise
         raise ModuleError(

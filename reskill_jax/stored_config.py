@@ -5,13 +5,13 @@
 `main` adds the first of these by itself in modes that look at a run.
 """
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.command_line import given_flags
 from reskill_jax.workdir import PLACES, Workdir, flatten
 
 FREE = (*PLACES, "eval.")  # what may differ when a run is evaluated or exported
@@ -26,11 +26,7 @@ def get_config(root: str) -> ConfigDict:
 
 def add_stored_config(argv: Sequence[str]) -> list[str]:
     """Let the flags of a mode that looks at a run change the run's configuration."""
-    given = {}
-    for word, following in itertools.pairwise([*argv, ""]):
-        if word.startswith("-"):  # --a=b or --a b
-            name, equals, value = word.lstrip("-").partition("=")
-            given[name] = value if equals else following
+    given = given_flags(argv)
     looks = given.get("mode") in ("evaluate", "export")
     if not looks or "config" in given or not given.get("workdir"):
         return list(argv)

@@ -15,7 +15,7 @@ from reskill_jax.rollout.episode import LostGroup
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
-from reskill_jax.terminal import activity
+from reskill_jax.terminal import activity, say
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir
 
@@ -43,6 +43,7 @@ def train(
     """
     with ExitStack() as resources:
         run = open_run(config, workdir, resources, tasks)
+        _tell_if_done(run.done, config.num_steps)
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():
@@ -111,6 +112,12 @@ def train(
             raise
         run.checkpointer.wait()
         return held_out
+
+
+def _tell_if_done(done: int, steps: int) -> None:
+    """Say once that there is nothing left to train."""
+    if done >= steps and distributed.is_leader():
+        say(f"{done} of {steps} steps are done; raise --config.num_steps to go on")
 
 
 def _plan(config: ConfigDict, run: Run, step: int) -> Planned:

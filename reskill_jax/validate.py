@@ -326,6 +326,11 @@ def _value_problems(config: ConfigDict) -> Iterator[str]:
 
 
 def _fit_problems(config: ConfigDict, sections: Container[str] | None) -> Iterator[str]:
+    if sections is None and config.mesh.topology:
+        yield (
+            f"mesh.topology={config.mesh.topology!r} is for --mode=compile only: leave "
+            "it empty to train, on the devices that are here"
+        )
     for section, problems in _checks(config):
         if sections is None or section in sections:
             yield from (f"{section}.{problem}" for problem in problems)

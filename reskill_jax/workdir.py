@@ -22,10 +22,10 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from reskill_jax.storage import plain, read_json, write_text
 
@@ -111,25 +111,37 @@ class Workdir:
 
         Raises:
             BlockingIOError: another process holds it.
+            OSError: it cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        path = self.root / "lock"
-        with path.open("a+") as file:
+        with ExitStack() as resources:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise BlockingIOError(
-                    error.errno,
-                    f"the workdir is in use by process {holder}: wait for it, stop it, "
-                    "or choose another --workdir",
-                    str(self.root),
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = resources.enter_context((self.root / "lock").open("a+"))
+                self._take(file)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                raise type(error)(
+                    f"workdir={str(self.root)!r} cannot be written: "
+                    f"{error.strerror or error}: make room and give this user the "
+                    "right to write there, or choose another --workdir"
                 ) from error
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {os.uname().nodename}\n")
-            file.flush()
             yield
+
+    def _take(self, file: TextIO) -> None:
+        """Lock the file and write into it who holds it."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise BlockingIOError(
+                f"workdir={str(self.root)!r}: the workdir is in use by process "
+                f"{holder}: wait for it, stop it, or choose another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
 
     def bind(self, config: Mapping[str, Any]) -> None:
         """Write the configuration at the first start, compare with it at later ones.

@@ -26,7 +26,10 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mesh.fsdp": 3}, r"config\.mesh=.*fsdp=3.* does not fit 1 devices"),
+        (
+            {"mesh.fsdp": 3},
+            r"config\.mesh=.*fsdp=3.* does not fit 1 devices.*Flags --config\.mesh",
+        ),
         (
             {"prompt.max_tokens": 10**6},
             r"config\.prompt\.max_tokens \+ config\.rollout\.max_tokens = 1000016, but",

@@ -20,6 +20,7 @@ LAYERS = (
     # Files, JSON, random streams, memory, modules by name, the terminal, answers of
     # reasoning models.
     {"storage", "codec", "seeds", "process", "modules", "terminal", "reasoning"},
+    {"command_line"},
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
     {"termination", "stored_config"},
     {"skills", "llm"},

@@ -79,6 +79,20 @@ def test_what_a_module_of_ones_own_lacks_is_told_as_it_is(find, listed, write):
         find("my_lab.broken")
 
 
+def test_a_module_that_needs_an_extra_says_which(write, monkeypatch):
+    write("asks", "import tenacity\n")
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    wanted = "name='my_lab.asks' needs tenacity: pip install '.[llm]'"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        build_strategy.find_creator("my_lab.asks")
+    for name in [n for n in sys.modules if n.startswith("reskill_jax.environments.se")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    wanted = "name='search' needs aiohttp: pip install '.[search]'"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        environment_module("search")
+
+
 def test_dotted_names_are_modules(write):
     write("world", "Settings = 1\nload = 2\n")
     assert environment_module("my_lab.world").load == 2

@@ -193,3 +193,13 @@ def test_plain_refuses_what_json_cannot_hold(value, error, message):
 def test_flatten():
     tree = {"a": {"b": 1, "c": {"d": [2]}}, "e": {}, "f": None}
     assert flatten(tree) == {"a.b": 1, "a.c.d": [2], "e": {}, "f": None}
+
+
+def test_a_workdir_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "run"):
+        with (
+            pytest.raises(OSError, match=f"^workdir='{root}' cannot be written: .*ano"),
+            Workdir(root).lock(),
+        ):
+            pass

@@ -1,10 +1,10 @@
 """Checks all that a creator with a language model needs, but for the network."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Any
 
-from reskill_jax.llm.backends import NAMES, SIDECAR
+from reskill_jax.llm.backends import NAMES, PACKAGES, SIDECAR
+from reskill_jax.modules import missing
 
 
 def problems(
@@ -18,8 +18,9 @@ def problems(
         push_timeout_s: seconds in which it must have taken new weights.
         **settings: the other arguments of `factory.make_llm_creator`.
     """
-    if find_spec("pydantic") is None:
-        yield f"name={name!r} needs more packages: pip install '.[llm]'"
+    sdk = [PACKAGES[name]] if name in PACKAGES else []
+    if needs := missing("llm", "pydantic", "tenacity", *sdk):
+        yield f"name={name!r} {needs}"
         return
     from reskill_jax.creator.factory import problem  # noqa: PLC0415
 

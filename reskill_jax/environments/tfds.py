@@ -14,6 +14,7 @@ from typing import Any
 
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
+from reskill_jax.modules import missing
 
 VERSION = "1.0.0"
 _FIELDS = ("id", "kind", "split", "source", "digest")
@@ -52,6 +53,7 @@ def write(name: str, panels: Mapping[str, TaskPanel], data_dir: Path) -> Path:
 
     Raises:
         FileExistsError: this version is there already.
+        ValueError: the extra is not installed.
     """
     tfds = _library()
     folder = data_dir / name / VERSION
@@ -75,7 +77,8 @@ def read(source: str, split: str, data_dir: Path | None = None) -> list[Task]:
         data_dir: where datasets lie; None for `data_directory()`.
 
     Raises:
-        ValueError: `source` is not of that form, or the dataset lacks the split.
+        ValueError: `source` is not of that form, the dataset lacks the split, or the
+            extra is not installed.
         FileNotFoundError: there is no such dataset.
     """
     builder = _open(source, data_dir)
@@ -104,10 +107,11 @@ def _open(source: str, data_dir: Path | None) -> Any:
 
 
 def _library() -> Any:
-    try:
-        import tensorflow_datasets as tfds  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise ImportError("task sets from TFDS need pip install '.[tfds]'") from error
+    packages = ("tensorflow_datasets", "array_record", "importlib_resources")
+    if needs := missing("tfds", *packages):
+        raise ValueError(f"source: a task set of TFDS {needs}")
+    import tensorflow_datasets as tfds  # noqa: PLC0415 (an extra)
+
     return tfds
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
 NAMES = ("openai", "anthropic", "bedrock")  # services
 SIDECAR = "sidecar"  # the policy itself, see `sidecar`
-_PACKAGES = {
+PACKAGES = {  # SDKs
     "openai": "openai",
     "anthropic": "anthropic",
     "bedrock": "boto3",
@@ -84,7 +84,7 @@ class Model:
 
         Begins with the name of an attribute.
         """
-        package = _PACKAGES[self.backend]
+        package = PACKAGES[self.backend]
         if importlib.util.find_spec(package) is None:
             return f"backend={self.backend!r} needs {package}: pip install '.[llm]'"
         if self.backend == SIDECAR and self.base_url:

@@ -84,6 +84,7 @@ class Logbook:
             old=_success(e for e in episodes if e.arm == 0),
             new=_success(e for e in episodes if e.arm != 0),
             trial=learned.status,
+            compared=isinstance(incumbent, BankContext) or any(e.arm for e in episodes),
         )
 
     def lost(self, step: int, groups: Sequence[LostGroup]) -> None:

@@ -53,6 +53,8 @@ class Progress:
         old: float | None = None,
         new: float | None = None,
         trial: str = "",
+        *,
+        compared: bool = True,
     ) -> None:
         """Show the state of the run.
 
@@ -62,6 +64,8 @@ class Progress:
             old: success of the incumbent bank's arm, 0 to 1; None if not played.
             new: success of the candidate's arm, 0 to 1; None outside a trial.
             trial: state of the trial in a few words.
+            compared: whether the method has banks to compare; otherwise there is but
+                one success, `old`.
         """
         now = self._clock()
         self._recent.append((now, done, self._recent[-1][2] + tokens))
@@ -71,7 +75,9 @@ class Progress:
         rate = (self._recent[-1][2] - tokens_then) / seconds
         parts = [
             f"step {done}/{self._total}",
-            f"success old {_percent(old)} new {_percent(new)}",
+            f"success old {_percent(old)} new {_percent(new)}"
+            if compared
+            else f"success {_percent(old)}",
             one_line(trial),
             f"{rate:,.0f} tokens/s",
             f"{duration(left)} left",

@@ -4,6 +4,7 @@ The files may be damaged, or those of another program: what cannot be read is na
 Texts of models and environments are made harmless and stay on lines of their own.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -44,40 +45,63 @@ def show(workdir: Workdir) -> str:
     train = [line for line in lines if line["phase"] == "train"]
     step = int(train[-1]["step"]) if train else 0
     parts = [f"{workdir.root}: {one_line(name)}, step {step} of {total}"]
+    bank = _has_bank(workdir, name, step)
     if splits:
-        parts += ["", *_success(lines, splits)]
-    parts += ["", *_trials(workdir)]
-    parts += ["", *_bank(workdir)]
-    parts += ["", *_episode(workdir, step)]
+        of = " of the accepted bank" if bank else ""
+        parts += ["", f"Greedy success{of}", *_success(lines, splits)]
+    if bank:
+        parts += ["", *_trials(workdir)]
+        parts += ["", *_bank(workdir)]
+    parts += ["", *_episode(workdir, step, bank)]
     return "\n".join(parts)
 
 
+def _has_bank(workdir: Workdir, strategy: str, step: int) -> bool:
+    """Tell whether the method has a bank, which is written with the first step."""
+    tried = workdir.trials.exists() and workdir.trials.stat().st_size > 0
+    return workdir.skills.is_dir() or tried or (not step and strategy != "grpo")
+
+
 def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
-    """Tabulate evaluations, with training success over the steps before each."""
-    yield "Greedy success of the accepted bank"
+    """Tabulate evaluations, with training success over the steps before each.
+
+    The mean reward stands in brackets where it says more than success.
+    """
     header = " ".join(f"{one_line(split):>13}" for split in splits)
     yield f"{'step':>6} {'training':>9} {header}"
-    rewards: list[float] = []
+    played: list[tuple[float, float]] = []
     panels: dict[str, str] = {}
+    graded = False
     for line in lines:
         if line["phase"] == "train":
-            if "rollout/success" in line:  # something was played
-                rewards.append(line["rollout/success"])
+            if rate := _rate(line, "rollout"):  # something was played
+                played.append(rate)
         else:
-            training = f"{sum(rewards) / len(rewards):9.1%}" if rewards else " " * 9
-            rates = " ".join(_rate(line, split) for split in splits)
-            yield f"{line['step']:6d} {training} {rates}"
-            rewards = []
+            means = [sum(column) / len(played) for column in zip(*played, strict=True)]
+            cells = [f"{_cell(means):>9}" if played else " " * 9]
+            found = [_rate(line, split) for split in splits]
+            cells += [f"{_cell(rate) if rate else 'void':>13}" for rate in found]
+            yield f"{line['step']:6d} {' '.join(cells)}"
+            graded = graded or any("(" in cell for cell in cells)
+            played = []
             panels = line.get("panels", {})
+    if graded:
+        yield "in brackets: mean reward, where it is not the success"
     for split in splits:
         label = one_line(str(panels.get(split, "not recorded")))
         yield f"{one_line(split)}: tasks {label} (count:hash)"
 
 
-def _rate(line: Mapping[str, Any], split: str) -> str:
-    """Show an evaluation's success; too many tasks may have failed for good."""
+def _rate(line: Mapping[str, Any], split: str) -> tuple[float, float] | None:
+    """Return success and mean reward; None: too many tasks failed for good."""
     rate = line.get(f"{split}/success")
-    return f"{'void':>13}" if rate is None else f"{rate:13.1%}"
+    return None if rate is None else (rate, line.get(f"{split}/reward", rate))
+
+
+def _cell(rate: Sequence[float]) -> str:
+    success, reward = rate
+    same = math.isclose(success, reward, rel_tol=1e-6, abs_tol=1e-9)
+    return f"{success:.1%}" if same else f"{success:.1%} ({reward:.2f})"
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:
@@ -117,7 +141,7 @@ def _bank(workdir: Workdir) -> Iterator[str]:
         yield f"    {one_line(f'{skill.when_to_use} {skill.action}')}"
 
 
-def _episode(workdir: Workdir, step: int) -> Iterator[str]:
+def _episode(workdir: Workdir, step: int, has_bank: bool) -> Iterator[str]:
     """Show the newest step's first successful episode, or its first one."""
     path = workdir.episodes / f"train-{step:05d}.jsonl"
     if not path.exists():
@@ -132,8 +156,8 @@ def _episode(workdir: Workdir, step: int) -> Iterator[str]:
         return
     record = next((r for r in records if r.success), records[0])
     outcome = "success" if record.success else "failure"
-    goal, bank = one_line(record.goal), one_line(record.bank)
-    yield f"An episode of step {step}: {goal} ({outcome}, bank {bank})"
+    bank = f", bank {one_line(record.bank)}" if has_bank else ""
+    yield f"An episode of step {step}: {one_line(record.goal)} ({outcome}{bank})"
     for turn, action in enumerate(record.actions):
         yield _indented(_at(record.observations, turn, ""))
         skills = one_line(", ".join(_at(record.active_skills, turn, ())))

@@ -274,6 +274,7 @@ def rollout_metrics(
     count = max(len(turns), 1)  # an episode may be over before its first turn
     return {
         f"{prefix}/success": float(np.mean([e.success for e in episodes])),
+        f"{prefix}/reward": float(np.mean([e.reward for e in episodes])),
         f"{prefix}/turns": len(turns) / len(episodes),
         f"{prefix}/valid": sum(turn.valid for turn in turns) / count,
         f"{prefix}/prompt_tokens": prompt / count,

@@ -306,6 +306,8 @@ class ReSkill:
             self._history.append(past)
             self._decisions.append(encode(past) | self._course(k, decision))
             shown = f"effect {contrast.effect:+.1%}" if contrast else reason
+            if decision and decision.reason == "limit" and past.verdict == "rejected":
+                shown += ", not sure enough at the last step of its trial"
             self._events.append(
                 f"step {step}: {past.verdict} ({shown}) {_summary(proposal)}"
             )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,11 @@ def test_making_a_creator_touches_neither_network_nor_files(config, tmp_path):
     made = build_strategy.make_creator(config, RuleTable(), calls, servers=())
     assert not made.state()["creator"]["assertions"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("absent", ["pydantic", "tenacity", "openai"])
+def test_every_package_of_the_extra_is_looked_for(config, monkeypatch, absent):
+    monkeypatch.setitem(sys.modules, absent, None)
+    wanted = f"config.creator.name='openai' needs {absent}: pip install '.[llm]'"
+    with pytest.raises(ValueError, match=re.escape(wanted)):
+        validate(config)

@@ -50,6 +50,7 @@ def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, cap
     logbook.close()
     shown = capsys.readouterr().out
     assert "0.03 nats on average after 1 updates, above" in shown
+    assert "| success 100% |" in shown  # there is no bank to compare
 
 
 def test_a_step_leaves_what_was_learnt_and_the_accepted_bank(tmp_path, capsys):

@@ -85,6 +85,36 @@ def test_a_run_is_shown_from_whatever_it_has_written(tmp_path):
     assert "Greedy success" not in show(silent)
 
 
+def test_the_mean_reward_stands_beside_a_success_that_it_is_not(tmp_path):
+    graded = [
+        TRAIN | {"rollout/reward": 0.75},
+        TRAIN | {"rollout/reward": 0.25},
+        EVAL | {"seen/reward": 0.625},
+    ]
+    shown = show(made(tmp_path / "graded", metrics=graded))
+    assert "     1     50.0%  25.0% (0.62)" in shown
+    assert "in brackets: mean reward" in shown
+    same = [TRAIN | {"rollout/reward": 0.5}, EVAL | {"seen/reward": 0.25}]
+    shown = show(made(tmp_path / "same", metrics=same))
+    assert "(" not in shown.split("tasks")[0]
+    assert "in brackets" not in shown
+
+
+def test_a_method_without_a_bank_is_shown_without_one(tmp_path):
+    files = {"metrics": [TRAIN, EVAL], "episodes_train_00001": [EPISODE]}
+    workdir = made(tmp_path / "run", **files)
+    shown = show(workdir)
+    assert "Bank" not in shown
+    assert "accepted bank" not in shown
+    assert ", bank" not in shown
+    assert "Trials" not in shown
+    save_bank(SkillBank(), workdir.skills)
+    shown = show(workdir)
+    assert "Greedy success of the accepted bank" in shown
+    assert "Trials decided: 0" in shown
+    assert "Bank: 0 skills" in shown
+
+
 def test_a_last_line_that_is_being_written_is_left_out(tmp_path):
     workdir = made(tmp_path / "run", metrics=[TRAIN])
     (workdir.trials).write_text('{"step": 3, "acc')

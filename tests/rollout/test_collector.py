@@ -141,6 +141,7 @@ def test_success_ends_an_episode_and_is_counted(parts):
     assert all(e.success and e.reward == 1 for e in played)
     metrics = rollout_metrics(played, 2.0)
     assert metrics["rollout/success"] == 1
+    assert metrics["rollout/reward"] == 1
     assert metrics["rollout/turns"] == 2.5
     assert metrics["rollout/valid"] == 1
     assert metrics["time/rollout"] == 2.0

@@ -94,6 +94,10 @@ def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
     assert all(len(x.decisions) == 1 for x in decided)
     assert f"on trial add {HELPFUL[0].name}" in learned[0].events[0]
     assert "accepted" in decided[0].events[0]
+    for x in decided:
+        unsure = [x.decisions[0]["stop_reason"], x.decisions[0]["accepted"]]
+        told_why = "not sure enough at the last step" in x.events[0]
+        assert told_why == (unsure == ["limit", False])
     assert learned[0].status == f"0 skills, trial of add {HELPFUL[0].name}"
 
 

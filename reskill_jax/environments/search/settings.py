@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from reskill_jax.environments.tfds import parse_source
 
-LOCAL = ("bm25", "dense")
+BM25 = "bm25"
+LOCAL = (BM25, "dense")
 SAMPLE = "sample"  # in the place of a file: the small one that the package ships
 
 

@@ -12,8 +12,9 @@ from reskill_jax.environments.search.files import read_questions
 from reskill_jax.environments.search.panels import panel, read_panel
 from reskill_jax.environments.search.rules import TABLE
 from reskill_jax.environments.search.server import running
-from reskill_jax.environments.search.settings import LOCAL, Settings
+from reskill_jax.environments.search.settings import BM25, LOCAL, Settings
 from reskill_jax.environments.search.wordings import TAGS, WORDINGS
+from reskill_jax.modules import missing
 
 __all__ = ["Settings", "load"]
 
@@ -26,7 +27,13 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
     Args:
         settings: what is asked, and who searches.
         workers: not used; nothing here computes.
+
+    Raises:
+        ValueError: the retriever needs packages that are not installed.
     """
+    needs = missing("search", "bm25s", "Stemmer") if settings.retriever == BM25 else ""
+    if needs:
+        raise ValueError(f"retriever={BM25!r} {needs}")
     client = RetrieverClient(
         settings.retriever,
         timeout_s=settings.request_timeout_s,

@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from reskill_jax.modules import missing
 
 _LOGPROBS_MODE = "--logprobs-mode"
 
@@ -35,8 +36,8 @@ def problems(
         processes: of the trainer.
         overlap: whether batches are collected during the update.
     """
-    if find_spec("httpx") is None:
-        yield f"executable={executable!r} is asked with httpx: pip install '.[vllm]'"
+    if needs := missing("vllm", "httpx"):
+        yield f"executable={executable!r}: asking it {needs}"
     if not urls and shutil.which(executable) is None:
         yield (
             f"executable={executable!r} was not found: install vLLM into an "
