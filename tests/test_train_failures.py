@@ -181,7 +181,7 @@ def test_an_evaluation_with_too_many_failures_is_void(policy, tmp_path, capsys):
         metrics = measured(tmp_path, "eval")[step]
         held_out = {key: metrics[key] for key in metrics if key.startswith("held_out")}
         assert held_out == {"held_out/failed_tasks": 2, "held_out/void": 1}
-    void = "evaluation after 1 steps: held_out void, 2 tasks failed for good (4:"
+    void = "evaluation after 1 steps: held_out void, 2 tasks failed for good (3:"
     assert void in capsys.readouterr().out
     assert re.search(r"\n +1 .* +void\n", show(workdir))
     with pytest.raises(
