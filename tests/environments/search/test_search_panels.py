@@ -91,7 +91,10 @@ def test_sets_of_other_names_are_known_and_sets_of_ones_own_are_splits():
 def test_a_reported_set_that_is_absent_is_skipped_by_name(caplog):
     spec = load(Settings(questions="sample"), workers=1)
     config = ConfigDict(
-        {"env": {}, "eval": {"splits": REPORTED, "max_tasks": 4, "panel": ()}}
+        {
+            "env": {"name": "search"},
+            "eval": {"splits": REPORTED, "max_tasks": 4, "panel": ()},
+        }
     )
     found = build.load_panels(config, spec)
     assert list(found.held_out) == ["nq", "hotpotqa", "2wiki", "musique"]
