@@ -69,16 +69,17 @@ def find_games(root: str | None, split: str) -> list[Task]:
     folder = _data_root(root) / _GAMES / split
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}: {_GET_GAMES}")
-    paths = sorted(
-        path
-        for path in folder.glob("*/*/game.tw-pddl")
-        if not re.search("movable|Sliced", path.parent.parent.name)
-        and _is_solvable(path)
-    )
-    if not paths:
+    tasks = []
+    for path in sorted(folder.glob("*/*/game.tw-pddl")):
+        if re.search("movable|Sliced", path.parent.parent.name):
+            continue
+        content = path.read_bytes()
+        if _is_solvable(content):
+            tasks.append(_task(path, split, content))
+    if not tasks:
         pattern = folder / "*/*/game.tw-pddl"
         raise FileNotFoundError(f"no solvable game matches {pattern}: {_GET_GAMES}")
-    return [_task(path, split) for path in paths]
+    return tasks
 
 
 def _data_root(root: str | None) -> Path:
@@ -91,18 +92,13 @@ def _data_root(root: str | None) -> Path:
     return Path(root)
 
 
-def _is_solvable(path: Path) -> bool:
-    """Search for the key without parsing the file (a split has thousands of 100 kB)."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL))
-        match = _SOLVABLE.search(file.read())
-        if match is None:
-            file.seek(0)
-            match = _SOLVABLE.search(file.read())
+def _is_solvable(content: bytes) -> bool:
+    """Search for the key without parsing the game (a split has thousands of 100 kB)."""
+    match = _SOLVABLE.search(content[-_TAIL:]) or _SOLVABLE.search(content)
     return match is not None and match[1] == b"true"
 
 
-def _task(path: Path, split: str) -> Task:
+def _task(path: Path, split: str, content: bytes) -> Task:
     trial, name = path.parent.name, path.parent.parent.name
     kind = name.split("-", 1)[0]
     if kind not in KINDS:
@@ -111,7 +107,7 @@ def _task(path: Path, split: str) -> Task:
             "<kind>-<object>-<movable>-<receptacle>-<scene> with a kind of "
             f"{', '.join(KINDS)}"
         )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(content).hexdigest()[:12]
     return Task(f"{split}/{name}/{trial}", kind, split, str(path), digest)
 
 
