@@ -8,7 +8,7 @@
         return defaults.expand(defaults.get_config(ENVIRONMENT), variant, VARIANTS)
 
 The defaults are the published scale (arXiv 2606.01619) with this package's own trials.
-What a value must be is in `validate.py`.
+What a value must be is in `keys.py`.
 """
 
 from collections.abc import Mapping
