@@ -5,7 +5,6 @@ import importlib.util
 import os
 import signal
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -27,13 +26,19 @@ MAKE = partial(ScienceWorldEnvironment, heap_mb=256)
 
 
 def machines(pool):
-    """Return the process ids of the workers' Java machines."""
-    children = [
-        Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for pid in pool.pids
-        if Path(f"/proc/{pid}").exists()
+    """Return the process ids of the Java machines in the workers' process groups."""
+    return [
+        process
+        for process in map(int, filter(str.isdigit, os.listdir("/proc")))
+        if process not in pool.pids and _group(process) in pool.pids
     ]
-    return [int(pid) for found in children for pid in found]
+
+
+def _group(process):
+    try:
+        return os.getpgid(process)
+    except ProcessLookupError:
+        return None
 
 
 async def play(pool, task, disturb=None, turn=0):
@@ -52,11 +57,16 @@ def tasks(count):
 
 
 def shoot(pool, sign):
-    for pid in machines(pool):
-        os.kill(pid, sign)
+    found = machines(pool)
+    assert found
+    for process in found:
+        os.kill(process, sign)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "sign",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)],
+)
 def test_a_machine_that_is_killed_or_hangs_is_replaced(sign):
     (task,) = tasks(1)
     # The time is that of a simulator whose code was not compiled yet.
