@@ -17,6 +17,7 @@ ENVIRONMENTS = {
     "alfworld": "reskill_jax.environments.alfworld.spec",
     "search": "reskill_jax.environments.search.spec",
     "sql": "reskill_jax.environments.sql.spec",
+    "wands": "reskill_jax.environments.wands.spec",
 }
 
 

@@ -32,6 +32,7 @@ SMALL = {
 }
 ENVIRONMENTS = {
     "sql": {"env.sample": True, "eval.splits": ("test",)},
+    "wands": {"env.synthetic": True, "eval.splits": ("synthetic",)},
     "alfworld": {
         "env.houses": "small",
         "env.houses_train": 1,
