@@ -8,7 +8,7 @@
         return defaults.expand(defaults.get_config(ENVIRONMENT), variant, VARIANTS)
 
 The defaults are the published scale (arXiv 2606.01619) with this package's own trials.
-What a value must be is in `validate.py`.
+What a value must be is in `keys.py`.
 """
 
 from collections.abc import Mapping
@@ -358,6 +358,11 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     # Tasks that the splits must have, "split:count:hash" each, as printed beside every
     # figure; other tasks are refused. (): whichever are found.
     c.eval.panel = ()
+
+    c.report = ConfigDict()
+    # What shows the run beside its own files: tensorboard; wandb and trackio, with the
+    # extras of these names. One that fails is left out; see report/trackers.
+    c.report.trackers = ("tensorboard",)
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps

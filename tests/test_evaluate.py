@@ -10,6 +10,7 @@ from corridor_runs import corridor_config
 from programs import HELPERS, ROOT, save_random_policy, start
 
 from reskill_jax import build, build_strategy, checkpoint
+from reskill_jax.build import learner
 from reskill_jax.checkpoint import CheckpointError
 from reskill_jax.evaluate import evaluate_run
 from reskill_jax.report.metrics import read_metrics
@@ -139,8 +140,8 @@ def test_neither_optimiser_nor_creator_is_made(policy, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("an optimiser or a creator is made")
 
-    monkeypatch.setattr(build, "make_optimizer", never)
-    monkeypatch.setattr(build, "make_update", never)
+    monkeypatch.setattr(learner, "make_optimizer", never)
+    monkeypatch.setattr(learner, "make_update", never)
     monkeypatch.setattr(build_strategy, "make_creator", never)
     read = []
     fingerprints = checkpoint._fingerprints

@@ -42,7 +42,7 @@ LAYERS = (
     {"laboratory"},
     {"defaults", "report"},
     {"build"},
-    {"build_strategy", "memory_report"},
+    {"build_strategy", "memory_report", "keys"},
     {
         "validate",
         "evaluate",

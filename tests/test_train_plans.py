@@ -12,7 +12,8 @@ from corridor_runs import corridor_config, last_checkpoint
 from corridor_strategies import Liberties
 from programs import deterministic, save_random_policy, written
 
-from reskill_jax import build, train
+from reskill_jax import train
+from reskill_jax.build import learner, rollouts
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.evaluate import evaluate_run
 from reskill_jax.policy.decoder import abstract_params
@@ -216,7 +217,7 @@ def test_a_step_without_training_leaves_weights_and_engine_alone(
 ):
     log = []
 
-    class Engine(build.JaxEngine):
+    class Engine(rollouts.JaxEngine):
         def push(self, params, version):
             log.append(version)
             super().push(params, version)
@@ -225,7 +226,7 @@ def test_a_step_without_training_leaves_weights_and_engine_alone(
             log.append("sleep")
             super().sleep()
 
-    monkeypatch.setattr(build, "JaxEngine", Engine)
+    monkeypatch.setattr(rollouts, "JaxEngine", Engine)
     train.train(config_of(policy, "frozen", overlap), Workdir(tmp_path))
     assert [entry for entry in log if entry != "sleep"] == pushed
     # Without overlap the engine sleeps during the three updates, never else.
@@ -259,7 +260,7 @@ def test_groups_for_verification_and_rollouts_that_are_not_played(
     straight, policy, tmp_path, monkeypatch, overlap
 ):
     learnt = []
-    make_update = build.make_update
+    make_update = learner.make_update
 
     def watched(*arguments, **options):
         update = make_update(*arguments, **options)
@@ -270,7 +271,7 @@ def test_groups_for_verification_and_rollouts_that_are_not_played(
 
         return note
 
-    monkeypatch.setattr(build, "make_update", watched)
+    monkeypatch.setattr(learner, "make_update", watched)
     train.train(config_of(policy, "parts", overlap), Workdir(tmp_path))
     assert written(tmp_path) == written(straight("parts", overlap))
     for step, groups in zip(STEPS, learnt, strict=True):

@@ -23,6 +23,7 @@ _REAL = (
 _TEXTS = {
     "env.name": ("alfworld",),
     "env.root": ("",),
+    "env.source": ("", "tfds:reskill_alfworld/1.0.0"),
     "env.houses": ("small", "medium", ""),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
@@ -51,6 +52,7 @@ _TEXTS = {
         (1, 2, 700), (700, 701, 1399),
     ),
     "eval.splits": ((), ("valid_seen",), ("valid_seen", "valid_unseen"), ("train",)),
+    "eval.panel": ((), ("valid_seen=3:0123456789ab",)),
 }  # fmt: skip
 
 

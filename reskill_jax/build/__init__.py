@@ -1,0 +1,55 @@
+"""Builds the parts of a run from its configuration.
+
+This is the only place, with `main` and `build_strategy`, that reads the configuration;
+everything built here takes explicit arguments.
+"""
+
+from reskill_jax.build.learner import (
+    loss_options,
+    make_grpo,
+    make_logprob_fn,
+    make_reference,
+)
+from reskill_jax.build.policy import (
+    Policy,
+    check_length,
+    engine_options,
+    load_policy,
+    policy_directory,
+)
+from reskill_jax.build.rollouts import (
+    make_collector,
+    make_engine,
+    make_players,
+    make_prompts,
+    sampling,
+)
+from reskill_jax.build.tasks import (
+    Tasks,
+    context_resources,
+    load_environment,
+    load_panels,
+    load_tasks,
+)
+
+__all__ = [
+    "Policy",
+    "Tasks",
+    "check_length",
+    "context_resources",
+    "engine_options",
+    "load_environment",
+    "load_panels",
+    "load_policy",
+    "load_tasks",
+    "loss_options",
+    "make_collector",
+    "make_engine",
+    "make_grpo",
+    "make_logprob_fn",
+    "make_players",
+    "make_prompts",
+    "make_reference",
+    "policy_directory",
+    "sampling",
+]

@@ -1,0 +1,130 @@
+"""The tasks of a run: environment, task panels, what contexts need."""
+
+import pickle
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from reskill_jax.build.sections import section
+from reskill_jax.environments.panels import (
+    Panels,
+    TaskPanel,
+    check_disjoint,
+    check_pins,
+)
+from reskill_jax.environments.protocol import EnvironmentSpec
+from reskill_jax.environments.registry import ENVIRONMENTS, environment_module
+from reskill_jax.modules import naming
+from reskill_jax.terminal import activity
+from reskill_jax.termination import TerminatedError
+
+
+def context_resources(config: ConfigDict) -> dict[str, Any]:
+    """Return what contexts need and JSON cannot hold, by name."""
+    return {}
+
+
+_SHARED_ENV_KEYS = (
+    "name",
+    "workers",
+    "timeout_s",
+    "max_attempts",
+    "max_failed_groups",
+)
+
+
+def load_environment(config: ConfigDict) -> EnvironmentSpec:
+    """Find the environment and give it its own keys of the section `env`.
+
+    Raises:
+        ValueError: there is no such environment, or it refuses a key.
+        ModuleError: it is somebody's own, and fails otherwise or returns what it must
+            not.
+    """
+    module = environment_module(config.env.name)
+    own = {k: v for k, v in config.env.items() if k not in _SHARED_ENV_KEYS}
+    with _naming_environment(config, "load"):
+        settings = module.Settings(**own)
+        spec = module.load(settings, workers=config.env.workers)
+        if not isinstance(spec, EnvironmentSpec):
+            raise TypeError(f"it returned {spec!r:.80}: needs an EnvironmentSpec")
+        if not spec.remote:
+            _check_picklable(spec.make)
+    return spec
+
+
+def _naming_environment(
+    config: ConfigDict, method: str
+) -> AbstractContextManager[None]:
+    """Name an environment of somebody's own in what it raises by mistake."""
+    if config.env.name in ENVIRONMENTS:
+        return nullcontext()
+    what = f"config.env.name={config.env.name!r}: {method}"
+    return naming(what, ValueError, OSError, ImportError, TerminatedError)
+
+
+def _check_picklable(make: Any) -> None:
+    try:
+        pickle.dumps(make)
+    except Exception as error:
+        raise TypeError(
+            f"make={make!r} cannot be sent to worker processes ({error}): needs a "
+            "class or function at the top of a module, or functools.partial of one"
+        ) from error
+
+
+def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
+    """Load the tasks of the run.
+
+    A held-out split whose data are not here has no tasks, as its environment has said;
+    it is left out.
+
+    Raises:
+        ValueError: there are no tasks to train on, a split cannot be evaluated on, a
+            held-out panel is not the pinned one, or splits share a task.
+        ModuleError: see `load_environment`.
+    """
+
+    def load(split: str, limit: int | None) -> TaskPanel:
+        with _naming_environment(config, f"panel({split!r}, {limit})"):
+            panel = environment.panel(split, limit)
+            if not isinstance(panel, TaskPanel):
+                raise TypeError(f"it returned {panel!r:.80}: needs a TaskPanel")
+        return panel
+
+    def load_held_out(split: str) -> TaskPanel:
+        try:
+            return load(split, config.eval.max_tasks)
+        except ValueError as error:
+            name = str(error).partition("=")[0]
+            if name in config.env:
+                raise
+            key = "max_tasks" if name == "limit" else "splits"
+            raise ValueError(f"config.eval.{key}: {error}") from error
+
+    with activity("reading the tasks"), section(config, "env"):
+        train = load("train", None)
+        held_out = {split: load_held_out(split) for split in config.eval.splits}
+    if not train.tasks:
+        raise ValueError(f"config.env.name={config.env.name!r}: its train has no tasks")
+    held_out = {split: panel for split, panel in held_out.items() if panel.tasks}
+    check_disjoint({"train": train} | held_out)
+    try:
+        check_pins(held_out, config.eval.panel)
+    except ValueError as error:
+        raise ValueError(f"config.eval.panel: {error}") from error
+    return Panels(train, held_out)
+
+
+class Tasks(NamedTuple):
+    """What a run plays: its environment, and the tasks in it."""
+
+    environment: EnvironmentSpec
+    panels: Panels
+
+
+def load_tasks(config: ConfigDict) -> Tasks:
+    """Load the environment and the tasks of the run; see the functions for each."""
+    environment = load_environment(config)
+    return Tasks(environment, load_panels(config, environment))
