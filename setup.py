@@ -61,6 +61,7 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
+        "atif>=1.8,<2",  # the published format of trajectories, to check ours
         "gguf>=0.17,<1",  # reads the real chat model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
