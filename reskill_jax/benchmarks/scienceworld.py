@@ -3,9 +3,11 @@
     python -m reskill_jax.benchmarks.environments --environment=scienceworld
 
 Both play the same commands, which were drawn beforehand from forms and objects; a group
-is 8 rollouts of a task of 30 turns. The stock loop is run as it is installed, but for
+is 8 rollouts of a task, of 30 turns each (`focus on` is left out: it would end most of
+them at once). The stock loop is run as it is installed, but for
 one option of Java that makes its texts repeat. Times are CPU seconds of Python and of
-Java, start and compilation included; each measurement is a fresh process.
+Java. Each measurement is a fresh process that plays everything twice: what counts is
+the second pass; the first has Java's start and compilation in it and stands beside.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ TARGET = 4.0  # times the stock loop's turns per CPU second
 HEAP_MB = 512
 _REPEATABLE = "-XX:+UnlockExperimentalVMOptions -XX:hashCode=2"
 _FORMS = (
-    *("focus on OBJ", "pick up OBJ", "look at OBJ", "open OBJ", "move OBJ to OBJ"),
+    *("close OBJ", "pick up OBJ", "look at OBJ", "open OBJ", "move OBJ to OBJ"),
     *("go to OBJ", "teleport to OBJ", "use OBJ on OBJ", "activate OBJ", "mix OBJ"),
     *("look around", "inventory", "wait1", "read OBJ", "pour OBJ in OBJ"),
 )
@@ -113,10 +115,30 @@ def _draw(player: ScienceWorldEnvironment, task: Task, seed: int) -> Iterator[st
 
 
 def measure(engine: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Play rollouts in this process; return rates, memory and a hash of all texts."""
+    """Play rollouts twice in this process; return figures and a hash of all texts.
+
+    Java compiles what it runs often: the first pass has that, and the start, in it.
+    """
     start = time.process_time()
     player: Any = ENGINES[engine]()
     texts = hashlib.sha256()
+    turns = _play(player, rollouts, texts)
+    first = time.process_time() - start, cpu_seconds(player.java)
+    _play(player, rollouts, texts)
+    python = time.process_time() - start - first[0]
+    java = cpu_seconds(player.java) - first[1]
+    return {
+        "turns/CPU s": turns / (python + java),
+        "first pass, ms a turn": 1000 * sum(first) / turns,
+        "Java, ms a turn": 1000 * java / turns,
+        "Python, ms a turn": 1000 * python / turns,
+        "Java, memory MiB": peak_memory_mib(player.java),
+        "texts": texts.hexdigest(),
+    }
+
+
+def _play(player: Any, rollouts: Sequence[Rollout], texts: "hashlib._Hash") -> int:
+    """Play rollouts, add all that is said to a hash, and count the turns."""
     turns = 0
     for task, commands in rollouts:
         goal, seen = player.reset(task)
@@ -125,14 +147,7 @@ def measure(engine: str, rollouts: Sequence[Rollout]) -> dict[str, Any]:
             seen = player.step(command)
             turns += 1
             texts.update(json.dumps([command, seen.text, seen.done]).encode())
-    python, java = time.process_time() - start, cpu_seconds(player.java)
-    return {
-        "turns/CPU s": turns / (python + java),
-        "Java, ms a turn": 1000 * java / turns,
-        "Python, ms a turn": 1000 * python / turns,
-        "Java, memory MiB": peak_memory_mib(player.java),
-        "texts": texts.hexdigest(),
-    }
+    return turns
 
 
 def cpu_seconds(process: int) -> float:

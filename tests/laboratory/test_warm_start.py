@@ -110,9 +110,9 @@ def test_segments_cover_all_steps_and_play_before_every_round(small):
 
 
 def demonstrations(small, **kwargs):
-    from reskill_jax.laboratory.collect import demonstrate_all, find_houses
+    from reskill_jax.laboratory.collect import demonstrate_all, find_tasks
 
-    tasks = find_houses(small, workers=1)[: kwargs.pop("houses", None)]
+    tasks = find_tasks(small, workers=1)[: kwargs.pop("houses", None)]
     return demonstrate_all(tasks, small.teaching, small.episodes, small.seed, workers=1)
 
 
