@@ -14,6 +14,7 @@ from reskill_jax.environments.registry import environment_module
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.trials import bounds
@@ -218,6 +219,11 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
+    **{
+        key: values
+        for name, settings in METHODS.items()
+        for key, values in _of(f"strategy.{name}", settings).items()
+    },
     "trial.preset": _choice(*PRESETS),
     **{
         key: Values(

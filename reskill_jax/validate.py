@@ -20,6 +20,7 @@ from reskill_jax.grpo import settings as grpo_settings
 from reskill_jax.keys import table
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy import settings as policy_settings
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout import settings as rollout_settings
@@ -121,13 +122,16 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         ),
     )
     yield "strategy", _module_problems(find_strategy, config.strategy.name)
+    for name, settings in METHODS.items():
+        if name in config.strategy:  # a strategy of one's own may lack it
+            section = f"strategy.{name}"
+            yield section, _refusal(settings, config.strategy[name])
     yield (
         "strategy",
         strategy_settings.problems(
             **config.strategy,
             group_size=grpo.group_size,
             trial_preset=config.trial.preset,
-            creator=creator.name,
         ),
     )
     if creator.name not in CREATORS:

@@ -32,6 +32,12 @@ _TEXTS = {
     "warm_start.retrain": (False,),  # an hour
     "strategy.name": (*validation.STRATEGIES,),
     "strategy.bank": ("", "{bank}"),
+    "strategy.expel.show": ("both", "rules", "trajectories"),
+    "strategy.memrl.key": ("goal", "goal_and_room"),
+    "strategy.memrl.show": ("script", "trajectory"),
+    "strategy.evolver.credit": ("success", "relative"),
+    "strategy.evolver.ask": ("agent", "goal"),
+    "strategy.inspo.compare": ("groups", "same_tasks"),
     "trial.mode": ("paired", "paper"),
     "trial.assignment": ("stratified", "per_rollout"),
     "trial.discount": ("adaptive", "constant", "last_step", "none"),

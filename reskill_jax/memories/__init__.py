@@ -1,0 +1,1 @@
+"""What methods keep in words, and how it is found again; no jax, no decisions."""
