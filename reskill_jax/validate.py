@@ -18,6 +18,7 @@ from reskill_jax.creator import settings as creator_settings
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.grpo import settings as grpo_settings
 from reskill_jax.keys import table
+from reskill_jax.llm import embedder_settings
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.memories.settings import METHODS
@@ -134,6 +135,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
             trial_preset=config.trial.preset,
         ),
     )
+    yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
     elif creator.name != "offline" and asks_creator(config.strategy.name):

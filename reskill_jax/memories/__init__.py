@@ -1,1 +1,1 @@
-"""What methods keep in words, and how it is found again; no jax, no decisions."""
+"""Stores that methods keep beside the policy: entries, and what is found in them."""

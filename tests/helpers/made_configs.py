@@ -47,6 +47,10 @@ _TEXTS = {
     "creator.llm.name": ("", "a-model"),
     "creator.llm.base_url": ("", "http://localhost:8000/v1"),
     "creator.llm.api_key_variable": ("", "MADE_KEY"),
+    "embedder.encoder": ("",),
+    "embedder.model": ("", "a-model"),
+    "embedder.base_url": ("", "http://localhost:8000/v1"),
+    "embedder.api_key_variable": ("", "MADE_KEY"),
     "engine.vllm.executable": ("vllm", "{program}"),
     "engine.vllm.urls": ((), ("http://localhost:8000",), ("http://a:1", "http://b:2")),
     "engine.vllm.devices": ((), ("4,5",), ("4", "5")),
@@ -129,8 +133,8 @@ def make_small(seed, places):
     flat = flatten(small.to_dict())
     # What needs servers or other files, takes long, or has a name of its own below.
     fixed = ("engine.vllm.", "engine.name", "env.", "policy.path", "warm_start.",
-             "mesh.", "creator.name", "creator.llm.", "creator.replay", "num_steps",
-             "prompt.wording")  # fmt: skip
+             "mesh.", "embedder.", "creator.name", "creator.llm.", "creator.replay",
+             "num_steps", "prompt.wording")  # fmt: skip
     rows = validation.table("alfworld")
     free = [key for key in sorted(rows) if not key.startswith(fixed)]
     changes = {}
