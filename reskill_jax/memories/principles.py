@@ -5,7 +5,7 @@ The score of a principle is (successes + 1) / (uses + 2) (2510.16079).
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,7 +13,9 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import Action
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
-from reskill_jax.memories.ranking import best, cosines
+from reskill_jax.llm.embedders import Embedder, Lexical
+from reskill_jax.memories.ranking import best
+from reskill_jax.memories.retrieval import similarities
 from reskill_jax.memories.settings import EvolverSettings
 from reskill_jax.memories.texts import content_hash, item_id
 from reskill_jax.rollout.context import Guide, Note, context_kind
@@ -76,7 +78,7 @@ class _Asking:
 
     async def answer(self, action: Action) -> str | None:
         """Answer a query; never an action of the environment."""
-        return self.memory.answer(action.text)
+        return await self.memory.answer(action.text)
 
 
 @context_kind("principles")
@@ -87,27 +89,30 @@ class Principles:
     Attributes:
         settings: of the method.
         items: the principles.
+        embedder: compares queries and principles.
     """
 
     kind: ClassVar[str]
     settings: EvolverSettings
     items: tuple[Principle, ...] = ()
+    embedder: Embedder = field(default_factory=Lexical, compare=False, repr=False)
 
     @cached_property
     def hash(self) -> str:
         """Content hash."""
         return content_hash(self.to_json())
 
-    def find(self, query: str) -> list[Principle]:
+    async def find(self, query: str) -> list[Principle]:
         """Return the principles nearest to a query; there is no threshold."""
-        scores = cosines(query, [item.text for item in self.items])
+        texts = [item.text for item in self.items]
+        scores = (await similarities(self.embedder, query, texts)).tolist()
         return [self.items[place] for place in best(scores, self.settings.shown)]
 
-    def answer(self, query: str) -> str:
+    async def answer(self, query: str) -> str:
         """Return what a query is answered; every principle whole or not at all."""
         lines: list[str] = []
         room = self.settings.characters - len(_FOUND)
-        for item in self.find(query):
+        for item in await self.find(query):
             line = (
                 f"[{item.id}] {'do' if item.guiding else 'avoid'} "
                 f"({item.score:.2f}): {item.text}"
@@ -125,12 +130,12 @@ class Principles:
 
     async def begin(self, task: Task, goal: str, observation: Observation) -> Guide:
         """Say how to ask; with `ask="goal"`, answer the goal as well."""
-        return _Asking(self, self.opening(goal))
+        return _Asking(self, await self.opening(goal))
 
-    def opening(self, goal: str) -> str:
+    async def opening(self, goal: str) -> str:
         """Return the opening of an episode."""
         if self.settings.ask == "goal" and self.items:
-            return f"{_HOW}\n{self.answer(goal)}"
+            return f"{_HOW}\n{await self.answer(goal)}"
         return _HOW
 
     def credited(
@@ -147,10 +152,11 @@ class Principles:
         )
         return replace(self, items=tuple(items))
 
-    def matches(self, new: Principle) -> list[Principle]:
+    async def matches(self, new: Principle) -> list[Principle]:
         """Return the nearest principles of the same type that may be the same."""
         same = [item for item in self.items if item.guiding == new.guiding]
-        scores = cosines(new.text, [item.text for item in same])
+        texts = [item.text for item in same]
+        scores = (await similarities(self.embedder, new.text, texts)).tolist()
         near = best(scores, self.settings.matches, self.settings.merge)
         return [same[place] for place in near]
 
@@ -190,5 +196,7 @@ class Principles:
         """Make it again, with the same hash."""
         settings, items = document
         return cls(
-            decode(EvolverSettings, settings), decode(tuple[Principle, ...], items)
+            decode(EvolverSettings, settings),
+            decode(tuple[Principle, ...], items),
+            resources.get("embedder") or Lexical(),
         )

@@ -1,10 +1,9 @@
-"""Ranks texts by a query: BM25, and cosines of word counts."""
+"""Ranks texts by the words that they share with a query (BM25)."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 
 K1, B = 1.2, 0.75  # BM25's usual constants
 
@@ -38,25 +37,6 @@ def bm25(query: str, documents: Sequence[str]) -> list[float]:
                 norm = 1 - B + B * lengths[place] / mean
                 scores[place] += weight * frequency * (K1 + 1) / (frequency + K1 * norm)
     return scores
-
-
-@lru_cache(maxsize=8192)
-def _unit(text: str) -> dict[str, float]:
-    count = Counter(words(text))
-    norm = math.sqrt(sum(value * value for value in count.values()))
-    return {word: count[word] / norm for word in sorted(count)}
-
-
-def cosines(query: str, texts: Sequence[str]) -> list[float]:
-    """Return the cosine of the word counts of a query and of each text, 0 to 1."""
-    wanted = _unit(query)
-    return [
-        min(
-            1.0,
-            sum(value * _unit(text).get(word, 0.0) for word, value in wanted.items()),
-        )
-        for text in texts
-    ]
 
 
 def best(scores: Sequence[float], count: int, least: float = -math.inf) -> list[int]:

@@ -6,7 +6,7 @@ keys give candidates, then similarity and utility choose among all of them
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -15,7 +15,9 @@ import numpy as np
 from reskill_jax.codec import decode, encode
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
-from reskill_jax.memories.ranking import best, cosines
+from reskill_jax.llm.embedders import Embedder, Lexical
+from reskill_jax.memories.ranking import best
+from reskill_jax.memories.retrieval import similarities
 from reskill_jax.memories.settings import MemrlSettings
 from reskill_jax.memories.texts import content_hash, item_id
 from reskill_jax.rollout.context import Guide, StaticGuide, context_kind
@@ -91,11 +93,13 @@ class UtilityMemory:
     Attributes:
         settings: of the method.
         items: the experiences.
+        embedder: compares keys.
     """
 
     kind: ClassVar[str]
     settings: MemrlSettings
     items: tuple[Experience, ...] = ()
+    embedder: Embedder = field(default_factory=Lexical, compare=False, repr=False)
 
     @cached_property
     def hash(self) -> str:
@@ -108,16 +112,16 @@ class UtilityMemory:
             return f"{observation}\n{goal}"
         return goal
 
-    def nearest(self, key: str) -> dict[str, float]:
+    async def nearest(self, key: str) -> dict[str, float]:
         """Return the nearest keys and their similarity (phase one), nearest first."""
         keys = list(dict.fromkeys(item.key for item in self.items))
-        scores = cosines(key, keys)
+        scores = (await similarities(self.embedder, key, keys)).tolist()
         near = best(scores, self.settings.keys, self.settings.threshold)
         return {keys[place]: scores[place] for place in near}
 
-    def retrieve(self, key: str) -> list[Experience]:
+    async def retrieve(self, key: str) -> list[Experience]:
         """Return what is shown for a key: both phases."""
-        near = self.nearest(key)
+        near = await self.nearest(key)
         candidates = [
             item
             for item in self.items
@@ -145,14 +149,14 @@ class UtilityMemory:
             items.append(replace(item, q=q, visits=visits))
         return replace(self, items=tuple(items))
 
-    def plus(self, item: Experience) -> "UtilityMemory":
+    async def plus(self, item: Experience) -> "UtilityMemory":
         """Add an experience, beside all that lie under the same key.
 
         It is put under the nearest key, if that is near enough, else under its own. One
         with the same words under the same key is not added. Beyond the capacity the
         one of the least utility goes, of equal ones the oldest, never the new one.
         """
-        near = self.nearest(item.key)
+        near = await self.nearest(item.key)
         if near:
             key, similarity = next(iter(near.items()))
             if similarity >= self.settings.attach:
@@ -167,7 +171,7 @@ class UtilityMemory:
 
     async def begin(self, task: Task, goal: str, observation: Observation) -> Guide:
         """Open with what is retrieved: successes, then failures."""
-        found = self.retrieve(self.key(goal, observation.text))
+        found = await self.retrieve(self.key(goal, observation.text))
         return StaticGuide(self.lay_out(found))
 
     def lay_out(self, found: Sequence[Experience]) -> str:
@@ -194,5 +198,7 @@ class UtilityMemory:
         """Make it again, with the same hash."""
         settings, items = document
         return cls(
-            decode(MemrlSettings, settings), decode(tuple[Experience, ...], items)
+            decode(MemrlSettings, settings),
+            decode(tuple[Experience, ...], items),
+            resources.get("embedder") or Lexical(),
         )

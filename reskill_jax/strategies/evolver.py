@@ -7,14 +7,18 @@ those whose use has not paid are pruned. Episodes, outcomes and what was shown a
 paired by the episode, never by a place in a list.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypedDict
 
 import numpy as np
+from absl import logging
 
 from reskill_jax.codec import decode, encode
+from reskill_jax.environments.protocol import EpisodeLostError
 from reskill_jax.memories.principles import TAG, Principle, Principles
 from reskill_jax.memories.settings import EvolverSettings
 from reskill_jax.memories.writer import Writer
@@ -43,14 +47,14 @@ class _Written(TypedDict):
     merges: list[_Merge]  # into: id of a known principle, or "" for none
 
 
-def write(writer: Writer, job: Any) -> Any:
+def write(resources: Mapping[str, Any], writer: Writer, job: Any) -> Any:
     """Summarise episodes, and tell which principles are known already.
 
     Of those from one task and of one type that mean the same, the first is kept. Then
     the nearest known ones of the same type are compared.
     """
     held = decode(_Job, job)
-    memory = Principles.from_json(held["memory"], {})
+    memory = Principles.from_json(held["memory"], resources)
     kept: list[Principle] = []
     for record in held["records"]:
         text = writer.principle(record)
@@ -62,7 +66,7 @@ def write(writer: Writer, job: Any) -> Any:
             kept.append(new)
     merges = []
     for new in kept:
-        near = memory.matches(new)
+        near = asyncio.run(memory.matches(new))
         into = next((p.id for p in near if writer.same(p.text, new.text)), "")
         merges.append(_Merge(new=new, into=into))
     return encode(_Written(merges=merges))
@@ -80,8 +84,10 @@ class Evolver:
         self._setup = setup
         self._train = train
         self._settings = EvolverSettings(**setup.settings["evolver"])
-        self._memory = Principles(self._settings)
-        self._desk = setup.make_desk(write)
+        self._memory = Principles.from_json(
+            Principles(self._settings).to_json(), setup.resources
+        )
+        self._desk = setup.make_desk(partial(write, setup.resources))
 
     @property
     def incumbent(self) -> Context:
@@ -97,11 +103,18 @@ class Evolver:
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Credit what was shown, take what is written, ask for more, prune."""
         groups = [list(g) for _, g in groupby(episodes, lambda e: e.group)]
+        read, lost = 0, 0
         uses, wins = Counter[str](), Counter[str]()
         for group in groups:
             mean = float(np.mean([episode.success for episode in group]))
             for episode in group:
-                shown = self._shown(episode)
+                try:
+                    shown = self._shown(episode)
+                except EpisodeLostError as error:
+                    logging.error("an episode's principles get no credit: %s", error)
+                    lost += 1
+                    continue
+                read += bool(shown)
                 uses.update(shown)
                 won = episode.success
                 if self._settings.credit == "relative":
@@ -129,7 +142,8 @@ class Evolver:
         metrics = self._desk.take_metrics() | {
             "memory/items": float(len(items)),
             "memory/written": float(written),
-            "memory/read": float(sum(bool(self._shown(e)) for e in episodes)),
+            "memory/read": float(read),
+            "memory/failed_lookups": float(lost),
             "memory/pruned": float(pruned),
         }
         if turns:
@@ -138,14 +152,19 @@ class Evolver:
         return Learned(metrics, status=f"{len(items)} principles")
 
     def _shown(self, episode: Episode) -> set[str]:
-        """Return the ids of the principles that an episode was shown."""
+        """Return the ids of the principles that an episode was shown.
+
+        Raises:
+            EpisodeLostError: the embedder's service does not answer.
+        """
         shown: set[str] = set()
         after = episode.observations[1:]
         for turn, seen in zip(episode.turns, after, strict=True):
             if _asks(turn.text):
                 shown |= self._memory.shown_in(seen)
         if self._settings.ask == "goal":
-            shown |= self._memory.shown_in(self._memory.opening(episode.goal))
+            opening = asyncio.run(self._memory.opening(episode.goal))
+            shown |= self._memory.shown_in(opening)
         return shown
 
     def _take(self, step: int) -> int:
@@ -169,7 +188,7 @@ class Evolver:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         held = decode(_State, state, name="strategy")
-        self._memory = Principles.from_json(held["memory"], {})
+        self._memory = Principles.from_json(held["memory"], self._setup.resources)
         self._desk.restore(held["desk"])
 
 

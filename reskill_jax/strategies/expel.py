@@ -9,6 +9,7 @@ similar, open every episode.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -86,7 +87,9 @@ class Expel:
         # By task: the shortest success, and the newest failure.
         self._won: dict[str, EpisodeRecord] = {}
         self._lost: dict[str, EpisodeRecord] = {}
-        self._insights = Insights(settings)
+        self._insights = Insights.from_json(
+            Insights(settings).to_json(), setup.resources
+        )
         self._desk = setup.make_desk(_work)
 
     @property
@@ -164,7 +167,9 @@ class Expel:
         self._desk.submit(step, encode(job))
         for _, result in self._desk.take(step, wait=True):
             found = decode(_Extracted, result)
-            self._insights = Insights(self._settings, found["rules"], tuple(won))
+            self._insights = replace(
+                self._insights, rules=found["rules"], solved=tuple(won)
+            )
             return found["unused"]
         return 0
 
@@ -204,5 +209,5 @@ class Expel:
         self._attempts = held["attempts"]
         self._reflections = Reflections.from_json(held["reflections"], {})
         self._won, self._lost = held["won"], held["lost"]
-        self._insights = Insights.from_json(held["insights"], {})
+        self._insights = Insights.from_json(held["insights"], self._setup.resources)
         self._desk.restore(held["desk"])

@@ -6,14 +6,17 @@ success and a failure of each group become memories. With GRPO beside it, as the
 paper compares it, or with a frozen policy, as published.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, TypedDict
 
 import numpy as np
+from absl import logging
 
 from reskill_jax.codec import decode, encode
+from reskill_jax.environments.protocol import EpisodeLostError
 from reskill_jax.memories.settings import MemrlSettings
 from reskill_jax.memories.texts import trajectory
 from reskill_jax.memories.utility import Experience, UtilityMemory
@@ -53,8 +56,11 @@ class Memrl:
         self._setup = setup
         self._train = train
         settings = MemrlSettings(**setup.settings["memrl"])
-        self._memory = UtilityMemory(settings)
+        self._memory = UtilityMemory.from_json(
+            UtilityMemory(settings).to_json(), setup.resources
+        )
         self._desk = setup.make_desk(write)
+        self._lost = 0  # look-ups at this step that failed
 
     @property
     def incumbent(self) -> Context:
@@ -71,11 +77,11 @@ class Memrl:
         """Reward what was shown, take what is written, ask for more."""
         returns: dict[str, list[float]] = defaultdict(list)
         records: list[EpisodeRecord] = []
-        read = 0
+        read = self._lost = 0
         for _, members in groupby(episodes, lambda episode: episode.group):
             group = list(members)
             mean = 2 * float(np.mean([episode.success for episode in group])) - 1
-            shown = self._memory.retrieve(self._key(group[0]))
+            shown = self._shown(group[0])
             read += len(group) * bool(shown)
             for item in shown:
                 returns[item.id].append(mean)
@@ -89,13 +95,25 @@ class Memrl:
             "memory/items": float(len(items)),
             "memory/written": float(written),
             "memory/read": float(read),
+            "memory/failed_lookups": float(self._lost),
         }
         if items:
             metrics["memory/utility"] = float(np.mean([item.q for item in items]))
         return Learned(metrics, status=f"{len(items)} memories")
 
-    def _key(self, episode: Episode) -> str:
-        return self._memory.key(episode.goal, episode.observations[0])
+    def _shown(self, episode: Episode) -> list[Experience]:
+        """Return what an episode was shown; its vectors are remembered.
+
+        Nothing, counted, where the embedder does not know them any more and its service
+        does not answer: training goes on.
+        """
+        key = self._memory.key(episode.goal, episode.observations[0])
+        try:
+            return asyncio.run(self._memory.retrieve(key))
+        except EpisodeLostError as error:
+            logging.error("utilities are not updated: %s", error)
+            self._lost += 1
+            return []
 
     def _take(self, step: int) -> int:
         """Add what has been written."""
@@ -105,15 +123,18 @@ class Memrl:
             for record, text in zip(records, texts, strict=True):
                 seen = record.observations[0] if record.observations else ""
                 kept = self._memory.settings.show == "trajectory"
-                self._memory = self._memory.plus(
-                    Experience(
-                        key=self._memory.key(record.goal, seen),
-                        text=text,
-                        success=record.success,
-                        trajectory=trajectory(record) if kept else "",
-                        born=step,
-                    )
+                new = Experience(
+                    key=self._memory.key(record.goal, seen),
+                    text=text,
+                    success=record.success,
+                    trajectory=trajectory(record) if kept else "",
+                    born=step,
                 )
+                try:
+                    self._memory = asyncio.run(self._memory.plus(new))
+                except EpisodeLostError as error:
+                    logging.error("a memory is lost: %s", error)
+                    self._lost += 1
         return len({item.id for item in self._memory.items} - before)
 
     def state(self) -> dict[str, Any]:
@@ -123,7 +144,7 @@ class Memrl:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         held = decode(_State, state, name="strategy")
-        self._memory = UtilityMemory.from_json(held["memory"], {})
+        self._memory = UtilityMemory.from_json(held["memory"], self._setup.resources)
         self._desk.restore(held["desk"])
 
 
