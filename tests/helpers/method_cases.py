@@ -85,7 +85,7 @@ class Game:
         context = plan.contexts[arm]
         text = opening(context, task)
         self.openings.append(text)
-        success = self.won(task, text, (step, index))
+        success = bool(self.won(task, text, (step, index)))
         room = f"You are in a room with a {task.source.split()[-1]}."
         actions = ("look", "go to shelf 1", "take mug 1") if success else ("look",) * 3
         turns = [

@@ -105,7 +105,9 @@ def test_evaluation_changes_nothing(name):
     assert game.strategy.incumbent.hash == game.strategy.incumbent.hash
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("reflexion",)])
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if name not in ("reflexion",)]
+)
 def test_a_group_shares_its_context(name):
     game = Game(quick(name))
     game.run(8)
