@@ -411,7 +411,8 @@ def _add_creator(c: ConfigDict) -> None:
     c.creator.retry.failure_threshold = 20  # failures in a row that stop all calls
     c.creator.retry.cooldown_s = 60.0  # seconds without calls then; doubled if repeated
 
-    # For experiments: every k-th proposal is one of a known kind, helpful or harmful.
+    # For experiments: every k-th proposal is one of a known kind: helpful, harmful, or
+    # neutral, which says nothing.
     c.creator.inject = "harmful"
     c.creator.inject_every = 0  # k; 0: never
 
@@ -445,6 +446,9 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     # Share of a split's tasks that may fail for good, each of which counts as a
     # failure; with more, the split's figures are void.
     c.eval.max_failed_share = 0.02
+    # accepted: with what the strategy has accepted; none: without, e.g. whether skills
+    # are still needed at the end.
+    c.eval.context = "accepted"
     c.eval.splits = ("valid_seen", "valid_unseen")  # (): no evaluation
     # Tasks that the splits must have, "split:count:hash" each, as printed beside every
     # figure; other tasks are refused. (): whichever are found.

@@ -261,6 +261,7 @@ TABLE: dict[str, Values] = {
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.max_failed_share": _number(0, 1),
+    "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
     "checkpoint.every": _integer(1),

@@ -19,7 +19,7 @@ SHIPPED = sorted(ROOT.glob("configs/*.py"))
 SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 
 # Keys of the smoke configuration that may be negative, or empty.
-NEGATIVE = {"creator.llm.temperature"}
+NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
 EMPTY = {
     "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
     "warm_start.recipe",

@@ -120,6 +120,7 @@ class Expel:
         self._gathered += 1
         solved = {e.task.id for e in episodes if e.success}
         self._attempts.record(lambda chain, task: task in solved)
+        before = len(self._reflections.items)
         if self._attempts.made < self._attempts.most:
             # One reflection per task and attempt, on the first try that failed.
             first = {e.task.id: e for e in reversed(episodes)}
@@ -130,7 +131,8 @@ class Expel:
             for _, written in self._desk.take(step, wait=True):
                 for task, text in written:
                     self._reflections = self._reflections.plus(tasks[task], text)
-        metrics: dict[str, float] = {}
+        written = len(self._reflections.items) - before
+        metrics = {"memory/written": float(written)}
         if not self._gathering:
             metrics["memory/unused_edits"] = float(self._extract(step))
         metrics |= self._desk.take_metrics() | self._sizes()
