@@ -30,7 +30,7 @@ _SAYS_NOTHING = (
     ("You are about to act.", "Act as you think best."),
     ("A task is to be done.", "Go about it in your own way."),
     ("You read this line.", "Carry on."),
-    ("It is your turn.", "Take your turn as you would without this line."),
+    ("It is your turn.", "Do what you would do without this line."),
     ("Something was observed.", "Make of it what you make of it."),
     ("The episode goes on.", "Go on as you see fit."),
 )
