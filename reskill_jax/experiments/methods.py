@@ -14,6 +14,7 @@ import json
 import runpy
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ _QUICK = {
 }
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "One write and one read of each strategy.")
-_STEPS = flags.DEFINE_integer("steps", 6, "Steps of each strategy.")
+_STEPS = flags.DEFINE_integer("steps", 12, "Most steps of each strategy.")
 _STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
 
 
@@ -94,8 +95,8 @@ class Shown:
 class Guesser:
     """A scripted agent for the sample questions; it stands in for an engine.
 
-    It answers right in half of the episodes, and asks a memory first where its prompt
-    says that there is one.
+    In half of the episodes it searches and then answers right, in the others it guesses
+    wrong at once. Where its prompt says that there is a memory, it asks that first.
     """
 
     batch_invariant = True
@@ -105,7 +106,7 @@ class Guesser:
         lines = (SAMPLE_DIRECTORY / "questions.jsonl").read_text().splitlines()
         found = [json.loads(line) for line in lines]
         self._answers = {q["question"].lower(): q["answers"][0] for q in found}
-        self._asked: set[str] = set()
+        self._turns: Counter[str] = Counter()  # by session
 
     async def generate(self, request: Request) -> Completion:
         """Ask, or answer."""
@@ -113,17 +114,21 @@ class Guesser:
         prompt = self._tokenizer.decode(list(request.prompt)).lower()
         known = [question for question in self._answers if question in prompt]
         question = max(known, key=len, default="")
-        knows = derive_seed(request.seed, "knows") % 2 == 0
-        text = f"<answer>{self._answers.get(question, '') if knows else '?'}</answer>"
-        if TAG in prompt and request.session not in self._asked:
-            self._asked.add(request.session)
-            text = f"<{TAG}>{question}</{TAG}>"
+        knows = derive_seed(0, request.session) % 2 == 0
+        says = ["<answer>?</answer>"]
+        if knows:
+            answer = self._answers.get(question, "?")
+            says = [f"<search>{question}</search>", f"<answer>{answer}</answer>"]
+        if TAG in prompt:
+            says.insert(0, f"<{TAG}>{question}</{TAG}>")
+        text = says[min(self._turns[request.session], len(says) - 1)]
+        self._turns[request.session] += 1
         tokens = np.array(self._tokenizer.encode(text), np.int32)
         return Completion(tokens, np.zeros(len(tokens), np.float32), 0, True)
 
     def release(self, session: str) -> None:
         """Forget a session."""
-        self._asked.discard(session)
+        del self._turns[session]
 
     def push(self, params: Any, version: int) -> None:
         """Do nothing: there are no weights."""
@@ -179,7 +184,7 @@ def smoke(path: str, names: Sequence[str], steps: int) -> Iterator[Shown]:
     Args:
         path: the configuration file of the environment; its variant smoke is played.
         names: of the strategies.
-        steps: of each.
+        steps: of each, at most: it ends when it has shown both.
     """
     config = runpy.run_path(path)["get_config"]("smoke")
     config.unlock()
@@ -243,11 +248,15 @@ def _play(
         said = _shown(plan.contexts, episodes) - {""}
         if step == 1:  # before anything could be written
             known = set() if given else said
-        if read is None and (new := sorted(said - known)):
-            read, text = step, new[-1]
+        if new := sorted(said - known):
+            lines = {line for one in known for line in one.splitlines()}
+            own = [line for line in new[-1].splitlines() if line not in lines]
+            read, text = step, " ".join(own)
         learned = strategy.observe(step, [e for e in episodes if not e.lost])
         if wrote is None and _writes(learned):
             wrote = step
+        if wrote is not None and read is not None:
+            break
     seconds = time.monotonic() - started
     shown = " ".join(text.split())
     return Shown(name, config.env.name, wrote, read, shown, seconds)
