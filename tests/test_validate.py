@@ -26,6 +26,8 @@ EMPTY = {
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
+    "embedder.encoder", "embedder.model", "embedder.base_url",
+    "embedder.api_key_variable",
     "eval.splits", "eval.panel",
 }  # fmt: skip
 
