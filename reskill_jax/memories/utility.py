@@ -57,7 +57,7 @@ class Experience:
 def standardised(values: Sequence[float], clip: float) -> list[float]:
     """Return z = (x - mean) / sd over the values, within +-clip; 0 where all agree."""
     array = np.asarray(values, float)
-    sd = array.std()
+    sd = array.std() if len(values) else 0.0
     if sd < 1e-9:
         return [0.0] * len(values)
     return np.clip((array - array.mean()) / sd, -clip, clip).tolist()
@@ -100,6 +100,10 @@ class UtilityMemory:
     settings: MemrlSettings
     items: tuple[Experience, ...] = ()
     embedder: Embedder = field(default_factory=Lexical, compare=False, repr=False)
+    # What was retrieved, by key: the rollouts of a group all ask the same.
+    _found: dict[str, list[Experience]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @cached_property
     def hash(self) -> str:
@@ -121,17 +125,18 @@ class UtilityMemory:
 
     async def retrieve(self, key: str) -> list[Experience]:
         """Return what is shown for a key: both phases."""
+        if key in self._found:
+            return self._found[key]
         near = await self.nearest(key)
         candidates = [
             item
             for item in self.items
             if item.key in near and item.q >= self.settings.q_min
         ]
-        if not candidates:
-            return []
         similarity = [near[item.key] for item in candidates]
         chosen = choose(similarity, [item.q for item in candidates], self.settings)
-        return [candidates[place] for place in chosen]
+        self._found[key] = [candidates[place] for place in chosen]
+        return self._found[key]
 
     def rewarded(self, returns: Mapping[str, Sequence[float]]) -> "UtilityMemory":
         """Move utilities towards returns: q <- q + rate (r - q).

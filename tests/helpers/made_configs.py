@@ -23,7 +23,8 @@ _REAL = (
 _TEXTS = {
     "env.name": ("alfworld",),
     "env.root": ("",),
-    "env.source": ("", "tfds:reskill_alfworld/1.0.0"),
+    "env.source": ("",),  # the set has to be here
+    "env.dev": (0, 1),  # of four tasks
     "env.houses": ("small", "medium", ""),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
