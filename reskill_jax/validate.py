@@ -28,6 +28,7 @@ from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
 from reskill_jax.strategies import (
     STRATEGIES,
+    WRITING,
     asks_creator,
     find_strategy,
     holds_trials,
@@ -138,6 +139,15 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
+        if config.strategy.name in WRITING:
+            yield (
+                "strategy",
+                [
+                    f"name={config.strategy.name!r} has texts written, which a creator "
+                    "of one's own does not write: choose config.creator.name from "
+                    f"{', '.join(CREATORS)}"
+                ],
+            )
     elif creator.name != "offline" and asks_creator(config.strategy.name):
         own = ("delay_steps", "inject", "inject_every")
         yield (
