@@ -36,7 +36,8 @@ LAYERS = (
     {"environments", "policy", "trials"},
     {"rollout"},
     {"grpo"},
-    {"creator", "memories"},
+    {"creator"},
+    {"memories"},  # what methods have written, through the creator's seam
     {"strategies"},
     {"environments.*"},
     {"laboratory"},
