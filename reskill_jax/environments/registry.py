@@ -18,6 +18,7 @@ ENVIRONMENTS = {
     "scienceworld": "reskill_jax.environments.scienceworld.spec",
     "search": "reskill_jax.environments.search.spec",
     "sql": "reskill_jax.environments.sql.spec",
+    "wands": "reskill_jax.environments.wands.spec",
 }
 
 

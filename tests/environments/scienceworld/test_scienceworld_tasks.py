@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reskill_jax.environments.panels import check_disjoint
@@ -49,6 +49,7 @@ def test_a_hash_covers_simplifications_and_tells_repeats_apart():
     assert make("test").hash == easy.hash
 
 
+@settings(deadline=None, max_examples=25)
 @given(per_task=st.integers(1, 40), limit=st.integers(1, 90))
 def test_tasks_have_their_share_whatever_they_have(per_task, limit):
     train = make("train", tasks="boil, identify-life-stages-2", per_task=per_task)
