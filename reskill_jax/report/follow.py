@@ -4,6 +4,7 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from reskill_jax.codec import decode
@@ -16,7 +17,7 @@ _PAUSE_S = 1.0
 
 
 def follow(workdir: Workdir, pause_s: float = _PAUSE_S) -> Iterator[str]:
-    """Yield a line for every step, evaluation and decision from now on.
+    """Return lines: one for every step, evaluation and decision from now on.
 
     It ends when no process writes the run any more.
 
@@ -27,8 +28,13 @@ def follow(workdir: Workdir, pause_s: float = _PAUSE_S) -> Iterator[str]:
     Raises:
         ValueError: a line of a file is damaged; names file and line.
     """
+    seen = {path: len(_lines(path)) for path in (workdir.metrics, workdir.trials)}
+    return _news(workdir, seen, pause_s)
+
+
+def _news(workdir: Workdir, seen: dict[Path, int], pause_s: float) -> Iterator[str]:
+    """See `follow`; `seen` has the lines of each file that were there before."""
     files = {workdir.metrics: _metrics, workdir.trials: _trial}
-    seen = {path: len(_lines(path)) for path in files}
     while True:
         # First: what is written before the end must still be told.
         running = is_running(workdir)
@@ -61,7 +67,7 @@ def is_running(workdir: Workdir) -> bool:
     return False
 
 
-def _lines(path: Any) -> list[str]:
+def _lines(path: Path) -> list[str]:
     """Return the finished lines of a file."""
     if not path.exists():
         return []

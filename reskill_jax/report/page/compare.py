@@ -89,16 +89,21 @@ def _groups(runs: Sequence[Summary]) -> dict[str, list[Summary]]:
     methods = [method(run) for run in runs]
     keys = sorted({key for m in methods for key in m})
     telling = [k for k in keys if len({repr(m.get(k)) for m in methods}) > 1]
-    groups: dict[str, list[Summary]] = defaultdict(list)
-    for run, own in zip(runs, methods, strict=True):
-        words = [f"{key}={own.get(key)}" for key in telling]
-        name = ", ".join(words[:4]) + (
-            f" and {len(words) - 4} more" if words[4:] else ""
-        )
-        if words[4:]:
-            name += f" ({run.name})"
-        groups[name or "all runs"].append(run)
-    return dict(groups)
+    if "strategy.name" in telling:  # what follows from it says no more
+        own = [k for k in telling if not k.startswith(("trial.", "strategy."))]
+        telling = ["strategy.name", *own]
+    groups: dict[str, list[Summary]] = {}
+    known: dict[str, str] = {}  # name by method
+    for run, found in zip(runs, methods, strict=True):
+        words = [f"{key}={found.get(key)}" for key in telling]
+        name = ", ".join(words[:3]) or "all runs"
+        if words[3:]:
+            name += f" and {len(words) - 3} more"
+        whole = repr(sorted(found.items()))
+        if whole not in known:
+            known[whole] = f"{name} ({run.name})" if name in groups else name
+        groups.setdefault(known[whole], []).append(run)
+    return groups
 
 
 def _splits(runs: Sequence[Summary], step: int | None) -> tuple[list[str], list[str]]:

@@ -89,5 +89,5 @@ const VERDICTS = { accepted: ["\u2714 accepted", "good"], rejected: ["\u2718 rej
 
 function verdict(word) {
   const [text, kind] = VERDICTS[word] || [word, ""];
-  return h("span", { class: kind || null }, text);
+  return h("span", { class: "verdict " + kind }, text);
 }
