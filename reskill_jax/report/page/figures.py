@@ -83,6 +83,34 @@ def posterior(
     return effect * share, prior_sd * math.sqrt(1 - share)
 
 
+def within_groups(
+    groups: Iterable[tuple[int, int, int, int]],
+) -> tuple[float, float] | None:
+    """Return the difference of success rates within groups, and its standard error.
+
+    The estimate of `trials.paired.effect_of_sums`, without discount.
+
+    Args:
+        groups: successes and episodes of the candidate, then of the incumbent.
+
+    Returns:
+        None where no group has both.
+    """
+    weight = difference = p = q = 0.0
+    for y1, n1, y0, n0 in groups:
+        if not n1 or not n0:
+            continue
+        size = n1 + n0
+        weight += n1 * n0 / size
+        difference += (y1 * n0 - y0 * n1) / size
+        p += (n1**2 * y0 - n0**2 * y1 + n1 * n0 * (n0 - n1) / 2) / size**2
+        q += (y1 * (n0 - y0) + y0 * (n1 - y1)) / (2 * size)
+    if not weight:
+        return None
+    effect = difference / weight
+    return effect, math.sqrt(max(effect * p + q, 0) + 0.25) / weight
+
+
 def short(value: Any) -> Any:
     """Round floats to five digits, through lists and dicts: pages are for eyes."""
     if isinstance(value, float):

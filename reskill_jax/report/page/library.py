@@ -57,6 +57,32 @@ def library_document(
     }
 
 
+def changed_triggers(trials: Sequence[TrialLine]) -> list[tuple[Trigger, ...] | None]:
+    """Return per trial the triggers of the skills that it changes, old and new ones.
+
+    None where a skill is of the first library, whose text the run's files do not hold.
+    """
+    known: dict[str, Skill] = {}
+    found: list[tuple[Trigger, ...] | None] = []
+    for trial in trials:
+        after = dict(known)
+        triggers: list[Trigger] | None = []
+        for operation in trial.proposal.operations:
+            old = known.get(operation.name)
+            new = _applied(old, operation)
+            if old is None and not isinstance(operation, Add):
+                triggers = None
+            elif triggers is not None:
+                triggers += [skill.trigger for skill in (old, new) if skill is not None]
+            after.pop(operation.name, None)
+            if new is not None:
+                after[operation.name] = new
+        found.append(None if triggers is None else tuple(triggers))
+        if trial.accepted:
+            known = after
+    return found
+
+
 def words(old: str, new: str) -> list[tuple[str, str]]:
     """Return a word diff: pairs of ``=``, ``-`` or ``+`` and the text."""
     a, b = (re.findall(r"\s+|\w+|[^\w\s]", text) for text in (old, new))

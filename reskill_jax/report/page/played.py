@@ -29,6 +29,7 @@ class Row:
     group: int | None
     bank: str
     success: bool
+    actions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -128,6 +129,7 @@ def _row(phase: str, step: int, line: EpisodeLine) -> Row:
         group=line.group,
         bank=line.bank,
         success=line.success,
+        actions=line.actions if phase == "train" else (),
     )
 
 

@@ -4,10 +4,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reskill_jax.report.page.figures import posterior, short
+from reskill_jax.report.page.figures import posterior, short, within_groups
+from reskill_jax.report.page.library import changed_triggers
 from reskill_jax.report.page.played import Row
 from reskill_jax.report.page.reading import PathPoint, TrialLine
 from reskill_jax.skills.operations import Delete, describe
+from reskill_jax.skills.skill import Trigger, could_fire
 
 
 def trials_document(
@@ -32,7 +34,12 @@ def trials_document(
             by_step[row.step].append(row)
     return short(
         {
-            "list": [_trial(trial, settings, by_step) for trial in trials],
+            "list": [
+                _trial(trial, settings, by_step, triggers)
+                for trial, triggers in zip(
+                    trials, changed_triggers(trials), strict=True
+                )
+            ],
             "running": _running(trials, settings, metrics),
             "settings": dict(settings),
             "preset": expectations.get("preset"),
@@ -110,7 +117,10 @@ def win_loss(
 
 
 def _trial(
-    trial: TrialLine, settings: Mapping[str, Any], by_step: Mapping[int, list[Row]]
+    trial: TrialLine,
+    settings: Mapping[str, Any],
+    by_step: Mapping[int, list[Row]],
+    triggers: Sequence[Trigger] | None,
 ) -> dict[str, Any]:
     operations = trial.proposal.operations
     deletes = bool(operations) and all(isinstance(o, Delete) for o in operations)
@@ -141,7 +151,40 @@ def _trial(
         "bounds": bounds(settings, len(trial.path), deletes=deletes),
         "cost": _cost(settings, operations),
         "groups": win_loss(rows, trial.proposal.bank, trial.candidate),
+        "unexposed": unexposed(rows, trial.proposal.bank, trial.candidate, triggers),
     }
+
+
+def unexposed(
+    rows: Sequence[Row],
+    incumbent: str,
+    candidate: str,
+    triggers: Sequence[Trigger] | None,
+) -> dict[str, Any] | None:
+    """Compare two banks in episodes in which no changed skill could have fired.
+
+    Both arms saw the same prompts there, so that only chance can make a difference.
+
+    Args:
+        rows: episodes of a trial's steps.
+        incumbent: hash of a bank.
+        candidate: hash of the other.
+        triggers: of the skills that differ; None: not known.
+
+    Returns:
+        ``effect`` and ``error``, None where no group has both arms, and ``episodes`` of
+        the incumbent and the candidate; None where it is not known.
+    """
+    if triggers is None:
+        return None
+    plain = [row for row in rows if not could_fire(triggers, row.actions)]
+    found = within_groups(
+        (*group["new"], *group["old"])
+        for group in win_loss(plain, incumbent, candidate)
+    )
+    effect, error = found or (None, None)
+    counts = [sum(row.bank == bank for row in plain) for bank in (incumbent, candidate)]
+    return {"effect": effect, "error": error, "episodes": counts}
 
 
 def _cost(settings: Mapping[str, Any], operations: Sequence[Any]) -> float | None:

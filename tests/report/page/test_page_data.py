@@ -10,12 +10,18 @@ from report_runs import CONFIG, episode, write_lines, write_run
 
 from reskill_jax.report.page import write_report
 from reskill_jax.report.page.data import run_document
-from reskill_jax.report.page.figures import mean_interval, posterior, rate
+from reskill_jax.report.page.figures import (
+    mean_interval,
+    posterior,
+    rate,
+    within_groups,
+)
 from reskill_jax.report.page.html import page
 from reskill_jax.report.page.library import words
 from reskill_jax.report.page.played import Row, read_played
 from reskill_jax.report.page.reading import Reader
-from reskill_jax.report.page.trials import bounds, win_loss
+from reskill_jax.report.page.trials import bounds, unexposed, win_loss
+from reskill_jax.skills.skill import Trigger
 from reskill_jax.trials import paired
 from reskill_jax.workdir import Workdir
 
@@ -111,6 +117,28 @@ def test_wins_are_counted_within_groups():
         (3, "loss"),
     ]
     assert (found[0]["new"], found[0]["old"]) == ([1, 2], [0, 1])
+
+
+def test_the_effect_within_groups_is_the_trials():
+    groups = [(1, 2, 0, 1), (3, 4, 2, 4), (1, 1, 0, 0), (0, 2, 2, 2)]
+    y = [[y0, y1] for y1, _, y0, _ in groups]
+    n = [[n0, n1] for _, n1, _, n0 in groups]
+    wanted = paired.effect_of_sums(paired.paired_sums(y, n)[0])
+    assert within_groups(groups) == pytest.approx([float(v) for v in wanted], abs=1e-6)
+    assert within_groups([(1, 1, 0, 0)]) is None
+
+
+def test_episodes_in_which_nothing_could_differ_are_compared_by_themselves():
+    def row(bank, success, *actions):
+        return Row("train", 1, "train", "t", "kind", 0, bank, success, actions)
+
+    rows = [row("old", True, "look"), row("new", False, "look", "x")]
+    rows += [row("old", True, "go", "x"), row("new", True, "go", "x")]
+    triggers = (Trigger("action_pattern", "^go"),)
+    found = unexposed(rows, "old", "new", triggers)
+    assert (found["effect"], found["episodes"]) == (-1.0, [1, 1])
+    assert unexposed(rows, "old", "new", (Trigger(),))["effect"] is None
+    assert unexposed(rows, "old", "new", None) is None
 
 
 def test_stop_bounds_are_those_of_the_trial():

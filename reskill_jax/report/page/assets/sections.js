@@ -97,7 +97,7 @@ function trial(t, i, all) {
   if (t.contrast) nodes.push(table("Effects", ["episodes", "effect \u00b1 standard error", "P(effect > cost)"], [
     ["all", plusminus(t.contrast.effect, t.contrast.error), percent(t.contrast.probability)],
     ["exposed: a changed skill could have fired", plusminus(t.contrast.exposed, t.contrast.exposed_error), "\u2013"],
-    ["unexposed", unexposed(t), "\u2013"]], [2]));
+    ["unexposed: both arms saw the same, no discount", unexposed(t), "\u2013"]], [2]));
   const groups = t.groups;
   if (!groups.length) return [...nodes, h("p", { class: "note" }, "No group of the kept episodes has both arms.")];
   const kinds = [...new Set(groups.map((g) => g.kind))].sort();
