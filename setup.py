@@ -62,10 +62,12 @@ EXTRAS = {
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
         "atif>=1.8,<2",  # the published format of trajectories, to check ours
+        "axe-core-python>=0.1,<1",  # accessibility of the report page
         "gguf>=0.17,<1",  # reads the real chat model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
+        "playwright>=1.50,<2",  # drives a Chromium that is there; downloads none
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
@@ -91,6 +93,7 @@ setup(
             "creator/prompts/*.md",
             "environments/search/sample/*.jsonl",
             "environments/sql/sample/*",
+            "report/page/assets/*",
         ]
     },
     install_requires=CORE,

@@ -10,7 +10,7 @@ wherever they stand, and then patterns of what looks like one.
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import quote
 
@@ -60,10 +60,7 @@ def scrub(text: str, secrets: Iterable[str] = ()) -> str:
     Returns:
         The text without them; what precedes a value (``token=``) stays.
     """
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        for form in (secret, quote(secret, safe="")):
-            text = text.replace(form, MARK)
-    return _AFTER_A_WORD.sub(_marked, _ALONE.sub(MARK, text))
+    return _scrub(text, tuple(sorted(filter(None, secrets), key=len, reverse=True)))
 
 
 def scrub_all(document: Any, secrets: Iterable[str] = ()) -> Any:
@@ -80,6 +77,14 @@ def scrub_all(document: Any, secrets: Iterable[str] = ()) -> Any:
     if isinstance(document, list | tuple):
         return list(map(partial(scrub_all, secrets=secrets), document))
     return document
+
+
+@lru_cache(65536)  # the texts of episodes repeat
+def _scrub(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        for form in (secret, quote(secret, safe="")):
+            text = text.replace(form, MARK)
+    return _AFTER_A_WORD.sub(_marked, _ALONE.sub(MARK, text))
 
 
 def _marked(match: re.Match[str]) -> str:
