@@ -13,6 +13,7 @@ CORE = [
     "ml-collections>=1.1,<2",
     "absl-py>=2.1,<3",
     "numpy>=2.0,<3",
+    "packaging>=23",  # compares versions
     "tokenizers>=0.22,<1",
     "transformers>=5.5,<6",  # chat templates only: torch is never imported
     "jinja2>=3.1.6,<4",  # transformers renders templates with it; older ones it refuses
