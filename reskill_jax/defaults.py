@@ -146,6 +146,16 @@ def _add_policy(c: ConfigDict) -> None:
     # backward pass, unless one holds a whole row.
     c.policy.logprob_chunk = 256
 
+    # Adapters on frozen weights, which are kept in policy.dtype and are the reference.
+    c.policy.lora = ConfigDict()
+    c.policy.lora.rank = 0  # 0: none, all weights are trained; 32 is usual
+    c.policy.lora.alpha = 32.0  # changes are scaled by alpha / rank
+    # Matrices that have them, by their names in Hugging Face models.
+    c.policy.lora.targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+
     # Numbers of devices; one of them may be -1: all that are left (policy/sharding.py).
     c.mesh = ConfigDict()
     c.mesh.data = 1  # each holds a copy of the parameters; splits rows

@@ -18,12 +18,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build
-from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.checkpoint import Checkpointer, check_base, describe_base
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.eos import find_eos_ids
+from reskill_jax.policy.lora import Adapted, merge
+from reskill_jax.policy.peft import save_adapters
 from reskill_jax.policy.tokenizer import Tokenizer
-from reskill_jax.policy.weights import save
+from reskill_jax.policy.weights import load, save
 from reskill_jax.report.exports.cards import model_card
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
@@ -52,8 +54,9 @@ def export_run(
     *,
     dtype: str = "float32",
     step: int | None = None,
+    adapters: bool = False,
 ) -> None:
-    """Export a checkpoint of a run, and say so.
+    """Export a checkpoint of a run, and say so; adapters are merged.
 
     Args:
         config: of the run.
@@ -61,14 +64,25 @@ def export_run(
         output: the new directory.
         dtype: of the weights in the files, float32 or bfloat16.
         step: which checkpoint; None for the newest.
+        adapters: write them alone, as a directory that PEFT loads (`policy.peft`).
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: the run has no checkpoint yet.
+        ValueError: the run has no checkpoint yet, or no adapters.
+        CheckpointError: the weights that adapters were trained on have changed.
     """
     refuse_existing(output)
     source = build.policy_directory(config)
-    template = {"params": abstract_params(load_config(source))}
+    decoder, lora = load_config(source), config.policy.lora
+    if adapters and not lora.rank:
+        raise ValueError(
+            "config.policy.lora.rank=0: the run has no adapters to export: leave out "
+            "--export_adapters"
+        )
+    abstract = abstract_params(decoder)
+    if lora.rank:
+        abstract = build.make_adapters(config, abstract, None, weights=False)
+    template = {"params": abstract}
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
         restored = checkpointer.restore(template, step, partial=True)
@@ -76,10 +90,20 @@ def export_run(
         checkpointer.close()
     if restored is None:
         raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
+    params = restored.arrays["params"]
+    if lora.rank:
+        check_base(restored.host, describe_base(source))
+    if adapters:
+        save_adapters(output, source, params, rank=lora.rank, alpha=lora.alpha)
+        print(f"the adapters after {restored.step} steps are in {output}")
+        return
+    if lora.rank:
+        _, base = load(source)
+        params = merge(Adapted(base, params, build.lora_scale(config)))
     export(
         output,
         source,
-        restored.arrays["params"],
+        params,
         dtype=dtype,
         describe=partial(_describe, config, workdir, restored.step),
     )

@@ -16,6 +16,7 @@ from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.memories.settings import METHODS
+from reskill_jax.policy.lora import TARGETS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.report.trackers import TRACKERS
@@ -100,6 +101,10 @@ _SPLITS = Values(
     lambda x: _NAMES.holds(x) and len(set(x)) == len(x),
     "must be a tuple of different strings, none of them empty",
 )
+_TARGETS = Values(
+    lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
+    f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
+)
 _TRACKERS = Values(
     lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
     f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
@@ -167,6 +172,9 @@ TABLE: dict[str, Values] = {
     "policy.reference": _choice("device", "host"),
     "policy.remat": _choice("none", "dots", "full", "offload"),
     "policy.logprob_chunk": _integer(1),
+    "policy.lora.rank": _integer(0, 4096),
+    "policy.lora.alpha": _number(0, 1e6, above_low=True),
+    "policy.lora.targets": _TARGETS,
     **{f"mesh.{axis}": _AXIS for axis in AXES},
     "mesh.topology": _TEXT,
     "warm_start.recipe": _TEXT,

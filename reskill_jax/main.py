@@ -85,6 +85,9 @@ _EXPORT_DTYPE = flags.DEFINE_enum(
     ["float32", "bfloat16"],
     "Type of exported weights; float32 is exactly what was trained.",
 )
+_EXPORT_ADAPTERS = flags.DEFINE_bool(
+    "export_adapters", False, "Export adapters alone, as PEFT loads them."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -320,6 +323,7 @@ def _export(workdir: Workdir) -> None:
         workdir,
         Path(_OUTPUT.value or ""),  # it has one, see `_usage_problems`
         dtype=_EXPORT_DTYPE.value,
+        adapters=_EXPORT_ADAPTERS.value,
         step=_STEP.value,
     )
 

@@ -28,6 +28,8 @@ _TEXTS = {
     "env.houses": ("small", "medium", ""),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
+    "policy.lora.rank": (0,),  # a base is read, and models here have no weights
+    "policy.lora.targets": (("q_proj", "v_proj"), ("down_proj",)),
     "mesh.topology": ("", "v5e:4x4"),
     "warm_start.recipe": ("", "alfworld-small"),
     "warm_start.retrain": (False,),  # an hour
