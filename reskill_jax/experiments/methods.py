@@ -62,7 +62,7 @@ _QUICK = {
 }
 
 _SMOKE = flags.DEFINE_bool("smoke", False, "One write and one read of each strategy.")
-_STEPS = flags.DEFINE_integer("steps", 12, "Most steps of each strategy.")
+_STEPS = flags.DEFINE_integer("most_steps", 12, "Most steps of each strategy.")
 _STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
 
 
