@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, get_type_hints
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.report.trackers import TRACKERS
@@ -223,6 +225,11 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
+    **{
+        key: values
+        for name, settings in METHODS.items()
+        for key, values in _of(f"strategy.{name}", settings).items()
+    },
     "trial.preset": _choice(*PRESETS),
     **{
         key: Values(
@@ -248,9 +255,18 @@ TABLE: dict[str, Values] = {
     **_of("creator.retry", RetryPolicy),
     "creator.inject": _choice(*KNOWN),
     "creator.inject_every": _integer(0),
+    "embedder.name": _choice(*EMBEDDERS),
+    "embedder.encoder": _TEXT,
+    "embedder.model": _TEXT,
+    "embedder.base_url": _ADDRESS,
+    "embedder.api_key_variable": _TEXT,
+    "embedder.timeout_s": _SECONDS,
+    "embedder.max_attempts": _integer(1, 100),
+    "embedder.max_calls": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.max_failed_share": _number(0, 1),
+    "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
     "report.trackers": _TRACKERS,

@@ -8,6 +8,8 @@ r"""The command line.
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
     python -m reskill_jax.main --mode=compile --config=configs/ENVIRONMENT.py \
         --config.policy.path=Qwen3-8B --config.mesh.topology=v5e:4x4
+    python -m reskill_jax.main --mode=doctor --config=configs/ENVIRONMENT.py \
+        --workdir=runs/a
 
     python -m reskill_jax.main --config=configs/ENVIRONMENT.py --workdir=/shared/a \
         --distributed                                # the same on every host
@@ -45,7 +47,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "export", "show", "report", "compile"],
+    ["train", "evaluate", "export", "show", "report", "compile", "doctor"],
     "What to do.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -69,6 +71,12 @@ _COMPARE = flags.DEFINE_list(
 )
 _FOLLOW = flags.DEFINE_bool(
     "follow", False, "With --mode=show: go on as the run does, until it ends."
+)
+_CHECK_SECONDS = flags.DEFINE_float(
+    "check_seconds",
+    0.0,
+    "Limit of each check of --mode=doctor, seconds; 0: that of the check.",
+    lower_bound=0.0,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
 _EXPORT_DTYPE = flags.DEFINE_enum(
@@ -113,9 +121,9 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
     mode = f"--mode={_MODE.value}"
     if len(argv) > 1:
         yield f"unexpected arguments {argv[1:]}: flags begin with --"
-    if many and _MODE.value != "train":
+    if many and _MODE.value not in ("train", "doctor"):
         yield f"{mode} runs in one process"
-    if _MODE.value in ("train", "compile") and _CONFIG.value is None:
+    if _MODE.value in ("train", "compile", "doctor") and _CONFIG.value is None:
         yield f"{mode} needs --config, a file such as those in configs/"
     if not _WORKDIR.value and _MODE.value != "compile":
         yield f"{mode} needs --workdir, a run's directory"
@@ -182,6 +190,8 @@ def _run(workdir: Workdir | None) -> int:
 
         keep_freed_memory()
         evaluate_run(_changed_config(workdir), workdir, _STEP.value)
+    elif _MODE.value == "doctor":
+        return _diagnose(workdir)
     elif _MODE.value == "export":
         _export(workdir)
     else:
@@ -289,6 +299,16 @@ def _compile() -> int:
     report = compile_run(_CONFIG.value)
     terminal.say(render(report))
     return 0 if report.fits else 1
+
+
+def _diagnose(workdir: Workdir) -> int:
+    from reskill_jax.doctor.report import diagnose  # noqa: PLC0415
+
+    keep_freed_memory()
+    code = diagnose(_CONFIG.value, workdir, _CHECK_SECONDS.value)
+    sys.stdout.flush()
+    # An orderly exit would wait for checks that hang.
+    os._exit(code)
 
 
 def _export(workdir: Workdir) -> None:

@@ -69,7 +69,7 @@ class Caller:
         self._clock = clock
         self._breaker = Breaker(policy, clock)
         # Its own random numbers: those that others draw stay as they are.
-        self._retrying = _make_retrying(policy, sleep, random.Random())
+        self._retrying = make_retrying(policy, sleep, random.Random())
         self._cycle = 0
         self.spending = Spending(budget or Budget())
 
@@ -191,7 +191,7 @@ class Caller:
         return CallError(failure, detail)
 
 
-def _make_retrying(
+def make_retrying(
     policy: RetryPolicy, sleep: Callable[[float], None], chance: random.Random
 ) -> Retrying:
     """Make the loop that repeats an attempt after failures that may pass."""
