@@ -67,7 +67,7 @@ function trials(data) {
     nodes.push(h("h3", null, "Decided trials"), table("Decided trials", ["steps", "verdict", "bundle", "effect \u00b1 error", "where exposed", "episodes old, new", "success old, new", "why it ended", ""],
       all.list.map((t, i) => [t.start === null ? t.step : `${t.start + 1} to ${t.step}`, verdict(t.verdict), t.operations.map((o) => h("div", { class: "bundle" }, bdi(o))), t.contrast ? plusminus(t.contrast.effect, t.contrast.error) : "untested",
         t.contrast ? plusminus(t.contrast.exposed, t.contrast.exposed_error) : "\u2013", t.episodes ? t.episodes.join(", ") : "\u2013", t.rates ? t.rates.map((r) => percent(r, 0)).join(", ") : "\u2013", stop(t.stop),
-        h("button", { class: "link", "aria-label": `Look at the trial of step ${t.step}: ${t.operations.join(", ")}`, onclick: () => { choose(i); picker.focus(); } }, "look")])));
+        h("button", { class: "link", "aria-label": `Look at the trial of step ${t.step}: ${t.operations.join(", ")}`, onclick: () => { choose(i); picker.focus(); } }, "look")]), [0, 3, 4]));
     nodes.push(h("h3", null, "One trial"), h("div", { class: "filters" }, h("label", { class: "wide" }, "Trial", picker)), detail);
     const won = all.list.map((t) => t.verdict).lastIndexOf("accepted");
     choose(won < 0 ? all.list.length - 1 : won);
