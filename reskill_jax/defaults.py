@@ -161,7 +161,8 @@ def _add_policy(c: ConfigDict) -> None:
     c.mesh.data = 1  # each holds a copy of the parameters; splits rows
     c.mesh.fsdp = -1  # splits the parameters, and rows
     c.mesh.tensor = 1  # splits heads and feed-forward widths
-    # TPUs to compile for that are not attached, e.g. v6e:4x4; only for --mode=compile.
+    # Devices to compile for that are not attached, e.g. v6e:4x4 (TPUs) or h100:8; only
+    # for --mode=compile.
     c.mesh.topology = ""
 
     # Supervised training on demonstrations that follow skills, if policy.path is empty.

@@ -43,7 +43,7 @@ LAYERS = (
     {"laboratory"},
     {"defaults", "report"},
     {"build"},
-    {"build_strategy", "memory_report", "keys"},
+    {"build_strategy", "memory_report", "keys", "gpu_topology"},
     {
         "validate",
         "evaluate",

@@ -197,7 +197,7 @@ def _check_devices(
             config.policy.attention, platform_of(mesh), decoder.dtype
         )
     with section(config, "grpo"):
-        check_row_lengths(config.grpo.buckets, attention)
+        check_row_lengths(config.grpo.buckets, attention, platform_of(mesh))
     if config.engine.name == "jax":
         options = engine_options(config, platform_of(mesh))
         with section(config, "engine"):
