@@ -14,6 +14,7 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.llm.backends import ChatRequest, ChatResponse
+from reskill_jax.scrub import scrub
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class CallLog:
                 torn = file.tell() > 0 and not _ends_with_newline(self._path)
                 text = ("\n" if torn else "") + json.dumps(line) + "\n"
                 file.write(text.encode())
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Replace keys by ``***``: the given ones, and all that look like one."""
+    return scrub(text, secrets)
 
 
 def _key(cycle: int, request: ChatRequest) -> str:
