@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from reskill_jax import build
-from reskill_jax.checkpoint import Checkpointer, check_base, describe_base
+from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.logbook import summary, write_evaluation
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
@@ -132,7 +132,7 @@ def evaluate_run(
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         if policy.frozen is not None:
-            check_base(restored.host, describe_base(policy.directory))
+            build.check_base(restored.host, build.describe_base(policy.directory))
         params = policy.join(restored.arrays["params"])
         engine, _ = build.make_engine(config, policy, params, restored.step, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build
-from reskill_jax.checkpoint import Checkpointer, check_base, describe_base
+from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.eos import find_eos_ids
@@ -92,7 +92,7 @@ def export_run(
         raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
     params = restored.arrays["params"]
     if lora.rank:
-        check_base(restored.host, describe_base(source))
+        build.check_base(restored.host, build.describe_base(source))
     if adapters:
         save_adapters(output, source, params, rank=lora.rank, alpha=lora.alpha)
         print(f"the adapters after {restored.step} steps are in {output}")

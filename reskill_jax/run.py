@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from reskill_jax.build import (
     Tasks,
+    check_base,
+    describe_base,
     load_policy,
     load_tasks,
     make_collector,
@@ -17,7 +19,7 @@ from reskill_jax.build import (
     make_reference,
 )
 from reskill_jax.build_strategy import make_strategy
-from reskill_jax.checkpoint import Checkpointer, Restored, check_base, describe_base
+from reskill_jax.checkpoint import Checkpointer, Restored
 from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
 from reskill_jax.grpo.update import Update

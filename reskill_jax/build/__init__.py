@@ -12,7 +12,9 @@ from reskill_jax.build.learner import (
 )
 from reskill_jax.build.policy import (
     Policy,
+    check_base,
     check_length,
+    describe_base,
     engine_options,
     load_policy,
     lora_scale,
@@ -37,8 +39,10 @@ from reskill_jax.build.tasks import (
 __all__ = [
     "Policy",
     "Tasks",
+    "check_base",
     "check_length",
     "context_resources",
+    "describe_base",
     "engine_options",
     "load_environment",
     "load_panels",

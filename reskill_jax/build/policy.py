@@ -1,6 +1,6 @@
 """The policy of a run, its devices and its tokenizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reskill_jax.build.sections import section
+from reskill_jax.checkpoint import CheckpointError
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.eos import find_eos_ids
-from reskill_jax.policy.lora import Adapted, init_adapters, join
+from reskill_jax.policy.lora import Adapted, digest_of_weights, init_adapters, join
 from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
@@ -166,6 +167,34 @@ def make_adapters(
         return described
     places = None if mesh is None else jax.tree.map(lambda x: x.sharding, described)
     return jax.jit(make, out_shardings=places)(key)
+
+
+def describe_base(directory: Path) -> dict[str, str]:
+    """Say which weights adapters are on, for the host document of a checkpoint."""
+    with activity(f"reading the digest of the weights in {directory}"):
+        return {"path": str(directory), "digest": digest_of_weights(directory)}
+
+
+def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
+    """Refuse adapters of a checkpoint on other weights than those it was trained on.
+
+    Args:
+        host: of the checkpoint; empty: there is none.
+        base: of `describe_base`; None without adapters.
+
+    Raises:
+        CheckpointError: the weights are others.
+    """
+    if not host or base is None:
+        return
+    stored = host.get("base") or {}
+    if stored.get("digest") != base["digest"]:
+        raise CheckpointError(
+            f"the checkpoint's adapters were trained on the weights of "
+            f"{stored.get('path')!r}, digest {str(stored.get('digest'))[:12]}, but "
+            f"{base['path']!r} has {base['digest'][:12]}: bring those weights back, or "
+            "choose another --workdir"
+        )
 
 
 def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:
