@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from reskill_jax.policy.lora import digest_of_weights
 from reskill_jax.storage import plain
 from reskill_jax.terminal import activity
 
@@ -206,6 +207,34 @@ class Checkpointer:
             f"it needs {self._needed:,} bytes in {self._directory}, where "
             f"{self._free():,} are free. Former checkpoints are intact: make room, or "
             "move the workdir to a larger disk, and start the same command again."
+        )
+
+
+def describe_base(directory: Path) -> dict[str, str]:
+    """Say which weights adapters are on, for the host document of a checkpoint."""
+    with activity(f"reading the digest of the weights in {directory}"):
+        return {"path": str(directory), "digest": digest_of_weights(directory)}
+
+
+def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
+    """Refuse adapters of a checkpoint on other weights than those it was trained on.
+
+    Args:
+        host: of the checkpoint; empty: there is none.
+        base: of `describe_base`; None without adapters.
+
+    Raises:
+        CheckpointError: the weights are others.
+    """
+    if not host or base is None:
+        return
+    stored = host.get("base") or {}
+    if stored.get("digest") != base["digest"]:
+        raise CheckpointError(
+            f"the checkpoint's adapters were trained on the weights of "
+            f"{stored.get('path')!r}, digest {str(stored.get('digest'))[:12]}, but "
+            f"{base['path']!r} has {base['digest'][:12]}: bring those weights back, or "
+            "choose another --workdir"
         )
 
 

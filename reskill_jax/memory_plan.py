@@ -34,6 +34,7 @@ from reskill_jax.grpo.update import make_forward, make_loss
 from reskill_jax.memory_report import GIB, MemoryPhase, Program, Report
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.presets import find_shape
 from reskill_jax.policy.random_policy import PREFIX
@@ -72,12 +73,19 @@ def compile_run(config: ConfigDict) -> Report:
     tx, _ = build.make_grpo(config, decoder, mesh)
     _check_rows(config, decoder, mesh)
     params = abstract(mesh, abstract_params(decoder))
+    frozen = None
+    resident = {}
+    if config.policy.lora.rank:
+        base = abstract(mesh, _cast(params, decoder.dtype))
+        frozen = Adapted(base, None, build.lora_scale(config))
+        resident["frozen parameters"] = _bytes(base)
+        params = build.make_adapters(config, base, mesh, weights=False)
     state = abstract_state(params, tx, mesh)
-    resident = {
-        "parameters": _bytes(state.params),
+    resident |= {
+        "trained parameters" if frozen else "parameters": _bytes(state.params),
         "optimiser": _bytes(state.opt_state),
     }
-    if config.grpo.kl_coef and config.policy.reference == "device":
+    if config.grpo.kl_coef and not frozen and config.policy.reference == "device":
         reference = abstract(mesh, _cast(params, decoder.dtype))
         resident["reference"] = _bytes(reference)
     length = max(config.grpo.buckets)
@@ -88,7 +96,7 @@ def compile_run(config: ConfigDict) -> Report:
     model = config.policy.path or config.warm_start.recipe
     phases = [
         _rollout(config, decoder, mesh),
-        _update(config, decoder, mesh, tx, state, rows, length),
+        _update(config, decoder, mesh, tx, state, rows, length, frozen),
     ]
     if config.rollout.overlap:
         phases = [_at_once(*phases)]
@@ -156,6 +164,7 @@ def _update(
     state: TrainState,
     rows: int,
     length: int,
+    frozen: Adapted | None,
 ) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
@@ -164,12 +173,16 @@ def _update(
     params = state.params
     batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
     programs = [
-        _compile(mesh, "gradients of a micro-batch", accumulate, params, params, batch),
+        _compile(
+            mesh,
+            "gradients of a micro-batch",
+            *(accumulate, params, params, batch, frozen),
+        ),
         _compile(mesh, "optimiser step", apply, state, params),
     ]
     if config.grpo.kl_coef:
         forward = make_forward(logprob_fn)
-        serving = abstract(mesh, _cast(params, decoder.dtype))
+        serving = frozen or abstract(mesh, _cast(params, decoder.dtype))
         programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
     return MemoryPhase("update", {"gradients": _bytes(params)}, programs)
 

@@ -15,6 +15,8 @@ from reskill_jax.build.policy import (
     check_length,
     engine_options,
     load_policy,
+    lora_scale,
+    make_adapters,
     policy_directory,
 )
 from reskill_jax.build.rollouts import (
@@ -42,7 +44,9 @@ __all__ = [
     "load_panels",
     "load_policy",
     "load_tasks",
+    "lora_scale",
     "loss_options",
+    "make_adapters",
     "make_collector",
     "make_engine",
     "make_grpo",

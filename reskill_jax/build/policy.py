@@ -1,8 +1,13 @@
 """The policy of a run, its devices and its tokenizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -10,6 +15,7 @@ from reskill_jax.build.sections import section
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.eos import find_eos_ids
+from reskill_jax.policy.lora import Adapted, init_adapters, join
 from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
@@ -22,6 +28,7 @@ from reskill_jax.policy.sharding import (
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.jax.engine import check_rows
+from reskill_jax.seeds import derive_seed
 from reskill_jax.terminal import activity
 
 
@@ -32,10 +39,12 @@ class Policy:
     Attributes:
         directory: the Hugging Face directory that it came from.
         config: its shape.
-        params: its weights, float32, or their description.
+        params: the weights that are trained, float32: all, or adapters; or their
+            description.
         tokenizer: its tokenizer.
         eos_ids: the tokens that end a response.
         mesh: the devices that they are on; None for one.
+        frozen: what adapters are on, in the compute dtype; None without adapters.
     """
 
     directory: Path
@@ -44,6 +53,11 @@ class Policy:
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
     mesh: Mesh | None = None
+    frozen: Adapted | None = None
+
+    def join(self, trained: Any) -> Any:
+        """Return the parameters that compute, from those that are trained."""
+        return join(self.frozen, trained)
 
 
 def policy_directory(config: ConfigDict) -> Path:
@@ -72,7 +86,7 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
     Args:
         config: of the run.
         weights: whether to read them; otherwise `params` only describes them, as a
-            template for those of a checkpoint.
+            template for those of a checkpoint. The base of adapters is read anyway.
 
     Raises:
         ValueError: the directory's parts do not fit each other, the devices, or the
@@ -97,12 +111,61 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
         )
     eos_ids = find_eos_ids(directory, tokenizer, decoder.vocab_size)
     _check_devices(config, decoder, mesh)
+    if config.policy.lora.rank:
+        frozen = _load_base(config, directory, decoder, mesh)
+        params = make_adapters(config, frozen.base, mesh, weights=weights)
+        return Policy(directory, decoder, params, tokenizer, eos_ids, mesh, frozen)
     if weights:
         with activity(f"loading the weights of {directory}"):
             _, params = load(directory, on_mesh(mesh))
     else:
         params = abstract(mesh, abstract_params(decoder))
     return Policy(directory, decoder, params, tokenizer, eos_ids, mesh)
+
+
+def _load_base(
+    config: ConfigDict, directory: Path, decoder: DecoderConfig, mesh: Mesh | None
+) -> Adapted:
+    """Read the frozen weights, one parameter at a time, rounded as they compute."""
+    place = on_mesh(mesh)
+
+    def rounded(*parameter: Any) -> jax.Array:
+        return jnp.asarray(place(*parameter), decoder.dtype)
+
+    with activity(f"loading the weights of {directory}"):
+        _, base = load(directory, rounded)
+    return Adapted(base, None, lora_scale(config))
+
+
+def lora_scale(config: ConfigDict) -> float:
+    """Return alpha / r."""
+    return float(config.policy.lora.alpha / config.policy.lora.rank)
+
+
+def make_adapters(
+    config: ConfigDict, base: Params, mesh: Mesh | None, *, weights: bool = True
+) -> Params:
+    """Make the adapters that a run starts from, or describe them.
+
+    Args:
+        config: of the run.
+        base: the parameters that they are for, abstract or not.
+        mesh: the devices that they are on; None for one.
+        weights: whether to make them.
+    """
+    lora = config.policy.lora
+    make: Callable[[jax.Array], Any] = partial(
+        init_adapters,
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), base),
+        tuple(lora.targets),
+        lora.rank,
+    )
+    key = jax.random.key(derive_seed(config.seed, "lora"))
+    described = abstract(mesh, jax.eval_shape(make, key))
+    if not weights:
+        return described
+    places = None if mesh is None else jax.tree.map(lambda x: x.sharding, described)
+    return jax.jit(make, out_shardings=places)(key)
 
 
 def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from reskill_jax.build import Policy, Tasks
 from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
@@ -101,7 +102,7 @@ class Session:
     resources: ExitStack = field(default_factory=ExitStack)
     tasks: Tasks | None = None
     policy: Policy | None = None
-    reference: Params | None = None
+    reference: Params | Adapted | None = None
     state: TrainState | None = None
     engine: Engine | None = None
     servers: Sequence[str] = ()

@@ -54,7 +54,9 @@ def update(session: Session) -> Finding:
     metrics: dict[str, float] = {}
     for _ in range(2):
         started = time.perf_counter()
-        state, metrics = learn(state, session.reference, batch, seed=config.seed)
+        state, metrics = learn(
+            state, session.reference, batch, seed=config.seed, frozen=loaded.frozen
+        )
         session.state = jax.block_until_ready(state)
         seconds.append(time.perf_counter() - started)
     norm = metrics["update/grad_norm"]

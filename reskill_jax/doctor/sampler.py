@@ -27,7 +27,7 @@ def engine(session: Session) -> Finding:
     session.engine, session.servers = build.make_engine(
         config,
         part(session.policy),
-        part(session.state).params,
+        part(session.policy).join(part(session.state).params),
         0,
         session.resources,
     )
@@ -52,7 +52,7 @@ def push(session: Session) -> Finding:
     """Push the updated weights, and compare again."""
     serving = part(session.engine)
     started = time.perf_counter()
-    serving.push(part(session.state).params, _PUSHED)
+    serving.push(part(session.policy).join(part(session.state).params), _PUSHED)
     seconds = time.perf_counter() - started
     completions = _sample(session)
     served = {completion.version for completion in completions}
@@ -102,7 +102,7 @@ def _prompts(session: Session) -> list[np.ndarray]:
 def _compare(session: Session, completions: list[Completion]) -> Finding:
     """Score the responses as training does."""
     config, policy = session.config, part(session.policy)
-    params = part(session.state).params
+    params = part(session.policy).join(part(session.state).params)
     mine = [(c.tokens.tolist(), c.logprobs.tolist()) for c in completions]
     prompts = _prompts(session)
     episodes = [

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from reskill_jax.llm.call_log import redact
+from reskill_jax.scrub import scrub
 
 # Names of variables, and of keys in texts such as `token=..`.
 _SECRET = r"key|token|secret|passw|credential|auth|cookie|session|signature"
@@ -50,7 +50,7 @@ def hide_secrets(
     for name, value in _longest_first(environment):
         if name in variables or _NAME.search(name):
             text = text.replace(value, f"${name}")
-    text = redact(text)
+    text = scrub(text)
     for pattern in _PATTERNS:
         text = pattern.sub("***", text)
     text = _ASSIGNED.sub(_hide_value, text)

@@ -138,9 +138,9 @@ def _ask(session: Session, name: str) -> Finding:
         Model,
         make_backend,
     )
-    from reskill_jax.llm.call_log import redact  # noqa: PLC0415
     from reskill_jax.llm.retry import classify  # noqa: PLC0415
     from reskill_jax.llm.sidecar import Sidecar  # noqa: PLC0415
+    from reskill_jax.scrub import scrub  # noqa: PLC0415
 
     model = Model(backend=name, **session.config.creator.llm)
     backend: Any
@@ -163,7 +163,7 @@ def _ask(session: Session, name: str) -> Finding:
         answer = backend.complete(request)
     except Exception as error:  # every SDK has its own
         failure = classify(error)
-        shown = redact(f"{type(error).__name__}: {error}", model.key)[:300]
+        shown = scrub(f"{type(error).__name__}: {error}", (model.key,))[:300]
         return wrong(f"{failure}: {shown}", _WAYS_OUT.get(failure, _OTHER_WAY_OUT))
     seconds = time.perf_counter() - started
     return _judge(f"{name} {model.name}".strip(), answer.text, seconds)
