@@ -28,7 +28,7 @@ EMPTY = {
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
     "embedder.encoder", "embedder.model", "embedder.base_url",
     "embedder.api_key_variable",
-    "eval.splits", "eval.panel",
+    "eval.splits", "eval.panel", "report.trackers",
 }  # fmt: skip
 
 

@@ -61,10 +61,6 @@ _QUICK = {
     "eval.splits": (),
 }
 
-_SMOKE = flags.DEFINE_bool("smoke", False, "One write and one read of each strategy.")
-_STEPS = flags.DEFINE_integer("most_steps", 12, "Most steps of each strategy.")
-_STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -290,4 +286,9 @@ def _opening(context: Context, task: Task, episode: Episode) -> str:
 
 
 if __name__ == "__main__":
+    _SMOKE = flags.DEFINE_bool(
+        "smoke", False, "One write and one read of each strategy."
+    )
+    _STEPS = flags.DEFINE_integer("most_steps", 12, "Most steps of each strategy.")
+    _STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
     app.run(main)

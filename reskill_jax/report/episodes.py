@@ -17,19 +17,6 @@ from reskill_jax.report.page.reading import EpisodeLine, Reader
 from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
-_TASK = flags.DEFINE_string("task", "", "A part of the task's id or goal.")
-_SKILL = flags.DEFINE_string("skill", "", "A skill that was shown.")
-_KIND = flags.DEFINE_string("kind", "", "The task's type.")
-_OUTCOME = flags.DEFINE_enum("outcome", "", ["", "success", "failure"], "How it ended.")
-_PHASE = flags.DEFINE_enum(
-    "phase", "", ["", "train", "eval"], "What it was played for."
-)
-_STEP = flags.DEFINE_integer("step", None, "Of this step only.")
-_ARM = flags.DEFINE_integer("arm", None, "Of this arm only; 0 is the accepted library.")
-_RAW = flags.DEFINE_bool("raw", False, "Show whole responses, too.")
-_LIMIT = flags.DEFINE_integer("limit", 100, "Most episodes to show.", lower_bound=1)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -146,4 +133,20 @@ def _ask() -> str:
 
 
 if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+    _TASK = flags.DEFINE_string("task", "", "A part of the task's id or goal.")
+    _SKILL = flags.DEFINE_string("skill", "", "A skill that was shown.")
+    _KIND = flags.DEFINE_string("kind", "", "The task's type.")
+    _OUTCOME = flags.DEFINE_enum(
+        "outcome", "", ["", "success", "failure"], "How it ended."
+    )
+    _PHASE = flags.DEFINE_enum(
+        "phase", "", ["", "train", "eval"], "What it was played for."
+    )
+    _STEP = flags.DEFINE_integer("step", None, "Of this step only.")
+    _ARM = flags.DEFINE_integer(
+        "arm", None, "Of this arm only; 0 is the accepted library."
+    )
+    _RAW = flags.DEFINE_bool("raw", False, "Show whole responses, too.")
+    _LIMIT = flags.DEFINE_integer("limit", 100, "Most episodes to show.", lower_bound=1)
     app.run(main)

@@ -10,7 +10,7 @@ from programs import get_config
 from reskill_jax import validate as validation
 from reskill_jax.workdir import flatten
 
-BASES = ("smoke", "cpu", "paper,cpu", "official,smoke", "", "paper", "official")
+BASES = ("smoke", "cpu", "paper,cpu", "official,cpu", "", "paper", "official")
 _WHOLE = (
     0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 32, 48, 64, 96, 100, 127, 128, 200, 256,
     320, 512, 640, 768, 1000, 1024, 2048, 4096, 16384, 10**5, 2**31 - 1, -1,
@@ -107,6 +107,9 @@ def make(seed, places):
         flat["policy.path"] = places["model"]
     if not flat["env.houses"]:
         flat |= {"env.houses": "small", "env.houses_train": 4, "env.houses_eval": 3}
+        flat["strategy.reservoir_min"] = 4  # as many as four tasks can give
+    if flat["warm_start.recipe"]:
+        flat["prompt.layout"] = "tree"  # which its policy was taught
     if flat["creator.name"] != "offline":
         flat["creator.llm.name"] = "a-model"
     flat["engine.vllm.executable"] = places["program"]
