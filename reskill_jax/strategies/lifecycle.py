@@ -83,6 +83,8 @@ def _acted(turn: Turn) -> bool:
 
 def _named(turn: Turn) -> bool:
     """Tell whether a shown skill's name stands in a response, but for its action."""
-    before, _, after = turn.text.lower().rpartition(turn.action.lower())
+    text, action = turn.text.lower(), turn.action.lower()
+    # A response without an action is all words.
+    before, _, after = text.rpartition(action) if action else ("", "", text)
     said = f" {' '.join(_words(f'{before} {after}'))} "
     return any(f" {' '.join(_words(name))} " in said for name in turn.active_skills)

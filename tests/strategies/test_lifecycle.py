@@ -51,10 +51,11 @@ def test_names_of_skills_as_actions_and_in_reasoning():
         turn("look", "I apply look-around. <action>look</action>", shown),
         turn("look", "<action>look</action>", shown),
         turn("look-around", "By Look Around: <action>look-around</action>", shown),
+        turn("", "Open it, then?", shown),  # without an action
         turn("open-it", "open-it", ()),  # nothing was shown
     ]
     found = lifecycle(SkillBank(), [episode(*turns)])
-    assert found == {"skills/name_as_action": 2 / 4, "skills/named": 2 / 4}
+    assert found == {"skills/name_as_action": 2 / 5, "skills/named": 3 / 5}
     assert lifecycle(SkillBank(), [episode(turns[-1])]) == {}
     assert lifecycle(BANK, []).keys() == {"skills/words", "skills/conditional"}
 
