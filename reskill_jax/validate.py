@@ -104,6 +104,12 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         "creator.retry": [*_refusal(RetryPolicy, creator.retry)],
     }
     yield from limits.items()
+    yield (
+        "policy",
+        policy_settings.reference_problems(
+            config.policy.reference, config.policy.lora.rank
+        ),
+    )
     sizes = {axis: config.mesh[axis] for axis in AXES}
     yield "mesh", policy_settings.mesh_problems(**sizes)
     yield (

@@ -182,6 +182,10 @@ def test_values_at_the_edge_are_taken(key, value):
         ),
         ({"policy.path": "/no"}, "policy.path='/no' holds no config.json"),
         (
+            {"policy.reference": "host", "policy.lora.rank": 4},
+            "policy.reference='host' has no meaning with lora.rank=4",
+        ),
+        (
             {"policy.path": "random:no"},
             "policy.path='random:no': choose one of 'random",
         ),
