@@ -64,7 +64,7 @@ def test_smoke_needs_no_java_of_the_system(tmp_path):
     assert done.returncode == 0, done.stderr
     workdir = Workdir(tmp_path / "run")
     last = read_metrics(workdir.metrics)[-1]
-    assert {"test/success/mean_of_tasks", "test/score", "unseen/wrong_focus"} <= set(
+    assert {"unseen/success/mean_of_tasks", "test/score", "unseen/wrong_focus"} <= set(
         last
     )
     lines = (workdir.episodes / "train-00003.jsonl").read_text().splitlines()
