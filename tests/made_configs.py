@@ -206,6 +206,7 @@ def survey(count, places, directory):
             if (programs := programs_of(config)) not in traced:
                 trace(config, policy)
                 traced.add(programs)
+                jax.clear_caches()  # gigabytes, after some dozens
             good += 1
         except Exception as error:
             key = re.match(r"config\.([a-z_.]+)", str(error))
