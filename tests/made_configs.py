@@ -233,7 +233,10 @@ def play(runs, places, directory):
         print(f"run {done} of {runs}: {changes}", file=sys.stderr, flush=True)
         try:
             train(config, Workdir(directory / f"run-{number}"))
-        except Exception:
+        except Exception as error:
+            if type(error) is ValueError and str(error).startswith("config."):
+                done -= 1  # what only model and devices can tell
+                continue
             failed.append(number - 1)
             print(f"{number - 1}, {changes}:\n{traceback.format_exc(-3)}", flush=True)
     return {"runs": done, "failed_runs": failed}
