@@ -136,11 +136,10 @@ class Logbook:
         labels = {split: panel.label for split, panel in panels.items()}
         self._writer.write(step, metrics, phase="eval", panels=labels)
         self._trackers.scalars(step, "eval", metrics)
-        shown = [episode_line(episode, step) for episode in episodes[:SHOWN_EPISODES]]
-        self._trackers.episodes(step, "eval", shown)
-        write_episodes(
+        lines = write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
+        self._trackers.episodes(step, "eval", lines[:SHOWN_EPISODES])
         for episode in episodes:
             if episode.lost:
                 name = _dropped(episode.task.id, episode.lost)
@@ -156,10 +155,13 @@ class Logbook:
         self._writer.close()
 
 
-def write_episodes(path: Path, episodes: Sequence[Episode], step: int) -> None:
-    """Write what was played, one JSON line per episode."""
-    lines = (json.dumps(episode_line(episode, step)) for episode in episodes)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def write_episodes(
+    path: Path, episodes: Sequence[Episode], step: int
+) -> list[dict[str, Any]]:
+    """Write what was played, one JSON line per episode; return these documents."""
+    lines = [episode_line(episode, step) for episode in episodes]
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+    return lines
 
 
 def episode_line(episode: Episode, step: int) -> dict[str, Any]:
