@@ -87,7 +87,7 @@ def evaluate(
     return metrics, episodes
 
 
-def tested(context: Context, choice: str) -> Context:
+def shown_context(context: Context, choice: str) -> Context:
     """Return the context to evaluate on.
 
     Args:
@@ -140,7 +140,7 @@ def evaluate_run(
         metrics, episodes = evaluate(
             collector,
             panels.held_out,
-            tested(
+            shown_context(
                 open_context(
                     restored.host["incumbent"], build.context_resources(config)
                 ),

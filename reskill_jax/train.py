@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate, tested
+from reskill_jax.evaluate import evaluate, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -65,7 +65,7 @@ def train(
                 metrics, episodes = evaluate(
                     run.collector,
                     run.panels.held_out,
-                    tested(run.strategy.incumbent, config.eval.context),
+                    shown_context(run.strategy.incumbent, config.eval.context),
                     build.sampling(config),
                     config.eval.max_failed_share,
                 )
