@@ -218,6 +218,7 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
+    "meter.share": _number(0, 1),
     "trial.preset": _choice(*PRESETS),
     **{
         key: Values(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.effects import SkillEffect
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import Operation
 from reskill_jax.skills.skill import Skill, SkillBank
@@ -120,6 +121,7 @@ class Evidence:
         records: recent episodes, oldest first.
         tallies: counts of all recent episodes per bank and step, for success rates.
         history: all judged proposals, oldest first.
+        effects: what was measured of the bank's skills; those without are missing.
         max_skills: most skills that a bank may hold.
         step: the current training step.
         seed: for creators that sample; same evidence, same proposal.
@@ -129,6 +131,7 @@ class Evidence:
     records: tuple[EpisodeRecord, ...]
     tallies: tuple[Tally, ...] = ()
     history: tuple[PastTrial, ...] = ()
+    effects: tuple[SkillEffect, ...] = ()
     max_skills: int = 8
     step: int = 0
     seed: int = 0

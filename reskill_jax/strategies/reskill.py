@@ -22,6 +22,7 @@ from reskill_jax.creator.proposal import (
     PastTrial,
     Pending,
     Proposal,
+    new_skills,
 )
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.creator.verify import Limits, Rejected, verify
@@ -33,6 +34,7 @@ from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
+from reskill_jax.strategies.skill_effects import SkillEffects
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.bounds import make_config
 from reskill_jax.trials.calibration import Shape
@@ -139,6 +141,7 @@ class _State(TypedDict):
     path: list[tuple[int, list[dict[str, float | None]]]]
     wait_until: int
     idle: int
+    effects: SkillEffects
 
 
 class ReSkill:
@@ -200,6 +203,7 @@ class ReSkill:
         self._path: list[tuple[int, list[dict[str, float | None]]]] = []
         self._wait_until = 0  # step before which the creator is not asked again
         self._idle = 0  # times in a row that it had nothing to propose
+        self._effects = SkillEffects()
 
     @property
     def incumbent(self) -> Context:
@@ -223,6 +227,7 @@ class ReSkill:
         """Remember the episodes, judge the candidates, ask for the next ones."""
         self._events, self._decisions = [], []
         self._reservoir.add(episode.record(step) for episode in episodes)
+        self._events += self._effects.add(step, episodes, self._banks())
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics: dict[str, float] = {}
         if turns:
@@ -316,7 +321,14 @@ class ReSkill:
     def _course(self, arm: int, decision: Decision | None) -> dict[str, Any]:
         """Describe the trial of a candidate for the log: from start to stop."""
         path = [{"step": step, **found[arm - 1]} for step, found in self._path]
-        return {
+        old, new = self._bank, self._candidates[arm - 1][1]
+        changed = {0: new_skills(new, old), arm: new_skills(old, new)}
+        meter = [
+            encode(effect) | {"arm": k}
+            for k, skills in changed.items()
+            for effect in self._effects.of(skills)
+        ]
+        return ({"meter": meter} if meter else {}) | {
             "start": self._trial_start,
             "episodes": decision and [decision.episodes[0], decision.episodes[arm]],
             "rates": decision and [decision.rates[0], decision.rates[arm]],
@@ -402,6 +414,7 @@ class ReSkill:
             records=records,
             tallies=self._reservoir.tallies(step),
             history=(*self._history, *on_trial),
+            effects=self._effects.of(self._bank.skills),
             max_skills=self._max_skills,
             step=step,
             seed=self._seed,
@@ -448,6 +461,7 @@ class ReSkill:
                 path=self._path,
                 wait_until=self._wait_until,
                 idle=self._idle,
+                effects=self._effects,
             )
         )
 
@@ -469,6 +483,7 @@ class ReSkill:
         self._trial_start, self._path = held["trial_start"], held["path"]
         self._wait_until = held["wait_until"]
         self._idle = held["idle"]
+        self._effects = held["effects"]
 
 
 def _summary(proposal: Proposal) -> str:
