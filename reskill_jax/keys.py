@@ -13,9 +13,13 @@ from typing import Any, NamedTuple, get_type_hints
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
+from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
+from reskill_jax.policy.lora import TARGETS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
+from reskill_jax.report.trackers import TRACKERS
 from reskill_jax.trials import bounds
 from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 
@@ -97,6 +101,14 @@ _SPLITS = Values(
     lambda x: _NAMES.holds(x) and len(set(x)) == len(x),
     "must be a tuple of different strings, none of them empty",
 )
+_TARGETS = Values(
+    lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
+    f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
+)
+_TRACKERS = Values(
+    lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
+    f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
+)
 _AXIS = Values(
     lambda x: _is(x, int) and (x == -1 or 1 <= x <= _MOST),
     "must be an integer, 1 or more, or -1 for the devices that are left",
@@ -160,6 +172,9 @@ TABLE: dict[str, Values] = {
     "policy.reference": _choice("device", "host"),
     "policy.remat": _choice("none", "dots", "full", "offload"),
     "policy.logprob_chunk": _integer(1),
+    "policy.lora.rank": _integer(0, 4096),
+    "policy.lora.alpha": _number(0, 1e6, above_low=True),
+    "policy.lora.targets": _TARGETS,
     **{f"mesh.{axis}": _AXIS for axis in AXES},
     "mesh.topology": _TEXT,
     "warm_start.recipe": _TEXT,
@@ -218,6 +233,11 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
+    **{
+        key: values
+        for name, settings in METHODS.items()
+        for key, values in _of(f"strategy.{name}", settings).items()
+    },
     "meter.share": _number(0, 1),
     "trial.preset": _choice(*PRESETS),
     **{
@@ -244,11 +264,21 @@ TABLE: dict[str, Values] = {
     **_of("creator.retry", RetryPolicy),
     "creator.inject": _choice(*KNOWN),
     "creator.inject_every": _integer(0),
+    "embedder.name": _choice(*EMBEDDERS),
+    "embedder.encoder": _TEXT,
+    "embedder.model": _TEXT,
+    "embedder.base_url": _ADDRESS,
+    "embedder.api_key_variable": _TEXT,
+    "embedder.timeout_s": _SECONDS,
+    "embedder.max_attempts": _integer(1, 100),
+    "embedder.max_calls": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.max_failed_share": _number(0, 1),
+    "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
+    "report.trackers": _TRACKERS,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
 }

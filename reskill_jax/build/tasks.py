@@ -2,8 +2,12 @@
 
 import pickle
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from reskill_jax.build.sections import section
@@ -15,14 +19,44 @@ from reskill_jax.environments.panels import (
 )
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.registry import ENVIRONMENTS, environment_module
+from reskill_jax.llm.embedders import Compute, Embedder, Lexical, Threaded
+from reskill_jax.llm.embedding_service import EmbeddingService, Service
 from reskill_jax.modules import naming
 from reskill_jax.terminal import activity
 from reskill_jax.termination import TerminatedError
 
 
 def context_resources(config: ConfigDict) -> dict[str, Any]:
-    """Return what contexts need and JSON cannot hold, by name."""
-    return {}
+    """Return what contexts need and JSON cannot hold, by name.
+
+    ``embedder`` is an `llm.embedders.Embedder`; its model is loaded when used.
+    """
+    return {"embedder": make_embedder(config)}
+
+
+def make_embedder(config: ConfigDict) -> Embedder:
+    """Make the embedder that the configuration names."""
+    embedder = config.embedder
+    if embedder.name == "lexical":
+        return Lexical()
+    if embedder.name == "openai":
+        keys = [field.name for field in fields(Service)]
+        service = Service(**{key: embedder[key] for key in keys})
+        return Threaded(f"openai {service.model}", lambda: EmbeddingService(service))
+    directory = embedder.encoder
+    return Threaded(f"encoder {Path(directory).name}", partial(_encoder, directory))
+
+
+def _encoder(directory: str) -> Compute:
+    """Load a local encoder; it computes text by text, so that batches do not matter."""
+    # Only here: no other part of a run needs it.
+    from reskill_jax.environments.search.encoder import (  # noqa: PLC0415
+        Encoder,
+        package_directory,
+    )
+
+    encoder = Encoder(Path(directory) if directory else package_directory())
+    return lambda texts: np.concatenate([encoder([text], rows=1) for text in texts])
 
 
 _SHARED_ENV_KEYS = (

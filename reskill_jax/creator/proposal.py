@@ -121,20 +121,20 @@ class Evidence:
         records: recent episodes, oldest first.
         tallies: counts of all recent episodes per bank and step, for success rates.
         history: all judged proposals, oldest first.
-        effects: what was measured of the bank's skills; those without are missing.
         max_skills: most skills that a bank may hold.
         step: the current training step.
         seed: for creators that sample; same evidence, same proposal.
+        effects: what was measured of the bank's skills; those without are missing.
     """
 
     bank: SkillBank
     records: tuple[EpisodeRecord, ...]
     tallies: tuple[Tally, ...] = ()
     history: tuple[PastTrial, ...] = ()
-    effects: tuple[SkillEffect, ...] = ()
     max_skills: int = 8
     step: int = 0
     seed: int = 0
+    effects: tuple[SkillEffect, ...] = ()
 
     def rejected(self, within: int) -> list[PastTrial]:
         """Return the trials that were rejected in the last `within` steps."""

@@ -290,7 +290,9 @@ class Bedrock(_Backend):
         )
 
 
-def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
+def read(
+    chunks: Iterable[bytes], deadline: float, max_bytes: int = MAX_BYTES
+) -> dict[str, Any]:
     """Read a JSON answer as it arrives.
 
     Each read has a time-out; this also stops a server that sends slowly without end.
@@ -298,16 +300,17 @@ def read(chunks: Iterable[bytes], deadline: float) -> dict[str, Any]:
     Args:
         chunks: of the body.
         deadline: on the clock `time.monotonic`.
+        max_bytes: of the body, at most.
 
     Raises:
         TimeoutError: the deadline has passed.
-        ValueError: it is longer than `MAX_BYTES`, or not a JSON object.
+        ValueError: it is longer than `max_bytes`, or not a JSON object.
     """
     body = b""
     for chunk in chunks:
         body += chunk
-        if len(body) > MAX_BYTES:
-            raise ValueError(f"the service sent more than {MAX_BYTES} bytes")
+        if len(body) > max_bytes:
+            raise ValueError(f"the service sent more than {max_bytes} bytes")
         if time.monotonic() > deadline:
             raise TimeoutError("the service was still sending at the deadline")
     answer = json.loads(body)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from reskill_jax.creator.proposal import content_hash
+from reskill_jax.codec import encode
+from reskill_jax.creator.proposal import content_hash, new_skills
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.meter import measured
 from reskill_jax.skills.effects import SkillEffect, StepEffects, judge
@@ -58,6 +60,27 @@ class SkillEffects:
             for skill in skills
         )
         return tuple(effect for effect in found if effect)
+
+    def describe(
+        self, bank: SkillBank, candidate: SkillBank, arm: int
+    ) -> dict[str, Any]:
+        """Describe, for the log of a trial, the skills that a candidate changes.
+
+        Args:
+            bank: the accepted one, arm 0.
+            candidate: the other.
+            arm: of the candidate.
+
+        Returns:
+            A document with the key ``meter``; empty where nothing was measured.
+        """
+        changed = {0: new_skills(candidate, bank), arm: new_skills(bank, candidate)}
+        found = [
+            encode(effect) | {"arm": k}
+            for k, skills in changed.items()
+            for effect in self.of(skills)
+        ]
+        return {"meter": found} if found else {}
 
     def _verdict(self, skill: Skill) -> str:
         return next((effect.verdict for effect in self.of([skill])), "unclear")

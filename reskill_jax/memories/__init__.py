@@ -1,0 +1,1 @@
+"""Stores that methods keep beside the policy: entries, and what is found in them."""
