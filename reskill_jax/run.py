@@ -16,12 +16,14 @@ from reskill_jax.build import (
     make_collector,
     make_engine,
     make_grpo,
+    make_meter,
     make_reference,
 )
 from reskill_jax.build_strategy import make_strategy
 from reskill_jax.checkpoint import Checkpointer, Restored
 from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
+from reskill_jax.grpo.skill_meter import SkillMeter
 from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
@@ -51,6 +53,7 @@ class Run:
         failed_groups: groups that were dropped so far.
         reference: the weights that the KL term compares with; None without one.
         update: one step of GRPO.
+        meter: measures what skills do at some turns.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
         resources: keeps what has to be closed.
     """
@@ -70,6 +73,7 @@ class Run:
     failed_groups: int
     reference: Params | Adapted | None
     update: Update
+    meter: SkillMeter
     ahead: Any
     resources: ExitStack
 
@@ -139,6 +143,7 @@ def open_run(
         failed_groups=host.get("failed_groups", 0),
         reference=reference,
         update=update,
+        meter=make_meter(config, policy.config, policy.mesh),
         ahead=host.get("ahead"),
         resources=resources,
     )

@@ -15,6 +15,7 @@ from reskill_jax.rollout.episode import LostGroup
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
+from reskill_jax.strategies.base import Learned
 from reskill_jax.terminal import activity, say
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir, flatten
@@ -94,8 +95,8 @@ def train(
                 _count_failed(run, batch.lost, config.env.max_failed_groups)
                 with termination.interrupts(not config.rollout.overlap):
                     # A creator may take minutes; nothing is lost if it is interrupted.
-                    learned = run.strategy.observe(step, batch.episodes)
-                metrics = batch.metrics(run.version) | learned.metrics
+                    effects, learned = _observe(run, batch, step)
+                metrics = batch.metrics(run.version) | effects | learned.metrics
                 metrics |= _update(config, run, batches, batch, step)
                 metrics["time/step"] = time.perf_counter() - started
                 if logbook:
@@ -137,6 +138,7 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         seed=derive_seed(config.seed, "rollout", step),
         what=f"step {step}: playing",
         only_whole_groups=True,
+        meter=config.meter.share,
     )
     return Planned(episodes, plan.training_groups)
 
@@ -154,6 +156,12 @@ def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
             "failed: mend the environment and resume, or raise the limit; the last one "
             f"was of task {lost[-1].task}: {lost[-1].reason}"
         )
+
+
+def _observe(run: Run, batch: Batch, step: int) -> tuple[dict[str, float], Learned]:
+    """Measure what skills do to the policy, then let the strategy learn from it all."""
+    effects = run.meter(run.state.params, batch.episodes)
+    return effects, run.strategy.observe(step, batch.episodes)
 
 
 def _update(

@@ -167,21 +167,30 @@ def write_episodes(
 def episode_line(episode: Episode, step: int) -> dict[str, Any]:
     """Return all of an episode but its token ids, as a JSON document."""
     turns = episode.turns
-    return encode(episode.record(step)) | {
-        "split": episode.task.split,
-        "arm": episode.arm,
-        "group": episode.group,
-        "index": episode.index,
-        "reward": episode.reward,
-        "scores": episode.scores,
-        "lost": episode.lost,
-        "responses": [turn.text for turn in turns],
-        "rewards": [turn.reward for turn in turns],
-        "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
-        "response_tokens": [len(turn.response) for turn in turns],
-        "stopped": [turn.stopped for turn in turns],
-        "versions": [turn.version for turn in turns],
-    }
+    meter = [
+        {"turn": k, "skill": turn.ablation.skill, "effect": turn.ablation.effect}
+        for k, turn in enumerate(turns)
+        if turn.ablation
+    ]
+    return (
+        encode(episode.record(step))
+        | {
+            "split": episode.task.split,
+            "arm": episode.arm,
+            "group": episode.group,
+            "index": episode.index,
+            "reward": episode.reward,
+            "scores": episode.scores,
+            "lost": episode.lost,
+            "responses": [turn.text for turn in turns],
+            "rewards": [turn.reward for turn in turns],
+            "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
+            "response_tokens": [len(turn.response) for turn in turns],
+            "stopped": [turn.stopped for turn in turns],
+            "versions": [turn.version for turn in turns],
+        }
+        | ({"meter": meter} if meter else {})
+    )
 
 
 def write_evaluation(

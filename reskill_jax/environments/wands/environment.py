@@ -105,7 +105,7 @@ class WandsEnvironment:
 
     def _left(self) -> str:
         left = reply_limit(len(self._asked.offers)) - self._replies
-        return "This is the last reply." if left == 1 else f"{left} replies are left."
+        return "This is the last turn." if left == 1 else f"{left} turns are left."
 
     def _scores(self, *, chosen: bool) -> dict[str, float]:
         return {
