@@ -45,6 +45,8 @@ EXTRAS = {
     # What talks to vLLM servers. vLLM itself (0.30 to 0.33) lives in an environment of
     # its own, since it pins torch, transformers and tokenizers: pip install vllm there.
     "vllm": ["httpx>=0.27,<1"],
+    "wandb": ["wandb>=0.25,<1"],
+    "trackio": ["trackio>=0.43,<1"],
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "llm": [

@@ -7,7 +7,7 @@
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-set_up alfworld,search,llm,vllm,tfds,docs,dev
+set_up alfworld,scienceworld,search,llm,vllm,tfds,wandb,trackio,docs,dev
 
 "$python" -m ruff check .
 "$python" -m ruff format --check .

@@ -379,6 +379,11 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     # figure; other tasks are refused. (): whichever are found.
     c.eval.panel = ()
 
+    c.report = ConfigDict()
+    # What shows the run beside its own files: tensorboard; wandb and trackio, with the
+    # extras of these names. One that fails is left out; see report/trackers.
+    c.report.trackers = ("tensorboard",)
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps
     c.checkpoint.keep = 2  # newest checkpoints

@@ -17,6 +17,7 @@ from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
+from reskill_jax.report.trackers import TRACKERS
 from reskill_jax.trials import bounds
 from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 
@@ -97,6 +98,10 @@ _ADDRESSES = Values(
 _SPLITS = Values(
     lambda x: _NAMES.holds(x) and len(set(x)) == len(x),
     "must be a tuple of different strings, none of them empty",
+)
+_TRACKERS = Values(
+    lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
+    f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
 )
 _AXIS = Values(
     lambda x: _is(x, int) and (x == -1 or 1 <= x <= _MOST),
@@ -257,6 +262,7 @@ TABLE: dict[str, Values] = {
     "eval.max_failed_share": _number(0, 1),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
+    "report.trackers": _TRACKERS,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
 }

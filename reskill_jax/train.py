@@ -17,7 +17,7 @@ from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
 from reskill_jax.terminal import activity, say
 from reskill_jax.termination import TerminatedError, Termination
-from reskill_jax.workdir import Workdir
+from reskill_jax.workdir import Workdir, flatten
 
 
 class FailedGroupsError(RuntimeError):
@@ -47,10 +47,16 @@ def train(
         batches = run.batches(lambda step: _plan(config, run, step))
         logbook = None
         if distributed.is_leader():
-            logbook = Logbook(
-                workdir, config.num_steps, run.done, config.grpo.logprob_diff_warning
+            logbook = resources.enter_context(
+                Logbook(
+                    workdir,
+                    config.num_steps,
+                    run.done,
+                    config.grpo.logprob_diff_warning,
+                    config.report.trackers,
+                    flatten(config.to_dict()),
+                )
             )
-            resources.callback(logbook.close)
         termination = resources.enter_context(Termination())
 
         def evaluation() -> dict[str, float]:

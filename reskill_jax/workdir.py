@@ -31,7 +31,7 @@ from reskill_jax.storage import plain, read_json, write_text
 
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
-_EXTENDABLE = "num_steps"
+EXTENDABLE = "num_steps"
 # Where and in what portions a run goes on is not what it is: keys that begin so may
 # differ at every start.
 PLACES = (
@@ -49,6 +49,7 @@ PLACES = (
     "policy.remat",
     "policy.logprob_chunk",
     "grpo.tokens_per_microbatch",
+    "report.",
 )
 
 
@@ -67,11 +68,6 @@ class Workdir:
     def metrics(self) -> Path:
         """One JSON line per step and phase."""
         return self.root / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Event files, one directory per phase."""
-        return self.root / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:
@@ -170,8 +166,8 @@ class Workdir:
         if self.config.exists():
             wanted = flatten(config)
             stored = flatten(self.read_config())
-            if _extends(stored.get(_EXTENDABLE), wanted.get(_EXTENDABLE)):
-                stored[_EXTENDABLE] = wanted[_EXTENDABLE]
+            if _extends(stored.get(EXTENDABLE), wanted.get(EXTENDABLE)):
+                stored[EXTENDABLE] = wanted[EXTENDABLE]
             stored |= {k: v for k, v in wanted.items() if k.startswith(PLACES)}
             if stored != wanted:
                 raise ValueError(_mismatch(self.config, stored, wanted))
@@ -221,7 +217,7 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
-        f"config.{_EXTENDABLE} may grow, and change what begins with one of "
+        f"config.{EXTENDABLE} may grow, and change what begins with one of "
         f"{', '.join(PLACES)}."
     )
     return "\n".join(lines)

@@ -119,6 +119,7 @@ def test_two_processes_plan_as_one_does(two_plans, policy, tmp_path):
         assert line == pytest.approx(other, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [3, 4])
 def test_two_processes_resume_whatever_was_planned(
     two_plans, policy, tmp_path, kill_after

@@ -162,6 +162,7 @@ def test_the_strategy_remembers_and_can_be_evaluated(place, recall, importable):
     assert f"evaluation after 3 steps: held_out {last:.1%}" in output
 
 
+@pytest.mark.slow
 def test_the_strategy_goes_on_after_kill_9_as_if_nothing_had_been(
     place, policy, recall, tmp_path
 ):

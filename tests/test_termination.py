@@ -62,6 +62,7 @@ def checkpoints(workdir):
 
 
 @needs_games
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_a_run_saves_its_last_step_and_ends_the_same_when_resumed(
     policy, straight, tmp_path, overlap

@@ -166,6 +166,7 @@ def kill_and_resume(wanted, again, kill_after):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
     policy, tmp_path, monkeypatch
 ):

@@ -117,6 +117,7 @@ def test_it_does_not_matter_where_they_fail(
             assert one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_a_killed_run_ends_like_one_that_was_not(
     straight, policy, tmp_path, monkeypatch, overlap

@@ -82,6 +82,7 @@ def trained(place):
     return {line["step"]: line for line in found if line["phase"] == "train"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_killed_at_every_step_ends_like_one_that_was_not(
@@ -286,6 +287,7 @@ def test_groups_for_verification_and_rollouts_that_are_not_played(
         assert {line["bank"] for line in now if line["arm"] == 0} == {"empty"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_goes_on_as_it_began(straight, policy, tmp_path):
     config = config_of(policy, "again", 0)
     for steps in (3, 6):

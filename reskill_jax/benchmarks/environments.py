@@ -1,11 +1,13 @@
-"""Measures our ALFWorld engine beside the stock one.
+"""Measures our engines of ALFWorld and ScienceWorld beside the stock ones.
 
     python -m reskill_jax.benchmarks.environments [--games=DIR] [--limit=3]
+    python -m reskill_jax.benchmarks.environments --environment=scienceworld
 
-Both engines play the same groups of 8 rollouts of one game, at most 50 steps each: once
-with random admissible commands, once with the game's walkthrough. A group pays for
-loading its game once. Each measurement is a fresh process that plays all games; the
-engines take turns, and the medians over the repeats count. Times are CPU seconds.
+`benchmarks.scienceworld` says what is played there. In ALFWorld both engines play the
+same groups of 8 rollouts of one game, at most 50 steps each: once with random
+admissible commands, once with the game's walkthrough. A group pays for loading its game
+once. Each measurement is a fresh process that plays all games; the engines take turns,
+and the medians over the repeats count. Times are CPU seconds.
 All texts and command lists are hashed, and both engines must have the same hash.
 """
 
@@ -26,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from reskill_jax.benchmarks import reporting
+from reskill_jax.benchmarks import reporting, scienceworld
 from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
@@ -170,8 +172,13 @@ def _play_walkthrough(environment: Any, task: Task, _: int, watch: _Stopwatch) -
         watch.time("step", environment.step, action)
 
 
-def _compare(tasks: list[Task], repeats: int) -> dict[str, dict[str, float]]:
+def _compare(environment: str, given: str, repeats: int) -> dict[str, dict[str, float]]:
     """Measure both engines in turn, each time in a fresh process; return medians.
+
+    Args:
+        environment: whose engines.
+        given: what they play, as JSON.
+        repeats: how often.
 
     Raises:
         RuntimeError: the engines' texts differ.
@@ -180,14 +187,14 @@ def _compare(tasks: list[Task], repeats: int) -> dict[str, dict[str, float]]:
     for _ in range(repeats):
         for engine in _ENGINES:
             command = [sys.executable, "-m", __spec__.name, f"--measure={engine}"]
-            given = json.dumps([dataclasses.asdict(task) for task in tasks])
+            command.append(f"--environment={environment}")
             done = subprocess.run(
                 command, input=given, stdout=subprocess.PIPE, text=True, check=True
             )
             runs[engine].append(json.loads(done.stdout.splitlines()[-1]))
     texts = {run.pop("texts") for of_engine in runs.values() for run in of_engine}
     if len(texts) > 1:
-        raise RuntimeError(f"the engines show different texts in {tasks}")
+        raise RuntimeError(f"the engines show different texts in {given:.2000}")
     return {
         engine: {
             name: statistics.median(run[name] for run in of_engine)
@@ -225,6 +232,9 @@ def main() -> None:
     """Compare the engines, or measure one of them where --measure asks for it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
+        "--environment", choices=("alfworld", "scienceworld"), default="alfworld"
+    )
+    parser.add_argument(
         "--games",
         default=os.environ.get("ALFWORLD_DATA"),
         help="folder that holds json_2.1.1; default: ALFWORLD_DATA; without either, "
@@ -235,14 +245,14 @@ def main() -> None:
     parser.add_argument("--measure", choices=_ENGINES, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.measure:
-        tasks = [Task(**fields) for fields in json.load(sys.stdin)]
-        print(json.dumps(measure(flags.measure, tasks)))
+        given = json.load(sys.stdin)
+        print(json.dumps(_MEASURE[flags.environment](flags.measure, given)))
         return
 
     figures, bars = {}, {}
-    for case, tasks in _cases(flags.games, flags.limit):
-        with activity(f"playing {len(tasks)} {case} in both engines"):
-            medians = _compare(tasks, flags.repeats)
+    for case, given in _CASES[flags.environment](flags.games, flags.limit):
+        with activity(f"playing {case} in both engines"):
+            medians = _compare(flags.environment, given, flags.repeats)
         rows: list[tuple[str, float, float, float]] = []
         for name, stock in medians["stock"].items():
             ours = medians["ours"][name]
@@ -252,10 +262,35 @@ def main() -> None:
             figures[f"{case}, {name}, ours"] = ours
             if "/CPU s" in name:
                 label = f"{case}, {name}, ours / stock"
-                bars[label] = reporting.Bar(ratio, TARGET)
-        header = (f"{len(tasks)} {case}, G={GROUP}", *_ENGINES, "times better")
+                bars[label] = reporting.Bar(ratio, _TARGETS[flags.environment])
+        header = (f"{flags.limit} {case}, G={GROUP}", *_ENGINES, "times better")
         print(reporting.format_table(header, rows), end="\n\n")
     reporting.report("environments", figures, bars)
+
+
+def _alfworld_cases(games: str | None, limit: int) -> Iterator[tuple[str, str]]:
+    for case, tasks in _cases(games, limit):
+        yield case, json.dumps([dataclasses.asdict(task) for task in tasks])
+
+
+def _measure_alfworld(engine: str, given: Any) -> dict[str, Any]:
+    return measure(engine, [Task(**fields) for fields in given])
+
+
+def _scienceworld_cases(_: str | None, limit: int) -> Iterator[tuple[str, str]]:
+    rollouts = scienceworld.draw_rollouts(limit)
+    given = [(dataclasses.asdict(task), commands) for task, commands in rollouts]
+    yield "tasks of ScienceWorld", json.dumps(given)
+
+
+def _measure_scienceworld(engine: str, given: Any) -> dict[str, Any]:
+    rollouts = [(Task(**fields), commands) for fields, commands in given]
+    return scienceworld.measure(engine, rollouts)
+
+
+_CASES = {"alfworld": _alfworld_cases, "scienceworld": _scienceworld_cases}
+_MEASURE = {"alfworld": _measure_alfworld, "scienceworld": _measure_scienceworld}
+_TARGETS = {"alfworld": TARGET, "scienceworld": scienceworld.TARGET}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,14 @@ from reskill_jax.environments.wording import Wording
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.storage import well_formed
 
-__all__ = ["Environment", "EnvironmentSpec", "EpisodeLostError", "Observation", "Task"]
+__all__ = [
+    "Environment",
+    "EnvironmentSpec",
+    "EpisodeLostError",
+    "Observation",
+    "ProcessUnusableError",
+    "Task",
+]
 
 
 class EpisodeLostError(RuntimeError):
@@ -36,6 +43,15 @@ class EpisodeLostError(RuntimeError):
     """
 
     again_after_s: float | None = 0.0
+
+
+class ProcessUnusableError(BaseException):
+    """An engine that the environments of this process share is gone for good.
+
+    Raised in a worker it ends the process, as a crash would: another one takes its
+    place and plays the open episodes again. It is no `Exception`, which would end one
+    episode and leave the others where nothing works any more.
+    """
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from reskill_jax.modules import find_module
 
 ENVIRONMENTS = {
     "alfworld": "reskill_jax.environments.alfworld.spec",
+    "scienceworld": "reskill_jax.environments.scienceworld.spec",
     "search": "reskill_jax.environments.search.spec",
     "sql": "reskill_jax.environments.sql.spec",
+    "wands": "reskill_jax.environments.wands.spec",
 }
 
 

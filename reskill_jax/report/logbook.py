@@ -13,6 +13,14 @@ from reskill_jax.codec import encode
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.metrics import MetricWriter, cut
 from reskill_jax.report.progress import Progress
+from reskill_jax.report.trackers import (
+    SHOWN_EPISODES,
+    Trackers,
+    as_code,
+    as_markdown,
+    describe,
+    make_tracker,
+)
 from reskill_jax.rollout.context import BankContext, Context
 from reskill_jax.rollout.episode import Episode, LostGroup
 from reskill_jax.skills.skill_md import save_bank
@@ -31,21 +39,41 @@ class Logbook:
         done: steps that were done before this process.
         logprob_diff_warning: nats by which sampler and trainer may differ on average
             without a warning.
+        trackers: names of those that show the run as well.
+        config: of the run, by key, for them.
+
+    As a context manager it tells the trackers at its end whether the run has failed.
     """
 
     def __init__(
-        self, workdir: Workdir, total: int, done: int, logprob_diff_warning: float
+        self,
+        workdir: Workdir,
+        total: int,
+        done: int,
+        logprob_diff_warning: float,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self._workdir = workdir
         self._logprob_diff_warning = logprob_diff_warning
-        self._writer = MetricWriter(
-            workdir.metrics, workdir.tensorboard, done + 1 if done else 0
-        )
+        start = done + 1 if done else 0
+        self._writer = MetricWriter(workdir.metrics, start)
         self._progress = Progress(total, done)
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))
         self._saved = ""  # hash of the bank in the workdir
-        cut(workdir.trials, done + 1 if done else 0)
+        cut(workdir.trials, start)
+        made = {name: make_tracker(name) for name in trackers}
+        self._trackers = Trackers(made, self._progress.note)
+        self._trackers.start(describe(workdir.root, config or {}, start))
+
+    def __enter__(self) -> "Logbook":
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close all files."""
+        self.close("failed" if kind else "finished")
 
     def step(
         self,
@@ -57,6 +85,7 @@ class Logbook:
     ) -> None:
         """Report a training step."""
         self._writer.write(step, metrics)
+        self._trackers.scalars(step, "train", metrics)
         write_episodes(
             self._workdir.episodes / f"train-{step:05d}.jsonl", episodes, step
         )
@@ -64,9 +93,12 @@ class Logbook:
             self._progress.note(event)
         with self._workdir.trials.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
+        for trial in learned.decisions:
+            self._trackers.document(step, "trial", as_code(trial))
         if isinstance(incumbent, BankContext) and incumbent.hash != self._saved:
             save_bank(incumbent.bank, self._workdir.skills)
             self._saved = incumbent.hash
+            self._trackers.document(step, "skills", as_markdown(incumbent.bank))
         difference = metrics.get("rollout/logprob_diff", 0.0)
         if difference > self._logprob_diff_warning:
             staleness = metrics["rollout/staleness"]
@@ -103,6 +135,9 @@ class Logbook:
         """Report an evaluation after so many steps, on these tasks by split."""
         labels = {split: panel.label for split, panel in panels.items()}
         self._writer.write(step, metrics, phase="eval", panels=labels)
+        self._trackers.scalars(step, "eval", metrics)
+        shown = [episode_line(episode, step) for episode in episodes[:SHOWN_EPISODES]]
+        self._trackers.episodes(step, "eval", shown)
         write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
@@ -113,8 +148,9 @@ class Logbook:
         if panels:
             self._progress.note(summary(step, metrics, panels))
 
-    def close(self) -> None:
-        """Close all files."""
+    def close(self, status: str = "finished") -> None:
+        """Close all files; see `Tracker.finish` for the status."""
+        self._trackers.finish(status)
         self._resources.close()
         self._progress.close()
         self._writer.close()

@@ -1,4 +1,4 @@
-"""Metrics of a run, to files.
+"""Metrics of a run, to a file.
 
 A *step* in this file is the index of a training step, from 0. A checkpoint saved under
 `s` holds the state before step s, so that a run resumed from it writes step s next:
@@ -14,15 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from tensorboardX import SummaryWriter
-
 from reskill_jax.storage import write_text
 
 _RESERVED = ("phase", "step", "panels")
 
 
 class MetricWriter:
-    """Writes flat metrics as JSON lines and as TensorBoard events.
+    """Writes flat metrics as JSON lines.
 
     A line holds ``phase``, ``step``, ``panels`` if given, and the metrics, keys sorted.
     JSON has no NaN: values that are not finite are written as the strings "nan", "inf"
@@ -30,15 +28,11 @@ class MetricWriter:
 
     Args:
         path: the JSON lines file.
-        tensorboard: directory of the event files, one subdirectory per phase, so that
-            TensorBoard shows the phases of one metric in one chart.
         start: first step to be written; later lines of a former process are dropped.
     """
 
-    def __init__(self, path: Path, tensorboard: Path, start: int = 0) -> None:
-        self._tensorboard = tensorboard
+    def __init__(self, path: Path, start: int = 0) -> None:
         self._start = start
-        self._events: dict[str, SummaryWriter] = {}
         self._last: dict[str, int] = {}
         cut(path, start)
         for line in read_metrics(path):
@@ -52,7 +46,7 @@ class MetricWriter:
         phase: str = "train",
         panels: Mapping[str, str] | None = None,
     ) -> None:
-        """Append the metrics of one step; they are in the files when this returns.
+        """Append the metrics of one step; they are in the file when this returns.
 
         Args:
             step: the metrics' step.
@@ -77,27 +71,10 @@ class MetricWriter:
         self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
         self._file.flush()
         self._last[phase] = step
-        events = self._phase_events(phase)
-        for key, value in values.items():
-            events.add_scalar(key, value, step)
-        events.flush()
 
     def close(self) -> None:
-        """Flush and close all files."""
+        """Flush and close the file."""
         self._file.close()
-        for events in self._events.values():
-            events.close()
-
-    def _phase_events(self, phase: str) -> SummaryWriter:
-        if phase not in self._events:
-            self._events[phase] = SummaryWriter(
-                str(self._tensorboard / phase),
-                # TensorBoard hides what a former process wrote from this step on.
-                purge_step=self._start,
-                # Files are named by the second: two starts in one would share a file.
-                filename_suffix=f".{self._start}",
-            )
-        return self._events[phase]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

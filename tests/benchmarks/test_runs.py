@@ -16,7 +16,7 @@ def program(monkeypatch):
 
     def finish(workdir, changes):
         made.append(workdir)
-        writer = MetricWriter(workdir / "metrics.jsonl", workdir / "tensorboard")
+        writer = MetricWriter(workdir / "metrics.jsonl")
         writer.write(changes["num_steps"], {"x": 0.5 + len(made)}, phase="eval")
         writer.close()
 

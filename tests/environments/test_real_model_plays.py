@@ -26,12 +26,15 @@ SMALL = {
     "rollout.concurrency": 2,
     "engine.max_sequences": 2,
     "engine.decode_rows": 2,
+    "eval.splits": ("test",),
     "eval.max_tasks": 2,
     "grpo.buckets": (2048,),
     "grpo.tokens_per_microbatch": 2048,
 }
 ENVIRONMENTS = {
-    "sql": {"env.sample": True, "eval.splits": ("test",)},
+    "sql": {"env.sample": True},
+    "scienceworld": {"env.tasks": "short", "env.heap_mb": 512},
+    "wands": {"env.synthetic": True, "eval.splits": ("synthetic",)},
     "alfworld": {
         "env.houses": "small",
         "env.houses_train": 1,
@@ -81,8 +84,9 @@ def play(name):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_real_model_plays_two_episodes(name):
-    if name == "alfworld" and importlib.util.find_spec("alfworld") is None:
-        pytest.skip("the extra `alfworld` is not installed")
+    extra = name in ("alfworld", "scienceworld")
+    if extra and importlib.util.find_spec(name) is None:
+        pytest.skip(f"the extra `{name}` is not installed")
     episodes = play(name)
     assert len(episodes) == 2
     turns = [turn for episode in episodes for turn in episode.turns]

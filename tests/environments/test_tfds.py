@@ -93,6 +93,7 @@ def test_the_command_makes_a_set_that_is_played_without_the_files(
     [
         ("search", {"questions": "sample"}),
         ("sql", {"sample": True}),
+        ("wands", {"synthetic": True}),
     ],
 )
 def test_sets_of_other_environments_are_those_of_the_files(
@@ -105,6 +106,7 @@ def test_sets_of_other_environments_are_those_of_the_files(
     names = {
         "search": ("train", "dev", "nq", "hotpotqa", "2wiki", "bamboogle"),
         "sql": ("train", "dev", "test", "unseen"),
+        "wands": ("train", "synthetic_dev", "synthetic"),
     }[name]
     panels = {split: files.portable(files.panel(split, None)) for split in names}
     write(f"reskill_{name}", panels, tmp_path / "tfds")
@@ -119,6 +121,12 @@ def test_sets_of_other_environments_are_those_of_the_files(
             assert [task.id for task in ours] == [task.id for task in theirs]
     if name == "search":
         assert stored.panel("popqa", None).tasks == ()
+        return
+    if name == "wands":
+        one = module.load(
+            module.Settings(source=settings.source, candidates=3), workers=1
+        )
+        assert {t.kind for t in one.panel("synthetic", None)} == {"synthetic-3-opt"}
         return
     task = stored.panel("train", None).tasks[0]
     environment = stored.make()

@@ -19,7 +19,7 @@ def workdir(tmp_path):
 
 
 def write(workdir, *, finished):
-    writer = MetricWriter(workdir.metrics, workdir.tensorboard)
+    writer = MetricWriter(workdir.metrics)
     writer.write(0, {"valid_unseen/success": 0.25}, phase="eval")
     writer.write(1, {"rollout/success": 0.2})
     writer.write(2, {"rollout/success": 0.4})
@@ -46,7 +46,7 @@ def test_an_outcome_is_success_before_after_and_while_training(workdir):
 
 @pytest.mark.parametrize(("before", "step"), [("void", 0), ("success", STEPS)])
 def test_a_void_evaluation_has_no_outcome(workdir, before, step):
-    writer = MetricWriter(workdir.metrics, workdir.tensorboard)
+    writer = MetricWriter(workdir.metrics)
     writer.write(0, {f"valid_unseen/{before}": 1}, phase="eval")
     writer.write(1, {"rollout/success": 0.2})
     writer.write(STEPS, {"valid_unseen/success" if step == 0 else "x": 1}, phase="eval")
@@ -58,7 +58,7 @@ def test_a_void_evaluation_has_no_outcome(workdir, before, step):
 
 
 def test_a_run_that_played_nothing_has_no_outcome(workdir):
-    writer = MetricWriter(workdir.metrics, workdir.tensorboard)
+    writer = MetricWriter(workdir.metrics)
     for step in (0, STEPS):
         writer.write(step, {"valid_unseen/success": 0.5}, phase="eval")
     writer.write(1, {"rollout/failed_groups": 3})

@@ -1,6 +1,5 @@
 import io
 import json
-import struct
 import tempfile
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboardX.proto.event_pb2 import Event
 
 from reskill_jax.report.metrics import MetricWriter, cut, read_metrics
 from reskill_jax.report.progress import Progress
 
 
 def writer(directory: Path, start: int = 0) -> MetricWriter:
-    return MetricWriter(directory / "metrics.jsonl", directory / "tensorboard", start)
+    return MetricWriter(directory / "metrics.jsonl", start)
 
 
 def play(metrics: MetricWriter, steps: range) -> None:
@@ -25,18 +23,6 @@ def play(metrics: MetricWriter, steps: range) -> None:
         metrics.write(step, {"loss": 1 / (step + 3), "adv/abs_max": step})
         if step % 2:
             metrics.write(step, {"success": step / 7}, phase="unseen")
-
-
-def events(directory: Path) -> list[Event]:
-    """Read event files: records of length, crc, data, crc."""
-    found = []
-    for path in sorted(directory.glob("events.*")):
-        data = path.read_bytes()
-        while data:
-            (size,) = struct.unpack("<Q", data[:8])
-            found.append(Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
-    return found
 
 
 def test_lines_have_sorted_keys_and_exact_values(tmp_path):
@@ -81,27 +67,6 @@ def test_a_resumed_run_ends_with_the_file_of_an_uninterrupted_one(
     metrics.close()
     whole = tmp_path / "whole" / "metrics.jsonl"
     assert path.read_bytes() == whole.read_bytes()
-
-
-def test_tensorboard_gets_every_metric_and_hides_repeated_steps(tmp_path):
-    play(metrics := writer(tmp_path), range(4))
-    metrics.close()
-    play(metrics := writer(tmp_path, 2), range(2, 4))
-    metrics.close()
-    train = events(tmp_path / "tensorboard" / "train")
-    losses = [
-        (event.step, value.simple_value)
-        for event in train
-        for value in event.summary.value
-        if value.tag == "loss"
-    ]
-    assert [step for step, _ in losses] == [0, 1, 2, 3, 2, 3]
-    assert losses[1][1] == pytest.approx(1 / 4)
-    # A session log of kind START tells TensorBoard from which step on to forget.
-    assert [e.step for e in train if e.session_log.status == 1] == [0, 2]
-    unseen = events(tmp_path / "tensorboard" / "unseen")
-    tags = [(e.step, v.tag) for e in unseen for v in e.summary.value]
-    assert tags == [(1, "success"), (3, "success"), (3, "success")]
 
 
 def test_steps_of_a_phase_increase_also_after_a_resume(tmp_path):

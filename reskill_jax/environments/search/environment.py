@@ -11,17 +11,12 @@ from reskill_jax.environments.search.panels import Source
 from reskill_jax.environments.search.scoring import exact_match, f1
 from reskill_jax.environments.search.wordings import REQUEST, TAGS
 from reskill_jax.environments.task import Task
+from reskill_jax.environments.untrusted import CONTROL, one_line
 
 Search = Callable[[str], Awaitable[Sequence[Found]]]
 
 MAX_CHARACTERS = 500  # of a query or an answer; questions have 50
 _ACTION = re.compile(rf"({'|'.join(TAGS)})\[(.*)\]", re.DOTALL)
-# What looks like a tag of the conversation, which no passage may write.
-_TAG = re.compile(
-    rf"<\s*/?\s*({'|'.join(TAGS)}|information|think|result)\b[^<>]*>", re.IGNORECASE
-)
-# Control characters (Unicode's Cc), and halves of characters (Cs).
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOTHING_YET = "No results yet."
 _NOTHING = "Nothing was found. Search for other words."
 
@@ -105,17 +100,7 @@ def clean(contents: str, limit: int) -> str:
     if not text:
         title, text = "", title
     whole = f"{title.strip().strip(chr(34))}: {text}" if title.strip() else text
-    line = " ".join(_without_tags(" ".join(_CONTROL.sub(" ", whole).split())).split())
-    if len(line) <= limit:
-        return line
-    return line[: limit - 3].rsplit(" ", 1)[0] + " .."
-
-
-def _without_tags(text: str) -> str:
-    """Remove tags until none is left: a removed one may leave another behind."""
-    while (shorter := _TAG.sub(" ", text)) != text:
-        text = shorter
-    return text
+    return one_line(whole, limit, TAGS)
 
 
 def _problem(text: str) -> str:
@@ -124,6 +109,6 @@ def _problem(text: str) -> str:
         return "There is nothing between the tags."
     if len(text) > MAX_CHARACTERS:
         return f"More than {MAX_CHARACTERS} characters are between the tags."
-    if _CONTROL.search(text):
+    if CONTROL.search(text):
         return "There are control characters between the tags."
     return ""

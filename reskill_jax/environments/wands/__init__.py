@@ -1,0 +1,1 @@
+"""WANDS: which of a few products is exactly what a query asks for."""

@@ -1,0 +1,103 @@
+"""Sends the files of a run to a tracker, from the beginning.
+
+    python -m reskill_jax.report.track --workdir=runs/a --to=wandb
+
+A tracker that was not there while a run went on, or that missed a part, gets all of it:
+metrics, trials, skills and the first episodes of each evaluation. Where it already
+holds a run of this id, it goes on in that; with --name it is another run. wandb stays
+offline with WANDB_MODE=offline, trackio writes under TRACKIO_DIR.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.trackers import (
+    SHOWN_EPISODES,
+    TRACKERS,
+    Tracker,
+    as_code,
+    as_markdown,
+    describe,
+    make_tracker,
+)
+from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import read_json, read_json_lines
+from reskill_jax.terminal import activity, say
+from reskill_jax.workdir import Workdir, flatten
+
+
+def replay(workdir: Workdir, tracker: Tracker, name: str = "") -> int:
+    """Send everything that a run has written so far.
+
+    Args:
+        workdir: of the run.
+        tracker: that gets it.
+        name: of the run there; empty: as a live tracker calls it.
+
+    Returns:
+        How many lines of metrics were sent.
+
+    Raises:
+        FileNotFoundError: there is no run in the directory.
+        ValueError: a file of the run is damaged.
+    """
+    config = flatten(read_json(workdir.config))
+    start = describe(workdir.root, config, 0)
+    tracker.start(start._replace(run_id=name) if name else start)
+    trials = _by_step(workdir.trials)
+    lines = read_metrics(workdir.metrics)
+    for line in lines:
+        step, phase = int(line["step"]), str(line["phase"])
+        values = {k: v for k, v in line.items() if isinstance(v, float)}
+        tracker.scalars(step, phase, values)
+        if phase == "train":
+            for trial in trials.pop(step, []):
+                tracker.document(step, "trial", as_code(trial))
+        played = workdir.episodes / f"{phase}-{step:05d}.jsonl"
+        if phase == "eval" and played.is_file():
+            tracker.episodes(step, phase, list(_first(played)))
+    if workdir.skills.is_dir():
+        last = int(lines[-1]["step"]) if lines else 0
+        tracker.document(last, "skills", as_markdown(load_bank(workdir.skills)))
+    tracker.finish("finished")
+    return len(lines)
+
+
+def _by_step(path: Path) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for _, trial in read_json_lines(path, growing=True) if path.is_file() else ():
+        found.setdefault(int(trial["step"]), []).append(trial)
+    return found
+
+
+def _first(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for _, line in zip(range(SHOWN_EPISODES), file, strict=False):
+            yield json.loads(line)
+
+
+def main(argv: list[str]) -> None:
+    """Send a run."""
+    if argv[1:]:
+        raise app.UsageError(f"unknown arguments {argv[1:]}: flags begin with --")
+    workdir = Workdir(Path(flags.FLAGS.workdir))
+    if not workdir.config.is_file():
+        raise app.UsageError(
+            f"--workdir={flags.FLAGS.workdir} is no run: it has no config.json"
+        )
+    to = flags.FLAGS.to
+    with activity(f"sending {workdir.root} to {to}"):
+        lines = replay(workdir, make_tracker(to), flags.FLAGS.name)
+    say(f"{lines} lines of metrics of {workdir.root} are in {to}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    flags.DEFINE_enum("to", None, sorted(TRACKERS), "Tracker.", required=True)
+    flags.DEFINE_string("name", "", "Id of the run there; empty: its own.")
+    app.run(main)
