@@ -13,6 +13,7 @@ CORE = [
     "ml-collections>=1.1,<2",
     "absl-py>=2.1,<3",
     "numpy>=2.0,<3",
+    "packaging>=23",  # compares versions
     "tokenizers>=0.22,<1",
     "transformers>=5.5,<6",  # chat templates only: torch is never imported
     "jinja2>=3.1.6,<4",  # transformers renders templates with it; older ones it refuses
@@ -61,10 +62,13 @@ EXTRAS = {
     "parity": ["torch>=2.6,<3"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
+        "atif>=1.8,<2",  # the published format of trajectories, to check ours
+        "axe-core-python>=0.1,<1",  # accessibility of the report page
         "gguf>=0.17,<1",  # reads the real chat model that tests play with
         "hypothesis>=6.100",
         "matplotlib>=3.9",  # the plots of benchmarks
         "mypy>=1.15",
+        "playwright>=1.50,<2",  # drives a Chromium that is there; downloads none
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
@@ -90,6 +94,7 @@ setup(
             "creator/prompts/*.md",
             "environments/search/sample/*.jsonl",
             "environments/sql/sample/*",
+            "report/page/assets/*",
         ]
     },
     install_requires=CORE,

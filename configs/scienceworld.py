@@ -5,7 +5,8 @@
   python -m reskill_jax.main --config=configs/scienceworld.py:smoke --workdir=runs/b
 
 All need the extra `scienceworld`, which brings the simulator and a Java for it; all
-but `smoke` a Hugging Face directory with the model. docs/environments.md has more.
+but `cpu` and `smoke` need a Hugging Face directory with the model.
+docs/environments.md has more.
 """
 
 from ml_collections import ConfigDict
@@ -31,6 +32,33 @@ SCALE = {
 # The published equations. How tasks were drawn is not published.
 PAPER = defaults.PAPER
 OFFICIAL = {**defaults.OFFICIAL, "eval.max_tasks": 32}
+# Tasks of a few commands, and a small policy that has learnt to read skills there.
+CPU = {
+    **defaults.LAPTOP,
+    "num_steps": 30,
+    "env.tasks": "short",
+    "env.per_task": 60,
+    "prompt.wording": "brief",
+    "prompt.max_tokens": 624,
+    "prompt.actions": False,
+    "policy.path": "",
+    "policy.logprob_chunk": 768,
+    "warm_start.recipe": "scienceworld-short",
+    "rollout.tasks_per_step": 6,
+    "rollout.max_turns": 8,
+    "rollout.max_tokens": 24,
+    "rollout.concurrency": 48,
+    "grpo.reward_scale": 1.0,
+    "grpo.minibatches": 2,
+    "grpo.learning_rate": 3e-4,
+    "grpo.kl_coef": 0.0,
+    "grpo.buckets": (512, 768),
+    "grpo.tokens_per_microbatch": 3072,
+    "strategy.max_skills": 6,
+    "strategy.reservoir_min": 32,
+    "eval.max_tasks": 50,
+    "eval.every": 15,
+}
 # A random policy for a minute, for tests.
 SMOKE = {
     **defaults.LAPTOP,
@@ -56,7 +84,7 @@ SMOKE = {
     "eval.every": 0,
     "checkpoint.every": 1,
 }
-VARIANTS = {"paper": PAPER, "official": OFFICIAL, "smoke": SMOKE}
+VARIANTS = {"paper": PAPER, "official": OFFICIAL, "cpu": CPU, "smoke": SMOKE}
 
 
 def get_config(variant: str = "") -> ConfigDict:

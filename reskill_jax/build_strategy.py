@@ -17,6 +17,8 @@ from reskill_jax.creator.proposal import Creator
 from reskill_jax.creator.verify import BankProblem, no_problem
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.llm.backends import NAMES, SIDECAR
+from reskill_jax.memories.desk import Desk, Work
+from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.modules import find_module, naming
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.rule import RuleTable
@@ -63,6 +65,7 @@ def make_strategy(
             servers,
             bank_problem=prompts.bank_problem,
         ),
+        make_desk=partial(make_desk, config, environment.rules, calls, servers),
     )
     make: Callable[[], Strategy] = partial(find_strategy(config.strategy.name), setup)
     if config.strategy.name not in STRATEGIES:
@@ -154,7 +157,11 @@ def make_creator(
         settings = {k: v for k, v in config.creator.to_dict().items() if k not in own}
         creator = Background(
             make_llm_creator(
-                calls=calls, servers=servers, bank_problem=bank_problem, **settings
+                calls=calls,
+                servers=servers,
+                bank_problem=bank_problem,
+                grade=analyse,
+                **settings,
             ),
             config.creator.delay_steps,
         )
@@ -168,3 +175,28 @@ def make_creator(
         proposals = known_proposals(config.creator.inject, config.seed)
         creator = Injecting(creator, config.creator.inject_every, proposals)
     return creator
+
+
+def make_desk(
+    config: ConfigDict,
+    rules: RuleTable,
+    calls: Path,
+    servers: Sequence[str],
+    work: Work,
+) -> Desk:
+    """Build what writes texts for a strategy, from the section `creator`.
+
+    A creator of somebody's own writes skills only; validation refuses it here.
+    """
+    if config.creator.name == "offline":
+        return Desk(OfflineWriter(rules), work)
+    # Not imported above: pydantic comes with an extra.
+    from reskill_jax.creator.factory import make_caller  # noqa: PLC0415
+    from reskill_jax.creator.prompting import Prompts  # noqa: PLC0415
+    from reskill_jax.memories.llm_writer import LlmWriter  # noqa: PLC0415
+
+    creator = config.creator.to_dict()
+    shared = {key: creator[key] for key in ("llm", "budget", "retry", "replay")}
+    caller = make_caller(creator["name"], calls, servers=servers, **shared)
+    writer = LlmWriter(caller, Prompts(creator["prompts"]))
+    return Desk(writer, work, background=True, delay_steps=creator["delay_steps"])

@@ -146,12 +146,23 @@ def _add_policy(c: ConfigDict) -> None:
     # backward pass, unless one holds a whole row.
     c.policy.logprob_chunk = 256
 
+    # Adapters on frozen weights, which are kept in policy.dtype and are the reference.
+    c.policy.lora = ConfigDict()
+    c.policy.lora.rank = 0  # 0: none, all weights are trained; 32 is usual
+    c.policy.lora.alpha = 32.0  # changes are scaled by alpha / rank
+    # Matrices that have them, by their names in Hugging Face models.
+    c.policy.lora.targets = (
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    )
+
     # Numbers of devices; one of them may be -1: all that are left (policy/sharding.py).
     c.mesh = ConfigDict()
     c.mesh.data = 1  # each holds a copy of the parameters; splits rows
     c.mesh.fsdp = -1  # splits the parameters, and rows
     c.mesh.tensor = 1  # splits heads and feed-forward widths
-    # TPUs to compile for that are not attached, e.g. v6e:4x4; only for --mode=compile.
+    # Devices to compile for that are not attached, e.g. v6e:4x4 (TPUs) or h100:8; only
+    # for --mode=compile.
     c.mesh.topology = ""
 
     # Supervised training on demonstrations that follow skills, if policy.path is empty.
@@ -251,8 +262,9 @@ def _add_method(c: ConfigDict) -> None:
     """What is done about skills, and the trials that decide."""
     c.strategy = ConfigDict()
     # reskill; its baselines grpo (no skills) and static (a fixed bank); its ablations
-    # auto_accept, uniform (of the preset paper), no_discount, no_analyzer, skill_first,
-    # policy_first.
+    # auto_accept, uniform (of the preset paper), no_discount, last_step, no_analyzer,
+    # skill_first, policy_first; other methods, with a section each below, are in
+    # docs/methods.md.
     c.strategy.name = "reskill"
     c.strategy.bank = ""  # directory of skills to start from; empty: none
     c.strategy.max_skills = 8  # in a bank
@@ -261,6 +273,9 @@ def _add_method(c: ConfigDict) -> None:
     c.strategy.candidates = 1
     c.strategy.reservoir_size = 200  # episodes that the creator sees, at most
     c.strategy.reservoir_min = 100  # episodes before the creator is first asked
+
+    _add_frozen_methods(c.strategy)
+    _add_learning_methods(c.strategy)
 
     # Trials of candidate banks. A key that is None is what the preset says; with the
     # preset ours, bounds follow from tasks, rollouts and candidates (trials/bounds.py).
@@ -294,8 +309,75 @@ def _add_method(c: ConfigDict) -> None:
     c.trial.delete_margin = placeholder(float)
 
 
+def _add_frozen_methods(c: ConfigDict) -> None:
+    """Methods for a frozen policy; memories/settings.py gives sources."""
+    # Of static_bm25, static_random and long_context.
+    c.shelf = ConfigDict()
+    c.shelf.count = 8  # skills that BM25 or chance chooses for a task
+    c.shelf.episodes = 20  # successes that a long context holds, at most
+    c.shelf.characters = 6000  # length of a long context
+
+    c.reflexion = ConfigDict()
+    c.reflexion.attempts = 4  # at each task
+    c.reflexion.shown = 3  # newest reflections in a prompt
+
+    c.expel = ConfigDict()
+    c.expel.gather_steps = 8  # steps that gather episodes
+    c.expel.attempts = 4  # at each task meanwhile
+    c.expel.shown = 3  # newest reflections in a prompt meanwhile
+    c.expel.max_rules = 10  # soft limit of the list of rules
+    c.expel.chunk = 8  # successes per call that edits the rules
+    c.expel.trajectories = 2  # solved tasks shown beside the rules
+    c.expel.trajectory_characters = 3000  # longer ones are not shown
+    c.expel.show = "both"  # or rules, or trajectories, alone
+
+
+def _add_learning_methods(c: ConfigDict) -> None:
+    """Methods beside GRPO; memories/settings.py gives sources."""
+    c.memrl = ConfigDict()
+    c.memrl.threshold = 0.5  # least similarity of a key
+    c.memrl.keys = 5  # nearest keys, whose memories are candidates
+    c.memrl.shown = 3  # memories in a prompt
+    c.memrl.q_min = -10.0  # candidates of less utility are left out
+    c.memrl.sim_mean = 0.5187  # similarities are standardised with this mean
+    c.memrl.sim_sd = 0.1203  # and this standard deviation
+    c.memrl.z_clip = 3.0  # bound of the standardised utility
+    c.memrl.weight = 0.5  # of the utility in the score
+    c.memrl.rate = 0.3  # by which a utility follows returns
+    c.memrl.attach = 0.9  # least similarity to put a new memory under a key
+    c.memrl.capacity = 2000  # memories
+    c.memrl.key = "goal"  # or goal_and_room: with the first observation
+    c.memrl.show = "script"  # or trajectory: with the whole episode
+
+    c.evolver = ConfigDict()
+    c.evolver.shown = 3  # principles in an answer
+    c.evolver.characters = 2048  # length of an answer
+    c.evolver.share = 0.25  # of a group's episodes that are summarised
+    c.evolver.merge = 0.85  # least similarity of what may be the same
+    c.evolver.matches = 3  # principles that a new one is compared with
+    c.evolver.organise_every = 1  # steps between summaries
+    c.evolver.prune_every = 10  # steps between prunings; 0: never
+    c.evolver.prune_below = 0.3  # score below which a principle goes
+    c.evolver.capacity = 2000  # principles
+    c.evolver.credit = "success"  # or relative: to the mean of the group
+    c.evolver.ask = "agent"  # or goal: also at the start of each episode
+
+    c.inspo = ConfigDict()
+    c.inspo.population = 4  # instructions
+    c.inspo.temperature = 0.1  # of the softmax over their weights
+    c.inspo.rate = 0.1  # by which a weight follows advantages
+    c.inspo.every = 10  # steps between generations
+    c.inspo.least_groups = 8  # played before an instruction may be dropped
+    c.inspo.trusted_groups = 16  # played before evaluation uses it
+    c.inspo.candidates = 3  # asked for per generation
+    c.inspo.failures = 8  # episodes shown to the writer
+    c.inspo.checks = 16  # training tasks that verify a candidate
+    # groups: one instruction per group; same_tasks: every group is divided among them.
+    c.inspo.compare = "groups"
+
+
 def _add_creator(c: ConfigDict) -> None:
-    """Where proposals come from (creator/)."""
+    """Where proposals, and other methods' texts, come from (creator/)."""
     c.creator = ConfigDict()
     # offline: rules, no language model. openai (any compatible server), anthropic,
     # bedrock: services. sidecar: the policy itself, on the servers of
@@ -340,7 +422,8 @@ def _add_creator(c: ConfigDict) -> None:
     c.creator.retry.failure_threshold = 20  # failures in a row that stop all calls
     c.creator.retry.cooldown_s = 60.0  # seconds without calls then; doubled if repeated
 
-    # For experiments: every k-th proposal is one of a known kind, helpful or harmful.
+    # For experiments: every k-th proposal is one of a known kind: helpful, harmful, or
+    # neutral, which says nothing.
     c.creator.inject = "harmful"
     c.creator.inject_every = 0  # k; 0: never
 
@@ -374,6 +457,9 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     # Share of a split's tasks that may fail for good, each of which counts as a
     # failure; with more, the split's figures are void.
     c.eval.max_failed_share = 0.02
+    # accepted: with what the strategy has accepted; none: without, e.g. whether skills
+    # are still needed at the end.
+    c.eval.context = "accepted"
     c.eval.splits = ("valid_seen", "valid_unseen")  # (): no evaluation
     # Tasks that the splits must have, "split:count:hash" each, as printed beside every
     # figure; other tasks are refused. (): whichever are found.

@@ -13,9 +13,15 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.report.logbook import summary, write_evaluation
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
-from reskill_jax.rollout.context import Context, open_context
+from reskill_jax.rollout.context import (
+    BankContext,
+    Context,
+    EmptyContext,
+    open_context,
+)
 from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.episode import Episode
+from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import find_strategy
 from reskill_jax.terminal import say
 from reskill_jax.workdir import Workdir
@@ -81,6 +87,19 @@ def evaluate(
     return metrics, episodes
 
 
+def tested(context: Context, choice: str) -> Context:
+    """Return the context to evaluate on.
+
+    Args:
+        context: the accepted one.
+        choice: accepted; or none: nothing is shown. In the place of a skill bank that
+            is an empty one, so that prompts keep their form.
+    """
+    if choice == "accepted":
+        return context
+    return BankContext(SkillBank()) if context.kind == "bank" else EmptyContext()
+
+
 def evaluate_run(
     config: ConfigDict, workdir: Workdir, step: int | None = None
 ) -> dict[str, float]:
@@ -112,15 +131,21 @@ def evaluate_run(
         restored = checkpointer.restore(template, step, partial=True)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        engine, _ = build.make_engine(
-            config, policy, restored.arrays["params"], restored.step, resources
-        )
+        if policy.frozen is not None:
+            build.check_base(restored.host, build.describe_base(policy.directory))
+        params = policy.join(restored.arrays["params"])
+        engine, _ = build.make_engine(config, policy, params, restored.step, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)
         find_strategy(config.strategy.name)  # its module registers its contexts
         metrics, episodes = evaluate(
             collector,
             panels.held_out,
-            open_context(restored.host["incumbent"], build.context_resources(config)),
+            tested(
+                open_context(
+                    restored.host["incumbent"], build.context_resources(config)
+                ),
+                config.eval.context,
+            ),
             build.sampling(config),
             config.eval.max_failed_share,
         )

@@ -2,11 +2,16 @@
 
 The directory holds what transformers and vLLM load: weights (several files and an
 index when they are large), config.json, generation_config.json and the files of the
-tokenizer. All but the weights are those of the model that the run started from.
+tokenizer. All but the weights are those of the model that the run started from. Beside
+them stand a card (README.md) with the success of the exported step, its tasks and its
+error, the configuration of the run (run_config.json) and the accepted skills (skills/).
 """
 
 import json
+import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +22,16 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.policy.eos import find_eos_ids
+from reskill_jax.policy.lora import Adapted, merge
+from reskill_jax.policy.peft import save_adapters
 from reskill_jax.policy.tokenizer import Tokenizer
-from reskill_jax.policy.weights import save
-from reskill_jax.storage import read_json
+from reskill_jax.policy.weights import load, save
+from reskill_jax.report.exports.cards import model_card
+from reskill_jax.report.metrics import read_metrics
+from reskill_jax.scrub import environment_secrets, scrub, scrub_all
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import load_bank, save_bank
+from reskill_jax.storage import read_json, write_text
 from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
 
@@ -42,8 +54,9 @@ def export_run(
     *,
     dtype: str = "float32",
     step: int | None = None,
+    adapters: bool = False,
 ) -> None:
-    """Export a checkpoint of a run, and say so.
+    """Export a checkpoint of a run, and say so; adapters are merged.
 
     Args:
         config: of the run.
@@ -51,14 +64,25 @@ def export_run(
         output: the new directory.
         dtype: of the weights in the files, float32 or bfloat16.
         step: which checkpoint; None for the newest.
+        adapters: write them alone, as a directory that PEFT loads (`policy.peft`).
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: the run has no checkpoint yet.
+        ValueError: the run has no checkpoint yet, or no adapters.
+        CheckpointError: the weights that adapters were trained on have changed.
     """
     refuse_existing(output)
     source = build.policy_directory(config)
-    template = {"params": abstract_params(load_config(source))}
+    decoder, lora = load_config(source), config.policy.lora
+    if adapters and not lora.rank:
+        raise ValueError(
+            "config.policy.lora.rank=0: the run has no adapters to export: leave out "
+            "--export_adapters"
+        )
+    abstract = abstract_params(decoder)
+    if lora.rank:
+        abstract = build.make_adapters(config, abstract, None, weights=False)
+    template = {"params": abstract}
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
         restored = checkpointer.restore(template, step, partial=True)
@@ -66,12 +90,52 @@ def export_run(
         checkpointer.close()
     if restored is None:
         raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-    export(output, source, restored.arrays["params"], dtype=dtype)
+    params = restored.arrays["params"]
+    if lora.rank:
+        build.check_base(restored.host, build.describe_base(source))
+    if adapters:
+        save_adapters(output, source, params, rank=lora.rank, alpha=lora.alpha)
+        print(f"the adapters after {restored.step} steps are in {output}")
+        return
+    if lora.rank:
+        _, base = load(source)
+        params = merge(Adapted(base, params, build.lora_scale(config)))
+    export(
+        output,
+        source,
+        params,
+        dtype=dtype,
+        describe=partial(_describe, config, workdir, restored.step),
+    )
     print(f"the policy after {restored.step} steps is in {output} ({dtype})")
 
 
+def _describe(config: ConfigDict, workdir: Workdir, step: int, output: Path) -> None:
+    """Put beside the weights what people and agents should know of them."""
+    secrets = environment_secrets(os.environ)
+    _write(output / "run_config.json", scrub_all(config.to_dict(), secrets))
+    skills = load_bank(workdir.skills) if workdir.skills.is_dir() else SkillBank()
+    lines = [line for line in read_metrics(workdir.metrics) if line["phase"] == "eval"]
+    card = model_card(
+        base=config.policy.path or config.warm_start.recipe,
+        environment=config.env.name,
+        strategy=config.strategy.name,
+        step=step,
+        evaluation=next((x for x in reversed(lines) if x["step"] == step), None),
+        skills=[skill.name for skill in skills.skills],
+    )
+    write_text(output / "README.md", scrub(card, secrets))
+    if skills.skills:
+        save_bank(skills, output / "skills")
+
+
 def export(
-    output: Path, source: Path, params: Params, *, dtype: str = "float32"
+    output: Path,
+    source: Path,
+    params: Params,
+    *,
+    dtype: str = "float32",
+    describe: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Write new weights of a model; `output` appears whole or not at all.
 
@@ -80,24 +144,26 @@ def export(
         source: Hugging Face directory of the model that the weights are for.
         params: the weights.
         dtype: their type in the files, float32 or bfloat16.
+        describe: writes further files into a directory.
 
     Raises:
         FileExistsError: `output` is there already.
     """
     refuse_existing(output)
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed export
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed export
     with activity(f"writing the weights to {output}"):
-        save(partial, load_config(source), params, dtype=dtype)
+        save(unfinished, load_config(source), params, dtype=dtype)
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
+            shutil.copyfile(source / name, unfinished / name)
     # The model's own words for its shape are what all versions of readers know.
     values = read_json(source / "config.json")
     values["torch_dtype" if "torch_dtype" in values else "dtype"] = dtype
-    _write(partial / "config.json", values)
-    _write(partial / "generation_config.json", _generation_config(source))
-    partial.rename(output)
+    _write(unfinished / "config.json", values)
+    _write(unfinished / "generation_config.json", _generation_config(source))
+    describe(unfinished)
+    unfinished.rename(output)
 
 
 def refuse_existing(output: Path) -> None:

@@ -15,6 +15,8 @@ from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.embedders import NAMES as EMBEDDERS
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
+from reskill_jax.policy.lora import TARGETS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.report.trackers import TRACKERS
@@ -99,6 +101,10 @@ _SPLITS = Values(
     lambda x: _NAMES.holds(x) and len(set(x)) == len(x),
     "must be a tuple of different strings, none of them empty",
 )
+_TARGETS = Values(
+    lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
+    f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
+)
 _TRACKERS = Values(
     lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
     f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
@@ -166,6 +172,9 @@ TABLE: dict[str, Values] = {
     "policy.reference": _choice("device", "host"),
     "policy.remat": _choice("none", "dots", "full", "offload"),
     "policy.logprob_chunk": _integer(1),
+    "policy.lora.rank": _integer(0, 4096),
+    "policy.lora.alpha": _number(0, 1e6, above_low=True),
+    "policy.lora.targets": _TARGETS,
     **{f"mesh.{axis}": _AXIS for axis in AXES},
     "mesh.topology": _TEXT,
     "warm_start.recipe": _TEXT,
@@ -224,6 +233,11 @@ TABLE: dict[str, Values] = {
     "strategy.candidates": _integer(1),
     "strategy.reservoir_size": _integer(2),
     "strategy.reservoir_min": _integer(1),
+    **{
+        key: values
+        for name, settings in METHODS.items()
+        for key, values in _of(f"strategy.{name}", settings).items()
+    },
     "trial.preset": _choice(*PRESETS),
     **{
         key: Values(
@@ -260,6 +274,7 @@ TABLE: dict[str, Values] = {
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
     "eval.max_failed_share": _number(0, 1),
+    "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,
     "eval.panel": _NAMES,
     "report.trackers": _TRACKERS,

@@ -4,9 +4,12 @@ r"""The command line.
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
         --config.mesh.fsdp=1 --config.eval.max_tasks=50
     python -m reskill_jax.main --mode=show --workdir=runs/a
+    python -m reskill_jax.main --mode=report --workdir=runs/a --compare=runs/b,runs/c
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
     python -m reskill_jax.main --mode=compile --config=configs/ENVIRONMENT.py \
         --config.policy.path=Qwen3-8B --config.mesh.topology=v5e:4x4
+    python -m reskill_jax.main --mode=doctor --config=configs/ENVIRONMENT.py \
+        --workdir=runs/a
 
     python -m reskill_jax.main --config=configs/ENVIRONMENT.py --workdir=/shared/a \
         --distributed                                # the same on every host
@@ -42,7 +45,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; with a variant: configs/ENVIRONMENT.py:cpu."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "evaluate", "export", "show", "compile"], "What to do."
+    "mode",
+    "train",
+    ["train", "evaluate", "export", "show", "report", "compile", "doctor"],
+    "What to do.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -60,12 +66,27 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
 _STEP = flags.DEFINE_integer(
     "step", None, "Checkpoint to evaluate or export; by default the newest."
 )
+_COMPARE = flags.DEFINE_list(
+    "compare", [], "Directories of other runs, for --mode=report."
+)
+_FOLLOW = flags.DEFINE_bool(
+    "follow", False, "With --mode=show: go on as the run does, until it ends."
+)
+_CHECK_SECONDS = flags.DEFINE_float(
+    "check_seconds",
+    0.0,
+    "Limit of each check of --mode=doctor, seconds; 0: that of the check.",
+    lower_bound=0.0,
+)
 _OUTPUT = flags.DEFINE_string("output", None, "New directory, for --mode=export.")
 _EXPORT_DTYPE = flags.DEFINE_enum(
     "export_dtype",
     "float32",
     ["float32", "bfloat16"],
     "Type of exported weights; float32 is exactly what was trained.",
+)
+_EXPORT_ADAPTERS = flags.DEFINE_bool(
+    "export_adapters", False, "Export adapters alone, as PEFT loads them."
 )
 
 
@@ -103,14 +124,18 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
     mode = f"--mode={_MODE.value}"
     if len(argv) > 1:
         yield f"unexpected arguments {argv[1:]}: flags begin with --"
-    if many and _MODE.value != "train":
+    if many and _MODE.value not in ("train", "doctor"):
         yield f"{mode} runs in one process"
-    if _MODE.value in ("train", "compile") and _CONFIG.value is None:
+    if _MODE.value in ("train", "compile", "doctor") and _CONFIG.value is None:
         yield f"{mode} needs --config, a file such as those in configs/"
     if not _WORKDIR.value and _MODE.value != "compile":
         yield f"{mode} needs --workdir, a run's directory"
     if _MODE.value == "export" and not _OUTPUT.value:
         yield f"{mode} needs --output, a directory to write"
+    if _COMPARE.value and _MODE.value != "report":
+        yield f"--compare={','.join(_COMPARE.value)} needs --mode=report"
+    if _FOLLOW.value and _MODE.value != "show":
+        yield "--follow needs --mode=show"
     if _MODE.value == "train" and _STEP.value is not None:
         yield (
             f"--step={_STEP.value} has no meaning with {mode}, which goes on from the "
@@ -150,6 +175,17 @@ def _run(workdir: Workdir | None) -> int:
         from reskill_jax.report.show import show  # noqa: PLC0415
 
         terminal.say(show(workdir))
+        if _FOLLOW.value:
+            from reskill_jax.report.follow import follow  # noqa: PLC0415
+
+            for line in follow(workdir):
+                terminal.say(line)
+        return 0
+    if _MODE.value == "report":
+        from reskill_jax.report.page import write_report  # noqa: PLC0415
+
+        others = [Workdir(Path(name)) for name in _COMPARE.value]
+        terminal.say(f"the report is {write_report(workdir, others)}")
         return 0
     compilation_cache(Path(".cache") / "xla")
     if _MODE.value == "evaluate":
@@ -157,6 +193,8 @@ def _run(workdir: Workdir | None) -> int:
 
         keep_freed_memory()
         evaluate_run(_changed_config(workdir), workdir, _STEP.value)
+    elif _MODE.value == "doctor":
+        return _diagnose(workdir)
     elif _MODE.value == "export":
         _export(workdir)
     else:
@@ -266,6 +304,16 @@ def _compile() -> int:
     return 0 if report.fits else 1
 
 
+def _diagnose(workdir: Workdir) -> int:
+    from reskill_jax.doctor.report import diagnose  # noqa: PLC0415
+
+    keep_freed_memory()
+    code = diagnose(_CONFIG.value, workdir, _CHECK_SECONDS.value)
+    sys.stdout.flush()
+    # An orderly exit would wait for checks that hang.
+    os._exit(code)
+
+
 def _export(workdir: Workdir) -> None:
     from reskill_jax.export import export_run  # noqa: PLC0415
 
@@ -275,6 +323,7 @@ def _export(workdir: Workdir) -> None:
         workdir,
         Path(_OUTPUT.value or ""),  # it has one, see `_usage_problems`
         dtype=_EXPORT_DTYPE.value,
+        adapters=_EXPORT_ADAPTERS.value,
         step=_STEP.value,
     )
 

@@ -1,8 +1,9 @@
 """Compiles the programs of a run for devices that need not be there.
 
 Every array is abstract: nothing is loaded or run. TPUs are described by a topology such
-as v6e:4x4 and compiled for with libtpu, on any machine; without a topology it is done
-for the devices of this machine.
+as v6e:4x4 and compiled for with libtpu, GPUs by one such as h100:8 and with JAX's
+plugin for CUDA, on any machine; without a topology it is done for the devices of this
+machine.
 """
 
 import collections
@@ -24,6 +25,8 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from reskill_jax import build
+from reskill_jax.build.sections import section
+from reskill_jax.gpu_topology import CARDS, NOTES, card_of, gpus, gpus_of_a_host
 from reskill_jax.grpo.losses import GrpoBatch
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, make_programs
 from reskill_jax.grpo.packing import PackedBatch, field_dtypes
@@ -31,6 +34,8 @@ from reskill_jax.grpo.update import make_forward, make_loss
 from reskill_jax.memory_report import GIB, MemoryPhase, Program, Report
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted
+from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.presets import find_shape
 from reskill_jax.policy.random_policy import PREFIX
 from reskill_jax.policy.sharding import (
@@ -66,23 +71,32 @@ def compile_run(config: ConfigDict) -> Report:
     decoder = decoder_of(config)
     mesh = _mesh(config)
     tx, _ = build.make_grpo(config, decoder, mesh)
+    _check_rows(config, decoder, mesh)
     params = abstract(mesh, abstract_params(decoder))
+    frozen = None
+    resident = {}
+    if config.policy.lora.rank:
+        base = abstract(mesh, _cast(params, decoder.dtype))
+        frozen = Adapted(base, None, build.lora_scale(config))
+        resident["frozen parameters"] = _bytes(base)
+        params = build.make_adapters(config, base, mesh, weights=False)
     state = abstract_state(params, tx, mesh)
-    resident = {
-        "parameters": _bytes(state.params),
+    resident |= {
+        "trained parameters" if frozen else "parameters": _bytes(state.params),
         "optimiser": _bytes(state.opt_state),
     }
-    if config.grpo.kl_coef and config.policy.reference == "device":
+    if config.grpo.kl_coef and not frozen and config.policy.reference == "device":
         reference = abstract(mesh, _cast(params, decoder.dtype))
         resident["reference"] = _bytes(reference)
     length = max(config.grpo.buckets)
     rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
     kind = mesh.devices.flat[0].device_kind
-    memory = _MEMORY.get(kind)
+    card = card_of(config.mesh.topology)
+    memory = CARDS[card].memory / GIB if card else _MEMORY.get(kind)
     model = config.policy.path or config.warm_start.recipe
     phases = [
         _rollout(config, decoder, mesh),
-        _update(config, decoder, mesh, tx, state, rows, length),
+        _update(config, decoder, mesh, tx, state, rows, length, frozen),
     ]
     if config.rollout.overlap:
         phases = [_at_once(*phases)]
@@ -94,7 +108,15 @@ def compile_run(config: ConfigDict) -> Report:
         phases,
         None if memory is None else int(memory * GIB),
         model_flops(decoder, rows, length) / mesh.size,
+        NOTES if card else (),
     )
+
+
+def _check_rows(config: ConfigDict, decoder: DecoderConfig, mesh: Mesh) -> None:
+    platform = platform_of(mesh)
+    backend = choose_backend(config.policy.attention, platform, decoder.dtype)
+    with section(config, "grpo"):
+        check_row_lengths(config.grpo.buckets, backend, platform)
 
 
 def decoder_of(config: ConfigDict) -> DecoderConfig:
@@ -142,6 +164,7 @@ def _update(
     state: TrainState,
     rows: int,
     length: int,
+    frozen: Adapted | None,
 ) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
@@ -150,12 +173,16 @@ def _update(
     params = state.params
     batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
     programs = [
-        _compile(mesh, "gradients of a micro-batch", accumulate, params, params, batch),
+        _compile(
+            mesh,
+            "gradients of a micro-batch",
+            *(accumulate, params, params, batch, frozen),
+        ),
         _compile(mesh, "optimiser step", apply, state, params),
     ]
     if config.grpo.kl_coef:
         forward = make_forward(logprob_fn)
-        serving = abstract(mesh, _cast(params, decoder.dtype))
+        serving = frozen or abstract(mesh, _cast(params, decoder.dtype))
         programs.append(_compile(mesh, "reference", forward, serving, batch.packed))
     return MemoryPhase("update", {"gradients": _bytes(params)}, programs)
 
@@ -205,6 +232,11 @@ def _mesh(config: ConfigDict) -> Mesh:
 
 
 def _topology(name: str) -> list[Any]:
+    if card_of(name):
+        try:
+            return gpus(name)
+        except ValueError as error:
+            raise ValueError(f"config.mesh.{error}") from error
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
             f"config.mesh.topology={name!r} needs libtpu: pip install '.[tpu]'"
@@ -217,7 +249,7 @@ def _topology(name: str) -> list[Any]:
     except Exception as error:  # libtpu raises several kinds
         raise ValueError(
             f"config.mesh.topology={name!r}: {error}. Names are like v5e:4x4, "
-            "v5p:2x2x2 or v6e:2x4"
+            "v5p:2x2x2 or v6e:2x4, of GPUs like h100:8 or h200:1"
         ) from error
 
 
@@ -229,7 +261,9 @@ def _first_host(mesh: Mesh, topology: str) -> Mesh:
     """
     first = mesh.devices.flat[0].process_index
     devices = devices_of(mesh, first)
-    if topology:
+    if card_of(topology):
+        devices = gpus_of_a_host(topology, len(devices))
+    elif topology:
         bounds = np.ptp([device.coords for device in devices], axis=0) + 1
         generation, _, sizes = topology.partition(":")
         shape = "x".join(str(n) for n in bounds[: len(sizes.split("x"))])

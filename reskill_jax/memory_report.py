@@ -66,6 +66,7 @@ class Report:
         phases: rollout and update, where neither needs the other's memory; else one.
         limit: of a device's memory; None if not known.
         flops: of one micro-batch, forward and backward, per device.
+        notes: what the reader must know besides.
     """
 
     title: str
@@ -73,6 +74,7 @@ class Report:
     phases: Sequence[MemoryPhase]
     limit: int | None
     flops: float
+    notes: Sequence[str] = ()
 
     @property
     def peak(self) -> int:
@@ -109,6 +111,8 @@ def render(report: Report) -> str:
             f"  {program.name}: {program.lines:,} lines, {_outcome(program)} "
             f"{program.seconds:.0f} s"
         )
+    if report.notes:
+        lines += ["", *report.notes]
     if not report.fits:
         lines += ["", _advice(report)]
     return "\n".join(lines)

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from reskill_jax.build import (
     Tasks,
+    check_base,
+    describe_base,
     load_policy,
     load_tasks,
     make_collector,
@@ -22,6 +24,7 @@ from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
 from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.strategies.base import Strategy
@@ -42,6 +45,8 @@ class Run:
         collector: plays.
         checkpointer: keeps states.
         state: what an update changes.
+        frozen: what adapters are on; None without adapters.
+        base: which weights that is, for checkpoints; None without adapters.
         version: of the weights, the last step that trained them.
         failed_groups: groups that were dropped so far.
         reference: the weights that the KL term compares with; None without one.
@@ -59,12 +64,19 @@ class Run:
     collector: Collector
     checkpointer: Checkpointer
     state: TrainState
+    frozen: Adapted | None
+    base: dict[str, str] | None
     version: int
     failed_groups: int
-    reference: Params | None
+    reference: Params | Adapted | None
     update: Update
     ahead: Any
     resources: ExitStack
+
+    @property
+    def weights(self) -> Any:
+        """The parameters that compute now."""
+        return join(self.frozen, self.state.params)
 
     def batches(self, plan: Callable[[int], Planned]) -> Batches:
         """Make what hands out the steps' batches; the engine is its own from now on."""
@@ -100,7 +112,11 @@ def open_run(
         0, init_state(policy.params, tx, policy.mesh), {}
     )
     version = host.get("version", 0)
-    engine, servers = make_engine(config, policy, state.params, version, resources)
+    base = describe_base(policy.directory) if policy.frozen else None
+    check_base(host, base)
+    engine, servers = make_engine(
+        config, policy, policy.join(state.params), version, resources
+    )
     collector = make_collector(config, environment, policy, engine, resources)
     strategy = make_strategy(
         config, environment, collector.prompts, workdir.creator_calls, servers
@@ -117,6 +133,8 @@ def open_run(
         collector=collector,
         checkpointer=checkpointer,
         state=state,
+        frozen=policy.frozen,
+        base=base,
         version=version,
         failed_groups=host.get("failed_groups", 0),
         reference=reference,

@@ -27,7 +27,7 @@ def get_config(root: str) -> ConfigDict:
 def add_stored_config(argv: Sequence[str]) -> list[str]:
     """Let the flags of a mode that looks at a run change the run's configuration."""
     given = given_flags(argv)
-    looks = given.get("mode") in ("evaluate", "export")
+    looks = given.get("mode") in ("evaluate", "export", "doctor")
     if not looks or "config" in given or not given.get("workdir"):
         return list(argv)
     try:

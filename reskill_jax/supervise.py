@@ -10,6 +10,7 @@ episodes are. The loss is the mean negative log-likelihood per token of the resp
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,9 @@ from reskill_jax.export import export, refuse_existing
 from reskill_jax.grpo.optimizer import init_state, make_optimizer, schedule
 from reskill_jax.grpo.packing import pack
 from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
+from reskill_jax.policy.lora import merge
 from reskill_jax.policy.sharding import row_shards
+from reskill_jax.policy.weights import load
 from reskill_jax.process import compilation_cache, keep_freed_memory
 from reskill_jax.rollout.demonstration import (
     Demonstration,
@@ -125,7 +128,7 @@ def supervise(
             weight_decay=config.grpo.weight_decay,
         )
         logprob_fn = build.make_logprob_fn(config, start.config, start.mesh)
-        update = make_supervised_update(logprob_fn, tx)
+        update = make_supervised_update(logprob_fn, tx, start.frozen)
         packing = partial(
             pack,
             buckets=config.grpo.buckets,
@@ -133,7 +136,7 @@ def supervise(
             row_shards=row_shards(start.mesh),
         )
         loss = partial(mean_loss, logprob_fn, packing(measured))
-        before = loss(start.params) if measured else float("nan")
+        before = loss(start.join(start.params)) if measured else float("nan")
 
         def draw(step: int) -> list[Episode]:
             places = range(step * batch, (step + 1) * batch)
@@ -146,8 +149,12 @@ def supervise(
 
         state = init_state(start.params, tx, start.mesh)
         state = fit(update, state, range(steps), lambda step: packing(draw(step)))
-        after = loss(state.params) if measured else float("nan")
-        export(output, start.directory, state.params)
+        params = start.join(state.params)
+        after = loss(params) if measured else float("nan")
+        if start.frozen is not None:  # onto weights that were never rounded
+            _, whole = load(start.directory)
+            params = replace(params, base=whole)
+        export(output, start.directory, merge(params))
     return before, after
 
 

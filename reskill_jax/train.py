@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate
+from reskill_jax.evaluate import evaluate, tested
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -61,11 +61,11 @@ def train(
 
         def evaluation() -> dict[str, float]:
             with termination.interrupts():
-                batches.serve(run.state.params, run.version)
+                batches.serve(run.weights, run.version)
                 metrics, episodes = evaluate(
                     run.collector,
                     run.panels.held_out,
-                    run.strategy.incumbent,
+                    tested(run.strategy.incumbent, config.eval.context),
                     build.sampling(config),
                     config.eval.max_failed_share,
                 )
@@ -88,7 +88,7 @@ def train(
             for step in range(run.done + 1, config.num_steps + 1):
                 started = time.perf_counter()
                 with termination.interrupts(not config.rollout.overlap):
-                    batch = batches.take(step, run.state.params, run.version)
+                    batch = batches.take(step, run.weights, run.version)
                 if logbook:
                     logbook.lost(step, batch.lost)
                 _count_failed(run, batch.lost, config.env.max_failed_groups)
@@ -166,7 +166,7 @@ def _update(
     started = time.perf_counter()
     metrics: dict[str, float] = {}
     if config.rollout.overlap and step < config.num_steps:
-        batches.start(step + 1, run.state.params, run.version)
+        batches.start(step + 1, run.weights, run.version)
     elif batch.train:
         batches.sleep()  # the engine's memory is the update's
     if batch.train:
@@ -176,6 +176,7 @@ def _update(
                 run.reference,
                 batch.training_episodes,
                 seed=derive_seed(config.seed, "minibatches", step),
+                frozen=run.frozen,
             )
         run.version = step
     return metrics | {"time/update": time.perf_counter() - started}
@@ -192,6 +193,7 @@ def _snapshot(run: Run) -> dict[str, Any]:
         "drawn": run.stream.drawn,
         "version": run.version,
         "failed_groups": run.failed_groups,
+        **({"base": run.base} if run.base else {}),
     }
 
 

@@ -21,12 +21,14 @@ from reskill_jax.keys import table
 from reskill_jax.llm import embedder_settings
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy import settings as policy_settings
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
 from reskill_jax.strategies import (
     STRATEGIES,
+    WRITING,
     asks_creator,
     find_strategy,
     holds_trials,
@@ -102,6 +104,12 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         "creator.retry": [*_refusal(RetryPolicy, creator.retry)],
     }
     yield from limits.items()
+    yield (
+        "policy",
+        policy_settings.reference_problems(
+            config.policy.reference, config.policy.lora.rank
+        ),
+    )
     sizes = {axis: config.mesh[axis] for axis in AXES}
     yield "mesh", policy_settings.mesh_problems(**sizes)
     yield (
@@ -122,18 +130,30 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         ),
     )
     yield "strategy", _module_problems(find_strategy, config.strategy.name)
+    for name, settings in METHODS.items():
+        if name in config.strategy:  # a strategy of one's own may lack it
+            section = f"strategy.{name}"
+            yield section, _refusal(settings, config.strategy[name])
     yield (
         "strategy",
         strategy_settings.problems(
             **config.strategy,
             group_size=grpo.group_size,
             trial_preset=config.trial.preset,
-            creator=creator.name,
         ),
     )
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
+        if config.strategy.name in WRITING:
+            yield (
+                "strategy",
+                [
+                    f"name={config.strategy.name!r} has texts written, which a creator "
+                    "of one's own does not write: choose config.creator.name from "
+                    f"{', '.join(CREATORS)}"
+                ],
+            )
     elif creator.name != "offline" and asks_creator(config.strategy.name):
         own = ("delay_steps", "inject", "inject_every")
         yield (

@@ -101,7 +101,9 @@ def build_all(config, directory):
     )
     task = Task("train/a", "kind", "train", "")
     plan = strategy.plan(1, lambda count: [task] * count)
-    assert plan.arms.shape == (config.rollout.tasks_per_step, config.grpo.group_size)
+    # Reflexion has two chains of attempts, whatever the size of a group.
+    rollouts = 2 if config.strategy.name == "reflexion" else config.grpo.group_size
+    assert plan.arms.shape == (config.rollout.tasks_per_step, rollouts)
     strategy.restore(json.loads(json.dumps(strategy.state())))
     pack(
         [episode(task, config, group=group) for group in range(2)],

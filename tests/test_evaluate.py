@@ -12,8 +12,11 @@ from programs import HELPERS, ROOT, save_random_policy, start
 from reskill_jax import build, build_strategy, checkpoint
 from reskill_jax.build import learner
 from reskill_jax.checkpoint import CheckpointError
-from reskill_jax.evaluate import evaluate_run
+from reskill_jax.evaluate import evaluate_run, tested
+from reskill_jax.memories.instruction import Instruction
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.rollout.context import BankContext, EmptyContext
+from reskill_jax.skills.skill import Skill, SkillBank
 from reskill_jax.stored_config import add_stored_config, check_changes, get_config
 from reskill_jax.train import train
 from reskill_jax.validate import validate
@@ -251,3 +254,10 @@ def test_the_program_refuses_other_flags_and_keeps_nothing(workdir):
     assert "config.rollout.max_turns=9, the run has 4" in done.stderr
     assert "eval.max_tasks" not in done.stderr
     assert len(kept(workdir)) == before
+
+
+def test_without_what_was_accepted_prompts_keep_their_form():
+    bank = BankContext(SkillBank((Skill("a", "", "now", "act"),)))
+    assert tested(bank, "accepted") is bank
+    assert tested(bank, "none") == BankContext(SkillBank())
+    assert tested(Instruction("act"), "none") == EmptyContext()

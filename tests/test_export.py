@@ -96,13 +96,16 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
     assert config == dataclasses.replace(DECODER, dtype="float32")
     jax.tree.map(np.testing.assert_array_equal, params, random(2))
     assert sorted(p.name for p in output.iterdir()) == [
+        "README.md",
         "config.json",
         "generation_config.json",
         "merges.txt",
         "model.safetensors",
+        "run_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+    assert "Not evaluated at this step." in (output / "README.md").read_text()
     tokenizer = Tokenizer.load(output)
     assert tokenizer.user_prefix == Tokenizer.load(source).user_prefix
     values = json.loads((output / "config.json").read_text())

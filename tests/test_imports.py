@@ -18,8 +18,17 @@ PACKAGE = "reskill_jax"
 # environments (`environments.*`) stand above the methods: no method can know one.
 LAYERS = (
     # Files, JSON, random streams, memory, modules by name, the terminal, answers of
-    # reasoning models.
-    {"storage", "codec", "seeds", "process", "modules", "terminal", "reasoning"},
+    # reasoning models, secrets.
+    {
+        "storage",
+        "codec",
+        "seeds",
+        "process",
+        "modules",
+        "terminal",
+        "reasoning",
+        "scrub",
+    },
     {"command_line"},
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
     {"termination", "stored_config"},
@@ -27,23 +36,23 @@ LAYERS = (
     {"environments", "policy", "trials"},
     {"rollout"},
     {"grpo"},
-    {"creator", "memories"},
+    {"creator"},
+    {"memories"},  # what methods have written, through the creator's seam
     {"strategies"},
     {"environments.*"},
     {"laboratory"},
     {"defaults", "report"},
     {"build"},
-    {"build_strategy", "memory_report", "keys"},
+    {"build_strategy", "memory_report", "keys", "gpu_topology"},
     {
         "validate",
         "evaluate",
         "memory_plan",
         "export",
-        "doctor",
         "run",
         "write_task_set",
     },
-    {"train", "supervise"},
+    {"train", "supervise", "doctor"},
     {"main"},
     {"benchmarks"},
     {"experiments"},

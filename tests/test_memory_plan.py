@@ -9,10 +9,12 @@ import pytest
 from programs import get_config
 
 from reskill_jax import memory_plan as ahead
+from reskill_jax.gpu_topology import CARDS, gpus
 from reskill_jax.memory_plan import compile_run, model_flops
 from reskill_jax.memory_report import MemoryPhase, Program, Report, render
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
+from reskill_jax.policy.ops.attention import attention, check_row_lengths
 from reskill_jax.policy.presets import PRESETS, find_shape
 
 DECODER = DecoderConfig(
@@ -26,6 +28,7 @@ DECODER = DecoderConfig(
 )
 COUNT = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(DECODER)))
 LIBTPU = importlib.util.find_spec("libtpu")
+CUDA = importlib.util.find_spec("jax_cuda13_plugin")
 
 
 @pytest.fixture
@@ -160,6 +163,70 @@ def test_says_what_to_install_for_a_topology(config):
     config.mesh.topology = "v6e:2x2"
     with pytest.raises(ValueError, match=r"'v6e:2x2' needs libtpu: pip install"):
         compile_run(config)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CUDA is None, reason="needs JAX's plugin: pip install '.[cuda]'")
+@pytest.mark.parametrize(("topology", "devices"), [("h100:1", 1), ("h200:8", 8)])
+def test_compiles_for_gpus_that_are_not_here(config, topology, devices):
+    config.mesh.topology = topology
+    report = compile_run(config)
+    assert report.limit == CARDS[topology[:4]].memory
+    whole = 4 * COUNT / devices
+    assert whole <= report.resident["parameters"] < 1.05 * whole
+    _, update = report.phases
+    assert bool(update.programs[0].collectives) == (devices > 1)
+    assert report.fits
+    text = render(report)
+    assert "workspace of cuDNN" in text
+    assert f"on {devices} x {topology[:4].upper()}" in text
+
+
+@pytest.mark.skipif(CUDA is None, reason="needs JAX's plugin: pip install '.[cuda]'")
+def test_cudnn_is_told_that_masks_are_causal_and_have_no_gradient():
+    device = gpus("h100:1")[0]
+    place = jax.sharding.SingleDeviceSharding(device)
+
+    def array(dtype, *shape):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+
+    rows = array("bfloat16", 1, 256, 4, 64)
+    ends = array("int32", 1, 256)
+
+    def gradients(*arguments):
+        def total(query, key, value, ends):
+            out = attention(query, key, value, ends, backend="cudnn")
+            return out.astype("float32").sum()
+
+        return jax.grad(total, (0, 1, 2))(*arguments)
+
+    text = jax.jit(gradients).lower(rows, rows, rows, ends).compile().as_text()
+    calls = [line for line in text.splitlines() if "__cudnn$fmha" in line]
+    assert len(calls) >= 2  # forward and backward
+    assert all('"mask_type": "CAUSAL"' in line for line in calls)
+    (backward,) = (line for line in calls if "Backward" in line)
+    assert "256,256]" not in backward.partition(" custom-call(")[0]
+
+
+@pytest.mark.skipif(CUDA is not None, reason="the plugin is installed")
+def test_says_what_to_install_for_gpus(config):
+    config.mesh.topology = "h100:8"
+    with pytest.raises(ValueError, match=r"config.mesh.topology='h100:8' needs JAX's"):
+        compile_run(config)
+
+
+def test_a_topology_of_gpus_without_a_number_is_named(config):
+    config.mesh.topology = "h100"
+    with pytest.raises(ValueError, match=r"'h100': name a number .* h100:8"):
+        compile_run(config)
+
+
+def test_long_rows_by_xla_are_refused_on_gpus():
+    check_row_lengths((1024, 4096), "xla", "gpu")
+    check_row_lengths((16384,), "xla", "cpu")
+    check_row_lengths((16384,), "cudnn", "gpu")
+    with pytest.raises(ValueError, match=r"buckets=\(16384,\): .*attention='cudnn'"):
+        check_row_lengths((16384,), "xla", "gpu")
 
 
 def test_shipped_variants_need_no_model_to_be_named():

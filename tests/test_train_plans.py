@@ -266,9 +266,9 @@ def test_groups_for_verification_and_rollouts_that_are_not_played(
     def watched(*arguments, **options):
         update = make_update(*arguments, **options)
 
-        def note(state, reference, episodes, *, seed):
+        def note(state, reference, episodes, **options):
             learnt.append([(e.group, e.index) for e in episodes])
-            return update(state, reference, episodes, seed=seed)
+            return update(state, reference, episodes, **options)
 
         return note
 

@@ -19,14 +19,16 @@ SHIPPED = sorted(ROOT.glob("configs/*.py"))
 SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 
 # Keys of the smoke configuration that may be negative, or empty.
-NEGATIVE = {"creator.llm.temperature"}
+NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
 EMPTY = {
     "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
     "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
-    "eval.splits", "eval.panel",
+    "embedder.encoder", "embedder.model", "embedder.base_url",
+    "embedder.api_key_variable",
+    "eval.splits", "eval.panel", "report.trackers",
 }  # fmt: skip
 
 
@@ -179,6 +181,10 @@ def test_values_at_the_edge_are_taken(key, value):
             "strategy.bank='docs' would be ignored by name='grpo': leave it empty",
         ),
         ({"policy.path": "/no"}, "policy.path='/no' holds no config.json"),
+        (
+            {"policy.reference": "host", "policy.lora.rank": 4},
+            "policy.reference='host' has no meaning with lora.rank=4",
+        ),
         (
             {"policy.path": "random:no"},
             "policy.path='random:no': choose one of 'random",
@@ -375,3 +381,35 @@ def test_made_configurations_are_refused_by_key_or_run():
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["made"], report["runs"]) == (300, 20)
     assert report["good"] >= 100
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy.name": "uniform", "trial.preset": "paper"},
+        {"strategy.name": "no_discount", "trial.preset": "paper"},
+        {"strategy.name": "last_step", "trial.preset": "paper"},
+        {"strategy.name": "no_analyzer"},
+        {"strategy.name": "no_analyzer", "creator.name": "openai"},
+        {"trial.preset": "paper", "trial.min_steps": 10, "trial.max_steps": 10},
+        {"strategy.max_skills": 4},
+        {"creator.inject": "neutral", "creator.inject_every": 1},
+        {"eval.context": "none"},
+        {"strategy.name": "memrl", "creator.name": "openai"},
+        *({"strategy.name": name} for name in ("react", "reflexion", "expel")),
+    ],
+)
+def test_documented_ablations_and_methods_are_valid(changes, monkeypatch):
+    pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    config = get_config("smoke")
+    config.creator.llm.name = "a-model"
+    config.update_from_flattened_dict(changes)
+    validate(config)
+
+
+def test_methods_need_a_writer_that_a_creator_of_ones_own_is_not():
+    config = get_config("smoke")
+    config.strategy.name, config.creator.name = "memrl", "json"  # some module
+    lines = refusal(config)
+    assert any("name='memrl' has texts written" in line for line in lines)

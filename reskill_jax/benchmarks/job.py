@@ -44,7 +44,9 @@ def main(argv: Sequence[str]) -> None:
         policy = build.load_policy(config)
         reference = build.make_reference(config, policy)
         tx, update = build.make_grpo(config, policy.config, policy.mesh)
-        engine, _ = build.make_engine(config, policy, policy.params, 0, resources)
+        engine, _ = build.make_engine(
+            config, policy, policy.join(policy.params), 0, resources
+        )
         collector = build.make_collector(config, environment, policy, engine, resources)
         chosen = TaskStream(panel, config.seed).draw(config.rollout.tasks_per_step)
         arms = np.zeros((len(chosen), config.grpo.group_size), np.int32)

@@ -102,7 +102,9 @@ def identity(changes: Changes, variant: str = "cpu") -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
+def finish(
+    workdir: Path, changes: Changes, variant: str = "cpu", *, config: str = ""
+) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
     A run that was interrupted is resumed, a finished one is left alone.
@@ -111,6 +113,7 @@ def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
         workdir: the run's directory.
         changes: keys of the configuration with their values; `num_steps` is one.
         variant: of the configuration.
+        config: file and variant of another configuration.
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
@@ -121,7 +124,7 @@ def finish(workdir: Path, changes: Changes, variant: str = "cpu") -> None:
         sys.executable,
         "-m",
         "reskill_jax.main",
-        f"--config={CONFIG}:{variant}",
+        f"--config={config or f'{CONFIG}:{variant}'}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

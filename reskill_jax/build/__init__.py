@@ -12,9 +12,13 @@ from reskill_jax.build.learner import (
 )
 from reskill_jax.build.policy import (
     Policy,
+    check_base,
     check_length,
+    describe_base,
     engine_options,
     load_policy,
+    lora_scale,
+    make_adapters,
     policy_directory,
 )
 from reskill_jax.build.rollouts import (
@@ -35,14 +39,18 @@ from reskill_jax.build.tasks import (
 __all__ = [
     "Policy",
     "Tasks",
+    "check_base",
     "check_length",
     "context_resources",
+    "describe_base",
     "engine_options",
     "load_environment",
     "load_panels",
     "load_policy",
     "load_tasks",
+    "lora_scale",
     "loss_options",
+    "make_adapters",
     "make_collector",
     "make_engine",
     "make_grpo",

@@ -18,6 +18,7 @@ from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.ops.attention import choose_backend
 from reskill_jax.policy.sharding import (
     move,
@@ -26,15 +27,17 @@ from reskill_jax.policy.sharding import (
 from reskill_jax.policy.weights import load, on_mesh
 
 
-def make_reference(config: ConfigDict, policy: Policy) -> Params | None:
+def make_reference(config: ConfigDict, policy: Policy) -> Params | Adapted | None:
     """Copy the starting weights for the KL term, in the compute dtype; None without.
 
     Only forward passes need them, which would round float32 weights anyway. Where the
     policy only describes its weights, they are read again, one parameter at a time in
-    float32.
+    float32. With adapters, it is their base itself.
     """
     if not config.grpo.kl_coef:
         return None
+    if policy.frozen is not None:
+        return policy.frozen
 
     def copy(x: jax.Array) -> jax.Array:
         x = jnp.array(x, policy.config.dtype, copy=True)

@@ -1,15 +1,22 @@
 """The policy of a run, its devices and its tokenizer."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from reskill_jax.build.sections import section
+from reskill_jax.checkpoint import CheckpointError
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig, load_config
 from reskill_jax.policy.eos import find_eos_ids
+from reskill_jax.policy.lora import Adapted, digest_of_weights, init_adapters, join
 from reskill_jax.policy.ops.attention import check_row_lengths, choose_backend
 from reskill_jax.policy.random_policy import PREFIX, random_policy
 from reskill_jax.policy.sharding import (
@@ -22,6 +29,7 @@ from reskill_jax.policy.sharding import (
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, on_mesh
 from reskill_jax.rollout.jax.engine import check_rows
+from reskill_jax.seeds import derive_seed
 from reskill_jax.terminal import activity
 
 
@@ -32,10 +40,12 @@ class Policy:
     Attributes:
         directory: the Hugging Face directory that it came from.
         config: its shape.
-        params: its weights, float32, or their description.
+        params: the weights that are trained, float32: all, or adapters; or their
+            description.
         tokenizer: its tokenizer.
         eos_ids: the tokens that end a response.
         mesh: the devices that they are on; None for one.
+        frozen: what adapters are on, in the compute dtype; None without adapters.
     """
 
     directory: Path
@@ -44,6 +54,11 @@ class Policy:
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]
     mesh: Mesh | None = None
+    frozen: Adapted | None = None
+
+    def join(self, trained: Any) -> Any:
+        """Return the parameters that compute, from those that are trained."""
+        return join(self.frozen, trained)
 
 
 def policy_directory(config: ConfigDict) -> Path:
@@ -72,7 +87,7 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
     Args:
         config: of the run.
         weights: whether to read them; otherwise `params` only describes them, as a
-            template for those of a checkpoint.
+            template for those of a checkpoint. The base of adapters is read anyway.
 
     Raises:
         ValueError: the directory's parts do not fit each other, the devices, or the
@@ -97,12 +112,89 @@ def load_policy(config: ConfigDict, *, weights: bool = True) -> Policy:
         )
     eos_ids = find_eos_ids(directory, tokenizer, decoder.vocab_size)
     _check_devices(config, decoder, mesh)
+    if config.policy.lora.rank:
+        frozen = _load_base(config, directory, decoder, mesh)
+        params = make_adapters(config, frozen.base, mesh, weights=weights)
+        return Policy(directory, decoder, params, tokenizer, eos_ids, mesh, frozen)
     if weights:
         with activity(f"loading the weights of {directory}"):
             _, params = load(directory, on_mesh(mesh))
     else:
         params = abstract(mesh, abstract_params(decoder))
     return Policy(directory, decoder, params, tokenizer, eos_ids, mesh)
+
+
+def _load_base(
+    config: ConfigDict, directory: Path, decoder: DecoderConfig, mesh: Mesh | None
+) -> Adapted:
+    """Read the frozen weights, one parameter at a time, rounded as they compute."""
+    place = on_mesh(mesh)
+
+    def rounded(*parameter: Any) -> jax.Array:
+        return jnp.asarray(place(*parameter), decoder.dtype)
+
+    with activity(f"loading the weights of {directory}"):
+        _, base = load(directory, rounded)
+    return Adapted(base, None, lora_scale(config))
+
+
+def lora_scale(config: ConfigDict) -> float:
+    """Return alpha / r."""
+    return float(config.policy.lora.alpha / config.policy.lora.rank)
+
+
+def make_adapters(
+    config: ConfigDict, base: Params, mesh: Mesh | None, *, weights: bool = True
+) -> Params:
+    """Make the adapters that a run starts from, or describe them.
+
+    Args:
+        config: of the run.
+        base: the parameters that they are for, abstract or not.
+        mesh: the devices that they are on; None for one.
+        weights: whether to make them.
+    """
+    lora = config.policy.lora
+    make: Callable[[jax.Array], Any] = partial(
+        init_adapters,
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), base),
+        tuple(lora.targets),
+        lora.rank,
+    )
+    key = jax.random.key(derive_seed(config.seed, "lora"))
+    described = abstract(mesh, jax.eval_shape(make, key))
+    if not weights:
+        return described
+    places = None if mesh is None else jax.tree.map(lambda x: x.sharding, described)
+    return jax.jit(make, out_shardings=places)(key)
+
+
+def describe_base(directory: Path) -> dict[str, str]:
+    """Say which weights adapters are on, for the host document of a checkpoint."""
+    with activity(f"reading the digest of the weights in {directory}"):
+        return {"path": str(directory), "digest": digest_of_weights(directory)}
+
+
+def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
+    """Refuse adapters of a checkpoint on other weights than those it was trained on.
+
+    Args:
+        host: of the checkpoint; empty: there is none.
+        base: of `describe_base`; None without adapters.
+
+    Raises:
+        CheckpointError: the weights are others.
+    """
+    if not host or base is None:
+        return
+    stored = host.get("base") or {}
+    if stored.get("digest") != base["digest"]:
+        raise CheckpointError(
+            f"the checkpoint's adapters were trained on the weights of "
+            f"{stored.get('path')!r}, digest {str(stored.get('digest'))[:12]}, but "
+            f"{base['path']!r} has {base['digest'][:12]}: bring those weights back, or "
+            "choose another --workdir"
+        )
 
 
 def check_length(config: ConfigDict, decoder: DecoderConfig, model: str) -> None:
@@ -134,7 +226,7 @@ def _check_devices(
             config.policy.attention, platform_of(mesh), decoder.dtype
         )
     with section(config, "grpo"):
-        check_row_lengths(config.grpo.buckets, attention)
+        check_row_lengths(config.grpo.buckets, attention, platform_of(mesh))
     if config.engine.name == "jax":
         options = engine_options(config, platform_of(mesh))
         with section(config, "engine"):

@@ -11,6 +11,7 @@ from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import EnvironmentSpec
 from reskill_jax.environments.remote import RemotePlayers
 from reskill_jax.policy.decoder import Params
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.sharding import (
     engine_mesh,
     platform_of,
@@ -53,7 +54,7 @@ def make_prompts(
 def make_engine(
     config: ConfigDict,
     policy: Policy,
-    params: Params,
+    params: Params | Adapted,
     version: int,
     resources: ExitStack,
 ) -> tuple[Engine, Sequence[str]]:

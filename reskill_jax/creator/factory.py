@@ -34,6 +34,7 @@ def make_llm_creator(
     max_concurrency: int = 16,
     author_attempts: int = 3,
     bank_problem: BankProblem = no_problem,
+    grade: bool = True,
 ) -> LlmCreator:
     """Make the creator.
 
@@ -51,10 +52,45 @@ def make_llm_creator(
         max_concurrency: see `LlmCreator`.
         author_attempts: see `LlmCreator`.
         bank_problem: see `verify`.
+        grade: see `LlmCreator`.
 
     Raises:
         ValueError: a setting is out of range, prompts cannot be used, or there is no
             log; begins with the argument's name.
+    """
+    caller = make_caller(
+        name,
+        calls,
+        servers=servers,
+        llm=llm,
+        budget=budget,
+        retry=retry,
+        replay=replay,
+    )
+    return LlmCreator(
+        caller,
+        Prompts(prompts),
+        analysed_tasks=analysed_tasks,
+        max_concurrency=max_concurrency,
+        author_attempts=author_attempts,
+        bank_problem=bank_problem,
+        grade=grade,
+    )
+
+
+def make_caller(
+    name: str,
+    calls: Path,
+    *,
+    servers: Sequence[str] = (),
+    llm: Mapping[str, Any],
+    budget: Mapping[str, Any],
+    retry: Mapping[str, Any],
+    replay: str = "",
+) -> Caller:
+    """Make what asks the language model, for a creator or for a writer.
+
+    Args and errors are those of `make_llm_creator`.
     """
     model = Model(backend=name, **llm)
     earlier = None
@@ -67,21 +103,13 @@ def make_llm_creator(
         backend = Sidecar(model, servers)
     elif name != REPLAY:
         backend = make_backend(model)
-    caller = Caller(
+    return Caller(
         backend,
         CallLog(calls, earlier),
         budget=_checked("budget", Budget, budget),
         retry=_checked("retry", RetryPolicy, retry),
         model=f"{name} {model.name}".strip(),
         secrets=(model.key,),
-    )
-    return LlmCreator(
-        caller,
-        Prompts(prompts),
-        analysed_tasks=analysed_tasks,
-        max_concurrency=max_concurrency,
-        author_attempts=author_attempts,
-        bank_problem=bank_problem,
     )
 
 

@@ -15,6 +15,14 @@ _VALUES = {
         "plan insights skills actions rejections rate schema when_to_use_words"
         " action_words example_lines characters"
     ),
+    # What other methods have written, see `memories.llm_writer`.
+    "writer": "",
+    "lesson": "task episodes earlier schema",
+    "script": "task episodes schema",
+    "principle": "task episodes schema",
+    "same": "first second schema",
+    "edits": "rules episodes count schema",
+    "instructions": "current episodes count schema",
 }
 STAGES = {stage: frozenset(values.split()) for stage, values in _VALUES.items()}
 _NAME = re.compile(r"\{\{(\w+)\}\}")

@@ -61,6 +61,8 @@ class LlmCreator:
         max_concurrency: calls at a time.
         author_attempts: bundles that the author may try.
         bank_problem: see `verify`.
+        grade: whether assertions grade episodes; otherwise (ablation) the model sees
+            no pass rates, and the assertions that it wants are ignored.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class LlmCreator:
         max_concurrency: int = 16,
         author_attempts: int = 3,
         bank_problem: BankProblem = no_problem,
+        grade: bool = True,
     ):
+        self._grade = grade
         self._caller = caller
         self._prompts = prompts
         self._limits = limits or Limits()
@@ -95,9 +99,7 @@ class LlmCreator:
             with activity("the creator", self.progress):
                 cycle.insights = self._analyse(evidence)
                 cycle.diagnosis = self._diagnose(evidence, cycle.insights)
-                cycle.assertions = render.assertions(
-                    self._assertions.assertions, evidence
-                )
+                cycle.assertions = self._graded(evidence)
                 cycle.advice = self._recommend(evidence, cycle)
                 return self._author(evidence, cycle) if cycle.advice else None
         except CallError as error:
@@ -179,19 +181,24 @@ class LlmCreator:
             "diagnose",
             Diagnosis,
             outcomes=render.outcomes(evidence),
-            assertions=render.assertions(self._assertions.assertions, evidence),
+            assertions=self._graded(evidence),
             skills=render.skills(evidence),
             insights=render.numbered(insights, 900),
             assertion_cap=self._assertions.cap,
         )
         diagnosis = self._caller.ask(*prompt, Diagnosis)
-        for change in diagnosis.assertions:
+        for change in diagnosis.assertions if self._grade else ():
             try:
                 self._assertions = edited(self._assertions, change)
             except ValueError as error:
                 self._caller.spending.count("rejected_assertions")
                 logging.info("assertion %s is rejected: %s", change.id, error)
         return diagnosis
+
+    def _graded(self, evidence: Evidence) -> str:
+        """Lay out the assertions with their pass rates."""
+        found = self._assertions.assertions if self._grade else ()
+        return render.assertions(found, evidence)
 
     def _recommend(self, evidence: Evidence, cycle: Cycle) -> list[Recommendation]:
         assert cycle.diagnosis is not None

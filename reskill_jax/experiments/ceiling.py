@@ -162,7 +162,9 @@ def play(
     with ExitStack() as resources:
         policy = build.load_policy(config, weights=params is None)
         weights = policy.params if params is None else params
-        engine, _ = build.make_engine(config, policy, weights, 0, resources)
+        engine, _ = build.make_engine(
+            config, policy, policy.join(weights), 0, resources
+        )
         collector = build.make_collector(config, environment, policy, engine, resources)
         columns = np.repeat(np.arange(len(arms)), samples)
         episodes = asyncio.run(

@@ -7,7 +7,7 @@ are sums whose weights span the whole step, so nothing is averaged here.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.grpo.weighted_metrics import Mean, Metrics, reduce_metrics
+from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import (
     abstract,
     constrain_parameters,
@@ -29,7 +30,19 @@ from reskill_jax.policy.sharding import (
 LogprobFn = Callable[[Any, PackedBatch], jax.Array]
 # (params, micro-batch) -> its share of the loss, its metrics.
 LossFn = Callable[[Any, Any], tuple[jax.Array, Metrics]]
-Step = Callable[["TrainState", Sequence[Any]], tuple["TrainState", list[Metrics]]]
+
+
+class Step(Protocol):
+    """What `make_step` returns."""
+
+    def __call__(
+        self,
+        state: "TrainState",
+        microbatches: Sequence[Any],
+        frozen: Adapted | None = None,
+    ) -> tuple["TrainState", list[Metrics]]:
+        """Take an optimiser step; `state` is donated."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -38,7 +51,7 @@ class TrainState:
     """Everything an optimiser step changes.
 
     Attributes:
-        params: the policy's weights, float32.
+        params: the weights that are trained, float32: the policy's, or its adapters.
         opt_state: the optimiser's state.
         step: int32 scalar, optimiser steps taken.
     """
@@ -109,7 +122,9 @@ def schedule(
 
 
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
-    """Build `step(state, microbatches) -> (state, metrics of each micro-batch)`.
+    """Build `step(state, microbatches, frozen) -> (state, metrics by micro-batch)`.
+
+    The loss is a function of all parameters: with adapters, of those on `frozen`.
 
     The state that goes in is donated: neither it nor anything that shares its arrays
     (a reference policy, an engine's weights) may be used afterwards, so copy those.
@@ -128,16 +143,19 @@ def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
     )
 
     def step(
-        state: TrainState, microbatches: Sequence[Any]
+        state: TrainState,
+        microbatches: Sequence[Any],
+        frozen: Adapted | None = None,
     ) -> tuple[TrainState, list[Metrics]]:
         if not microbatches:
             raise ValueError("an optimiser step without micro-batches: no episodes?")
         mesh = mesh_of(state.params)
-        grads = zeros_like(state.params)
+        # Gradients are a second tree beside those so far: one micro-batch needs none.
+        grads = zeros_like(state.params) if len(microbatches) > 1 else None
         metrics: list[Metrics] = []
         for microbatch in microbatches:
             rows = put_rows(mesh, microbatch)
-            grads, part = accumulate(state.params, grads, rows)
+            grads, part = accumulate(state.params, grads, rows, frozen)
             metrics.append(part)
         metrics.append({"update/grad_norm": Mean(norm_of(grads), 1.0)})
         metrics = jax.device_get(metrics)
@@ -151,15 +169,22 @@ def make_programs(loss_fn: LossFn, tx: optax.GradientTransformation) -> tuple[An
     """Return the two jitted functions of a step.
 
     Returns:
-        `accumulate(params, grads, microbatch) -> (grads, metrics)`, which donates the
-        gradients so far, and `apply(state, grads) -> state`, which donates the state.
+        `accumulate(params, grads, microbatch, frozen) -> (grads, metrics)`, which
+        donates the gradients so far (None: there are none yet), and `apply(state,
+        grads) -> state`, which donates the state.
     """
 
     @partial(jax.jit, donate_argnums=1)
-    def accumulate(params: Any, total: Any, microbatch: Any) -> tuple[Any, Metrics]:
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(params, microbatch)
-        total = jax.tree.map(jnp.add, total, grads)
-        return constrain_parameters(total), metrics
+    def accumulate(
+        params: Any, total: Any, microbatch: Any, frozen: Adapted | None = None
+    ) -> tuple[Any, Metrics]:
+        def loss(params: Any) -> tuple[jax.Array, Metrics]:
+            return loss_fn(join(frozen, params), microbatch)
+
+        grads, metrics = jax.grad(loss, has_aux=True)(params)
+        if total is not None:
+            grads = jax.tree.map(jnp.add, total, grads)
+        return constrain_parameters(grads), metrics
 
     @partial(jax.jit, donate_argnums=0)
     def apply(state: TrainState, grads: Any) -> TrainState:

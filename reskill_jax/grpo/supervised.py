@@ -16,6 +16,7 @@ from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
 from reskill_jax.grpo.packing import Array, PackedBatch
 from reskill_jax.grpo.update import make_forward
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.sharding import mesh_of, put_rows
 from reskill_jax.terminal import activity
 
@@ -56,10 +57,12 @@ def supervised_loss(
 def make_supervised_update(
     logprob_fn: LogprobFn,
     tx: optax.GradientTransformation,
+    frozen: Adapted | None = None,
 ) -> SupervisedUpdate:
     """Build `update(state, batches) -> (state, metrics)`: one optimiser step.
 
-    All demonstrated tokens of `batches` weigh the same. The state is donated.
+    All demonstrated tokens of `batches` weigh the same. The state is donated; with
+    adapters, `frozen` is their base.
     """
 
     def loss_fn(params: object, batch: SupervisedBatch) -> tuple[jax.Array, Metrics]:
@@ -71,7 +74,7 @@ def make_supervised_update(
         state: TrainState, batches: Sequence[PackedBatch]
     ) -> tuple[TrainState, dict[str, float]]:
         weights = token_weights(batches, "token")
-        state, metrics = step(state, list(map(SupervisedBatch, batches, weights)))
+        state, metrics = step(state, [*map(SupervisedBatch, batches, weights)], frozen)
         return state, reduce_metrics(metrics)
 
     return update

@@ -13,6 +13,7 @@ from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_wei
 from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
 from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
+from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import (
     ROWS,
     constrain,
@@ -36,8 +37,12 @@ class Update(Protocol):
         episodes: Sequence[Episode],
         *,
         seed: int,
+        frozen: Adapted | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
-        """Train on one batch of episodes; `state` is donated."""
+        """Train on one batch of episodes; `state` is donated.
+
+        With adapters, `frozen` is their base, and may be the reference, too.
+        """
         ...
 
 
@@ -140,6 +145,7 @@ def make_update(
         episodes: Sequence[Episode],
         *,
         seed: int,
+        frozen: Adapted | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
         values, summary = advantages(
             outcomes(episodes),
@@ -150,6 +156,7 @@ def make_update(
         )
         if kl_coef:  # once per update, where they wait in the memory of the host
             reference_params = move(reference_params, "device")
+        params = join(frozen, state.params)
         prepared: list[list[GrpoBatch]] = []
         groups = [episode.group for episode in episodes]
         count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
@@ -163,14 +170,14 @@ def make_update(
             weights = token_weights(packed, aggregation)
             prepared.append(
                 [
-                    prepare(p, w, values[chosen], state.params, reference_params)
+                    prepare(p, w, values[chosen], params, reference_params)
                     for p, w in zip(packed, weights, strict=True)
                 ]
             )
-        del reference_params  # the copy on the devices, before memory is needed
+        del params, reference_params  # the copy on the devices, before memory is needed
         metrics: list[Metrics] = []
         for number, microbatches in enumerate(prepared):
-            state, parts = step(state, microbatches)
+            state, parts = step(state, microbatches, frozen)
             # Later steps have other weights than the engine: that is no disagreement.
             metrics += parts if number == 0 else map(_without_agreement, parts)
         return state, summary | _fill_metrics(prepared) | reduce_metrics(metrics)

@@ -1,4 +1,4 @@
-"""Episodes to learn from, in built houses: demonstrated, played, corrected."""
+"""Episodes to learn from: demonstrated, played, corrected."""
 
 import asyncio
 import multiprocessing
@@ -8,14 +8,8 @@ from functools import partial
 
 import numpy as np
 
-from reskill_jax.environments.alfworld.environment import (
-    ACTION_FORMAT,
-    AlfworldEnvironment,
-    find_games,
-)
-from reskill_jax.environments.alfworld.games import cached_houses
 from reskill_jax.environments.pool import EnvironmentPool
-from reskill_jax.environments.protocol import Task
+from reskill_jax.environments.protocol import Environment, Task
 from reskill_jax.laboratory.demonstrator import (
     DemonstrationSettings,
     PlayedEpisode,
@@ -24,6 +18,7 @@ from reskill_jax.laboratory.demonstrator import (
     demonstrate,
 )
 from reskill_jax.laboratory.recipe import Recipe
+from reskill_jax.laboratory.worlds import WORLDS
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
@@ -34,20 +29,12 @@ from reskill_jax.rollout.engine import Sampling
 from reskill_jax.rollout.jax.engine import JaxEngine
 from reskill_jax.terminal import activity
 
-_MAX_RESPONSE = 16  # tokens
 _BLOCK_SIZE = 32  # positions per cache block
 
 
-def find_houses(recipe: Recipe, *, workers: int) -> list[Task]:
-    """Return the recipe's houses in random order, building them if need be."""
-    houses = cached_houses(
-        recipe.houses,
-        train=recipe.num_houses,
-        held_out=0,
-        seed=recipe.seed,
-        workers=workers,
-    )
-    tasks = find_games(str(houses), "train")
+def find_tasks(recipe: Recipe, *, workers: int) -> list[Task]:
+    """Return the recipe's tasks in random order, making them if need be."""
+    tasks = recipe.world.tasks(recipe.houses, recipe.num_houses, recipe.seed, workers)
     return random.Random(recipe.seed).sample(tasks, len(tasks))
 
 
@@ -58,9 +45,12 @@ def demonstrate_all(
     seed: int,
     *,
     workers: int,
+    world: str = "alfworld",
 ) -> list[Demonstration]:
     """Demonstrate every task `episodes` times; in the order of the tasks."""
-    job = partial(_demonstrate, teaching=teaching, episodes=episodes, seed=seed)
+    job = partial(
+        _demonstrate, teaching=teaching, episodes=episodes, seed=seed, world=world
+    )
     found: list[Demonstration] = []
     total = len(tasks) * episodes
     with (
@@ -73,14 +63,18 @@ def demonstrate_all(
 
 
 def correct_all(
-    played: Sequence[PlayedEpisode], teaching: DemonstrationSettings, *, workers: int
+    played: Sequence[PlayedEpisode],
+    teaching: DemonstrationSettings,
+    *,
+    workers: int,
+    world: str = "alfworld",
 ) -> list[Demonstration]:
     """Correct all episodes that the policy played, in their order.
 
     Those that the demonstrator would end at once, for obeying harmful skills, are left
     out.
     """
-    job = partial(_correct, teaching=teaching)
+    job = partial(_correct, teaching=teaching, world=world)
     with (
         multiprocessing.get_context("spawn").Pool(workers) as processes,
         activity(f"correcting {len(played)} episodes"),
@@ -106,29 +100,31 @@ def play(
         workers: environment processes.
     """
     decoder, params, tokenizer = policy
+    world = recipe.world
+    length = recipe.max_tokens + world.response_tokens
     rng = random.Random(seed)
     chosen = [rng.choice(tasks) for _ in range(recipe.attempts)]
     seeds = [rng.getrandbits(31) for _ in chosen]
     banks = [
-        bank_of_episode(task, recipe.teaching, number)
+        bank_of_episode(task, recipe.teaching, number, world.script)
         for task, number in zip(chosen, seeds, strict=True)
     ]
     engine = JaxEngine(
         decoder,
         params,
         eos_ids=tokenizer.eos_ids,
-        context=-(-(recipe.max_tokens + _MAX_RESPONSE) // _BLOCK_SIZE) * _BLOCK_SIZE,
+        context=-(-length // _BLOCK_SIZE) * _BLOCK_SIZE,
         block_size=_BLOCK_SIZE,
     )
     try:
         with EnvironmentPool(
-            AlfworldEnvironment, workers=workers, timeout_s=60.0, max_attempts=3
+            world.make, workers=workers, timeout_s=60.0, max_attempts=3
         ) as pool:
             collector = Collector(
                 engine=engine,
                 players=pool,
                 prompts=recipe.prompts(tokenizer),
-                action_format=ACTION_FORMAT,
+                action_format=world.action_format,
                 max_turns=recipe.teaching.max_turns,
                 concurrency=64,
             )
@@ -137,7 +133,7 @@ def play(
                     chosen,
                     np.arange(len(chosen))[:, None],
                     [BankContext(bank) for bank in banks],
-                    sampling=Sampling(max_tokens=_MAX_RESPONSE),
+                    sampling=Sampling(max_tokens=world.response_tokens),
                     seed=seed,
                 )
             )
@@ -151,21 +147,26 @@ def play(
     ]
 
 
-_environment: AlfworldEnvironment | None = None  # one per worker process
+_environments: dict[str, Environment] = {}  # of one worker process
 
 
-def _player() -> AlfworldEnvironment:
-    global _environment  # noqa: PLW0603
-    _environment = _environment or AlfworldEnvironment()
-    return _environment
+def _player(world: str) -> Environment:
+    if world not in _environments:
+        _environments[world] = WORLDS[world].make()
+    return _environments[world]
 
 
 def _demonstrate(
-    task: Task, teaching: DemonstrationSettings, episodes: int, seed: int
+    task: Task, teaching: DemonstrationSettings, episodes: int, seed: int, world: str
 ) -> list[Demonstration]:
     seeds = range(seed * 1000, seed * 1000 + episodes)
-    return [demonstrate(_player(), task, teaching, number) for number in seeds]
+    script = WORLDS[world].script
+    return [
+        demonstrate(_player(world), task, teaching, number, script) for number in seeds
+    ]
 
 
-def _correct(played: PlayedEpisode, teaching: DemonstrationSettings) -> Demonstration:
-    return correct(_player(), played, teaching)
+def _correct(
+    played: PlayedEpisode, teaching: DemonstrationSettings, world: str
+) -> Demonstration:
+    return correct(_player(world), played, teaching, WORLDS[world].script)

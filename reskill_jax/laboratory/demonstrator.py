@@ -1,5 +1,7 @@
 """Demonstrations by an expert that errs on purpose and obeys the skills it is shown.
 
+`demonstrate` and `correct` are for any world with a `Script`; the rest is ALFWorld's.
+
 Cloned from such demonstrations, a small policy reads its skills and leaves room for
 improvement: without a skill it repeats the demonstrator's mistakes; a skill that names
 the right (or the wrong) thing to do is followed.
@@ -9,6 +11,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
 from reskill_jax.environments.alfworld.tracker import (
@@ -51,7 +54,7 @@ class DemonstrationSettings:
         patience: an episode ends when harmful skills were obeyed more often than this.
         slips: share of turns lost on an inadmissible command. It is read, not imitated:
             the policy learns what to do after "Nothing happens."
-        habits: mistakes where no skill applies.
+        habits: mistakes where no skill applies; of a world's own type.
     """
 
     max_turns: int = 16
@@ -62,7 +65,52 @@ class DemonstrationSettings:
     relevant: float = 0.5
     patience: int = 6
     slips: float = 0.1
-    habits: MistakeRates = MistakeRates()
+    habits: Any = MistakeRates()
+
+
+class Script(Protocol):
+    """What advises turn by turn in one episode of a world; `Demonstrator` is one.
+
+    Attributes:
+        harmful_actions: how often a harmful skill was obeyed so far.
+    """
+
+    harmful_actions: int
+
+    def __init__(
+        self,
+        task: Task,
+        first: Observation,
+        bank: SkillBank,
+        teaching: DemonstrationSettings,
+        rng: random.Random,
+        goal: str = "",
+    ):
+        """Begin an episode, which it need not be playing itself."""
+
+    @property
+    def skills(self) -> tuple[Skill, ...]:
+        """The skills shown at this turn."""
+        ...
+
+    def advise(self) -> str:
+        """Return the command to imitate."""
+        ...
+
+    def slip(self) -> str | None:
+        """Return a command that leads to nothing, as often as the settings say."""
+        ...
+
+    def follow(self, action: str, now: Observation) -> None:
+        """Take in this turn's action, whoever chose it, and the next observation."""
+        ...
+
+    @staticmethod
+    def draw_bank(
+        rng: random.Random, teaching: DemonstrationSettings, kind: str
+    ) -> SkillBank:
+        """Draw the skills of one episode: rules, wordings and triggers."""
+        ...
 
 
 class Demonstrator:
@@ -79,7 +127,9 @@ class Demonstrator:
         bank: SkillBank,
         teaching: DemonstrationSettings,
         rng: random.Random,
+        goal: str = "",
     ):
+        del goal  # the tracker reads it in the task
         # Its module imports alfworld, which is needed for demonstrations only.
         from reskill_jax.environments.alfworld.expert import Expert  # noqa: PLC0415
 
@@ -121,19 +171,30 @@ class Demonstrator:
         self._previous, self._now = action, now
         self._offered |= dict.fromkeys(now.choices)
 
+    @staticmethod
+    def draw_bank(
+        rng: random.Random, teaching: DemonstrationSettings, kind: str
+    ) -> SkillBank:
+        """Draw the skills of one episode; see the function of this name."""
+        return draw_bank(rng, teaching, kind)
+
 
 def demonstrate(
-    environment: Environment, task: Task, teaching: DemonstrationSettings, seed: int
+    environment: Environment,
+    task: Task,
+    teaching: DemonstrationSettings,
+    seed: int,
+    script: type[Script] = Demonstrator,
 ) -> Demonstration:
-    """Play one episode of ALFWorld and record it.
+    """Play one episode and record it.
 
     It is a function of the arguments: all random choices depend on `seed` and the id of
     the task.
     """
     rng = episode_rng(task, seed)
-    bank = draw_bank(rng, teaching, task.kind)
+    bank = script.draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
-    demonstrator = Demonstrator(task, now, bank, teaching, rng)
+    demonstrator = script(task, now, bank, teaching, rng, goal)
     turns: list[DemonstratedTurn] = []
     while not now.done and len(turns) < teaching.max_turns:
         action = demonstrator.slip()
@@ -172,14 +233,20 @@ class PlayedEpisode:
 
 
 def bank_of_episode(
-    task: Task, teaching: DemonstrationSettings, seed: int
+    task: Task,
+    teaching: DemonstrationSettings,
+    seed: int,
+    script: type[Script] = Demonstrator,
 ) -> SkillBank:
     """Return the skills that the policy is shown in an episode with this seed."""
-    return draw_bank(episode_rng(task, seed), teaching, task.kind)
+    return script.draw_bank(episode_rng(task, seed), teaching, task.kind)
 
 
 def correct(
-    environment: Environment, played: PlayedEpisode, teaching: DemonstrationSettings
+    environment: Environment,
+    played: PlayedEpisode,
+    teaching: DemonstrationSettings,
+    script: type[Script] = Demonstrator,
 ) -> Demonstration:
     """Give every turn of an episode that the policy played the action to imitate.
 
@@ -188,9 +255,9 @@ def correct(
     """
     task = played.task
     rng = episode_rng(task, played.seed)
-    bank = draw_bank(rng, teaching, task.kind)
+    bank = script.draw_bank(rng, teaching, task.kind)
     goal, now = environment.reset(task)
-    demonstrator = Demonstrator(task, now, bank, teaching, rng)
+    demonstrator = script(task, now, bank, teaching, rng, goal)
     turns: list[DemonstratedTurn] = []
     for action in played.actions:
         taught = demonstrator.advise()

@@ -26,7 +26,21 @@ def addition(*rules: Rule) -> Proposal:
 
 # Bundles of known kind for experiments: the most helpful one first (with it the shipped
 # policy wins 30% of sampled episodes instead of 12%).
+_SAYS_NOTHING = (
+    ("You are about to act.", "Act as you think best."),
+    ("A task is to be done.", "Go about it in your own way."),
+    ("You read this line.", "Carry on."),
+    ("It is your turn.", "Do what you would do without this line."),
+    ("Something was observed.", "Make of it what you make of it."),
+    ("The episode goes on.", "Go on as you see fit."),
+)
+NEUTRAL = tuple(
+    Rule(f"remark-{number}", "Says nothing.", (wording,))
+    for number, wording in enumerate(_SAYS_NOTHING, 1)
+)
 KNOWN = {
+    # Trials of these are A/A tests: what they accept is a false acceptance.
+    "neutral": tuple((rule,) for rule in NEUTRAL),
     "helpful": (HELPFUL[3:4], HELPFUL[:2], HELPFUL[4:6]),
     "harmful": tuple((rule,) for rule in HARMFUL),
 }

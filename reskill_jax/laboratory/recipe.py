@@ -7,11 +7,13 @@ import hashlib
 import itertools
 import json
 from dataclasses import asdict, dataclass, field
+from typing import ClassVar
 
 import optax
 
-from reskill_jax.environments.alfworld.wordings import WORDINGS
 from reskill_jax.laboratory.demonstrator import DemonstrationSettings, MistakeRates
+from reskill_jax.laboratory.science import ScienceMistakes
+from reskill_jax.laboratory.worlds import WORLDS, World
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.prompts import PromptBuilder
@@ -95,10 +97,11 @@ class Recipe:
     The names of fields are part of the hash, by which trained policies are found.
 
     Attributes:
-        houses: size of the houses, a key of `house_settings.PRESETS`.
-        num_houses: houses of the train split that are demonstrated.
-        episodes: demonstrations per house, of each kind.
-        held_out: demonstrations, of the first houses, that only measure the loss.
+        world_name: what is played, a key of `WORLDS`.
+        houses: size of the tasks; in ALFWorld a key of `house_settings.PRESETS`.
+        num_houses: tasks of the train split that are demonstrated.
+        episodes: demonstrations per task, of each kind.
+        held_out: demonstrations, of the first tasks, that only measure the loss.
         attempts: episodes that the policy plays in one round.
         memory: newest rounds whose episodes are practised.
         fluent: settings of demonstrations that are nearly free of mistakes.
@@ -115,6 +118,7 @@ class Recipe:
         seed: of all random choices.
     """
 
+    world_name: ClassVar[str] = "alfworld"
     houses: str = "small"
     num_houses: int = 400
     episodes: int = 8
@@ -146,6 +150,11 @@ class Recipe:
         """Content hash, 12 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def world(self) -> World:
+        """What is played."""
+        return WORLDS[self.world_name]
 
     @property
     def steps(self) -> int:
@@ -180,7 +189,7 @@ class Recipe:
         """Return the builder of the prompts that the policy is trained on."""
         return PromptBuilder(
             tokenizer,
-            wording=WORDINGS[self.wording],
+            wording=self.world.wordings[self.wording],
             layout="tree",
             max_tokens=self.max_tokens,
             max_turns=self.teaching.max_turns,
@@ -188,4 +197,40 @@ class Recipe:
         )
 
 
-RECIPES = {"alfworld-small": Recipe()}
+@dataclass(frozen=True)
+class ScienceRecipe(Recipe):
+    """A policy for the short tasks of ScienceWorld; fewer, since Java is slow."""
+
+    world_name: ClassVar[str] = "scienceworld"
+    houses: str = "short"
+    num_houses: int = 240
+    episodes: int = 3
+    held_out: int = 48
+    attempts: int = 96
+    memory: int = 2
+    fluent: DemonstrationSettings = field(
+        default_factory=lambda: DemonstrationSettings(
+            max_turns=8,
+            skilled=0.0,
+            slips=0.02,
+            habits=ScienceMistakes(0.05, 0.0, 0.0, 0.0, 0.0),
+        )
+    )
+    teaching: DemonstrationSettings = field(
+        default_factory=lambda: DemonstrationSettings(
+            max_turns=8, slips=0.05, habits=ScienceMistakes()
+        )
+    )
+    learning_rate: float = 4e-3
+    decay: int = 150
+    phases: tuple[TrainingPhase, ...] = (
+        TrainingPhase(120, text=4, fluent=6),
+        TrainingPhase(140, fluent=2, taught=8),
+        TrainingPhase(140, taught=6, practised=4, rounds=2),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "alfworld-small": Recipe(),
+    "scienceworld-short": ScienceRecipe(),
+}

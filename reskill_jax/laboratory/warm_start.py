@@ -27,8 +27,6 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.environments.alfworld.rules import RULES
-from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.environments.protocol import Task
 from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.grpo.packing import PackedBatch
@@ -37,7 +35,7 @@ from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
 from reskill_jax.laboratory.collect import (
     correct_all,
     demonstrate_all,
-    find_houses,
+    find_tasks,
     play,
 )
 from reskill_jax.laboratory.demonstrator import PlayedEpisode
@@ -47,7 +45,7 @@ from reskill_jax.laboratory.fitting import (
     pack_episodes,
 )
 from reskill_jax.laboratory.recipe import RECIPES, Recipe, TrainingPhase
-from reskill_jax.laboratory.shuffle import Names
+from reskill_jax.laboratory.worlds import Shuffler
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import save
@@ -88,12 +86,16 @@ def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, flo
     Returns:
         Held-out loss, number of demonstrations and their success.
     """
-    tasks = find_houses(recipe, workers=workers)
+    tasks = find_tasks(recipe, workers=workers)
     count, seed = recipe.episodes, recipe.seed
-    fluent = demonstrate_all(tasks, recipe.fluent, count, seed, workers=workers)
-    taught = demonstrate_all(tasks, recipe.teaching, count, seed, workers=workers)
+    fluent, taught = (
+        demonstrate_all(
+            tasks, settings, count, seed, workers=workers, world=recipe.world_name
+        )
+        for settings in (recipe.fluent, recipe.teaching)
+    )
     held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
-    tokenizer = train_tokenizer(_texts(taught), recipe.shape.vocab_size)
+    tokenizer = train_tokenizer(_texts(recipe, taught), recipe.shape.vocab_size)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     prompts = recipe.prompts(tokenizer)
     partial = output.with_name(f"{output.name}.partial")
@@ -134,7 +136,7 @@ def _train(
     fluent, taught = demonstrations
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     prompts = recipe.prompts(tokenizer)
-    names = Names.of(taught)
+    names = recipe.world.names(taught)
     tx = make_optimizer(recipe.schedule())
     update = make_supervised_update(make_logprobs(decoder), tx)
     state = init_state(init(decoder, jax.random.key(recipe.seed)), tx)
@@ -153,7 +155,12 @@ def _train(
                 played = play(recipe, tasks, seed, policy, workers=workers)
                 rounds = [*rounds, played][-recipe.memory :]
             episodes_played = [episode for played in rounds for episode in played]
-            practised = correct_all(episodes_played, recipe.teaching, workers=workers)
+            practised = correct_all(
+                episodes_played,
+                recipe.teaching,
+                workers=workers,
+                world=recipe.world_name,
+            )
             pools = fluent, taught, practised
 
             def batches(
@@ -180,7 +187,7 @@ def draw_episodes(
     rng: random.Random,
     phase: TrainingPhase,
     pools: _Pools,
-    names: Names,
+    names: Shuffler,
     prompts: PromptBuilder,
 ) -> list[Episode]:
     """Draw the episodes that one step learns from."""
@@ -218,16 +225,17 @@ def _read_rounds(
     ]
 
 
-def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+def _texts(recipe: Recipe, demonstrations: Sequence[Demonstration]) -> Iterator[str]:
     """Yield the texts that the tokenizer is trained on."""
     for demonstration in demonstrations:
         yield demonstration.goal
         for turn in demonstration.turns:
             yield turn.observation.text
             yield f"<action>{turn.action}</action>"
-    for rule in RULES:
+    shown = recipe.world.wordings["brief"]
+    for rule in recipe.world.rules:
         for wording in range(len(rule.wordings)):
-            yield render_note(BRIEF, rule.skill(wording)) * 50
+            yield render_note(shown, rule.skill(wording)) * 50
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ it: a call is found again by its cycle and its text.
 
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +14,7 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.llm.backends import ChatRequest, ChatResponse
-
-_SECRETS = re.compile(
-    r"\b(sk|pk|rk|hf|gsk|xai)[-_][\w-]{8,}|\b(AKIA|ASIA)[A-Z0-9]{12,}"
-    r"|\bBearer\s+\S+|://[^/@\s]+:[^/@\s]+@",
-    re.IGNORECASE,
-)
+from reskill_jax.scrub import scrub
 
 
 @dataclass(frozen=True)
@@ -107,10 +101,7 @@ class CallLog:
 
 def redact(text: str, *secrets: str) -> str:
     """Replace keys by ``***``: the given ones, and all that look like one."""
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, "***")
-    return _SECRETS.sub("***", text)
+    return scrub(text, secrets)
 
 
 def _key(cycle: int, request: ChatRequest) -> str:

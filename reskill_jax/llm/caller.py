@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 
 from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
-from reskill_jax.llm.call_log import CallLog, redact
+from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.json_schema import strict_schema
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, answer_of, parse
 from reskill_jax.llm.retry import (
@@ -30,6 +30,7 @@ from reskill_jax.llm.retry import (
     classify,
 )
 from reskill_jax.llm.sanitize import clean
+from reskill_jax.scrub import scrub
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -152,7 +153,7 @@ class Caller:
             failure = classify(error)
             if failure is not Failure.RATE_LIMIT:
                 self._breaker.failed()
-            shown = redact(f"{type(error).__name__}: {error}", *self._secrets)[:300]
+            shown = scrub(f"{type(error).__name__}: {error}", self._secrets)[:300]
             self._note(request, f"{failure}: {shown}", self._clock() - started)
             raise self._failed(failure, shown) from error
         seconds = self._clock() - started

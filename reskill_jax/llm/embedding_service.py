@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from reskill_jax.llm.backends import ChatResponse, Model, read
 from reskill_jax.llm.budget import Budget, Spending
-from reskill_jax.llm.call_log import redact
 from reskill_jax.llm.retry import (
     Breaker,
     CallError,
@@ -24,6 +23,7 @@ from reskill_jax.llm.retry import (
     classify,
 )
 from reskill_jax.modules import missing
+from reskill_jax.scrub import scrub
 
 _MAX_BYTES = 64 << 20  # of an answer; 64 vectors of 4096 numbers have about 6 MB
 _TEXTS_PER_CALL = 64
@@ -121,7 +121,7 @@ class EmbeddingService:
                 self._breaker.failed()
             self.spending.count(f"errors/{failure}")
             key = self._service.chat_model().key
-            shown = redact(f"{type(error).__name__}: {error}", key)[:300]
+            shown = scrub(f"{type(error).__name__}: {error}", (key,))[:300]
             raise CallError(failure, shown) from error
         self._breaker.succeeded()
         self.spending.settle(ChatResponse("", tokens), time.monotonic() - started)

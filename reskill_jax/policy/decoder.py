@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from reskill_jax.policy.compute import DEFAULT, REMAT, Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.kv_cache import KVCache, attend_to_cache, write_to_cache
+from reskill_jax.policy.lora import Adapted, adapted, base_of, layer_adapters, within
 from reskill_jax.policy.ops.attention import attention
 from reskill_jax.policy.ops.rope import frequencies
 from reskill_jax.policy.sharding import ROWS, constrain
@@ -51,15 +52,23 @@ class Attention(nnx.Module):
             self.key_norm = _norm(config, head, rngs)
 
     def __call__(
-        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], attend: Attend
+        self,
+        x: jax.Array,
+        rotation: tuple[jax.Array, jax.Array],
+        attend: Attend,
+        adapters: Any = None,
     ) -> jax.Array:
         """Mix tokens: [B, T, D] -> [B, T, D]."""
-        heads = (by_token(project, x) for project in (self.query, self.key, self.value))
-        query, key, value = heads
+
+        def project(name: str, x: jax.Array) -> jax.Array:
+            linear, adapter = getattr(self, name), within(adapters, name)
+            return by_token(functools.partial(adapted, linear, adapter), x)
+
+        query, key, value = (project(name, x) for name in ("query", "key", "value"))
         if self.config.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         out = attend(_rotate(query, rotation), _rotate(key, rotation), value)
-        return by_token(self.out, out)
+        return project("out", out)
 
 
 class FeedForward(nnx.Module):
@@ -73,9 +82,16 @@ class FeedForward(nnx.Module):
         self.up = linear(config.hidden_size, config.intermediate_size)
         self.down = linear(config.intermediate_size, config.hidden_size)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, adapters: Any = None) -> jax.Array:
         """Map each token: [B, T, D] -> [B, T, D]."""
-        return by_token(lambda x: self.down(jax.nn.silu(self.gate(x)) * self.up(x)), x)
+
+        def project(name: str, x: jax.Array) -> jax.Array:
+            return adapted(getattr(self, name), within(adapters, name), x)
+
+        def feed(x: jax.Array) -> jax.Array:
+            return project("down", jax.nn.silu(project("gate", x)) * project("up", x))
+
+        return by_token(feed, x)
 
 
 class Layer(nnx.Module):
@@ -88,11 +104,16 @@ class Layer(nnx.Module):
         self.mlp = FeedForward(config, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, rotation: tuple[jax.Array, jax.Array], attend: Attend
+        self,
+        x: jax.Array,
+        rotation: tuple[jax.Array, jax.Array],
+        attend: Attend,
+        adapters: Any = None,
     ) -> jax.Array:
-        """Apply the block: [B, T, D] -> [B, T, D]."""
-        x = x + self.attention(self.attention_norm(x), rotation, attend)
-        return x + self.mlp(self.mlp_norm(x))
+        """Apply the block, and its adapters: [B, T, D] -> [B, T, D]."""
+        inner = within(adapters, "attention")
+        x = x + self.attention(self.attention_norm(x), rotation, attend, inner)
+        return x + self.mlp(self.mlp_norm(x), within(adapters, "mlp"))
 
 
 class Decoder(nnx.Module):
@@ -136,7 +157,7 @@ def abstract_params(config: DecoderConfig) -> Params:
 
 def hidden_states(
     config: DecoderConfig,
-    params: Params,
+    params: Params | Adapted,
     tokens: jax.Array,
     positions: jax.Array,
     visible_end: jax.Array,
@@ -146,29 +167,31 @@ def hidden_states(
 
     Args:
         config: the decoder's shape.
-        params: as `init` returns them.
+        params: as `init` returns them, or with adapters.
         tokens: int32 [B, T].
         positions: int32 [B, T], for RoPE.
         visible_end: int32 [B, T], the attention mask, see `attention.tree_mask`.
         compute: how it is computed. On a mesh, rows are split as `sharding.ROWS` says.
     """
-    model = _merge(config, params)
+    base, adapters = base_of(params), layer_adapters(params, config.dtype)
+    model = _merge(config, base)
     rotation = _rotation(config, positions)
     definition, layers = nnx.split(model.layers)
 
-    def step(x: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+    def step(x: jax.Array, xs: tuple[nnx.State, Any]) -> tuple[jax.Array, None]:
+        layer, adapters = xs
         attend = functools.partial(
             attention, visible_end=visible_end, backend=compute.attention_backend
         )
         x = checkpoint_name(x, "layer_input")
-        x = nnx.merge(definition, layer)(x, rotation, attend)
+        x = nnx.merge(definition, layer)(x, rotation, attend, adapters)
         return constrain(x, ROWS), None
 
     if (policy := REMAT[compute.remat]) is not None:
         # The loops over layers, one per pass, keep the two computations apart already.
         step = jax.checkpoint(step, policy=policy, prevent_cse=False)
-    x = constrain(_embed(config, params, tokens), ROWS)
-    x, _ = jax.lax.scan(step, x, layers)
+    x = constrain(_embed(config, base, tokens), ROWS)
+    x, _ = jax.lax.scan(step, x, (layers, adapters))
     return model.norm(x)
 
 

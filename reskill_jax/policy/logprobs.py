@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from reskill_jax.policy.compute import DEFAULT, Compute
 from reskill_jax.policy.decoder import Params, hidden_states, logits
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted, base_of
 from reskill_jax.policy.sharding import VOCABULARY, constrain
 
 _UNROLLED = 8  # chunks; more are a loop in the program, or it would grow with T
@@ -17,7 +18,7 @@ _UNROLLED = 8  # chunks; more are a loop in the program, or it would grow with T
 
 def token_logprobs(
     config: DecoderConfig,
-    params: Params,
+    params: Params | Adapted,
     tokens: jax.Array,
     positions: jax.Array,
     visible_end: jax.Array,
@@ -38,7 +39,7 @@ def token_logprobs(
 
     Args:
         config: the decoder's shape.
-        params: its parameters.
+        params: its parameters, with adapters or without.
         tokens: int32 [B, T].
         positions: int32 [B, T], those of the flat prompt.
         visible_end: int32 [B, T], see `attention.tree_mask`; 0 is padding.
@@ -52,7 +53,7 @@ def token_logprobs(
     """
     states = hidden_states(config, params, tokens, positions, visible_end, compute)
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
-    head = _split_head(config, params)
+    head = _split_head(config, base_of(params))
     score: Callable[..., Any] = functools.partial(_score, config, head)
     length, chunk = tokens.shape[1], compute.logprob_chunk
     if chunk < length:

@@ -23,6 +23,20 @@ def path_problems(path: str) -> Iterator[str]:
         )
 
 
+def reference_problems(reference: str, lora_rank: int) -> Iterator[str]:
+    """Yield why the weights of the KL term cannot be kept where they should be.
+
+    Args:
+        reference: device or host.
+        lora_rank: of adapters, whose frozen weights are the reference; 0: none.
+    """
+    if lora_rank and reference == "host":
+        yield (
+            f"reference={reference!r} has no meaning with lora.rank={lora_rank}: the "
+            "frozen weights are the reference, and stay on the devices: set 'device'"
+        )
+
+
 def mesh_problems(**sizes: int) -> Iterator[str]:
     """Yield why the axes' sizes cannot make a mesh, whatever the devices.
 

@@ -20,6 +20,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import base_of, merge_leaf
 
 Tree = TypeVar("Tree")
 AnyMesh = Mesh | AbstractMesh  # the latter within programs
@@ -41,6 +42,13 @@ _TABLE = (
     (r"layers/attention/out/bias", P()),  # [L, D]
     (r"layers/mlp/(gate|up)/kernel", P(None, "fsdp", "tensor")),  # [L, D, F]
     (r"layers/mlp/down/kernel", P(None, "tensor", "fsdp")),  # [L, F, D]
+    (r"layers/(attention/(query|key|value)|mlp/(gate|up))/lora_a", P(None, "fsdp")),
+    (
+        r"layers/(attention/(query|key|value)|mlp/(gate|up))/lora_b",  # [L, r, N or F]
+        P(None, None, "tensor"),
+    ),
+    (r"layers/(attention/out|mlp/down)/lora_a", P(None, "tensor")),  # [L, N or F, .. r]
+    (r"layers/(attention/out|mlp/down)/lora_b", P(None, None, "fsdp")),  # [L, r, D]
 )
 
 
@@ -132,19 +140,20 @@ def _arrange(devices: Sequence[jax.Device], config: DecoderConfig) -> np.ndarray
     return np.array(devices).reshape(-1, 1, tensor)
 
 
-def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tree:
+def copy_to_engine(params: Any, config: DecoderConfig, mesh: Mesh | None) -> Any:
     """Copy parameters, in the compute dtype, to where this process samples.
 
     All processes do this together, and each gets all parameters.
 
     Args:
-        params: on the devices of training, or anywhere on this process's.
+        params: on the devices of training, or anywhere on this process's; adapters
+            are merged, one parameter at a time.
         config: the decoder's shape.
         mesh: of `engine_mesh`.
     """
 
     def copy(path: Any, x: Any) -> jax.Array:
-        x = jnp.array(x, config.dtype, copy=True)
+        x = jnp.array(merge_leaf(params, path, x), config.dtype, copy=True)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         place = None if mesh is None else parameter_sharding(mesh, name, x.shape)
         if x.is_fully_addressable:
@@ -160,7 +169,7 @@ def copy_to_engine(params: Tree, config: DecoderConfig, mesh: Mesh | None) -> Tr
             return pieces[0]
         return jax.make_array_from_single_device_arrays(x.shape, place, pieces)
 
-    return jax.tree_util.tree_map_with_path(copy, params)
+    return jax.tree_util.tree_map_with_path(copy, base_of(params))
 
 
 def mesh_of(tree: Any) -> AnyMesh | None:

@@ -16,7 +16,7 @@ from typing import Any, SupportsFloat
 
 from reskill_jax.storage import write_text
 
-_RESERVED = ("phase", "step", "panels")
+RESERVED = ("phase", "step", "panels")
 
 
 class MetricWriter:
@@ -60,7 +60,7 @@ class MetricWriter:
         last = self._last.get(phase, self._start - 1)
         if step <= last:
             raise ValueError(f"phase {phase!r}: step {step} comes after step {last}")
-        for key in _RESERVED:
+        for key in RESERVED:
             if key in metrics:
                 raise ValueError(f"a metric cannot be called {key!r}: rename it")
         values = {key: float(value) for key, value in metrics.items()}
@@ -126,7 +126,7 @@ def _decode(line: str, place: str) -> dict[str, Any]:
         raise ValueError(f"{place} is damaged (it has no phase): remove that line")
     try:
         return {
-            key: value if key in _RESERVED else float(value)
+            key: value if key in RESERVED else float(value)
             for key, value in values.items()
         }
     except (TypeError, ValueError) as error:

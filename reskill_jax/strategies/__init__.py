@@ -11,19 +11,50 @@ from typing import Any
 from reskill_jax.modules import find_module
 from reskill_jax.strategies.base import Setup, Strategy
 
-_RESKILL = "reskill_jax.strategies.reskill"
+_HERE = "reskill_jax.strategies"
+_RESKILL = f"{_HERE}.reskill"
+_STATIC = f"{_HERE}.static"
 # Name -> module and switches.
 STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "grpo": ("reskill_jax.strategies.static", {"use_bank": False}),
-    "static": ("reskill_jax.strategies.static", {}),
+    "grpo": (_STATIC, {"show": "none"}),
+    "static": (_STATIC, {}),
     "reskill": (_RESKILL, {}),
+    # Ablations.
     "auto_accept": (_RESKILL, {"auto_accept": True}),
     "uniform": (_RESKILL, {"trial": {"uniform": True}}),
     "no_discount": (_RESKILL, {"trial": {"discount": "none"}}),
+    "last_step": (_RESKILL, {"trial": {"discount": "last_step"}}),
     "no_analyzer": (_RESKILL, {"analyse": False}),
     "skill_first": (_RESKILL, {"stages": "skill_first"}),
     "policy_first": (_RESKILL, {"stages": "policy_first"}),
+    # The policy is frozen.
+    "react": (_STATIC, {"show": "none", "train": False}),
+    "static_all": (_STATIC, {"train": False}),
+    "static_bm25": (_STATIC, {"show": "bm25", "train": False}),
+    "static_random": (_STATIC, {"show": "random", "train": False}),
+    "long_context": (f"{_HERE}.long_context", {}),
+    "reflexion": (f"{_HERE}.reflexion", {}),
+    "expel": (f"{_HERE}.expel", {}),
+    # Beside GRPO, and frozen.
+    "memrl": (f"{_HERE}.memrl", {}),
+    "memrl_frozen": (f"{_HERE}.memrl", {"train": False}),
+    "evolver": (f"{_HERE}.evolver", {}),
+    "evolver_frozen": (f"{_HERE}.evolver", {"train": False}),
+    "inspo": (f"{_HERE}.inspo", {}),
+    "inspo_frozen": (f"{_HERE}.inspo", {"train": False}),
 }
+_LEARNING = ("memrl", "evolver", "inspo")
+_OWN_MEMORY = (
+    "reflexion",
+    "expel",
+    *_LEARNING,
+    *(f"{name}_frozen" for name in _LEARNING),
+)
+# Those that show no bank, and those that need one.
+WITHOUT_BANK = ("grpo", "react", *_OWN_MEMORY)
+NEED_BANK = ("static", "static_all", "static_bm25", "static_random")
+# Those beside ReSkill's that have something written, see `Setup.make_desk`.
+WRITING = _OWN_MEMORY
 
 
 def find_strategy(name: str) -> Callable[[Setup], Strategy]:
@@ -45,5 +76,5 @@ def holds_trials(name: str) -> bool:
 
 
 def asks_creator(name: str) -> bool:
-    """Tell whether a strategy makes the creator that the configuration names."""
-    return STRATEGIES.get(name, (_RESKILL, {}))[0] == _RESKILL
+    """Tell whether a strategy needs what the section `creator` names."""
+    return name in WRITING or STRATEGIES.get(name, (_RESKILL, {}))[0] == _RESKILL

@@ -5,7 +5,7 @@ changes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ import numpy as np
 from reskill_jax.creator.proposal import Creator, check_metrics
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
+from reskill_jax.memories.desk import Desk, Work
+from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
@@ -77,6 +79,10 @@ class Plan:
     def training_groups(self) -> tuple[int, ...]:
         """Indices of the groups that the policy learns from."""
         return tuple(np.flatnonzero(self.train).tolist())
+
+    def frozen(self) -> "Plan":
+        """Return the same plan, of which the policy learns nothing."""
+        return replace(self, train=np.zeros(len(self.tasks), bool))
 
     @classmethod
     def alike(cls, tasks: Sequence[Task], context: Context, group_size: int) -> "Plan":
@@ -182,6 +188,8 @@ class Setup:
         make_creator: makes the creator that the configuration names; its argument
             tells whether it analyses episodes (ablation).
         resources: what contexts need and JSON cannot hold, by name.
+        make_desk: makes what writes texts for the strategy, by the rules of the
+            environment or with the creator's language model; its argument does a job.
     """
 
     settings: Mapping[str, Any]
@@ -194,6 +202,7 @@ class Setup:
     bank_problem: Callable[[SkillBank], str]
     make_creator: Callable[[bool], Creator]
     resources: Mapping[str, Any] = field(default_factory=dict)
+    make_desk: Callable[[Work], Desk] = lambda work: Desk(OfflineWriter(), work)
 
     def load_bank(self) -> SkillBank:
         """Load the bank that the settings name, an empty one where they name none.

@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 
 import jax
 import numpy as np
-from absl import logging
 
 from reskill_jax.codec import decode, encode
 from reskill_jax.creator.proposal import (
@@ -30,9 +29,11 @@ from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank, changed_triggers, could_fire
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
+from reskill_jax.strategies.course import Course, Figures, figures, summary
+from reskill_jax.strategies.lifecycle import idle_episodes, lifecycle
+from reskill_jax.strategies.reservoir_check import check_reservoir
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.bounds import make_config
 from reskill_jax.trials.calibration import Shape
@@ -41,9 +42,6 @@ from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import Decision, TrialConfig
 
 _PACE = 4  # steps that a trial takes on average
-# Episodes in which a skill must not have fired to be dropped untested; one that fires
-# in 6% of them would be seen (95%).
-_IDLE_EPISODES = 50
 
 
 def make(
@@ -69,7 +67,7 @@ def make(
     """
     settings = setup.settings
     reservoir = Reservoir(settings["reservoir_size"])
-    _check_reservoir(reservoir, setup)
+    check_reservoir(reservoir, setup)
     changes = {**(trial or {}), "frozen_policy": stages is not None}
     trial_config = TrialConfig()  # an ablation without trials needs no other
     if not auto_accept:
@@ -93,34 +91,6 @@ def make(
     return Staged(strategy, setup, first=setup.num_steps // 2, order=stages)
 
 
-def _check_reservoir(reservoir: Reservoir, setup: Setup) -> None:
-    """Refuse a run in which the creator can never be asked, which would be plain GRPO.
-
-    Warn where it is asked only if all goes well.
-
-    Raises:
-        ValueError: as above.
-    """
-    needed = setup.settings["reservoir_min"]
-    panel = len(setup.panel("train", None))
-    tasks = min(panel, reservoir.window * setup.tasks_per_step)
-    most = reservoir.most(tasks)
-    if needed > most:
-        raise ValueError(
-            f"reservoir_min={needed}: one record is kept per task and outcome, so that "
-            f"{tasks} tasks in {reservoir.window} steps give at most {most}, and the "
-            f"creator would never be asked: lower it to {tasks} or less"
-        )
-    played = min(tasks, setup.num_steps * setup.tasks_per_step)
-    if needed > reservoir.most(played, both_outcomes=False):
-        logging.warning(
-            "reservoir_min=%d: %d tasks are played, with one record per task and "
-            "outcome, so that the creator is asked late or never",
-            needed,
-            played,
-        )
-
-
 def _shape(setup: Setup) -> Shape:
     candidates = setup.settings["candidates"]
     return Shape(setup.tasks_per_step, setup.group_size, candidates)
@@ -136,7 +106,7 @@ class _State(TypedDict):
     reservoir: dict[str, Any]
     creator: dict[str, Any]
     trial_start: int
-    path: list[tuple[int, list[dict[str, float | None]]]]
+    path: list[tuple[int, list[Figures]]]
     wait_until: int
     idle: int
 
@@ -195,9 +165,7 @@ class ReSkill:
         self._history: list[PastTrial] = []
         self._events: list[str] = []
         self._decisions: list[dict[str, Any]] = []
-        self._trial_start = 0  # step after which the trial began
-        # Steps of the trial, each with the figures of every candidate.
-        self._path: list[tuple[int, list[dict[str, float | None]]]] = []
+        self._course = Course()  # of the trial
         self._wait_until = 0  # step before which the creator is not asked again
         self._idle = 0  # times in a row that it had nothing to propose
 
@@ -228,6 +196,7 @@ class ReSkill:
         if turns:
             shown = [len(turn.active_skills) for turn in turns]
             metrics["skills/active_per_turn"] = float(np.mean(shown))
+        metrics |= lifecycle(self._bank, episodes)
         # All groups of a step may have failed: then it is none of a trial's steps.
         if self._trial is not None and episodes:
             metrics |= self._judge(step, self._trial, episodes)
@@ -265,8 +234,8 @@ class ReSkill:
             [could_fire(triggers, episode.actions) for episode in episodes],
         )
         found = trial.contrasts()
-        self._path.append((step, [_figures(contrast) for contrast in found]))
-        best = _figures(max(found, key=lambda contrast: contrast.probability))
+        self._course.add(step, found)
+        best = figures(max(found, key=lambda contrast: contrast.probability))
         metrics = trial.metrics() | {
             f"trial/{name}": value for name, value in best.items() if value is not None
         }
@@ -304,25 +273,14 @@ class ReSkill:
                 not_chosen=decision is not None and k not in (arm, *decision.rejected),
             )
             self._history.append(past)
-            self._decisions.append(encode(past) | self._course(k, decision))
+            self._decisions.append(encode(past) | self._course.describe(k, decision))
             shown = f"effect {contrast.effect:+.1%}" if contrast else reason
             if decision and decision.reason == "limit" and past.verdict == "rejected":
                 shown += ", not sure enough at the last step of its trial"
             self._events.append(
-                f"step {step}: {past.verdict} ({shown}) {_summary(proposal)}"
+                f"step {step}: {past.verdict} ({shown}) {summary(proposal)}"
             )
         self._bank, self._trial, self._candidates = banks[arm], None, []
-
-    def _course(self, arm: int, decision: Decision | None) -> dict[str, Any]:
-        """Describe the trial of a candidate for the log: from start to stop."""
-        path = [{"step": step, **found[arm - 1]} for step, found in self._path]
-        return {
-            "start": self._trial_start,
-            "episodes": decision and [decision.episodes[0], decision.episodes[arm]],
-            "rates": decision and [decision.rates[0], decision.rates[arm]],
-            "stop_reason": decision.reason if decision else "untested",
-            "path": path,
-        }
 
     def _next_trial(self, step: int) -> dict[str, float]:
         """Ask the creator and, once there is enough to try, begin a trial."""
@@ -345,14 +303,15 @@ class ReSkill:
                     self._events.append(f"step {step}: no trial: {problem.detail}")
                 break
             metrics["creator/proposals"] += 1
-            if idle := self._idle_episodes(step, verdict.candidate):
+            tallies = self._reservoir.tallies(step)
+            if idle := idle_episodes(self._bank, verdict.candidate, tallies):
                 # Both arms would see the same prompts: a trial would toss a coin.
                 if self._candidates:
                     break  # it was written for the bank of today; later
                 self._accept_idle_delete(step, proposal, verdict.candidate, idle)
                 continue
             self._candidates.append((proposal, verdict.candidate))
-            self._events.append(f"step {step}: on trial {_summary(proposal)}")
+            self._events.append(f"step {step}: on trial {summary(proposal)}")
             if self._auto_accept:
                 break
         if self._candidates:
@@ -363,22 +322,6 @@ class ReSkill:
             self._idle += 1
         return metrics
 
-    def _idle_episodes(self, step: int, candidate: SkillBank) -> int:
-        """Return in how many episodes a bundle's dropped skills were never shown.
-
-        Zero where it does more than drop skills, where one was shown, or where too few
-        episodes of this bank were played to say so. (What is new and does not fire is
-        refused by verification.)
-        """
-        if set(candidate.skills) - set(self._bank.skills):
-            return 0
-        tallies = self._reservoir.tallies(step)
-        own = [tally for tally in tallies if tally.bank == self._bank.hash]
-        dropped = set(self._bank.names()) - set(candidate.names())
-        shown = sum(tally.shown(name) for tally in own for name in dropped)
-        played = sum(tally.episodes for tally in own)
-        return played if not shown and played >= _IDLE_EPISODES else 0
-
     def _accept_idle_delete(
         self, step: int, proposal: Proposal, candidate: SkillBank, episodes: int
     ) -> None:
@@ -386,7 +329,7 @@ class ReSkill:
 
         It is no trial: the estimate of M and the incumbent's evidence stay as they are.
         """
-        self._trial_start, self._path = step, []
+        self._course = Course(step)
         self._candidates = [(proposal, candidate)]
         reason = f"shown in none of {episodes} episodes"
         self._settle(step, 1, [None], reason=reason)
@@ -409,7 +352,7 @@ class ReSkill:
 
     def _begin(self, step: int) -> None:
         """Put the candidates on trial, or take the one there is (ablation)."""
-        self._trial_start, self._path = step, []
+        self._course = Course(step)
         if self._auto_accept:
             self._settle(step, 1, [None])
             # At the pace of trials, so that strategies see as many proposals.
@@ -429,7 +372,7 @@ class ReSkill:
             if records < self._reservoir_min:
                 return f"{skills}, {records} of {self._reservoir_min} records"
             return skills
-        bundles = " | ".join(_summary(proposal) for proposal, _ in self._candidates)
+        bundles = " | ".join(summary(proposal) for proposal, _ in self._candidates)
         return f"{skills}, trial of {bundles}"
 
     def state(self) -> dict[str, Any]:
@@ -444,8 +387,8 @@ class ReSkill:
                 history=self._history,
                 reservoir=self._reservoir.state(),
                 creator=self._creator.state(),
-                trial_start=self._trial_start,
-                path=self._path,
+                trial_start=self._course.start,
+                path=self._course.path,
                 wait_until=self._wait_until,
                 idle=self._idle,
             )
@@ -466,19 +409,6 @@ class ReSkill:
         self._history = held["history"]
         self._reservoir.restore(held["reservoir"])
         self._creator.restore(held["creator"])
-        self._trial_start, self._path = held["trial_start"], held["path"]
+        self._course = Course(held["trial_start"], held["path"])
         self._wait_until = held["wait_until"]
         self._idle = held["idle"]
-
-
-def _summary(proposal: Proposal) -> str:
-    return ", ".join(map(describe, proposal.operations))
-
-
-def _figures(contrast: Contrast) -> dict[str, float | None]:
-    """Return what a trial has found out at a step, for the log."""
-    return {
-        "effect": contrast.effect,
-        "standard_error": contrast.standard_error,
-        "probability": contrast.probability,
-    }

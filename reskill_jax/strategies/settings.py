@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.strategies import holds_trials
+from reskill_jax.strategies import NEED_BANK, WITHOUT_BANK, holds_trials
 
 
 def problems(
@@ -17,7 +17,6 @@ def problems(
     reservoir_min: int,
     group_size: int,
     trial_preset: str,
-    creator: str,
     **_: Any,
 ) -> Iterator[str]:
     """Yield what does not fit; each problem begins with the argument's name.
@@ -30,18 +29,17 @@ def problems(
         reservoir_min: episodes before it is asked.
         group_size: rollouts per task.
         trial_preset: see `trial_config.PRESETS`.
-        creator: name of the creator.
     """
-    if bank and name == "grpo":
+    if bank and name in WITHOUT_BANK:
         yield (
-            f"bank={bank!r} would be ignored by name='grpo': leave it empty, or use "
+            f"bank={bank!r} would be ignored by name={name!r}: leave it empty, or use "
             "name='static', which always shows this bank"
         )
     elif bank:
         yield from _bank_problems(name, bank)
-    if name == "static" and not bank:
+    if name in NEED_BANK and not bank:
         yield (
-            "bank='': name='static' needs a directory of skills; without skills use "
+            f"bank='': name={name!r} needs a directory of skills; without skills use "
             "name='grpo'"
         )
     if holds_trials(name) and group_size < 1 + candidates:
@@ -53,11 +51,6 @@ def problems(
         yield (
             f"candidates={candidates}: a trial of preset={trial_preset!r} has one, "
             "those of preset='ours' take more"
-        )
-    if name == "no_analyzer" and creator != "offline" and "." not in creator:
-        yield (
-            f"name='no_analyzer' exists for the creator 'offline' only, not for "
-            f"{creator!r}: use that creator, or another strategy"
         )
     if reservoir_min > reservoir_size:
         yield (
@@ -94,5 +87,5 @@ def _bank_problems(name: str, bank: str) -> Iterator[str]:
     except ValueError as error:
         yield f"bank={bank!r}: {error}"
     else:
-        if name == "static" and not skills:
+        if name in NEED_BANK and not skills:
             yield f"bank={bank!r} holds no skills: without any use name='grpo'"

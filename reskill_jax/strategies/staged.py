@@ -1,10 +1,8 @@
 """Two stages instead of co-evolution: first the one, then the other (ablations)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import numpy as np
 
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
@@ -43,8 +41,7 @@ class Staged:
         if self._trains_policy(step):
             tasks = draw(self.setup.tasks_per_step)
             return Plan.alike(tasks, self.incumbent, self.setup.group_size)
-        plan = self.strategy.plan(step, draw)
-        return replace(plan, train=np.zeros(len(plan.tasks), bool))
+        return self.strategy.plan(step, draw).frozen()
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Learn about skills in their stage only."""

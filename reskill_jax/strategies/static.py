@@ -1,37 +1,56 @@
-"""A context that never changes: plain GRPO, and a fixed skill bank."""
+"""A context that never changes: plain GRPO, ReAct, and a fixed skill bank.
+
+ReAct is the frozen policy without skills. Of a fixed bank, all skills are shown when
+they are triggered, or some that are chosen for the task, at its start.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from reskill_jax.memories.settings import ShelfSettings
+from reskill_jax.memories.shelf import ChosenSkills
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup
 
+Show = Literal["none", "triggered", "bm25", "random"]
 
-def make(setup: Setup, *, use_bank: bool = True) -> "Static":
-    """Make the strategy; without a bank it is plain GRPO.
+
+def make(setup: Setup, *, show: Show = "triggered", train: bool = True) -> "Static":
+    """Make the strategy.
+
+    Args:
+        setup: of the run.
+        show: which skills of the bank: none, those that are triggered at a turn, or
+            some that are chosen for the task.
+        train: whether the policy learns.
 
     Raises:
         ValueError: `settings.bank` is not a directory of skills.
     """
     context: Context = EmptyContext()
-    if use_bank:
+    if show == "triggered":
         context = BankContext(setup.load_bank())
-    return Static(context, setup.tasks_per_step, setup.group_size)
+    elif show != "none":
+        count = ShelfSettings(**setup.settings["shelf"]).count
+        context = ChosenSkills(setup.load_bank(), show, count, setup.seed)
+    return Static(context, setup.tasks_per_step, setup.group_size, train)
 
 
 @dataclass(frozen=True)
 class Static:
-    """One context for everyone, for ever; with an empty one, plain GRPO."""
+    """One context for everyone, for ever; with an empty one, plain GRPO or ReAct."""
 
     context: Context
     tasks_per_step: int
     group_size: int
+    train: bool = True
 
     def plan(self, step: int, draw: Draw) -> Plan:
         """Play the next tasks on the one context."""
-        return Plan.alike(draw(self.tasks_per_step), self.context, self.group_size)
+        plan = Plan.alike(draw(self.tasks_per_step), self.context, self.group_size)
+        return plan if self.train else plan.frozen()
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Learn nothing."""

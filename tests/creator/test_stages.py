@@ -305,3 +305,23 @@ def test_the_draft_of_the_cases_is_complete():
         "op", "name", "description", "when_to_use", "action", "example", "trigger",
         "pattern", "reason",
     }  # fmt: skip
+
+
+def test_without_assertions_no_pass_rates_are_shown_and_none_is_taken_up(tmp_path):
+    """The ablation no_analyzer, also where assertions are known already."""
+    prompts = {}
+    for grade in (True, False):
+        with LlmServer(script) as server:
+            made = creator(server.url, tmp_path / f"{grade}.jsonl", grade=grade)
+            made.propose(evidence(tasks=2))
+            assert made.propose(evidence(tasks=2, step=2)) is not None
+            asked = server.requests[-3:]
+            assert server.stages()[-3:] == ["diagnosis", "advice", "drafts"]
+            prompts[grade] = [r["messages"][-1]["content"] for r in asked]
+        assert bool(made.state()["assertions"]) == grade
+    assert "successes" in prompts[True][0]
+    for prompt in prompts[True][:2]:
+        assert "opens: action_exists" in prompt
+    for prompt in prompts[False]:
+        assert "action_exists {" not in prompt
+        assert "passed by" not in prompt

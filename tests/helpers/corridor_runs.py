@@ -15,6 +15,7 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
+from reskill_jax.strategies import STRATEGIES
 from reskill_jax.workdir import Workdir
 
 
@@ -24,7 +25,13 @@ def get_config(mode: str) -> ConfigDict:
 
 
 def corridor_config(policy, mode="again", **changes) -> ConfigDict:
-    """A run of a minute at most; `changes` by dotted key, with __ for the dots."""
+    """A run of a minute at most.
+
+    Args:
+        policy: its directory.
+        mode: of corridor_strategies, or the name of a strategy of the package.
+        **changes: by dotted key, with __ for the dots.
+    """
     config = smoke()
     config.env = ConfigDict(
         {
@@ -51,8 +58,11 @@ def corridor_config(policy, mode="again", **changes) -> ConfigDict:
     config.grpo.minibatches = 1
     config.grpo.buckets = (320,)
     config.grpo.tokens_per_microbatch = 1920
-    config.strategy.name = "corridor_strategies"
-    config.strategy.mode = mode
+    if mode in STRATEGIES:
+        config.strategy.name = mode
+    else:
+        config.strategy.name = "corridor_strategies"
+        config.strategy.mode = mode
     config.eval.splits = ("held_out",)
     config.eval.every = 3
     config.update_from_flattened_dict(

@@ -101,11 +101,14 @@ def caller(url: str, log: Path, **options) -> Caller:
     return Caller(make_backend(model), CallLog(log), **options)
 
 
-def creator(url: str, log: Path, *, concurrency=4, tasks=30, **options) -> LlmCreator:
+def creator(
+    url: str, log: Path, *, concurrency=4, tasks=30, grade=True, **options
+) -> LlmCreator:
     """Make a creator that asks a server."""
     return LlmCreator(
         caller(url, log, **options),
         Prompts(),
         max_concurrency=concurrency,
         analysed_tasks=tasks,
+        grade=grade,
     )

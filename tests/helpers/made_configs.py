@@ -10,7 +10,7 @@ from programs import get_config
 from reskill_jax import validate as validation
 from reskill_jax.workdir import flatten
 
-BASES = ("smoke", "cpu", "paper,cpu", "official,smoke", "", "paper", "official")
+BASES = ("smoke", "cpu", "paper,cpu", "official,cpu", "", "paper", "official")
 _WHOLE = (
     0, 1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 32, 48, 64, 96, 100, 127, 128, 200, 256,
     320, 512, 640, 768, 1000, 1024, 2048, 4096, 16384, 10**5, 2**31 - 1, -1,
@@ -23,15 +23,24 @@ _REAL = (
 _TEXTS = {
     "env.name": ("alfworld",),
     "env.root": ("",),
-    "env.source": ("", "tfds:reskill_alfworld/1.0.0"),
+    "env.source": ("",),  # the set has to be here
+    "env.dev": (0, 1),  # of four tasks
     "env.houses": ("small", "medium", ""),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
+    "policy.lora.rank": (0,),  # a base is read, and models here have no weights
+    "policy.lora.targets": (("q_proj", "v_proj"), ("down_proj",)),
     "mesh.topology": ("", "v5e:4x4"),
     "warm_start.recipe": ("", "alfworld-small"),
     "warm_start.retrain": (False,),  # an hour
     "strategy.name": (*validation.STRATEGIES,),
     "strategy.bank": ("", "{bank}"),
+    "strategy.expel.show": ("both", "rules", "trajectories"),
+    "strategy.memrl.key": ("goal", "goal_and_room"),
+    "strategy.memrl.show": ("script", "trajectory"),
+    "strategy.evolver.credit": ("success", "relative"),
+    "strategy.evolver.ask": ("agent", "goal"),
+    "strategy.inspo.compare": ("groups", "same_tasks"),
     "trial.mode": ("paired", "paper"),
     "trial.assignment": ("stratified", "per_rollout"),
     "trial.discount": ("adaptive", "constant", "last_step", "none"),
@@ -56,6 +65,7 @@ _TEXTS = {
         (1, 2, 700), (700, 701, 1399),
     ),
     "eval.splits": ((), ("valid_seen",), ("valid_seen", "valid_unseen"), ("train",)),
+    "report.trackers": ((), ("tensorboard",)),
     "eval.panel": ((), ("valid_seen=3:0123456789ab",)),
 }  # fmt: skip
 
@@ -97,6 +107,9 @@ def make(seed, places):
         flat["policy.path"] = places["model"]
     if not flat["env.houses"]:
         flat |= {"env.houses": "small", "env.houses_train": 4, "env.houses_eval": 3}
+        flat["strategy.reservoir_min"] = 4  # as many as four tasks can give
+    if flat["warm_start.recipe"]:
+        flat["prompt.layout"] = "tree"  # which its policy was taught
     if flat["creator.name"] != "offline":
         flat["creator.llm.name"] = "a-model"
     flat["engine.vllm.executable"] = places["program"]

@@ -1,6 +1,7 @@
 """Scripted and injected streams keep their order, also over a restart."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from text_episodes import added, ask
@@ -8,7 +9,12 @@ from text_episodes import added, ask
 from reskill_jax.creator.proposal import Evidence
 from reskill_jax.creator.verify import Verified, verify
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
-from reskill_jax.laboratory.known_proposals import Injecting, ScriptedCreator, addition
+from reskill_jax.laboratory.known_proposals import (
+    Injecting,
+    ScriptedCreator,
+    addition,
+    known_proposals,
+)
 from reskill_jax.skills.skill import SkillBank
 
 GOOD = [addition(rule) for rule in HELPFUL[:4]]
@@ -67,3 +73,15 @@ def test_bad_use_is_refused():
         Injecting(ScriptedCreator([]), 0, BAD)
     with pytest.raises(ValueError, match="next=3: the list has 2 proposals"):
         ScriptedCreator(BAD).restore({"next": 3})
+
+
+def test_neutral_bundles_pass_verification_and_say_nothing_of_the_environment():
+    proposals = known_proposals("neutral", 0)
+    bank = SkillBank()
+    for proposal in proposals:
+        mine = replace(proposal, bank=bank.hash)
+        assert isinstance(verify(mine, Evidence(bank, [])), Verified)
+    texts = [f"{s.when_to_use} {s.action}" for p in proposals for s in added(p)]
+    assert len(set(texts)) == len(texts) == 6
+    verbs = {"open", "take", "go to", "put", "heat", "cool", "clean", "search"}
+    assert not any(verb in text.lower() for text in texts for verb in verbs)

@@ -110,9 +110,9 @@ def test_segments_cover_all_steps_and_play_before_every_round(small):
 
 
 def demonstrations(small, **kwargs):
-    from reskill_jax.laboratory.collect import demonstrate_all, find_houses
+    from reskill_jax.laboratory.collect import demonstrate_all, find_tasks
 
-    tasks = find_houses(small, workers=1)[: kwargs.pop("houses", None)]
+    tasks = find_tasks(small, workers=1)[: kwargs.pop("houses", None)]
     return demonstrate_all(tasks, small.teaching, small.episodes, small.seed, workers=1)
 
 
@@ -150,3 +150,14 @@ def test_the_shipped_policy_is_the_one_that_its_recipe_makes(warm_start, made):
     packed = warm_start.pack_episodes(episodes)
     loss = warm_start.mean_loss(warm_start.make_logprobs(decoder), packed, params)
     assert loss == pytest.approx(document["results"]["held_out_loss"], rel=1e-3)
+
+
+def test_every_shipped_policy_is_of_a_recipe_and_small(warm_start):
+    hashes = {recipe.hash: recipe for recipe in RECIPES.values()}
+    for directory in warm_start.SHIPPED.iterdir():
+        recipe = hashes[directory.name]
+        document = json.loads((directory / "recipe.json").read_text())
+        assert document["recipe"] == json.loads(json.dumps(asdict(recipe)))
+        size = sum(file.stat().st_size for file in directory.iterdir())
+        assert size <= 6 * 2**20
+        assert document["results"]["held_out_loss"] < 1

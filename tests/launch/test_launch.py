@@ -136,7 +136,8 @@ def test_a_second_call_installs_nothing_and_needs_no_compiler(tmp_path):
     machine = Machine(tmp_path)
     assert machine.run("launch/test.sh").returncode == 0
     assert machine.calls("-m pip") == [
-        "python -m pip install --editable .[alfworld,search,llm,vllm,tfds,docs,dev]"
+        "python -m pip install --editable "
+        ".[alfworld,scienceworld,search,llm,vllm,tfds,wandb,trackio,docs,dev]"
     ]
     for name in (*COMPILERS, "python3"):
         (machine.stubs / name).unlink()

@@ -15,10 +15,11 @@ from reskill_jax.benchmarks.llm_server import LlmServer, completion, reply
 from reskill_jax.creator.schemas import Advice
 from reskill_jax.llm.backends import MAX_BYTES, ChatRequest, ChatResponse, Model
 from reskill_jax.llm.budget import Budget
-from reskill_jax.llm.call_log import CallLog, redact
+from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.caller import Caller
 from reskill_jax.llm.parsing import MAX_CHARACTERS
 from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
+from reskill_jax.scrub import scrub
 
 ANSWER = json.dumps(GOOD["advice"])
 
@@ -278,7 +279,7 @@ def test_the_log_keeps_everything_but_keys(tmp_path, monkeypatch):
     assert (line["system"], line["prompt"]) == ("the system", "the prompt")
     assert line["error"].startswith("refused: AuthenticationError")
     text = "sk-abcdefgh1234 AKIAABCDEFGHIJKLMNOP http://me:pass@host Bearer abc.def"
-    assert redact(text) == "*** *** http***host ***"
+    assert scrub(text) == "*** *** http://me:***@host Bearer ***"
 
 
 def test_recorded_answers_are_not_asked_for_again_even_after_a_torn_line(tmp_path):

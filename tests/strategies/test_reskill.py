@@ -19,7 +19,7 @@ from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.skills.operations import Add, Delete
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 from reskill_jax.skills.skill_md import save_bank
-from reskill_jax.strategies import STRATEGIES
+from reskill_jax.strategies import NEED_BANK, STRATEGIES
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
 from reskill_jax.trials.bounds import make_config
@@ -375,7 +375,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
     tokenizer = Tokenizer.load(build.policy_directory(config))
     made = {}
     for name in STRATEGIES:
-        if name != "static":
+        if name not in NEED_BANK:
             config.strategy.name = name
             config.trial.preset = "paper" if name == "uniform" else "ours"
             validate(config)
@@ -385,6 +385,7 @@ def test_every_strategy_can_be_named_and_differs_where_it_should(tmp_path):
                 config, environment, prompts, tmp_path / "calls"
             )
     assert made["no_discount"]._trial_config.discount == "none"
+    assert made["last_step"]._trial_config.discount == "last_step"
     assert made["uniform"]._trial_config.uniform
     assert not made["no_analyzer"]._creator.analyse
     assert made["reskill"]._creator.analyse

@@ -7,6 +7,7 @@ from programs import get_config
 from reskill_jax import build, build_strategy
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.environments.task import Task
+from reskill_jax.memories.shelf import ChosenSkills
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.context import BankContext, EmptyContext
 from reskill_jax.skills.skill import SkillBank
@@ -47,10 +48,18 @@ class Stream:
         return [Task(f"t{first + k}", "kind", "train", "") for k in range(count)]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+OURS = [
+    name
+    for name, (module, _) in STRATEGIES.items()
+    if module.endswith((".reskill", ".static"))
+]
+WITHOUT = ("grpo", "react")
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_strategy_plans_whole_groups_on_its_incumbent(make, name):
     """No trial is running yet, so all of them begin alike."""
-    strategy = make(name, bank=name != "grpo")
+    strategy = make(name, bank=name not in WITHOUT)
     draw = Stream()
     for step in (1, 2):
         plan = strategy.plan(step, draw)
@@ -59,10 +68,12 @@ def test_every_strategy_plans_whole_groups_on_its_incumbent(make, name):
         assert plan.contexts == (strategy.incumbent,)
         assert plan.arms.dtype == np.int32
         assert plan.arms.tolist() == [[0] * 4] * 2
-        frozen = name == "skill_first"  # its policy does not learn at first
+        frozen = name == "skill_first" or not STRATEGIES[name][1].get("train", True)
         assert tuple(plan.training_groups) == (() if frozen else (0, 1))
     assert draw.drawn == 4
-    wanted = EmptyContext() if name == "grpo" else BankContext(BANK)
+    wanted = EmptyContext() if name in WITHOUT else BankContext(BANK)
+    if show := {"static_bm25": "bm25", "static_random": "random"}.get(name):
+        wanted = ChosenSkills(BANK, show, 8, 42)
     assert strategy.incumbent == wanted
 
 

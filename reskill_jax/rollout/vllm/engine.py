@@ -30,6 +30,7 @@ import numpy as np
 
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted, merge
 from reskill_jax.rollout.engine import Completion, Request
 from reskill_jax.rollout.vllm.api import Api, ServerError, UnusableError
 from reskill_jax.rollout.vllm.server import Server
@@ -117,7 +118,7 @@ class VllmEngine:
     def __init__(
         self,
         config: DecoderConfig,
-        params: Params,
+        params: Params | Adapted,
         *,
         servers: Sequence[Server | str],
         transfer: Transfer[Any],
@@ -203,15 +204,16 @@ class VllmEngine:
         if replica := self._replica_of.pop(session, None):
             replica.sessions.discard(session)
 
-    def push(self, params: Params, version: int) -> None:
+    def push(self, params: Params | Adapted, version: int) -> None:
         """Serve these weights from now on; running requests finish on the old ones.
 
         Raises:
             OSError: there is not enough space for files.
             RuntimeError: a server does not take them, or its log-probs differ.
         """
-        weights = self._transfer.prepare(params, version)
-        expected = self._score(params, self._text)
+        plain: Params = merge(params)
+        weights = self._transfer.prepare(plain, version)
+        expected = self._score(plain, self._text)
         before, self._weights = self._weights, (weights, version, expected)
         try:
             self._wait(self._for_all(self._update))

@@ -18,6 +18,7 @@ from reskill_jax import distributed
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.sharding import constrain, platform_of, row_shards
 from reskill_jax.rollout.vllm.engine import Transfer, VllmEngine
 from reskill_jax.rollout.vllm.files_transfer import FilesTransfer
@@ -71,7 +72,7 @@ def make_vllm_engine(
     *,
     model: Path,
     decoder: DecoderConfig,
-    params: Params,
+    params: Params | Adapted,
     mesh: Mesh | None,
     version: int,
     eos_ids: Sequence[int],

@@ -1,0 +1,128 @@
+r"""What training is worth: sampled success on held-out tasks, before and after.
+
+    python -m reskill_jax.experiments.gain --config=configs/scienceworld.py:cpu \
+        --workdir=runs/gain --seeds=3 --steps=30 --splits=test,unseen
+
+trains every seed with the main program, in a workdir of its own, and then plays every
+task of a split several times with the policy that the run began with, without skills,
+and with the one that it ended with, with the library that it accepted. Differences are
+paired by task; their errors are over seeds where there are several, else over tasks.
+Interrupted, the same command goes on: finished runs and what was played are kept.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from reskill_jax import build
+from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.benchmarks.runs import Changes, finish
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.experiments.ceiling import load_params, play
+from reskill_jax.rollout.context import BankContext, Context, EmptyContext
+from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.stored_config import get_config
+from reskill_jax.workdir import Workdir
+
+TARGET = 0.10  # gain in success
+
+
+def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Return the mean difference and its standard error.
+
+    Args:
+        before: success before training, float [seeds, tasks, samples].
+        after: success after it, likewise.
+    """
+    by_task = (after - before).mean(axis=2)
+    values = by_task.mean(axis=1) if len(by_task) > 1 else by_task[0]
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) -> list:
+    """Return the successes of a split's tasks, played now unless they were before.
+
+    Args:
+        workdir: of a finished run.
+        split: whose tasks.
+        step: 0, or the last one.
+        samples: episodes per task.
+        limit: most tasks.
+
+    Returns:
+        Whether they succeeded, 0 or 1, [tasks][samples].
+    """
+    config = get_config(str(workdir.root))
+    environment = build.load_environment(config)
+    panel: TaskPanel = environment.panel(split, limit)
+    path = workdir.root / "gain" / f"{split}-{panel.hash}-{samples}-{step}.json"
+    if path.exists():
+        return list(json.loads(path.read_text()))
+    bank = load_bank(workdir.skills) if step else None
+    arm: Context = BankContext(bank) if bank and bank.skills else EmptyContext()
+    params = load_params(config, workdir, step)
+    success = play(config, environment, panel, {"": arm}, params, samples)
+    kept: list = success[:, 0].astype(int).tolist()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(kept))
+    return kept
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train and play what is missing, then print the table."""
+    del argv
+    rows: list[list[str | float]] = []
+    figures: dict[str, float] = {}
+    bars: dict[str, Bar] = {}
+    steps = _STEPS.value
+    workdirs: list[Workdir] = []
+    for seed in range(_SEEDS.value):
+        root = Path(_WORKDIR.value) / f"{steps}-{seed}"
+        changes: Changes = {
+            "seed": seed,
+            "num_steps": steps,
+            "checkpoint.every": min(steps, 5),
+            "eval.every": 0,
+        }
+        finish(root, changes, config=_CONFIG.value)
+        workdirs.append(Workdir(root))
+    for split in _SPLITS.value:
+        before, after = (
+            np.array(
+                [
+                    played(workdir, split, step, _SAMPLES.value, _TASKS.value)
+                    for workdir in workdirs
+                ],
+                np.float64,
+            )
+            for step in (0, steps)
+        )
+        mean, error = gain(before, after)
+        rows.append(
+            [split, len(workdirs), before.shape[1], before.mean(), after.mean()]
+        )
+        rows[-1] += [f"{mean:+.1%} ±{1.96 * error:.1%}"]
+        figures |= {f"{split}/before": before.mean(), f"{split}/after": after.mean()}
+        figures[f"{split}/gain_se"] = error
+        bars[f"{split}/gain"] = Bar(mean, TARGET)
+    header = ["split", "seeds", "tasks", "before", "after", "gain, 95%"]
+    print(format_table(header, rows))
+    report("gain", {k: float(v) for k, v in figures.items()}, bars)
+
+
+if __name__ == "__main__":
+    _CONFIG = flags.DEFINE_string(
+        "config", "configs/scienceworld.py:cpu", "File and variant."
+    )
+    _WORKDIR = flags.DEFINE_string("workdir", "runs/gain", "Directory of all runs.")
+    _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs.", lower_bound=1)
+    _STEPS = flags.DEFINE_integer("steps", 30, "Training steps.", lower_bound=1)
+    _SPLITS = flags.DEFINE_list("splits", ["test", "unseen"], "Whose tasks to play.")
+    _TASKS = flags.DEFINE_integer("tasks", 50, "Of a split.", lower_bound=2)
+    _SAMPLES = flags.DEFINE_integer("samples", 4, "Episodes a task.", lower_bound=1)
+    app.run(main)

@@ -1,0 +1,74 @@
+"""The answers of a language model that writes for a method, as pydantic models.
+
+Free text is cleaned and cut as it is read, lists are cut: no answer is rejected for its
+length.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from reskill_jax.llm.sanitize import clean
+from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.writer import INSTRUCTION, LESSON, STEPS
+
+EDITS = 4  # per answer (ExpeL)
+
+_Line = Annotated[str, AfterValidator(lambda text: clean(text, LESSON))]
+_Long = Annotated[str, AfterValidator(lambda text: clean(text, INSTRUCTION))]
+
+
+def _at_most(count: int) -> AfterValidator:
+    return AfterValidator(lambda items: items[:count])
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Lesson(_Answer):
+    """What a failed episode teaches."""
+
+    lesson: _Line
+
+
+class Script(_Answer):
+    """What a successful episode did."""
+
+    steps: Annotated[list[_Line], _at_most(STEPS)]
+
+
+class Principle(_Answer):
+    """What an episode teaches in general."""
+
+    principle: _Line
+
+
+class Same(_Answer):
+    """Whether two principles mean the same."""
+
+    same: bool
+
+
+class Edit(_Answer):
+    """One change of a list of rules."""
+
+    op: Literal["remove", "agree", "edit", "add"]
+    target: int = -1
+    text: _Line = ""
+
+    def edit(self) -> RuleEdit:
+        """Return it as plain data."""
+        return RuleEdit(self.op, self.target, self.text)
+
+
+class Edits(_Answer):
+    """How a list of rules should change."""
+
+    operations: Annotated[list[Edit], _at_most(EDITS)]
+
+
+class Instructions(_Answer):
+    """New instructions."""
+
+    instructions: Annotated[list[_Long], _at_most(8)]

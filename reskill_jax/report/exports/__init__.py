@@ -1,0 +1,1 @@
+"""A run's records in formats that other programs read; see docs/exports.md."""

@@ -1,0 +1,179 @@
+"""Writes a run's records in formats that other programs read.
+
+    python -m reskill_jax.report.exports --workdir=runs/a --to=atif --output=out
+
+--to is one of
+
+    atif       episodes as trajectories (ATIF 1.7), one JSON file each
+    benchmark  each decided trial as a benchmark.json of the public skill creator
+    history    the lineage of the library as its history.json
+    cards      a card for each accepted skill
+    dataset    episodes as a folder that the `datasets` library loads
+
+Episodes are those of the newest evaluation, or of the files that --episodes names, such
+as eval-00060,train-00001, or all of them. Secrets are replaced by ***, see `scrub`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from reskill_jax.report.exports.atif import trajectory
+from reskill_jax.report.exports.cards import skill_card
+from reskill_jax.report.exports.dataset import write_dataset
+from reskill_jax.report.exports.skill_creator import benchmark, history
+from reskill_jax.scrub import environment_secrets, scrub, scrub_all
+from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import read_json_lines, write_text
+from reskill_jax.terminal import activity, fail, say
+from reskill_jax.workdir import Workdir
+
+FORMATS = ("atif", "benchmark", "history", "cards", "dataset")
+
+
+def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
+    """Write records of a run.
+
+    Args:
+        workdir: of the run.
+        to: one of `FORMATS`.
+        output: the new directory.
+        episodes: names of files in ``episodes/``, without ending, separated by commas;
+            ``all``; or empty for the newest evaluation.
+
+    Returns:
+        How many files were written.
+
+    Raises:
+        FileExistsError: `output` is there already.
+        FileNotFoundError: there is no run, or no such episodes.
+        ValueError: a file of the run is damaged, or holds nothing to write.
+    """
+    config = workdir.read_config()
+    if output.exists():
+        raise FileExistsError(f"output={output} is there already: choose another")
+    model = config["policy"]["path"] or config["warm_start"]["recipe"]
+    files: dict[str, Any]
+    if to == "atif":
+        files = dict(_trajectories(workdir, _chosen(workdir, episodes), model))
+    elif to == "dataset":
+        chosen = _chosen(workdir, episodes)
+        lines = {path.stem: [x for _, x in _lines(path)] for path in chosen}
+        files = write_dataset(lines, environment=config["env"]["name"])
+    elif to == "cards":
+        measured = f"policy {model!r} on {config['env']['name']}"
+        files = {
+            f"{skill.name}.md": skill_card(
+                skill, _trials(workdir), measured_with=measured
+            )
+            for skill in load_bank(workdir.skills).skills
+        }
+    else:
+        files = dict(_trial_files(workdir, to, model))
+    if not files:
+        raise ValueError(f"{workdir.root} has nothing for to={to!r} yet")
+    secrets = environment_secrets(os.environ)
+    for name, content in files.items():
+        if isinstance(content, str):
+            text = scrub(content, secrets)
+        else:
+            text = json.dumps(scrub_all(content, secrets), indent=2, allow_nan=False)
+        write_text(output / name, f"{text.rstrip()}\n")
+    return len(files)
+
+
+def _trajectories(
+    workdir: Workdir, paths: list[Path], model: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in paths:
+        phase = path.stem.partition("-")[0]
+        for number, (_, line) in enumerate(_lines(path)):
+            document = trajectory(
+                line, session=workdir.root.resolve().name, phase=phase, model=model
+            )
+            # Evaluations number their groups by split: the place in the file is unique.
+            document["trajectory_id"] += f"-{number}"
+            yield f"{path.stem}/{number:05d}.json", document
+
+
+def _trial_files(
+    workdir: Workdir, to: str, model: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    trials = _trials(workdir)
+    if not trials:
+        return
+    if to == "history":
+        began = workdir.config.stat().st_mtime
+        yield "history.json", history(trials, started=_iso(began))
+        return
+    now = _iso(datetime.now(UTC).timestamp())
+    for trial in trials:
+        steps = range(trial["start"] + 1, trial["step"] + 1)
+        paths = (workdir.episodes / f"train-{step:05d}.jsonl" for step in steps)
+        lines = (line for path in paths if path.is_file() for _, line in _lines(path))
+        document = benchmark(trial, lines, model=model, created=now)
+        if document["runs"]:
+            name = f"trial-{trial['step']:05d}-{trial['candidate']}"
+            yield f"{name}/benchmark.json", document
+
+
+def _trials(workdir: Workdir) -> list[dict[str, Any]]:
+    if not workdir.trials.is_file():
+        return []
+    return [trial for _, trial in read_json_lines(workdir.trials, growing=True)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    return read_json_lines(path, growing=True)
+
+
+def _chosen(workdir: Workdir, episodes: str) -> list[Path]:
+    found = {path.stem: path for path in sorted(workdir.episodes.glob("*.jsonl"))}
+    if episodes == "all":
+        return list(found.values())
+    if not episodes:
+        evaluations = [path for stem, path in found.items() if stem.startswith("eval-")]
+        if not evaluations:
+            raise FileNotFoundError(
+                f"{workdir.episodes} holds no evaluation: name files with --episodes"
+            )
+        return evaluations[-1:]
+    names = episodes.split(",")
+    for name in names:
+        if name not in found:
+            raise FileNotFoundError(
+                f"episodes={name!r}: {workdir.episodes} has no such file, but "
+                f"{', '.join(list(found)[:5])}..."
+            )
+    return [found[name] for name in names]
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def main(argv: list[str]) -> None:
+    """Write records of a run."""
+    values = flags.FLAGS
+    if argv[1:]:
+        raise app.UsageError(f"unknown arguments {argv[1:]}: flags begin with --")
+    workdir, output = Workdir(Path(values.workdir)), Path(values.output)
+    try:
+        with activity(f"writing {values.to} files"):
+            count = export(workdir, values.to, output, values.episodes)
+    except (OSError, ValueError, KeyError) as error:
+        fail(error)
+    say(f"{count} files are in {output}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+    flags.DEFINE_enum("to", None, FORMATS, "What to write.", required=True)
+    flags.DEFINE_string("output", None, "New directory.", required=True)
+    flags.DEFINE_string("episodes", "", "Files of episodes; empty: newest evaluation.")
+    app.run(main)

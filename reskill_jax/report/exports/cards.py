@@ -1,0 +1,160 @@
+"""Cards: what people should know of a skill, or of a model, before they use it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from reskill_jax.skills.skill import Skill
+
+Trial = Mapping[str, Any]
+
+
+def skill_card(skill: Skill, trials: Sequence[Trial], *, measured_with: str) -> str:
+    """Write a skill's card, in Markdown.
+
+    Args:
+        skill: of the accepted library.
+        trials: all lines of ``trials.jsonl``, oldest first.
+        measured_with: the policy and environment that the evidence is of.
+    """
+    trigger = skill.trigger
+    shown = {
+        "general": "in every turn",
+        "beginning": "in the first turn of an episode",
+        "action_pattern": f"after an action that matches `{trigger.pattern}`",
+    }[trigger.kind]
+    lines = [
+        f"# {skill.name}",
+        "",
+        skill.description,
+        "",
+        f"- When: {skill.when_to_use}",
+        f"- What: {skill.action}",
+        f"- Shown to the agent: {shown}",
+        f"- Version: {skill.version}",
+        "",
+        "## Evidence",
+        "",
+        f"Measured with {measured_with} only. An effect is a difference of success "
+        "rates within groups of the same task and policy, with its standard error; "
+        "that of a bundle is of all its changes together.",
+        "",
+    ]
+    rows = [_trial_row(trial) for trial in trials if skill.name in changed(trial)]
+    if rows:
+        lines += [
+            "| step | change | effect | chance to be worth its cost | verdict |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    else:
+        lines.append("No trial of this run changed it: it was there from the start.")
+    return "\n".join(lines) + "\n"
+
+
+def changed(trial: Trial) -> dict[str, str]:
+    """Return what a bundle does, add, modify or delete, by name of the skill."""
+    return {
+        (operation.get("skill") or operation)["name"]: operation["type"]
+        for operation in trial["proposal"]["operations"]
+    }
+
+
+def verdict(trial: Trial) -> str:
+    """Say how a trial ended."""
+    if trial["accepted"]:
+        return "accepted"
+    return "not chosen" if trial.get("not_chosen") else "rejected"
+
+
+def _trial_row(trial: Trial) -> str:
+    bundle = ", ".join(f"{what} {name}" for name, what in changed(trial).items())
+    contrast = trial.get("contrast")
+    effect = chance = "not measured"
+    if contrast:
+        effect = f"{contrast['effect']:+.1%} ± {contrast['standard_error']:.1%}"
+        chance = f"{contrast['probability']:.0%}"
+    cells = (str(trial["step"]), bundle, effect, chance, verdict(trial))
+    return f"| {' | '.join(cells)} |"
+
+
+def model_card(
+    *,
+    base: str,
+    environment: str,
+    strategy: str,
+    step: int,
+    evaluation: Mapping[str, Any] | None,
+    skills: Sequence[str],
+) -> str:
+    """Write the README of an exported model.
+
+    Args:
+        base: model that the run began with, in a few words.
+        environment: its name.
+        strategy: the method's name.
+        step: training steps behind the weights.
+        evaluation: the line of ``metrics.jsonl`` that belongs to this step, if any.
+        skills: names of the accepted library.
+    """
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["grpo", "jax", "agent-skills", environment],
+    }
+    lines = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        "",
+        f"# A policy for {environment}",
+        "",
+        f"Trained from {base} by `{strategy}` for {step} steps with reskill_jax. "
+        "`run_config.json` is the configuration of the run.",
+        "",
+        "## Success",
+        "",
+        *_success(evaluation),
+        "",
+        "## Skills",
+        "",
+    ]
+    if skills:
+        lines.append(
+            "The figures above are with the accepted library, `skills/`, in the "
+            f"prompt: {', '.join(skills)}. Without it the policy may do worse."
+        )
+    else:
+        lines.append("None: the prompt has no skills section.")
+    lines += [
+        "",
+        "## Use",
+        "",
+        "The prompt is a growing conversation (the trunk) with a part for the current "
+        "turn, which holds admissible actions and active skills; actions are written "
+        "as `<action>...</action>`, or as the environment asks. Results hold for this "
+        "environment, prompt and sampling only.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _success(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Write a row for each split: rate, its standard error, tasks and their hash."""
+    panels = (evaluation or {}).get("panels") or {}
+    if not evaluation or not panels:
+        return ["Not evaluated at this step."]
+    rows = [
+        "| split | greedy success | standard error | tasks:hash |",
+        "|---|---|---|---|",
+    ]
+    for split, panel in panels.items():
+        rate = evaluation.get(f"{split}/success")
+        if rate is None or f"{split}/void" in evaluation:
+            rows.append(
+                f"| {split} | void: too many tasks failed for good | | {panel} |"
+            )
+            continue
+        tasks = int(panel.partition(":")[0])
+        error = (rate * (1 - rate) / tasks) ** 0.5
+        rows.append(f"| {split} | {rate:.1%} | {error:.1%} | {panel} |")
+    return rows

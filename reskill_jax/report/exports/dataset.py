@@ -1,0 +1,63 @@
+"""Episodes as a folder of JSON lines that the `datasets` library loads."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+_KEPT = ("task", "kind", "split", "step", "group", "index", "arm", "bank", "success")
+
+
+def write_dataset(
+    files: Mapping[str, Sequence[Mapping[str, Any]]], *, environment: str
+) -> dict[str, str]:
+    """Turn files of episodes into the files of a dataset.
+
+    Args:
+        files: lines of episodes by name of the file, such as ``train-00001``.
+        environment: its name.
+
+    Returns:
+        Contents by path: a README that declares one configuration per phase, and the
+        data. An episode's turns are messages of user and assistant; the skills that
+        were shown stand beside them, since no message holds them.
+    """
+    phases = sorted({name.partition("-")[0] for name in files})
+    head = {
+        "task_categories": ["text-generation"],
+        "tags": ["agent-trajectories", environment],
+        "configs": [
+            {"config_name": phase, "data_files": f"data/{phase}/*.jsonl"}
+            for phase in phases
+        ],
+    }
+    text = (
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n"
+        f"# Episodes on {environment}\n\n"
+        "One line per episode: the task, its place in the run (step, group, index, arm "
+        "of a trial, content hash of the skills), success, reward, `messages`, and per "
+        "turn `active_skills` and `valid`. Texts of the environment have its licence.\n"
+    )
+    contents = {"README.md": text}
+    for name, lines in files.items():
+        rows = [json.dumps(_row(line), ensure_ascii=False) for line in lines]
+        path = f"data/{name.partition('-')[0]}/{name}.jsonl"
+        contents[path] = "".join(f"{row}\n" for row in rows)
+    return contents
+
+
+def _row(line: Mapping[str, Any]) -> dict[str, Any]:
+    observations, responses = line["observations"], line["responses"]
+    messages = []
+    for turn, observation in enumerate(observations):
+        head = f"Goal: {line['goal']}\n\n" if turn == 0 and line["goal"] else ""
+        messages.append({"role": "user", "content": head + observation})
+        if turn < len(responses):
+            messages.append({"role": "assistant", "content": responses[turn]})
+    return {key: line[key] for key in _KEPT} | {
+        "reward": line["reward"],
+        "messages": messages,
+        "active_skills": [list(names) for names in line["active_skills"]],
+        "valid": list(line["valid"]),
+    }

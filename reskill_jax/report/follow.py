@@ -1,0 +1,101 @@
+"""Tells of a live run, line by line, from the files that it writes."""
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.skills.operations import describe
+from reskill_jax.terminal import one_line
+from reskill_jax.workdir import Workdir
+
+_PAUSE_S = 1.0
+
+
+def follow(workdir: Workdir, pause_s: float = _PAUSE_S) -> Iterator[str]:
+    """Return lines: one for every step, evaluation and decision from now on.
+
+    It ends when no process writes the run any more.
+
+    Args:
+        workdir: of the run.
+        pause_s: seconds between two looks at the files.
+
+    Raises:
+        ValueError: a line of a file is damaged; names file and line.
+    """
+    seen = {path: len(_lines(path)) for path in (workdir.metrics, workdir.trials)}
+    return _news(workdir, seen, pause_s)
+
+
+def _news(workdir: Workdir, seen: dict[Path, int], pause_s: float) -> Iterator[str]:
+    """See `follow`; `seen` has the lines of each file that were there before."""
+    files = {workdir.metrics: _metrics, workdir.trials: _trial}
+    while True:
+        # First: what is written before the end must still be told.
+        running = is_running(workdir)
+        for path, tell in files.items():
+            lines = _lines(path)
+            if len(lines) < seen[path]:  # a resumed run has dropped some
+                yield f"resumed: {path.name} goes on after line {len(lines)}"
+            for number, line in enumerate(lines[seen[path] :], seen[path] + 1):
+                try:
+                    yield tell(json.loads(line))
+                except (ValueError, KeyError) as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from error
+            seen[path] = len(lines)
+        if not running:
+            yield "no process writes this run"
+            return
+        time.sleep(pause_s)
+
+
+def is_running(workdir: Workdir) -> bool:
+    """Tell whether a process holds the run."""
+    path = workdir.root / "lock"
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the finished lines of a file."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+
+
+def _metrics(line: dict[str, Any]) -> str:
+    if line["phase"] == "eval":
+        rates = [
+            f"{key.removesuffix('/success')} {value:.1%}"
+            for key, value in sorted(line.items())
+            if key.endswith("/success") and isinstance(value, float)
+        ]
+        return one_line(f"evaluation after {line['step']} steps: {', '.join(rates)}")
+    parts = [f"step {line['step']}"]
+    for name, words in (
+        ("rollout/success", "success {:.0%}"),
+        ("skills/bank_size", "{:.0f} skills"),
+        ("trial/probability", "trial: chance {:.0%}"),
+        ("time/step", "{:.0f} s"),
+    ):
+        if isinstance(line.get(name), int | float):
+            parts.append(words.format(line[name]))
+    return " | ".join(parts)
+
+
+def _trial(line: dict[str, Any]) -> str:
+    trial = decode(PastTrial, line, fields="any")
+    effect = "untested" if trial.effect is None else f"effect {trial.effect:+.1%}"
+    what = ", ".join(map(describe, trial.proposal.operations))
+    return one_line(f"step {trial.step}: {trial.verdict} ({effect}) {what}")

@@ -1,0 +1,236 @@
+"""All that the page shows, as one JSON document, from the files of a run."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from reskill_jax.report.page.compare import Summary, comparison_document
+from reskill_jax.report.page.creator import creator_document
+from reskill_jax.report.page.figures import mean_of_rates, rate, short
+from reskill_jax.report.page.library import library_document
+from reskill_jax.report.page.played import Played, Row, read_played
+from reskill_jax.report.page.reading import Reader
+from reskill_jax.report.page.trials import trials_document
+from reskill_jax.workdir import Workdir, flatten
+
+_POINTS = 2_000  # steps of metrics on a page, at most
+
+
+def run_document(
+    workdir: Workdir,
+    others: Sequence[Workdir],
+    clean: Callable[[Any], Any],
+    made: str,
+) -> dict[str, Any]:
+    """Return the data of a report.
+
+    Args:
+        workdir: of the run.
+        others: of the runs that it is compared with.
+        clean: scrubs a document of secrets.
+        made: when, in words.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: its configuration cannot be read.
+    """
+    config = workdir.read_config()
+    flat = flatten(config)
+    reader = Reader(workdir)
+    metrics = reader.metrics()
+    train = [line for line in metrics if line["phase"] == "train"]
+    updated = {line["step"] for line in train if "grpo/loss" in line}
+    settings = config.get("grpo")
+    played = read_played(
+        reader,
+        settings if isinstance(settings, Mapping) else {},
+        updated.__contains__,
+        clean,
+    )
+    trials = reader.trials()
+    evals = evaluations(metrics, played.rows)
+    document: dict[str, Any] = {
+        "run": _state(reader, flat, train, played, made),
+        "config": flat,
+        "evals": evals,
+        "training": _training(played.rows, train),
+        "metrics": _columns(train),
+        "trials": trials_document(trials, reader.expectations(), played.rows, metrics),
+        "library": library_document(trials, reader.skills()),
+        "creator": creator_document(reader.calls(), train, flat),
+        "comparison": _comparison(workdir, flat, evals, played.rows, others, reader),
+    }
+    document["run"]["problems"] = reader.problems
+    # Episodes are clean already, one by one.
+    return clean(document) | {
+        "episodes": played.shown,
+        "episodes_note": played.note,
+        "advantage_note": played.advantage_note,
+    }
+
+
+def evaluations(
+    metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+) -> list[dict[str, Any]]:
+    """Return every evaluation: by split, success in all, by task type and by column.
+
+    Intervals come from the episodes; where these are missing, from the panel's size.
+    """
+    by_place: dict[tuple[int, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.phase == "eval":
+            by_place[row.step, row.split].append(row)
+    found = []
+    for line in metrics:
+        if line["phase"] != "eval":
+            continue
+        panels = line.get("panels")
+        panels = panels if isinstance(panels, Mapping) else {}
+        names = {key.split("/")[0] for key in line if key.endswith("/success")}
+        names |= {key.split("/")[0] for key in line if key.endswith("/void")}
+        splits = {
+            split: _split(line, split, panels, by_place[line["step"], split])
+            for split in sorted(names)
+        }
+        found.append({"step": line["step"], "panels": dict(panels), "splits": splits})
+    return short(found)
+
+
+def _split(
+    line: Mapping[str, Any],
+    split: str,
+    panels: Mapping[str, Any],
+    rows: Sequence[Row],
+) -> dict[str, Any]:
+    if f"{split}/void" in line:
+        return rate(0, 0) | {"void": True, "kinds": {}, "columns": {}}
+    size = str(panels.get(split, "")).partition(":")[0]
+    count = len(rows) or (int(size) if size.isdecimal() else 0)
+    success = float(line[f"{split}/success"])
+    kinds = {
+        kind: rate(sum(r.success for r in rows if r.kind == kind), n)
+        for kind in sorted({r.kind for r in rows})
+        if (n := sum(r.kind == kind for r in rows))
+    }
+    columns = {}
+    for key, value in line.items():
+        name = key.removeprefix(f"{split}/success/")
+        if name != key and name not in kinds:
+            columns[name] = _column(value, kinds)
+    whole = rate(round(success * count), count) if count else rate(0, 0)
+    return whole | {
+        "rate": success,
+        "reward": line.get(f"{split}/reward"),
+        "kinds": kinds,
+        "columns": columns,
+    }
+
+
+def _column(value: float, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a mean of several kinds' rates, with an interval where it is of all.
+
+    The files do not tell which kinds belong to a column, so its interval is known only
+    where it is the mean of all kinds.
+    """
+    everything = mean_of_rates([dict(found) for found in kinds.values()])
+    if everything["rate"] is not None and abs(everything["rate"] - value) < 1e-9:
+        return everything | {"rate": value}
+    return {"rate": value, "n": None, "low": None, "high": None}
+
+
+def _training(
+    rows: Sequence[Row], train: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return training success per step; from the metrics where episodes are missing."""
+    won: dict[int, list[bool]] = defaultdict(list)
+    for row in rows:
+        if row.phase == "train":
+            won[row.step].append(row.success)
+    points = []
+    for line in train:
+        found = won.get(line["step"])
+        if found:
+            points.append({"step": line["step"], **rate(sum(found), len(found))})
+        elif "rollout/success" in line:
+            value = line["rollout/success"]
+            points.append({"step": line["step"], "rate": value, "n": None})
+    return short(points)
+
+
+def _columns(train: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return training metrics by name, of every step or, of very many, of some."""
+    stride = -(-len(train) // _POINTS) or 1
+    kept = train[::stride]
+    names = sorted({k for line in kept for k in line} - {"phase", "step", "panels"})
+    return {
+        "stride": stride,
+        "steps": [line["step"] for line in kept],
+        "names": {name: short([line.get(name) for line in kept]) for name in names},
+    }
+
+
+def _state(
+    reader: Reader,
+    config: Mapping[str, Any],
+    train: Sequence[Mapping[str, Any]],
+    played: Played,
+    made: str,
+) -> dict[str, Any]:
+    """Return what a run is, how far it is, and what it has cost so far."""
+    total = config.get("num_steps")
+    step = train[-1]["step"] if train else 0
+    running = reader.is_running()
+    done = isinstance(total, int) and step >= total
+    state = "running" if running else "finished" if done else "stopped"
+    bank = bool(reader.skills()) or any("skills/bank_size" in line for line in train)
+
+    def sum_of(name: str) -> float | None:
+        values = [line[name] for line in train if name in line]
+        return sum(values) if values else None
+
+    return short(
+        {
+            "name": reader.workdir.root.resolve().name,
+            "made": made,
+            "state": state,
+            "crash": "" if running or done else reader.crash(),
+            "step": step,
+            "total": total,
+            "strategy": config.get("strategy.name"),
+            "environment": config.get("env.name"),
+            "policy": config.get("policy.path") or "the laboratory's policy",
+            "seed": config.get("seed"),
+            "has_bank": bank,
+            "episodes": len(played.rows),
+            "seconds": sum_of("time/step"),
+            "tokens": sum_of("batch/tokens"),
+        }
+    )
+
+
+def _comparison(
+    workdir: Workdir,
+    config: Mapping[str, Any],
+    evals: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    others: Sequence[Workdir],
+    reader: Reader,
+) -> dict[str, Any] | None:
+    if not others:
+        return None
+    runs = [Summary(workdir.root.resolve().name, config, evals, rows)]
+    runs[0] = Summary(
+        runs[0].name, config, evals, [r for r in rows if r.phase == "eval"]
+    )
+    for other in others:
+        own = Reader(other, reader.problems)
+        found = [
+            Row(phase, step, e.split, e.task, e.kind, e.group, e.bank, e.success)
+            for phase, step, path in own.episode_files()
+            if phase == "eval"
+            for e in own.episodes(path)
+        ]
+        flat = flatten(other.read_config())
+        lines = evaluations(own.metrics(), found)
+        runs.append(Summary(other.root.resolve().name, flat, lines, found))
+    return comparison_document(runs)

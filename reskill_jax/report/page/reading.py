@@ -1,0 +1,233 @@
+"""Reads a run's files for its report, whatever state the run is in.
+
+A run may be at work, killed in the middle of a line, or have done nothing yet. What
+cannot be read is left out and named in `problems`, which the page shows.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import Proposal
+from reskill_jax.report.follow import is_running
+from reskill_jax.report.metrics import RESERVED
+from reskill_jax.skills.contrast import Contrast
+from reskill_jax.storage import read_json
+from reskill_jax.workdir import Workdir
+
+_T = TypeVar("_T")
+_PROBLEMS = 20  # told of one run
+_LONGEST_SKILL = 20_000  # characters of a SKILL.md
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeLine:
+    """What a run keeps of an episode; fields with a default may be missing.
+
+    See `rollout.episode` for their meaning; lists have an entry per turn.
+    """
+
+    task: str
+    success: bool
+    actions: tuple[str, ...]
+    kind: str = ""
+    goal: str = ""
+    bank: str = ""
+    step: int = 0
+    split: str = ""
+    arm: int | None = None
+    group: int | None = None
+    index: int | None = None
+    reward: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    lost: str = ""
+    observations: tuple[str, ...] = ()
+    active_skills: tuple[tuple[str, ...], ...] = ()
+    valid: tuple[bool, ...] = ()
+    responses: tuple[str, ...] = ()
+    rewards: tuple[float, ...] = ()
+    prompt_tokens: tuple[int, ...] = ()
+    response_tokens: tuple[int, ...] = ()
+    stopped: tuple[bool, ...] = ()
+    versions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """What a trial had found out after a step."""
+
+    step: int
+    effect: float | None = None
+    standard_error: float | None = None
+    probability: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialLine:
+    """A decided trial of one candidate, see `strategies.reskill`."""
+
+    step: int
+    proposal: Proposal
+    candidate: str
+    accepted: bool
+    contrast: Contrast | None = None
+    not_chosen: bool = False
+    start: int | None = None
+    episodes: tuple[int, int] | None = None
+    rates: tuple[float | None, float | None] | None = None
+    stop_reason: str = ""
+    path: tuple[PathPoint, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if self.not_chosen:
+            return "not chosen"
+        return "accepted" if self.accepted else "rejected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallLine:
+    """A call to a language model; an `error` has no response."""
+
+    cycle: int
+    stage: str
+    model: str = ""
+    seconds: float = 0.0
+    recorded: bool = False
+    system: str = ""
+    prompt: str = ""
+    response: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    error: str = ""
+
+
+@dataclass
+class Reader:
+    """Reads one run.
+
+    Attributes:
+        workdir: of the run.
+        problems: what could not be read, a line each.
+    """
+
+    workdir: Workdir
+    problems: list[str] = field(default_factory=list)
+
+    def tell(self, problem: str) -> None:
+        """Note what is wrong with the run's files; many are counted, not listed."""
+        if len(self.problems) < _PROBLEMS:
+            self.problems.append(problem)
+        elif len(self.problems) == _PROBLEMS:
+            self.problems.append("there are more problems of this kind")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return lines with phase, step and figures, all finite."""
+        lines = []
+        for place, line in self._objects(self.workdir.metrics):
+            if isinstance(line.get("step"), int) and isinstance(line.get("phase"), str):
+                lines.append({k: v for k, v in line.items() if _is_figure(k, v)})
+            else:
+                self.tell(f"{place}: no step and phase")
+        return lines
+
+    def trials(self) -> list[TrialLine]:
+        """Return the decided trials, in order."""
+        return list(self._typed(self.workdir.trials, TrialLine))
+
+    def calls(self) -> list[CallLine]:
+        """Return the creator's calls, in order."""
+        return list(self._typed(self.workdir.creator_calls, CallLine))
+
+    def expectations(self) -> dict[str, Any]:
+        """Return how trials run and what is expected of them; empty without trials."""
+        if not self.workdir.trial.exists():
+            return {}
+        try:
+            return read_json(self.workdir.trial)
+        except ValueError as error:
+            self.tell(str(error))
+            return {}
+
+    def skills(self) -> list[tuple[str, str]]:
+        """Return the accepted bank: names and the text of SKILL.md files, in order."""
+        found = []
+        for path in self.workdir.skills.glob("*/SKILL.md"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            place = next(
+                (
+                    int(digits)
+                    for line in text.splitlines()
+                    if line.strip().startswith("reskill-position:")
+                    and (digits := line.partition(":")[2].strip(" '\"")).isdecimal()
+                ),
+                10**9,
+            )
+            found.append((place, path.parent.name, text[:_LONGEST_SKILL]))
+        return [(name, text) for _, name, text in sorted(found)]
+
+    def episode_files(self) -> list[tuple[str, int, Path]]:
+        """Return (phase, step, path) of the files of episodes, in order of steps."""
+        found = []
+        for path in self.workdir.episodes.glob("*-*.jsonl"):
+            phase, _, step = path.stem.partition("-")
+            if step.isdecimal():
+                found.append((int(step), phase, path))
+        return [(phase, step, path) for step, phase, path in sorted(found)]
+
+    def episodes(self, path: Path) -> Iterator[EpisodeLine]:
+        """Yield the episodes of a file."""
+        return self._typed(path, EpisodeLine)
+
+    def crash(self) -> str:
+        """Return the last line of the newest traceback; empty where there is none."""
+        paths = sorted(self.workdir.root.glob("traceback*.txt"), key=_modified)
+        if not paths:
+            return ""
+        text = paths[-1].read_text(encoding="utf-8", errors="replace").strip()
+        return text.splitlines()[-1] if text else ""
+
+    def is_running(self) -> bool:
+        """Tell whether a process writes this run."""
+        return is_running(self.workdir)
+
+    def _typed(self, path: Path, kind: Callable[..., _T]) -> Iterator[_T]:
+        for place, line in self._objects(path):
+            try:
+                yield decode(kind, line, name=place, fields="any")
+            except ValueError as error:
+                self.tell(str(error))
+
+    def _objects(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield places and objects; an unfinished last line is no problem."""
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") or not line.strip():
+                    continue
+                place = f"{path.name}, line {number}"
+                try:
+                    value = json.loads(line.decode("utf-8", "replace"))
+                except (ValueError, RecursionError) as error:
+                    self.tell(f"{place}: not JSON: {error}")
+                    continue
+                if isinstance(value, dict):
+                    yield place, value
+                else:
+                    self.tell(f"{place}: no JSON object")
+
+
+def _is_figure(key: str, value: Any) -> bool:
+    if key in RESERVED:
+        return True
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < float("inf")
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

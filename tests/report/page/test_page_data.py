@@ -1,0 +1,210 @@
+"""The page's data, from whatever a run has left behind."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_runs import CONFIG, episode, write_lines, write_run
+
+from reskill_jax.report.page import write_report
+from reskill_jax.report.page.data import run_document
+from reskill_jax.report.page.figures import (
+    mean_interval,
+    posterior,
+    rate,
+    within_groups,
+)
+from reskill_jax.report.page.html import page
+from reskill_jax.report.page.library import words
+from reskill_jax.report.page.played import Row, read_played
+from reskill_jax.report.page.reading import Reader
+from reskill_jax.report.page.trials import bounds, unexposed, win_loss
+from reskill_jax.skills.skill import Trigger
+from reskill_jax.trials import paired
+from reskill_jax.workdir import Workdir
+
+
+def document(workdir, *others):
+    return run_document(workdir, others, lambda document: document, "today")
+
+
+def test_a_run_without_steps_has_a_report(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.root.mkdir()
+    workdir.config.write_text("{}")
+    found = document(workdir)
+    assert found["run"]["state"] == "stopped"
+    assert (found["episodes"], found["evals"], found["training"]) == ([], [], [])
+    assert write_report(workdir).exists()
+
+
+def test_what_a_killed_run_left_torn_is_left_out_and_the_damaged_is_named(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    for path in (workdir.metrics, workdir.trials):
+        path.write_text(path.read_text() + '{"phase": "tr')
+    with (workdir.episodes / "train-00001.jsonl").open("a") as file:
+        file.write('[1]\n{"task": 3}\nnonsense\n')
+    (workdir.root / "traceback.txt").write_text("Traceback\nValueError: no room")
+    found = document(workdir)
+    problems = "\n".join(found["run"]["problems"])
+    assert len(found["run"]["problems"]) == 3
+    assert problems.count("train-00001.jsonl, line ") == 3
+    assert found["run"]["crash"] == "ValueError: no room"
+    assert len(found["episodes"]) == 28
+    assert len(found["trials"]["list"]) == 1
+
+
+def test_a_run_at_work_is_told_from_one_that_stopped(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    with workdir.lock():
+        assert document(workdir)["run"]["state"] == "running"
+    assert document(workdir)["run"]["state"] == "stopped"
+
+
+def test_secrets_do_not_get_into_a_page(tmp_path, monkeypatch):
+    secret = "a secret of this machine"
+    monkeypatch.setenv("SOME_API_KEY", secret)
+    workdir = write_run(tmp_path / "run", text=f"{secret} hf_abcdefghijklmnop")
+    text = write_report(workdir).read_text()
+    assert "*** ***" in text
+    assert "secret" not in text.partition('id="data"')[2].partition("</script>")[0]
+    assert "hf_abc" not in text
+
+
+def test_without_room_evaluations_and_the_newest_steps_stay(tmp_path):
+    workdir = write_run(tmp_path / "run", steps=6, groups=4)
+    whole = read_played(Reader(workdir), {}, lambda step: True, lambda d: d)
+    assert whole.left_out == 0
+    size = sum(len(json.dumps(e)) for e in whole.shown)
+    part = read_played(Reader(workdir), {}, lambda step: True, lambda d: d, size // 2)
+    assert part.rows == whole.rows
+    assert part.left_out == len(whole.shown) - len(part.shown) > 0
+    assert sum(len(json.dumps(e)) for e in part.shown) <= size // 2
+    kept = [(e["phase"], e["step"]) for e in part.shown]
+    assert kept.count(("eval", 0)) == kept.count(("eval", 6)) == 2
+    assert kept.count(("train", 6)) == 16
+    assert 4 in {kept.count(("train", step)) for step in range(6)}  # a first group
+    assert f"{len(part.shown):,} of {len(whole.rows):,}" in part.note
+
+
+def test_advantages_are_those_of_the_update(tmp_path):
+    workdir = write_run(tmp_path / "run", steps=1, groups=1, rollouts=2)
+    lines = [episode(1, index=i, success=i == 1) for i in range(2)]
+    write_lines(workdir.episodes / "train-00001.jsonl", lines)
+    shown = document(workdir)["episodes"]
+    lost, won = [e for e in shown if e["phase"] == "train"]
+    assert [t["adv"] for t in won["turns"]] == pytest.approx(
+        [2**-0.5, 2**-0.5 - 0.1, 2**-0.5], abs=1e-4
+    )
+    assert lost["turns"][0]["adv"] == pytest.approx(-(2**-0.5), abs=1e-4)
+    evaluated = [e for e in shown if e["phase"] == "eval"]
+    assert all("adv" not in turn for e in evaluated for turn in e["turns"])
+
+
+def test_wins_are_counted_within_groups():
+    def row(group, bank, success):
+        return Row("train", 1, "train", "t", "kind", group, bank, success)
+
+    rows = [row(0, "old", False), row(0, "new", True), row(0, "new", False)]
+    rows += [row(1, "old", True), row(1, "new", True), row(2, "new", True)]
+    rows += [row(3, "old", True), row(3, "new", False), row(3, "other", True)]
+    found = win_loss(rows, "old", "new")
+    assert [(g["group"], g["outcome"]) for g in found] == [
+        (0, "win"),
+        (1, "tie"),
+        (3, "loss"),
+    ]
+    assert (found[0]["new"], found[0]["old"]) == ([1, 2], [0, 1])
+
+
+def test_the_effect_within_groups_is_the_trials():
+    groups = [(1, 2, 0, 1), (3, 4, 2, 4), (1, 1, 0, 0), (0, 2, 2, 2)]
+    y = [[y0, y1] for y1, _, y0, _ in groups]
+    n = [[n0, n1] for _, n1, _, n0 in groups]
+    wanted = paired.effect_of_sums(paired.paired_sums(y, n)[0])
+    assert within_groups(groups) == pytest.approx([float(v) for v in wanted], abs=1e-6)
+    assert within_groups([(1, 1, 0, 0)]) is None
+
+
+def test_episodes_in_which_nothing_could_differ_are_compared_by_themselves():
+    def row(bank, success, *actions):
+        return Row("train", 1, "train", "t", "kind", 0, bank, success, actions)
+
+    rows = [row("old", True, "look"), row("new", False, "look", "x")]
+    rows += [row("old", True, "go", "x"), row("new", True, "go", "x")]
+    triggers = (Trigger("action_pattern", "^go"),)
+    found = unexposed(rows, "old", "new", triggers)
+    assert (found["effect"], found["episodes"]) == (-1.0, [1, 1])
+    assert unexposed(rows, "old", "new", (Trigger(),))["effect"] is None
+    assert unexposed(rows, "old", "new", None) is None
+
+
+def test_stop_bounds_are_those_of_the_trial():
+    rule = {
+        "mode": "paired",
+        "max_steps": 8,
+        "early_accept": 0.9,
+        "early_reject": 0.1,
+        "accept_probability": 0.7,
+    }
+    limits = paired.Bounds(0, 8, 0, 0.9, 0.1, 0.7)
+    for step, (low, high) in enumerate(bounds(rule, 8, deletes=False)):
+        for chance, wanted in ((high + 1e-4, 1), (low - 1e-4, -1)):
+            assert int(paired.verdict(chance, step, 99, limits)) == wanted
+    assert bounds(rule | {"mode": "paper"}, 8, deletes=False) is None
+
+
+@settings(deadline=None)
+@given(st.floats(-1, 1), st.floats(0.01, 1), st.floats(0.01, 0.2))
+def test_the_posterior_is_the_one_that_decides(effect, error, prior):
+    mean, sd = posterior(effect, error, prior)
+    chance = 0.5 * (1 + math.erf((mean - 0.01) / sd / 2**0.5))
+    wanted = paired.probability_above(effect, error, prior, 0.01)
+    assert chance == pytest.approx(float(wanted), abs=1e-4)
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_intervals_hold_their_rate(won, played):
+    found = rate(min(won, played), played)
+    assert 0 <= found["low"] <= found["rate"] + 1e-12
+    assert found["rate"] - 1e-12 <= found["high"] <= 1
+
+
+def test_small_samples_have_wide_intervals():
+    assert mean_interval([0.5]) == {"mean": 0.5, "n": 1, "half": None}
+    assert mean_interval([0.4, 0.6])["half"] == pytest.approx(1.2706, abs=1e-4)
+
+
+@given(st.text(), st.text())
+def test_word_diffs_hold_both_texts(old, new):
+    parts = words(old, new)
+    assert "".join(text for kind, text in parts if kind != "+") == old
+    assert "".join(text for kind, text in parts if kind != "-") == new
+
+
+@given(st.text())
+def test_no_text_ends_the_data(text):
+    html = page({"run": text})
+    data = html.partition('id="data">')[2].partition("</script>")[0]
+    assert json.loads(data) == {"run": text}
+
+
+def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
+    ours = [write_run(tmp_path / f"a{s}", config=CONFIG | {"seed": s}) for s in (1, 2)]
+    grpo = CONFIG | {"strategy": {"name": "grpo"}, "seed": 1}
+    other = write_run(tmp_path / "g", config=grpo)
+    evaluated = [episode(3, g, split="seen", success=True, arm=0) for g in range(2)]
+    write_lines(other.episodes / "eval-00003.jsonl", evaluated)
+    found = document(ours[0], ours[1], other)["comparison"]
+    assert found["groups"] == ["strategy.name=reskill", "strategy.name=grpo"]
+    assert (found["step"], found["splits"]) == (3, ["seen"])
+    [difference] = found["differences"]
+    assert difference["tasks"]["mean"] == 0.5  # of two tasks, one is won by both
+    assert difference["wins"] == [1, 1, 0]
+    text = other.metrics.read_text().replace("2:abcdef", "2:another")
+    other.metrics.write_text(text)
+    found = document(ours[0], other)["comparison"]
+    assert (found["splits"], found["differences"]) == ([], [])
+    assert "different tasks" in found["unlike"][0]
