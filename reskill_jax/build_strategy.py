@@ -66,6 +66,8 @@ def make_strategy(
             bank_problem=prompts.bank_problem,
         ),
         make_desk=partial(make_desk, config, environment.rules, calls, servers),
+        split=config.adapt.split,
+        frozen=config.adapt.frozen,
     )
     make: Callable[[], Strategy] = partial(find_strategy(config.strategy.name), setup)
     if config.strategy.name not in STRATEGIES:

@@ -66,6 +66,7 @@ def get_config(environment: str) -> ConfigDict:
     c.seed = 42  # of everything random in a run
     c.num_steps = 150  # training steps
     _add_tasks(c, environment)
+    _add_adaptation(c)
     _add_policy(c)
     _add_rollouts(c)
     _add_vllm(c)
@@ -125,6 +126,13 @@ def _add_tasks(c: ConfigDict, environment: str) -> None:
     c.prompt.max_tokens = 4096  # older turns are left out beyond that
     c.prompt.actions = True  # list the admissible actions
     c.prompt.history = 50  # turns that the paper layout shows
+
+
+def _add_adaptation(c: ConfigDict) -> None:
+    """Adaptation without gradients: the same loop, with weights that stay."""
+    c.adapt = ConfigDict()
+    c.adapt.frozen = False  # the policy never learns; --mode=adapt sets it
+    c.adapt.split = "train"  # whose tasks are played then
 
 
 def _add_policy(c: ConfigDict) -> None:

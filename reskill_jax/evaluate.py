@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -124,16 +126,20 @@ def evaluate_run(
     with ExitStack() as resources:
         environment = build.load_environment(config)
         panels = build.load_panels(config, environment)
-        policy = build.load_policy(config, weights=False)
+        adapts = config.adapt.frozen
+        policy = build.load_policy(config, weights=adapts)
         checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
         resources.callback(checkpointer.close)
-        template = {"params": policy.params}
+        # A policy that never learns is in no checkpoint, see `run.Run.arrays`.
+        step_only = {"step": jax.ShapeDtypeStruct((), jnp.int32)}
+        template = step_only if adapts else {"params": policy.params}
         restored = checkpointer.restore(template, step, partial=True)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
-        if policy.frozen is not None:
+        if adapts or policy.frozen is not None:
             build.check_base(restored.host, build.describe_base(policy.directory))
-        params = policy.join(restored.arrays["params"])
+        weights = policy.params if adapts else restored.arrays["params"]
+        params = policy.join(weights)
         engine, _ = build.make_engine(config, policy, params, restored.step, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)
         find_strategy(config.strategy.name)  # its module registers its contexts

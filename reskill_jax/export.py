@@ -72,6 +72,11 @@ def export_run(
         CheckpointError: the weights that adapters were trained on have changed.
     """
     refuse_existing(output)
+    if config.adapt.frozen:
+        raise ValueError(
+            "config.adapt.frozen=True: the run has no weights of its own: those of "
+            f"config.policy.path={config.policy.path!r} are all there are"
+        )
     source = build.policy_directory(config)
     decoder, lora = load_config(source), config.policy.lora
     if adapters and not lora.rank:

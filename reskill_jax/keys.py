@@ -166,6 +166,8 @@ TABLE: dict[str, Values] = {
     "prompt.max_tokens": _integer(64),
     "prompt.actions": _FLAG,
     "prompt.history": _integer(0),
+    "adapt.frozen": _FLAG,
+    "adapt.split": _NAME,
     "policy.path": _TEXT,
     "policy.dtype": _choice("float32", "bfloat16"),
     "policy.attention": _choice("auto", *BACKENDS),
@@ -187,7 +189,7 @@ TABLE: dict[str, Values] = {
     "rollout.concurrency": _integer(1),
     "rollout.overlap": _choice(0, 1),
     "engine.name": _choice("jax", "vllm"),
-    "engine.max_sequences": _integer(1),
+    "engine.max_sequences": _integer(1, 65536),  # their blocks are counted in int32
     "engine.block_size": _integer(1),
     "engine.prefill_rows": _integer(1),
     "engine.decode_rows": _integer(0),

@@ -1,6 +1,8 @@
 r"""The command line.
 
     python -m reskill_jax.main --config=configs/ENVIRONMENT.py:cpu --workdir=runs/a
+    python -m reskill_jax.main --mode=adapt --config=configs/OTHER.py --workdir=runs/b \
+        --config.policy.path=policies/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
         --config.mesh.fsdp=1 --config.eval.max_tasks=50
     python -m reskill_jax.main --mode=show --workdir=runs/a
@@ -14,9 +16,10 @@ r"""The command line.
     python -m reskill_jax.main --config=configs/ENVIRONMENT.py --workdir=/shared/a \
         --distributed                                # the same on every host
 
-`train`, the default, starts a run or resumes it; any key of the configuration can be
-changed by a flag such as ``--config.seed=1``. `compile` tells what a run would need of
-devices that need not be there. The other modes look at a run; evaluation and export
+`train`, the default, starts a run or resumes it; `adapt` does the same with a policy
+that never learns. Any key of the configuration can be changed by a flag such as
+``--config.seed=1``. `compile` tells what a run would need of devices that need not be
+there. The other modes look at a run; evaluation and export
 take flags for where they run and for what is evaluated.
 """
 
@@ -47,7 +50,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "export", "show", "report", "compile", "doctor"],
+    ["train", "adapt", "evaluate", "export", "show", "report", "compile", "doctor"],
     "What to do.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
@@ -124,9 +127,9 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
     mode = f"--mode={_MODE.value}"
     if len(argv) > 1:
         yield f"unexpected arguments {argv[1:]}: flags begin with --"
-    if many and _MODE.value not in ("train", "doctor"):
+    if many and _MODE.value not in ("train", "adapt", "doctor"):
         yield f"{mode} runs in one process"
-    if _MODE.value in ("train", "compile", "doctor") and _CONFIG.value is None:
+    if _MODE.value in ("train", "adapt", "compile", "doctor") and _CONFIG.value is None:
         yield f"{mode} needs --config, a file such as those in configs/"
     if not _WORKDIR.value and _MODE.value != "compile":
         yield f"{mode} needs --workdir, a run's directory"
@@ -136,12 +139,12 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
         yield f"--compare={','.join(_COMPARE.value)} needs --mode=report"
     if _FOLLOW.value and _MODE.value != "show":
         yield "--follow needs --mode=show"
-    if _MODE.value == "train" and _STEP.value is not None:
+    if _MODE.value in ("train", "adapt") and _STEP.value is not None:
         yield (
             f"--step={_STEP.value} has no meaning with {mode}, which goes on from the "
             "newest checkpoint: leave it out, or choose --mode=evaluate or export"
         )
-    if _MODE.value == "train" and _OUTPUT.value:
+    if _MODE.value in ("train", "adapt") and _OUTPUT.value:
         yield (
             f"--output={_OUTPUT.value!r} has no meaning with {mode}: leave it out, or "
             "choose --mode=export"
@@ -274,6 +277,8 @@ def _train(workdir: Workdir) -> None:
     from reskill_jax.validate import validate  # noqa: PLC0415
 
     config = _CONFIG.value
+    if _MODE.value == "adapt":
+        config.adapt.frozen = True
     keep_freed_memory()
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))

@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import optax
 from ml_collections import ConfigDict
 
 from reskill_jax.build import (
+    Policy,
     Tasks,
     check_base,
     describe_base,
@@ -48,11 +50,14 @@ class Run:
         checkpointer: keeps states.
         state: what an update changes.
         frozen: what adapters are on; None without adapters.
-        base: which weights that is, for checkpoints; None without adapters.
+        base: which weights stay as they are, for checkpoints: those, or those of a
+            policy that never learns; None without either.
         version: of the weights, the last step that trained them.
         failed_groups: groups that were dropped so far.
+        episodes: that the strategy has seen so far.
+        calls: to language models so far.
         reference: the weights that the KL term compares with; None without one.
-        update: one step of GRPO.
+        update: one step of GRPO; None for a policy that never learns.
         meter: measures what skills do at some turns.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
         resources: keeps what has to be closed.
@@ -71,11 +76,18 @@ class Run:
     base: dict[str, str] | None
     version: int
     failed_groups: int
+    episodes: int
+    calls: float
     reference: Params | Adapted | None
-    update: Update
+    update: Update | None
     meter: SkillMeter
     ahead: Any
     resources: ExitStack
+
+    @property
+    def arrays(self) -> Any:
+        """What a checkpoint holds; weights that never change are not in it."""
+        return {"step": self.state.step} if self.update is None else self.state
 
     @property
     def weights(self) -> Any:
@@ -107,16 +119,21 @@ def open_run(
     environment, panels = tasks or load_tasks(config)
     checkpointer = Checkpointer(workdir.checkpoints, config.checkpoint.keep)
     resources.callback(checkpointer.close)
+    adapts = config.adapt.frozen
     # The weights to start from would be a fourth copy beside the checkpoint's three.
-    policy = load_policy(config, weights=checkpointer.latest() is None)
-    reference = make_reference(config, policy)
-    tx, update = make_grpo(config, policy.config, policy.mesh)
-    fresh = abstract_state(policy.params, tx, policy.mesh)
-    done, state, host = checkpointer.restore(fresh) or Restored(
-        0, init_state(policy.params, tx, policy.mesh), {}
-    )
+    policy = load_policy(config, weights=adapts or checkpointer.latest() is None)
+    reference, update = None, None
+    if adapts:
+        done, state, host = _frozen_state(policy, checkpointer)
+    else:
+        reference = make_reference(config, policy)
+        tx, update = make_grpo(config, policy.config, policy.mesh)
+        fresh = abstract_state(policy.params, tx, policy.mesh)
+        done, state, host = checkpointer.restore(fresh) or Restored(
+            0, init_state(policy.params, tx, policy.mesh), {}
+        )
     version = host.get("version", 0)
-    base = describe_base(policy.directory) if policy.frozen else None
+    base = describe_base(policy.directory) if policy.frozen or adapts else None
     check_base(host, base)
     engine, servers = make_engine(
         config, policy, policy.join(state.params), version, resources
@@ -141,9 +158,22 @@ def open_run(
         base=base,
         version=version,
         failed_groups=host.get("failed_groups", 0),
+        episodes=host.get("episodes", 0),
+        calls=host.get("calls", 0.0),
         reference=reference,
         update=update,
         meter=make_meter(config, policy.config, policy.mesh),
         ahead=host.get("ahead"),
         resources=resources,
     )
+
+
+def _frozen_state(policy: Policy, checkpointer: Checkpointer) -> Restored:
+    """Make the state of a policy that never learns: its checkpoints have no weights."""
+    tx = optax.identity()
+    state = init_state(policy.params, tx, policy.mesh)
+    step = abstract_state(policy.params, tx, policy.mesh).step
+    restored = checkpointer.restore({"step": step})
+    if restored is None:
+        return Restored(0, state, {})
+    return restored._replace(arrays=state)

@@ -71,7 +71,9 @@ def train(
                     config.eval.max_failed_share,
                 )
             if logbook:
-                logbook.evaluation(run.done, metrics, episodes, run.panels.held_out)
+                logbook.evaluation(
+                    run.done, metrics | _spent(run), episodes, run.panels.held_out
+                )
             run.evaluation_due = False
             return metrics
 
@@ -80,7 +82,7 @@ def train(
                 "ahead": batches.state(),
                 "evaluation_due": run.evaluation_due,
             }
-            run.checkpointer.save(run.done, run.state, host)
+            run.checkpointer.save(run.done, run.arrays, host)
             run.saved = run.done
 
         snapshot: dict[str, Any] = {}
@@ -98,15 +100,14 @@ def train(
                     effects, learned = _observe(run, batch, step)
                 metrics = batch.metrics(run.version) | effects | learned.metrics
                 metrics |= _update(config, run, batches, batch, step)
+                metrics |= _spend(run, batch, learned)
                 metrics["time/step"] = time.perf_counter() - started
                 if logbook:
                     logbook.step(
                         step, metrics, batch.episodes, learned, run.strategy.incumbent
                     )
                 run.done, snapshot = step, _snapshot(run)
-                run.evaluation_due = bool(run.panels.held_out) and _due(
-                    step, config.eval.every, config.num_steps
-                )
+                run.evaluation_due = _must_evaluate(config, run, learned)
                 termination.check()
                 if run.evaluation_due:
                     held_out = evaluation()
@@ -140,7 +141,7 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         only_whole_groups=True,
         meter=config.meter.share,
     )
-    return Planned(episodes, plan.training_groups)
+    return Planned(episodes, () if run.update is None else plan.training_groups)
 
 
 def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
@@ -160,8 +161,30 @@ def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
 
 def _observe(run: Run, batch: Batch, step: int) -> tuple[dict[str, float], Learned]:
     """Measure what skills do to the policy, then let the strategy learn from it all."""
-    effects = run.meter(run.state.params, batch.episodes)
+    effects = run.meter(run.weights, batch.episodes)
     return effects, run.strategy.observe(step, batch.episodes)
+
+
+def _must_evaluate(config: ConfigDict, run: Run, learned: Learned) -> bool:
+    """Tell whether there is an evaluation after a step; in adaptation at decisions."""
+    decided = run.update is None and bool(learned.decisions)
+    due = decided or _due(run.done, config.eval.every, config.num_steps)
+    return due and bool(run.panels.held_out)
+
+
+def _spend(run: Run, batch: Batch, learned: Learned) -> dict[str, float]:
+    """Count what adaptation costs: episodes, and calls to language models."""
+    spent = [learned.metrics.get(f"{who}/calls", 0.0) for who in ("creator", "writer")]
+    run.episodes += len(batch.episodes)
+    run.calls += sum(spent)
+    return _spent(run)
+
+
+def _spent(run: Run) -> dict[str, float]:
+    """Return what adaptation has cost so far; nothing where the policy learns."""
+    if run.update is not None:
+        return {}
+    return {"adapt/episodes": float(run.episodes), "adapt/calls": run.calls}
 
 
 def _update(
@@ -177,7 +200,7 @@ def _update(
         batches.start(step + 1, run.weights, run.version)
     elif batch.train:
         batches.sleep()  # the engine's memory is the update's
-    if batch.train:
+    if batch.train and run.update is not None:
         with activity(f"step {step}: updating the policy"):
             run.state, metrics = run.update(
                 run.state,
@@ -201,6 +224,8 @@ def _snapshot(run: Run) -> dict[str, Any]:
         "drawn": run.stream.drawn,
         "version": run.version,
         "failed_groups": run.failed_groups,
+        "episodes": run.episodes,
+        "calls": run.calls,
         **({"base": run.base} if run.base else {}),
     }
 

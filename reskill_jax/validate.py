@@ -140,8 +140,10 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
             **config.strategy,
             group_size=grpo.group_size,
             trial_preset=config.trial.preset,
+            frozen=config.adapt.frozen,
         ),
     )
+    yield "adapt", _adaptation_problems(config)
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
@@ -206,6 +208,24 @@ def _trial_checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
                 f"name='uniform' is the same as 'reskill' with trial.epsilon="
                 f"{trial.epsilon:g}: use config.trial.preset='paper'"
             ],
+        )
+
+
+def _adaptation_problems(config: ConfigDict) -> Iterator[str]:
+    split = config.adapt.split
+    if not config.adapt.frozen and split != "train":
+        yield (
+            f"split={split!r}: a policy learns on train: leave it, or use --mode=adapt"
+        )
+    if config.adapt.frozen and split in config.eval.splits:
+        yield (
+            f"split={split!r} is evaluated on, too: adapt on tasks that "
+            f"eval.splits={tuple(config.eval.splits)} does not have"
+        )
+    if config.adapt.frozen and config.policy.lora.rank:
+        yield (
+            f"frozen=True: policy.lora.rank={config.policy.lora.rank} would make "
+            "adapters that never learn: export the run merged, and set the rank to 0"
         )
 
 

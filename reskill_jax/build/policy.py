@@ -170,17 +170,17 @@ def make_adapters(
 
 
 def describe_base(directory: Path) -> dict[str, str]:
-    """Say which weights adapters are on, for the host document of a checkpoint."""
+    """Say which weights never change, for the host document of a checkpoint."""
     with activity(f"reading the digest of the weights in {directory}"):
         return {"path": str(directory), "digest": digest_of_weights(directory)}
 
 
 def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
-    """Refuse adapters of a checkpoint on other weights than those it was trained on.
+    """Refuse a checkpoint beside other weights than those that it was written beside.
 
     Args:
         host: of the checkpoint; empty: there is none.
-        base: of `describe_base`; None without adapters.
+        base: of `describe_base`; None where the checkpoint has all weights itself.
 
     Raises:
         CheckpointError: the weights are others.
@@ -190,8 +190,8 @@ def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
     stored = host.get("base") or {}
     if stored.get("digest") != base["digest"]:
         raise CheckpointError(
-            f"the checkpoint's adapters were trained on the weights of "
-            f"{stored.get('path')!r}, digest {str(stored.get('digest'))[:12]}, but "
+            f"the checkpoint belongs to the weights of {stored.get('path')!r}, digest "
+            f"{str(stored.get('digest'))[:12]}, but "
             f"{base['path']!r} has {base['digest'][:12]}: bring those weights back, or "
             "choose another --workdir"
         )

@@ -137,13 +137,16 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
             key = "max_tasks" if name == "limit" else "splits"
             raise ValueError(f"config.eval.{key}: {error}") from error
 
+    split = config.adapt.split
     with activity("reading the tasks"), section(config, "env"):
-        train = load("train", None)
+        train = load(split, None)
         held_out = {split: load_held_out(split) for split in config.eval.splits}
     if not train.tasks:
-        raise ValueError(f"config.env.name={config.env.name!r}: its train has no tasks")
+        raise ValueError(
+            f"config.env.name={config.env.name!r}: its {split} has no tasks"
+        )
     held_out = {split: panel for split, panel in held_out.items() if panel.tasks}
-    check_disjoint({"train": train} | held_out)
+    check_disjoint({split: train} | held_out)
     try:
         check_pins(held_out, config.eval.panel)
     except ValueError as error:

@@ -68,7 +68,9 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     The mean reward stands in brackets where it says more than success.
     """
     header = " ".join(f"{one_line(split):>13}" for split in splits)
-    yield f"{'step':>6} {'training':>9} {header}"
+    adapts = any(_SPENT[0] in line for line in lines)  # without gradients
+    spent = f" {'episodes':>9} {'calls':>6}" if adapts else ""
+    yield f"{'step':>6} {'training':>9} {header}{spent}"
     played: list[tuple[float, float]] = []
     panels: dict[str, str] = {}
     graded = False
@@ -81,6 +83,9 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
             cells = [f"{_cell(means):>9}" if played else " " * 9]
             found = [_rate(line, split) for split in splits]
             cells += [f"{_cell(rate) if rate else 'void':>13}" for rate in found]
+            if adapts:
+                counts = [int(line.get(key, 0)) for key in _SPENT]
+                cells.append(f"{counts[0]:9d} {counts[1]:6d}")
             yield f"{line['step']:6d} {' '.join(cells)}"
             graded = graded or any("(" in cell for cell in cells)
             played = []
@@ -90,6 +95,9 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     for split in splits:
         label = one_line(str(panels.get(split, "not recorded")))
         yield f"{one_line(split)}: tasks {label} (count:hash)"
+
+
+_SPENT = ("adapt/episodes", "adapt/calls")
 
 
 def _rate(line: Mapping[str, Any], split: str) -> tuple[float, float] | None:

@@ -197,6 +197,8 @@ class Setup:
         resources: what contexts need and JSON cannot hold, by name.
         make_desk: makes what writes texts for the strategy, by the rules of the
             environment or with the creator's language model; its argument does a job.
+        split: whose tasks are drawn.
+        frozen: whether the policy never learns, whatever plans say (adaptation).
     """
 
     settings: Mapping[str, Any]
@@ -210,6 +212,8 @@ class Setup:
     make_creator: Callable[[bool], Creator]
     resources: Mapping[str, Any] = field(default_factory=dict)
     make_desk: Callable[[Work], Desk] = lambda work: Desk(OfflineWriter(), work)
+    split: str = "train"
+    frozen: bool = False
 
     def load_bank(self) -> SkillBank:
         """Load the bank that the settings name, an empty one where they name none.

@@ -15,7 +15,7 @@ def check_reservoir(reservoir: Reservoir, setup: Setup) -> None:
         ValueError: as above.
     """
     needed = setup.settings["reservoir_min"]
-    panel = len(setup.panel("train", None))
+    panel = len(setup.panel(setup.split, None))
     tasks = min(panel, reservoir.window * setup.tasks_per_step)
     most = reservoir.most(tasks)
     if needed > most:

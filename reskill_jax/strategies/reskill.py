@@ -42,6 +42,7 @@ from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import Decision, TrialConfig
 
+_ALL_EPISODES = 1e9
 _PACE = 4  # steps that a trial takes on average
 
 
@@ -69,7 +70,10 @@ def make(
     settings = setup.settings
     reservoir = Reservoir(settings["reservoir_size"])
     check_reservoir(reservoir, setup)
-    changes = {**(trial or {}), "frozen_policy": stages is not None}
+    frozen = stages is not None or setup.frozen
+    changes = {**(trial or {}), "frozen_policy": frozen}
+    if setup.frozen:  # nothing drifts: all that is known of the incumbent stays true
+        changes["carry_over"] = _ALL_EPISODES
     trial_config = TrialConfig()  # an ablation without trials needs no other
     if not auto_accept:
         trial_config = make_config(setup.trial, _shape(setup), **changes)

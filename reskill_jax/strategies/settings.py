@@ -13,6 +13,7 @@ def problems(
     name: str,
     bank: str,
     candidates: int,
+    frozen: bool,
     reservoir_size: int,
     reservoir_min: int,
     group_size: int,
@@ -25,6 +26,7 @@ def problems(
         name: of the strategy.
         bank: directory of skills to start from; empty: none.
         candidates: proposals on trial at once, at most.
+        frozen: whether the policy never learns.
         reservoir_size: episodes kept for the creator.
         reservoir_min: episodes before it is asked.
         group_size: rollouts per task.
@@ -51,6 +53,11 @@ def problems(
         yield (
             f"candidates={candidates}: a trial of preset={trial_preset!r} has one, "
             "those of preset='ours' take more"
+        )
+    if frozen and name in ("skill_first", "policy_first"):
+        yield (
+            f"name={name!r} has a stage in which the policy learns, and this one is "
+            "frozen: use name='reskill'"
         )
     if reservoir_min > reservoir_size:
         yield (

@@ -50,6 +50,7 @@ _TEXTS = {
     "creator.llm.name": ("", "a-model"),
     "creator.llm.base_url": ("", "http://localhost:8000/v1"),
     "creator.llm.api_key_variable": ("", "MADE_KEY"),
+    "adapt.split": ("train",),
     "embedder.encoder": ("",),
     "embedder.model": ("", "a-model"),
     "embedder.base_url": ("", "http://localhost:8000/v1"),
