@@ -19,8 +19,12 @@ from grpo_cases import (
 
 from reskill_jax.codec import encode
 from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.grpo.scoring import make_logprobs
 from reskill_jax.grpo.skill_meter import make_skill_meter
 from reskill_jax.grpo.update import make_update
+from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import TARGETS, Adapted, init_adapters, merge
 from reskill_jax.rollout.episode import Ablation
 
 SKILL = VOCAB  # a token that no episode has; it stands for the skill's words
@@ -144,3 +148,30 @@ def test_updates_are_the_same_bit_for_bit_after_the_meter():
     ]
     jax.tree.map(np.testing.assert_array_equal, *(end[0].params for end in ends))
     assert ends[0][1] == ends[1][1]
+
+
+def test_adapters_are_scored_as_the_weights_that_they_are_merged_into():
+    config = DecoderConfig(
+        vocab_size=VOCAB + 1,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    base = jax.tree.map(lambda x: 3 * x, init(config, jax.random.key(0)))
+    generator = np.random.default_rng(1)
+    adapters = jax.tree.map(
+        lambda x: np.float32(generator.normal(0, 0.3, x.shape)),
+        init_adapters(base, tuple(TARGETS), 2, jax.random.key(1)),
+    )
+    adapted = Adapted(base, adapters, 2.0)
+    meter = meter_of(make_logprobs(config))
+    found = []
+    for params in (adapted, merge(adapted), base):
+        episodes = with_skill()
+        meter(params, episodes)
+        found.append(np.array(effects(episodes)))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+    assert np.abs(found[0] - found[2]).max() > 0.01
