@@ -53,6 +53,7 @@ def train(
                     workdir,
                     config.num_steps,
                     run.done,
+                    not run.evaluation_due,
                     config.grpo.logprob_diff_warning,
                     config.report.trackers,
                     flatten(config.to_dict()),

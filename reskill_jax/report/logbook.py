@@ -37,6 +37,7 @@ class Logbook:
         workdir: of the run.
         total: steps of the run.
         done: steps that were done before this process.
+        evaluated: whether their state was evaluated, too; else it will be.
         logprob_diff_warning: nats by which sampler and trainer may differ on average
             without a warning.
         trackers: names of those that show the run as well.
@@ -50,6 +51,7 @@ class Logbook:
         workdir: Workdir,
         total: int,
         done: int,
+        evaluated: bool,
         logprob_diff_warning: float,
         trackers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
@@ -57,7 +59,8 @@ class Logbook:
         self._workdir = workdir
         self._logprob_diff_warning = logprob_diff_warning
         start = done + 1 if done else 0
-        self._writer = MetricWriter(workdir.metrics, start)
+        evaluation = start if evaluated else done
+        self._writer = MetricWriter(workdir.metrics, start, evaluation)
         self._progress = Progress(total, done)
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))
