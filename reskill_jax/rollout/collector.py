@@ -27,6 +27,7 @@ from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.meter import Recorder
+from reskill_jax.rollout.metrics import length_metrics
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.storage import well_formed
 from reskill_jax.terminal import activity
@@ -290,17 +291,18 @@ def rollout_metrics(
     prompt = sum(turn.trunk_length + len(turn.branch) for turn in turns)
     names = sorted({name for episode in episodes for name in episode.scores})
     count = max(len(turns), 1)  # an episode may be over before its first turn
-    return {
+    figures = {
         f"{prefix}/success": float(np.mean([e.success for e in episodes])),
         f"{prefix}/reward": float(np.mean([e.reward for e in episodes])),
         f"{prefix}/turns": len(turns) / len(episodes),
         f"{prefix}/valid": sum(turn.valid for turn in turns) / count,
         f"{prefix}/prompt_tokens": prompt / count,
-        f"{prefix}/response_tokens": sampled / count,
         f"{prefix}/windows": float(np.mean([len(e.trunks) for e in episodes])),
         f"time/{prefix}": seconds,
         f"speed/{prefix}_tokens": sampled / seconds,
-    } | {
+    }
+    scores = {
         f"{prefix}/{name}": float(np.mean([e.scores.get(name, 0.0) for e in episodes]))
         for name in names
     }
+    return figures | length_metrics(episodes, prefix) | scores
