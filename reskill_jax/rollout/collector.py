@@ -78,6 +78,7 @@ class Collector:
         what: str = "playing",
         only_whole_groups: bool = False,
         meter: float = 0.0,
+        by_task: bool = False,
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -96,6 +97,8 @@ class Collector:
                 others of that group then count as lost, too.
             meter: share of the tokens that is to be scored without a skill; see
                 `rollout.meter`.
+            by_task: sampling follows from a task's id, not from its place among the
+                tasks, so that it is the same beside others; ids must differ.
 
         Returns:
             The episodes, ordered by group, then by index within the group; with those
@@ -108,7 +111,9 @@ class Collector:
             nonlocal ended
             async with gate:
                 context = contexts[episode.arm]
-                played = await self._attempt(episode, context, sampling, seed, meter)
+                place = episode.task.id if by_task else episode.group
+                session = f"{seed}/{place}/{episode.index}"
+                played = await self._attempt(episode, context, sampling, session, meter)
             ended += 1
             return played
 
@@ -143,11 +148,10 @@ class Collector:
         blank: Episode,
         context: Context,
         sampling: Sampling,
-        seed: int,
+        session: str,
         meter: float,
     ) -> Episode:
         """Play an episode, from its beginning again where it was lost."""
-        session = f"{seed}/{blank.group}/{blank.index}"
         attempt = 1
         while True:
             episode = replace(blank, trunks=[], turns=[])

@@ -25,7 +25,7 @@ function overview(data) {
     empty: "Nothing was evaluated or trained yet.",
     series: [...splitSeries(data), { name: "training, mean of 5 steps", points: moving(data.training), plain: true }, { name: "training, each step", points: data.training.map((p) => [p.step, p.rate]), dots: true, paint: "var(--rule)" }].filter((line) => line.points.length),
     marks: decided.map((t) => ({ x: t.step, verdict: t.verdict, text: `step ${t.step}: ${t.verdict}: ${t.operations.join(", ")}` })) }));
-  if (last) nodes.push(...byKind(data, last));
+  if (last) nodes.push(...byKind(data, last), ...sampled(data, last));
   if (!run.has_bank && !decided.length) nodes.push(h("p", { class: "note" }, "This run's method (", bdi(run.strategy), ") keeps no library of skills, or none was written yet."));
   return nodes;
 }
@@ -33,6 +33,20 @@ function overview(data) {
 function splitSeries(data) {
   const names = [...new Set(data.evals.flatMap((e) => Object.keys(e.splits)))];
   return names.map((split) => ({ name: split, points: data.evals.filter((e) => e.splits[split]).map((e) => { const f = e.splits[split]; return [e.step, f.rate, f.low, f.high]; }) }));
+}
+
+/** Success of samples, where evaluations have some beside the greedy episodes. */
+function sampled(data, last) {
+  const splits = Object.keys(last.splits).filter((x) => last.splits[x].sampled), nodes = [];
+  for (const split of splits) {
+    const now = last.splits[split].sampled, names = Object.keys(now.all), shown = [names[0], names[names.length - 1]].filter((name, i, all) => all.indexOf(name) === i);
+    const cell = (found) => found ? [percent(found.rate), h("span", { class: "note" }, " " + interval(found))] : "\u2013";
+    const row = (place, figures) => [place, ...names.map((name) => cell(figures[name]))];
+    nodes.push(h("h3", null, "Sampled success, ", bdi(split)), h("p", { class: "note" }, `${now.samples} episodes per task at temperature ${now.temperature}, tasks `, bdi(last.panels[split] || "not recorded"), ". mean@n is their success, pass@k the chance that one of k succeeds; 95% intervals count tasks, since samples of one task are alike."),
+      lineChart({ title: "Sampled success, " + split, wide: true, percent: true, low: 0, series: shown.map((name) => ({ name, points: data.evals.filter((e) => e.splits[split] && e.splits[split].sampled && e.splits[split].sampled.all[name]).map((e) => { const f = e.splits[split].sampled.all[name]; return [e.step, f.rate, f.low, f.high]; }) })) }),
+      table("Sampled success", ["after step " + last.step, ...names], [row(h("strong", null, "all"), now.all), ...Object.entries(now.places).map(([place, figures]) => row(bdi(place), figures))], names.map((_, i) => i + 1)));
+  }
+  return nodes;
 }
 
 function moving(points, size = 5) {
