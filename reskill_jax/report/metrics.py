@@ -11,6 +11,7 @@ process may have written what the next one measures again.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -97,6 +98,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         _decode(line, f"{path}, line {number}")
         for number, line in enumerate(_lines(path), 1)
     ]
+
+
+def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
+    """Return the names of a split's figures of samples: mean@n, then pass@k by k."""
+    wanted = re.compile(rf"{re.escape(split)}/((?:mean|pass)@\d+)")
+    names = [found[1] for key in metrics if (found := wanted.fullmatch(key))]
+    return sorted(names, key=lambda name: (name[:4], int(name[5:])))
 
 
 def cut(path: Path, start: int, evaluation: int | None = None) -> None:
