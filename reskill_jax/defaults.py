@@ -238,15 +238,19 @@ def _add_learning(c: ConfigDict) -> None:
     # Advantages: corrected; or reference, as in the released code (grpo/advantages.py).
     c.grpo.rule = "corrected"
     c.grpo.scale = "std"  # divide by the group's standard deviation; or none
-    # Weight of tokens in the loss: episode gives every episode the same weight (paper,
-    # section 3.1), token every token.
+    # What a token is trained on: clip; gspo, a ratio per turn; or dppo_tv.
+    c.grpo.loss = "clip"
+    # What has the same weight in the loss: every episode (paper, section 3.1), token,
+    # turn within its episode, or prompt; constant divides by constant_length.
     c.grpo.aggregation = "episode"
+    c.grpo.constant_length = 0  # response tokens; 0: rollout.max_turns x max_tokens
     c.grpo.reward_scale = 1.0  # rewards are multiplied by it
     c.grpo.invalid_penalty = 0.1  # of an invalid turn, on the scale of those rewards
     c.grpo.clip_low = 0.2  # ratios are clipped below 1 - clip_low
     c.grpo.clip_high = 0.2  # and above 1 + clip_high
     # Most that a ratio counts with a negative advantage; 0: no bound.
     c.grpo.dual_clip = 3.0
+    c.grpo.dppo_delta = 0.2  # most that a token's probability may change, of dppo_tv
     c.grpo.kl_coef = 0.01  # weight of the KL to the starting policy (k3) in the loss
     # Log-probs of the sampling policy: the sampler's own; or recompute, in the trainer.
     c.grpo.old_logprobs = "sampler"

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 
 from reskill_jax.environments.registry import environment_module
+from reskill_jax.grpo.aggregation import AGGREGATIONS
+from reskill_jax.grpo.surrogates import LOSSES
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.embedders import NAMES as EMBEDDERS
@@ -211,12 +213,15 @@ TABLE: dict[str, Values] = {
     "grpo.group_size": _integer(1),
     "grpo.rule": _choice("corrected", "reference"),
     "grpo.scale": _choice("std", "none"),
-    "grpo.aggregation": _choice("episode", "token"),
+    "grpo.loss": _choice(*LOSSES),
+    "grpo.aggregation": _choice(*AGGREGATIONS),
+    "grpo.constant_length": _integer(0),
     "grpo.reward_scale": _number(1e-3, 1e6),
     "grpo.invalid_penalty": _number(0, 1e6),
     "grpo.clip_low": _number(0, 1, above_low=True),
     "grpo.clip_high": _number(0, 100, above_low=True),
     "grpo.dual_clip": _DUAL_CLIP,
+    "grpo.dppo_delta": _number(0, 1, above_low=True),
     "grpo.kl_coef": _number(0, 1e3),
     "grpo.old_logprobs": _choice("sampler", "recompute"),
     "grpo.importance_cap": _CAP,

@@ -1,5 +1,7 @@
 """What trains the policy: reference weights, optimiser, update."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -57,6 +59,7 @@ def make_grpo(
 ) -> tuple[optax.GradientTransformation, Update]:
     """Build the optimiser and the GRPO update."""
     grpo = config.grpo
+    most_tokens = config.rollout.max_turns * config.rollout.max_tokens
     tx = make_optimizer(
         schedule(grpo.learning_rate, warmup=grpo.warmup_steps, decay=grpo.decay_steps),
         clip_norm=grpo.clip_norm,
@@ -72,6 +75,7 @@ def make_grpo(
         reward_scale=grpo.reward_scale,
         invalid_penalty=grpo.invalid_penalty,
         aggregation=grpo.aggregation,
+        longest_episode=grpo.constant_length or most_tokens,
         old_logprobs=grpo.old_logprobs,
         minibatches=grpo.minibatches,
         **loss_options(config),
@@ -113,10 +117,20 @@ def make_logprob_fn(
     )
 
 
-def loss_options(config: ConfigDict) -> dict[str, float]:
+_LOSS = (
+    "loss",
+    "clip_low",
+    "clip_high",
+    "dual_clip",
+    "dppo_delta",
+    "kl_coef",
+    "importance_cap",
+)
+
+
+def loss_options(config: ConfigDict) -> dict[str, Any]:
     """Return the options of the loss."""
-    keys = ("clip_low", "clip_high", "dual_clip", "kl_coef", "importance_cap")
-    options = {key: config.grpo[key] for key in keys}
+    options = {key: config.grpo[key] for key in _LOSS}
     # 0 is no bound: the loss limits ratios to e^20, about 5e8, in any case.
     options["dual_clip"] = options["dual_clip"] or 1e9
     return options

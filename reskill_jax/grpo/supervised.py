@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import tqdm
 
-from reskill_jax.grpo.losses import token_weights
+from reskill_jax.grpo.aggregation import token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
 from reskill_jax.grpo.packing import Array, PackedBatch
 from reskill_jax.grpo.update import make_forward

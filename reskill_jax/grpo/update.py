@@ -9,9 +9,11 @@ import numpy as np
 import optax
 
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
-from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_weights
+from reskill_jax.grpo.aggregation import Aggregation, token_weights
+from reskill_jax.grpo.losses import GrpoBatch, grpo_loss
 from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
 from reskill_jax.grpo.packing import PackedBatch, pack
+from reskill_jax.grpo.surrogates import LOSSES, Loss
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
 from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import (
@@ -57,11 +59,14 @@ def make_update(
     reward_scale: float = 1.0,
     invalid_penalty: float = 0.1,
     aggregation: Aggregation = "episode",
+    longest_episode: int = 0,
     old_logprobs: OldLogprobs = "sampler",
     minibatches: int = 1,
+    loss: Loss = "clip",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
+    dppo_delta: float = 0.2,
     kl_coef: float = 0.01,
     importance_cap: float = 0.0,
 ) -> Update:
@@ -78,13 +83,16 @@ def make_update(
         reward_scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
         aggregation: of the loss, see `token_weights`.
+        longest_episode: response tokens, see `longest` of `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
             with the weights that the update starts from.
         minibatches: optimiser steps per batch of episodes; groups stay whole, so that
             a batch of fewer groups takes one step for each.
+        loss: see `grpo_loss`.
         clip_low: see `grpo_loss`.
         clip_high: see `grpo_loss`.
         dual_clip: see `grpo_loss`.
+        dppo_delta: see `grpo_loss`.
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
         importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
@@ -96,6 +104,8 @@ def make_update(
         raise ValueError(
             f"old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
         )
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}: choose one of {', '.join(map(repr, LOSSES))}")
     if dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
@@ -107,9 +117,11 @@ def make_update(
 
     loss_fn = make_loss(
         logprob_fn,
+        loss=loss,
         clip_low=clip_low,
         clip_high=clip_high,
         dual_clip=dual_clip,
+        dppo_delta=dppo_delta,
         kl_coef=kl_coef,
         importance_cap=importance_cap,
     )
@@ -167,7 +179,12 @@ def make_update(
                 tokens_per_microbatch=tokens_per_microbatch,
                 row_shards=row_shards(mesh_of(state.params)),
             )
-            weights = token_weights(packed, aggregation)
+            weights = token_weights(
+                packed,
+                aggregation,
+                groups=[groups[i] for i in chosen],
+                longest=longest_episode,
+            )
             prepared.append(
                 [
                     prepare(p, w, values[chosen], params, reference_params)
@@ -185,7 +202,7 @@ def make_update(
     return update
 
 
-def make_loss(logprob_fn: LogprobFn, **options: float) -> LossFn:
+def make_loss(logprob_fn: LogprobFn, **options: Any) -> LossFn:
     """Build (params, micro-batch) -> (its share of the loss, metrics).
 
     Options are those of `grpo_loss`.
