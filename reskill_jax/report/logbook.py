@@ -41,6 +41,7 @@ class Logbook:
             without a warning.
         trackers: names of those that show the run as well.
         config: of the run, by key, for them.
+        evaluate_again: whether the state of `done` is still to be evaluated.
 
     As a context manager it tells the trackers at its end whether the run has failed.
     """
@@ -53,11 +54,15 @@ class Logbook:
         logprob_diff_warning: float,
         trackers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        *,
+        evaluate_again: bool = False,
     ) -> None:
         self._workdir = workdir
         self._logprob_diff_warning = logprob_diff_warning
         start = done + 1 if done else 0
-        self._writer = MetricWriter(workdir.metrics, start)
+        self._writer = MetricWriter(
+            workdir.metrics, start, evaluate_again=evaluate_again
+        )
         self._progress = Progress(total, done)
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))

@@ -30,12 +30,16 @@ class MetricWriter:
     Args:
         path: the JSON lines file.
         start: first step to be written; later lines of a former process are dropped.
+        evaluate_again: whether the step before `start` is still to be evaluated: what a
+            former process has written of that is dropped, too.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(
+        self, path: Path, start: int = 0, *, evaluate_again: bool = False
+    ) -> None:
         self._start = start
         self._last: dict[str, int] = {}
-        cut(path, start)
+        cut(path, start, start - 1 if evaluate_again else None)
         for line in read_metrics(path):
             self._last[str(line["phase"])] = int(line["step"])
         self._file = path.open("a", encoding="utf-8")
@@ -101,10 +105,21 @@ def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
     return sorted(names, key=lambda name: (name[:4], int(name[5:])))
 
 
-def cut(path: Path, start: int) -> None:
-    """Drop lines of steps >= `start` and an unfinished last line, by one rename."""
-    lines = [line for line in _lines(path) if json.loads(line)["step"] < start]
-    write_text(path, "".join(line + "\n" for line in lines))
+def cut(path: Path, start: int, evaluated: int | None = None) -> None:
+    """Drop lines of steps >= `start` and an unfinished last line, by one rename.
+
+    Args:
+        path: the JSON lines file.
+        start: see above.
+        evaluated: step whose evaluation is dropped as well.
+    """
+    kept = []
+    for line in _lines(path):
+        values = json.loads(line)
+        again = values.get("phase") == "eval" and values["step"] == evaluated
+        if values["step"] < start and not again:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
 
 def _lines(path: Path) -> list[str]:

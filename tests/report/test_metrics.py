@@ -1,6 +1,7 @@
 import io
 import json
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -180,3 +181,19 @@ def _screen(output: str) -> list[str]:
             column += 1
         index += 1
     return lines
+
+
+def test_an_evaluation_that_is_made_again_replaces_what_was_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with closing(MetricWriter(path)) as writer:
+        for step in (1, 2):
+            writer.write(step, {"a": step})
+            writer.write(step, {"b": step}, phase="eval")
+    whole = path.read_text()
+    with closing(MetricWriter(path, 3)):
+        pass
+    assert path.read_text() == whole
+    with closing(MetricWriter(path, 3, evaluate_again=True)) as writer:
+        assert [x["step"] for x in read_metrics(path)] == [1, 1, 2]
+        writer.write(2, {"b": 2}, phase="eval")
+    assert path.read_text() == whole
