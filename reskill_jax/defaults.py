@@ -494,3 +494,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps
     c.checkpoint.keep = 2  # newest checkpoints
+    # Metric of evaluations, SPLIT/NAME: the checkpoint with its highest value is kept,
+    # too; of equals the earlier. auto: dev/success if eval.splits has dev, else none;
+    # other splits are for reports, and choosing on one has to be asked for. Empty: none
+    c.checkpoint.best = "auto"

@@ -107,6 +107,10 @@ _TARGETS = Values(
     lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
     f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
 )
+_BEST = Values(
+    lambda x: _is(x, str) and bool(re.fullmatch(r"|auto|[^/]+/.+", x)),
+    "must be auto, a metric of evaluations such as 'dev/success', or empty",
+)
 _TRACKERS = Values(
     lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
     f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
@@ -290,6 +294,7 @@ TABLE: dict[str, Values] = {
     "report.trackers": _TRACKERS,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
+    "checkpoint.best": _BEST,
 }
 
 

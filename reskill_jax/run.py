@@ -29,6 +29,8 @@ from reskill_jax.grpo.skill_meter import SkillMeter
 from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
+from reskill_jax.report.best import Best, chosen_metric, find_best
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.strategies.base import Strategy
@@ -48,6 +50,7 @@ class Run:
         strategy: decides what is played.
         collector: plays.
         checkpointer: keeps states.
+        best: the best of them, which is kept beside the newest.
         state: what an update changes.
         frozen: what adapters are on; None without adapters.
         base: which weights stay as they are, for checkpoints: those, or those of a
@@ -71,6 +74,7 @@ class Run:
     strategy: Strategy
     collector: Collector
     checkpointer: Checkpointer
+    best: Best
     state: TrainState
     frozen: Adapted | None
     base: dict[str, str] | None
@@ -153,6 +157,7 @@ def open_run(
         strategy=strategy,
         collector=collector,
         checkpointer=checkpointer,
+        best=_best(config, workdir, panels, done, checkpointer),
         state=state,
         frozen=policy.frozen,
         base=base,
@@ -166,6 +171,19 @@ def open_run(
         ahead=host.get("ahead"),
         resources=resources,
     )
+
+
+def _best(
+    config: ConfigDict,
+    workdir: Workdir,
+    panels: Panels,
+    done: int,
+    checkpointer: Checkpointer,
+) -> Best:
+    """Return the best checkpoint up to the one that the run goes on from."""
+    metric = chosen_metric(config.checkpoint.best, panels.held_out)
+    steps = [step for step in checkpointer.steps() if step <= done]
+    return find_best(read_metrics(workdir.metrics), metric, steps)
 
 
 def _frozen_state(policy: Policy, checkpointer: Checkpointer) -> Restored:

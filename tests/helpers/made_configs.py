@@ -68,6 +68,7 @@ _TEXTS = {
         (1, 2, 700), (700, 701, 1399),
     ),
     "eval.splits": ((), ("valid_seen",), ("valid_seen", "valid_unseen"), ("train",)),
+    "checkpoint.best": ("", "auto", "valid_seen/success"),
     "report.trackers": ((), ("tensorboard",)),
     "eval.panel": ((), ("valid_seen=3:0123456789ab",)),
 }  # fmt: skip
