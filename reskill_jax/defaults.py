@@ -252,6 +252,7 @@ def _add_learning(c: ConfigDict) -> None:
     c.grpo.dual_clip = 3.0
     c.grpo.dppo_delta = 0.2  # most that a token's probability may change, of dppo_tv
     c.grpo.kl_coef = 0.01  # weight of the KL to the starting policy (k3) in the loss
+    c.grpo.entropy_coef = 0.0  # weight of the mean entropy in the objective
     # Log-probs of the sampling policy: the sampler's own; or recompute, in the trainer.
     c.grpo.old_logprobs = "sampler"
     # With recompute, weigh tokens by min(recomputed / sampler's, this). 0: do not.

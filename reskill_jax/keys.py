@@ -223,6 +223,7 @@ TABLE: dict[str, Values] = {
     "grpo.dual_clip": _DUAL_CLIP,
     "grpo.dppo_delta": _number(0, 1, above_low=True),
     "grpo.kl_coef": _number(0, 1e3),
+    "grpo.entropy_coef": _number(0, 1e3),
     "grpo.old_logprobs": _choice("sampler", "recompute"),
     "grpo.importance_cap": _CAP,
     "grpo.logprob_diff_warning": _number(0, 1e3),

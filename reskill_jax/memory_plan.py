@@ -168,7 +168,8 @@ def _update(
 ) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    score_fn = build.make_score_fn(config, decoder, mesh)
+    loss_fn = make_loss(score_fn, **build.loss_options(config))
     accumulate, apply = make_programs(loss_fn, tx)
     params = state.params
     batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))

@@ -146,7 +146,8 @@ def trace(config, policy):
     params = abstract(mesh, abstract_params(decoder))
     state = abstract_state(params, tx, mesh)
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    score_fn = build.make_score_fn(config, decoder, mesh)
+    loss_fn = make_loss(score_fn, **build.loss_options(config))
     accumulate, apply = make_programs(loss_fn, tx)
     for length in {min(config.grpo.buckets), max(config.grpo.buckets)}:
         rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)

@@ -10,6 +10,7 @@ from reskill_jax.build.learner import (
     make_logprob_fn,
     make_meter,
     make_reference,
+    make_score_fn,
 )
 from reskill_jax.build.policy import (
     Policy,
@@ -60,6 +61,7 @@ __all__ = [
     "make_players",
     "make_prompts",
     "make_reference",
+    "make_score_fn",
     "policy_directory",
     "sampling",
 ]

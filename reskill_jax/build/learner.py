@@ -12,10 +12,11 @@ from reskill_jax.build.policy import Policy
 from reskill_jax.build.sections import section
 from reskill_jax.grpo.optimizer import (
     LogprobFn,
+    ScoreFn,
     make_optimizer,
     schedule,
 )
-from reskill_jax.grpo.scoring import make_logprobs
+from reskill_jax.grpo.scoring import make_scores
 from reskill_jax.grpo.skill_meter import SkillMeter, make_skill_meter
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
@@ -68,6 +69,7 @@ def make_grpo(
     update = make_update(
         make_logprob_fn(config, decoder, mesh),
         tx,
+        score_fn=make_score_fn(config, decoder, mesh),
         buckets=grpo.buckets,
         tokens_per_microbatch=grpo.tokens_per_microbatch,
         rule=grpo.rule,
@@ -97,7 +99,15 @@ def make_meter(
 def make_logprob_fn(
     config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None
 ) -> LogprobFn:
-    """Build what scores tokens in training.
+    """Build what gives log-probs in training; see `make_score_fn`."""
+    score_fn = make_score_fn(config, decoder, mesh)
+    return lambda params, packed: score_fn(params, packed)[0]
+
+
+def make_score_fn(
+    config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None
+) -> ScoreFn:
+    """Build what gives log-probs and entropies in training.
 
     Raises:
         ValueError: attention cannot be computed on these devices as configured.
@@ -106,7 +116,7 @@ def make_logprob_fn(
         backend = choose_backend(
             config.policy.attention, platform_of(mesh), decoder.dtype
         )
-    return make_logprobs(
+    return make_scores(
         decoder,
         temperature=config.rollout.temperature or 1.0,  # as engines report it
         compute=Compute(
@@ -125,6 +135,7 @@ _LOSS = (
     "dppo_delta",
     "kl_coef",
     "importance_cap",
+    "entropy_coef",
 )
 
 

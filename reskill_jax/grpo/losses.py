@@ -47,8 +47,10 @@ def grpo_loss(
     dppo_delta: float = 0.2,
     kl_coef: float = 0.01,
     importance_cap: float = 0.0,
+    entropy: jax.Array | None = None,
+    entropy_coef: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Add a surrogate (`clip`: paper, section 3.1) and a k3 KL penalty.
+    """Add a surrogate (`clip`: paper, section 3.1), a k3 KL penalty, entropy's bonus.
 
     A sampler with other numerics than the trainer samples from another policy. With an
     `importance_cap` C each token's surrogate is weighted by min(old / sampler, C), the
@@ -66,6 +68,9 @@ def grpo_loss(
         kl_coef: weight of the k3 estimate of KL(policy || reference); it is left out
             where the batch has no reference.
         importance_cap: C; 0 leaves the weights out.
+        entropy: float32 [R, T], of the current policy where each target stands, nats;
+            None: unknown.
+        entropy_coef: weight of the mean entropy, which is to be large.
 
     Returns:
         This micro-batch's share of the loss, and its metrics.
@@ -91,7 +96,6 @@ def grpo_loss(
         "grpo/clip_fraction_low": mean(surrogate.low),
         "grpo/clip_fraction_high": mean(surrogate.high),
         "grpo/dual_clip_fraction": mean(surrogate.dual),
-        "grpo/entropy": mean(-logprobs),  # estimated from the sampled tokens
     }
     if importance_cap:
         drift = batch.old_logprobs - batch.packed.sampler_logprobs
@@ -104,6 +108,11 @@ def grpo_loss(
         kl = k3(logprobs, batch.reference_logprobs)
         per_token += kl_coef * kl
         metrics["grpo/kl"] = mean(kl)
+    if entropy is not None:
+        entropy = jnp.where(mask > 0, entropy, 0.0)
+        metrics["grpo/entropy"] = mean(entropy)
+        if entropy_coef:
+            per_token -= entropy_coef * entropy
     total = jnp.sum(batch.weights * per_token)
     metrics["grpo/loss"] = Mean(total, jnp.sum(batch.weights))
     return total, metrics | agreement(logprobs, batch.packed)

@@ -28,6 +28,8 @@ from reskill_jax.policy.sharding import (
 
 # (params, packed) -> float32 [R, T], log-probs of the targets.
 LogprobFn = Callable[[Any, PackedBatch], jax.Array]
+# The same with the entropies, float32 [R, T], of what could have stood there.
+ScoreFn = Callable[[Any, PackedBatch], tuple[jax.Array, jax.Array]]
 # (params, micro-batch) -> its share of the loss, its metrics.
 LossFn = Callable[[Any, Any], tuple[jax.Array, Metrics]]
 

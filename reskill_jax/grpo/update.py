@@ -1,6 +1,6 @@
 """One GRPO update: from a batch of episodes to new weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import jax
@@ -11,7 +11,13 @@ import optax
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
 from reskill_jax.grpo.aggregation import Aggregation, token_weights
 from reskill_jax.grpo.losses import GrpoBatch, grpo_loss
-from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
+from reskill_jax.grpo.optimizer import (
+    LogprobFn,
+    LossFn,
+    ScoreFn,
+    TrainState,
+    make_step,
+)
 from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.surrogates import LOSSES, Loss
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
@@ -52,6 +58,7 @@ def make_update(
     logprob_fn: LogprobFn,
     tx: optax.GradientTransformation,
     *,
+    score_fn: ScoreFn | None = None,
     buckets: Sequence[int],
     tokens_per_microbatch: int,
     rule: Rule = "corrected",
@@ -69,6 +76,7 @@ def make_update(
     dppo_delta: float = 0.2,
     kl_coef: float = 0.01,
     importance_cap: float = 0.0,
+    entropy_coef: float = 0.0,
 ) -> Update:
     """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
 
@@ -76,6 +84,7 @@ def make_update(
         logprob_fn: (params, packed) -> float32 [R, T], the log-probs of the targets at
             the sampling temperature.
         tx: the optimiser.
+        score_fn: the same, and the entropies; None: they are not measured.
         buckets: row lengths, see `pack`.
         tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
@@ -96,6 +105,7 @@ def make_update(
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
         importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
+        entropy_coef: see `grpo_loss`; it wants `score_fn`.
 
     Raises:
         ValueError: options are out of range or contradict each other.
@@ -115,8 +125,13 @@ def make_update(
             "the sampler's: it needs old_logprobs='recompute'"
         )
 
+    if entropy_coef and score_fn is None:
+        raise ValueError(
+            f"entropy_coef={entropy_coef}: there are no entropies without score_fn"
+        )
+
     loss_fn = make_loss(
-        logprob_fn,
+        score_fn or (lambda params, packed: (logprob_fn(params, packed), None)),
         loss=loss,
         clip_low=clip_low,
         clip_high=clip_high,
@@ -124,6 +139,7 @@ def make_update(
         dppo_delta=dppo_delta,
         kl_coef=kl_coef,
         importance_cap=importance_cap,
+        entropy_coef=entropy_coef,
     )
     step = make_step(loss_fn, tx)
     masked = make_forward(logprob_fn)
@@ -202,14 +218,20 @@ def make_update(
     return update
 
 
-def make_loss(logprob_fn: LogprobFn, **options: Any) -> LossFn:
+def make_loss(
+    score_fn: Callable[[Any, PackedBatch], tuple[jax.Array, jax.Array | None]],
+    **options: Any,
+) -> LossFn:
     """Build (params, micro-batch) -> (its share of the loss, metrics).
 
-    Options are those of `grpo_loss`.
+    Args:
+        score_fn: (params, packed) -> log-probs and, where they are known, entropies.
+        **options: those of `grpo_loss`.
     """
 
     def loss_fn(params: Any, batch: GrpoBatch) -> tuple[jax.Array, Metrics]:
-        return grpo_loss(logprob_fn(params, batch.packed), batch, **options)
+        logprobs, entropy = score_fn(params, batch.packed)
+        return grpo_loss(logprobs, batch, entropy=entropy, **options)
 
     return loss_fn
 
