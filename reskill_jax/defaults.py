@@ -466,12 +466,16 @@ def _add_embedder(c: ConfigDict) -> None:
 
 
 def _add_bookkeeping(c: ConfigDict) -> None:
-    """Evaluation, greedy and with the accepted bank only, and checkpoints."""
+    """Evaluation, with the accepted bank only, and checkpoints."""
     c.eval = ConfigDict()
     # Training steps between evaluations; the first and the last state are always
     # evaluated. 0: only those.
     c.eval.every = 10
     c.eval.max_tasks = 140  # per split
+    # Every task is played once, greedily. With a temperature above 0, it is then played
+    # eval.samples times more, at that temperature: mean@n and pass@k stand beside.
+    c.eval.temperature = 0.0
+    c.eval.samples = 1
     # Share of a split's tasks that may fail for good, each of which counts as a
     # failure; with more, the split's figures are void.
     c.eval.max_failed_share = 0.02

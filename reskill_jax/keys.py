@@ -282,6 +282,8 @@ TABLE: dict[str, Values] = {
     "embedder.max_calls": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
+    "eval.temperature": _TEMPERATURE,
+    "eval.samples": _integer(1, 1024),
     "eval.max_failed_share": _number(0, 1),
     "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,

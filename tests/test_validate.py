@@ -21,7 +21,8 @@ SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 # Keys of the smoke configuration that may be negative, or empty.
 NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
 EMPTY = {
-    "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
+    "env.root", "env.houses", "env.source", "env.kinds", "env.eval_kinds",
+    "policy.path", "mesh.topology",
     "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",

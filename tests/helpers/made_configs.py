@@ -26,6 +26,8 @@ _TEXTS = {
     "env.source": ("",),  # the set has to be here
     "env.dev": (0, 1),  # of four tasks
     "env.houses": ("small", "medium", ""),
+    "env.kinds": ("", "transform,pick_and_place"),
+    "env.eval_kinds": ("", "examine"),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
     "policy.lora.rank": (0,),  # a base is read, and models here have no weights
