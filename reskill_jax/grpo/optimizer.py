@@ -102,27 +102,6 @@ def make_optimizer(
     )
 
 
-def schedule(
-    learning_rate: float, *, warmup: int = 0, decay: int = 0
-) -> optax.ScalarOrSchedule:
-    """Warm up linearly, then keep the learning rate or let it decay to zero.
-
-    Args:
-        learning_rate: the highest.
-        warmup: optimiser steps until it is reached.
-        decay: optimiser steps of cosine decay to zero after these; 0: it is constant.
-    """
-    if not warmup and not decay:
-        return learning_rate
-    then: optax.Schedule = optax.constant_schedule(learning_rate)
-    if decay:
-        then = optax.cosine_decay_schedule(learning_rate, decay)
-    if not warmup:
-        return then
-    rise = optax.linear_schedule(learning_rate / warmup, learning_rate, warmup - 1)
-    return optax.join_schedules([rise, then], [warmup])
-
-
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
     """Build `step(state, microbatches, frozen) -> (state, metrics by micro-batch)`.
 
