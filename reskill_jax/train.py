@@ -232,6 +232,8 @@ def _update(
                 frozen=run.frozen,
             )
         run.version = step
+    if run.refresh is not None:
+        run.reference = run.refresh(step, run.reference, run.weights)
     return metrics | {"time/update": time.perf_counter() - started}
 
 

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from reskill_jax.grpo.divergence import KL_ESTIMATORS, KlEstimator
 from reskill_jax.grpo.packing import Array, PackedBatch
 from reskill_jax.grpo.surrogates import LOG_RATIO_LIMIT, LOSSES, Limits, Loss
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics
-
-_KL_LIMIT = 10.0
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GrpoBatch:
-    """A micro-batch with what its loss needs, all float32 [R, T], 0 outside the mask.
+    """A micro-batch with what its loss needs, all float32 [R, T].
 
     Attributes:
         packed: the tokens.
         advantages: of the turn that a slot's target belongs to.
         weights: of each token in the loss, see `aggregation.token_weights`.
-        old_logprobs: log-probs of the targets under the policy that sampled them.
+        old_logprobs: log-probs of the targets under the policy that sampled them; what
+            is outside the mask has no meaning, here and below.
         reference_logprobs: the same under the reference policy; None without KL term.
     """
 
@@ -46,9 +46,12 @@ def grpo_loss(
     dual_clip: float = 3.0,
     dppo_delta: float = 0.2,
     kl_coef: float = 0.01,
+    kl_estimator: KlEstimator = "k3",
     importance_cap: float = 0.0,
+    entropy: jax.Array | None = None,
+    entropy_coef: float = 0.0,
 ) -> tuple[jax.Array, Metrics]:
-    """Add a surrogate (`clip`: paper, section 3.1) and a k3 KL penalty.
+    """Add a surrogate (`clip`: paper, section 3.1), a KL penalty, entropy's bonus.
 
     A sampler with other numerics than the trainer samples from another policy. With an
     `importance_cap` C each token's surrogate is weighted by min(old / sampler, C), the
@@ -63,9 +66,13 @@ def grpo_loss(
         clip_high: ratios are clipped above 1 + clip_high.
         dual_clip: bounds the loss of negative advantages.
         dppo_delta: of `dppo_tv`.
-        kl_coef: weight of the k3 estimate of KL(policy || reference); it is left out
+        kl_coef: weight of the estimate of KL(policy || reference); it is left out
             where the batch has no reference.
+        kl_estimator: see `divergence`.
         importance_cap: C; 0 leaves the weights out.
+        entropy: float32 [R, T], of the current policy where each target stands, nats;
+            None: unknown.
+        entropy_coef: weight of the mean entropy, which is to be large.
 
     Returns:
         This micro-batch's share of the loss, and its metrics.
@@ -91,7 +98,6 @@ def grpo_loss(
         "grpo/clip_fraction_low": mean(surrogate.low),
         "grpo/clip_fraction_high": mean(surrogate.high),
         "grpo/dual_clip_fraction": mean(surrogate.dual),
-        "grpo/entropy": mean(-logprobs),  # estimated from the sampled tokens
     }
     if importance_cap:
         drift = batch.old_logprobs - batch.packed.sampler_logprobs
@@ -101,29 +107,17 @@ def grpo_loss(
         metrics["grpo/importance"] = mean(importance)
         per_token *= importance
     if batch.reference_logprobs is not None:
-        kl = k3(logprobs, batch.reference_logprobs)
+        kl = KL_ESTIMATORS[kl_estimator](logprobs, batch.reference_logprobs)
         per_token += kl_coef * kl
         metrics["grpo/kl"] = mean(kl)
+    if entropy is not None:
+        entropy = jnp.where(mask > 0, entropy, 0.0)
+        metrics["grpo/entropy"] = mean(entropy)
+        if entropy_coef:
+            per_token -= entropy_coef * entropy
     total = jnp.sum(batch.weights * per_token)
     metrics["grpo/loss"] = Mean(total, jnp.sum(batch.weights))
     return total, metrics | agreement(logprobs, batch.packed)
-
-
-def k3(logprobs: Array, reference: Array) -> jax.Array:
-    """Estimate KL(policy || reference) per token: exp(d) - d - 1 with d = ref - logp.
-
-    Low variance and never negative (http://joschu.net/blog/kl-approx.html); d is
-    clipped to 20 and the estimate to 10, which bounds the gradient of a token.
-
-    Args:
-        logprobs: float32 [R, T], of the policy.
-        reference: float32 [R, T], of the reference policy.
-
-    Returns:
-        float32 [R, T].
-    """
-    delta = jnp.clip(reference - logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return jnp.clip(jnp.expm1(delta) - delta, -_KL_LIMIT, _KL_LIMIT)
 
 
 def agreement(logprobs: jax.Array, packed: PackedBatch) -> dict[str, Mean | Max]:

@@ -29,7 +29,6 @@ from reskill_jax.grpo.optimizer import (
     init_state,
     make_optimizer,
     make_step,
-    schedule,
 )
 from reskill_jax.grpo.update import make_update, split_groups
 from reskill_jax.policy import decoder
@@ -284,22 +283,6 @@ def test_the_state_is_donated_and_the_reference_is_not():
     new, _ = update(state, reference, make_batch(0), seed=0)
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves((reference, new)))
-
-
-def test_the_learning_rate_rises_and_stays():
-    rates = schedule(0.8, warmup=4)
-    steps = [float(rates(step)) for step in range(6)]
-    assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert schedule(0.8, warmup=1)(0) == pytest.approx(0.8)
-    assert schedule(0.8) == 0.8
-
-
-def test_the_learning_rate_falls_to_zero_along_half_a_cosine():
-    for warmup in (0, 1, 3):
-        rates = schedule(0.8, warmup=warmup, decay=10)
-        steps = [float(rates(warmup + step)) for step in range(12)]
-        cosine = 0.4 * (1 + np.cos(np.pi * np.arange(12).clip(max=10) / 10))
-        assert steps == pytest.approx(cosine.tolist(), abs=1e-7)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
