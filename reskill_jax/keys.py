@@ -218,6 +218,8 @@ TABLE: dict[str, Values] = {
     "engine.vllm.devices": _NAMES,
     "engine.vllm.tensor_parallel_size": _integer(1, 1024),
     "engine.vllm.gpu_memory_utilization": _number(0, 1),
+    "engine.vllm.colocate": _FLAG,
+    "engine.vllm.trainer_memory": _number(0, 1),
     "engine.vllm.arguments": _NAMES,
     "engine.vllm.transfer": _choice("files", "nccl"),
     "engine.vllm.weights_dir": _NAME,

@@ -203,7 +203,9 @@ def _run(workdir: Workdir | None) -> int:
         from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
 
         keep_freed_memory()
-        evaluate_run(_changed_config(workdir), workdir, _STEP.value)
+        config = _changed_config(workdir)
+        _share_devices(config)
+        evaluate_run(config, workdir, _STEP.value)
     elif _MODE.value == "doctor":
         return _diagnose(workdir)
     elif _MODE.value == "export":
@@ -288,6 +290,7 @@ def _train(workdir: Workdir) -> None:
     if _MODE.value == "adapt":
         config.adapt.frozen = True
     keep_freed_memory()
+    _share_devices(config)
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
@@ -306,6 +309,14 @@ def _train(workdir: Workdir) -> None:
         train(config, workdir, tasks)
 
 
+def _share_devices(config: ConfigDict) -> None:
+    """Leave room for servers on the same devices, before JAX starts."""
+    from reskill_jax.rollout.vllm.settings import set_trainer_variables  # noqa: PLC0415
+
+    if config.engine.name == "vllm" and config.engine.vllm.colocate:
+        set_trainer_variables(config.engine.vllm.trainer_memory)
+
+
 def _compile() -> int:
     from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
     from reskill_jax.memory_report import render  # noqa: PLC0415
@@ -321,6 +332,7 @@ def _diagnose(workdir: Workdir) -> int:
     from reskill_jax.doctor.report import diagnose  # noqa: PLC0415
 
     keep_freed_memory()
+    _share_devices(_CONFIG.value)
     code = diagnose(_CONFIG.value, workdir, _CHECK_SECONDS.value)
     sys.stdout.flush()
     # An orderly exit would wait for checks that hang.

@@ -169,6 +169,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
                 **{k: v for k, v in creator.to_dict().items() if k not in own},
                 engine=config.engine.name,
                 push_timeout_s=config.engine.vllm.timeout_s,
+                colocate=config.engine.vllm.colocate,
             ),
         )
     if config.engine.name == "vllm":
