@@ -5,6 +5,8 @@ r"""The command line.
         --config.policy.path=policies/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
         --config.mesh.fsdp=1 --config.eval.max_tasks=50
+    python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=best \
+        --config.eval.temperature=1 --config.eval.samples=4
     python -m reskill_jax.main --mode=show --workdir=runs/a
     python -m reskill_jax.main --mode=report --workdir=runs/a --compare=runs/b,runs/c
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
@@ -24,6 +26,7 @@ take flags for where they run and for what is evaluated.
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -66,8 +69,11 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many, beside --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
-_STEP = flags.DEFINE_integer(
-    "step", None, "Checkpoint to evaluate or export; by default the newest."
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "Checkpoint to evaluate or export: a number, or best (see checkpoint.best); by "
+    "default the newest.",
 )
 _COMPARE = flags.DEFINE_list(
     "compare", [], "Directories of other runs, for --mode=report."
@@ -139,6 +145,8 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
         yield f"--compare={','.join(_COMPARE.value)} needs --mode=report"
     if _FOLLOW.value and _MODE.value != "show":
         yield "--follow needs --mode=show"
+    if not re.fullmatch(r"best|\d+", _STEP.value or "best", re.ASCII):
+        yield f"--step={_STEP.value!r}: give the number of a step, or best"
     if _MODE.value in ("train", "adapt") and _STEP.value is not None:
         yield (
             f"--step={_STEP.value} has no meaning with {mode}, which goes on from the "

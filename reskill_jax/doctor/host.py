@@ -18,6 +18,7 @@ from reskill_jax import distributed
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.doctor.checks import Finding, Session, ok, part, several, slow, wrong
 from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.report.best import chosen_metric
 from reskill_jax.storage import cache_directory, write_text
 from reskill_jax.validate import validate
 
@@ -228,11 +229,13 @@ def space(session: Session) -> Finding:
     free = shutil.disk_usage(place).free
     kept = session.workdir.checkpoints
     there = len([*kept.iterdir()]) if kept.is_dir() else 0
-    needed = size * max(config.checkpoint.keep + 1 - there, 1)
+    best = chosen_metric(config.checkpoint.best, config.eval.splits)
+    keep = config.checkpoint.keep + bool(best)
+    needed = size * max(keep + 1 - there, 1)
     text = f"{_gib(free)} free for checkpoints of {_gib(size)}"
     if free < needed:
         return wrong(
-            f"{text}, {config.checkpoint.keep} kept and one in the making",
+            f"{text}, {keep} kept and one in the making",
             "free some space, choose another --workdir, or lower "
             "config.checkpoint.keep",
         )
