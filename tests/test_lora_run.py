@@ -68,7 +68,7 @@ def test_other_base_weights_are_refused(finished, policy, tmp_path):
     decoder, params = load(policy)
     save(other, decoder, jax.tree.map(lambda x: 2 * x, params))
     config = corridor_config(other, **OPTIONS)
-    message = "adapters were trained on the weights"
+    message = "the checkpoint belongs to the weights of"
     with ExitStack() as resources, pytest.raises(CheckpointError, match=message):
         open_run(config, finished, resources)
     with pytest.raises(CheckpointError, match=message):
