@@ -122,8 +122,8 @@ def test_a_split_that_is_not_there_binds_no_workdir(tmp_path):
         (["--config=absent.py"], "--config='absent.py': there is no file"),
         (["--config"], "--config='': there is no file"),
         (
-            [CORRIDOR, "--config.grpo.low=1"],
-            "--config.grpo.low: there is no such key: did you mean config.grpo.clip_",
+            [CORRIDOR, "--config.grpo.clp_low=1"],
+            "--config.grpo.clp_low: there is no such key: did you mean config.grpo.cl",
         ),
         ([CORRIDOR, "--config.seed.x", "1"], "--config.seed.x: config.seed is a value"),
         ([CORRIDOR, "--config.seed=a"], "flag --config.seed=a: invalid"),
