@@ -214,7 +214,7 @@ function reveal(id) { const node = document.getElementById(id); if (node) { node
 
 // ---- training
 
-const CHARTS = [["Entropy of the policy", ["grpo/entropy"]], ["KL from the reference", ["grpo/kl"]], ["Share of clipped tokens", ["grpo/clip_fraction", "grpo/dual_clip_fraction"]],
+const CHARTS = [["Entropy of the policy", ["grpo/entropy"]], ["KL from the reference", ["grpo/kl"]], ["Share of clipped tokens", ["grpo/clip_fraction", "grpo/clip_fraction_low", "grpo/clip_fraction_high", "grpo/dual_clip_fraction"]],
   ["Groups trained on without a difference in reward", ["adv/zero_std_groups"]], ["Log-prob difference, sampler and trainer (nats)", ["rollout/logprob_diff", "rollout/logprob_diff_max"]],
   ["Tokens per prompt", ["rollout/prompt_tokens"]], ["Turns per episode", ["rollout/turns"]], ["Share of valid turns", ["rollout/valid"]],
   ["Updates between sampling and training (staleness)", ["rollout/staleness"]], ["Gradient norm", ["update/grad_norm"]], ["Loss", ["grpo/loss"]], ["Skills shown per turn", ["skills/active_per_turn"]], ["Tokens trained on per step", ["batch/tokens"]]];
