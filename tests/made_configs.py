@@ -206,6 +206,7 @@ def survey(count, places, directory):
             if (programs := programs_of(config)) not in traced:
                 trace(config, policy)
                 traced.add(programs)
+                jax.clear_caches()  # gigabytes, after some dozens
             good += 1
         except Exception as error:
             key = re.match(r"config\.([a-z_.]+)", str(error))
@@ -232,7 +233,10 @@ def play(runs, places, directory):
         print(f"run {done} of {runs}: {changes}", file=sys.stderr, flush=True)
         try:
             train(config, Workdir(directory / f"run-{number}"))
-        except Exception:
+        except Exception as error:
+            if type(error) is ValueError and str(error).startswith("config."):
+                done -= 1  # what only model and devices can tell
+                continue
             failed.append(number - 1)
             print(f"{number - 1}, {changes}:\n{traceback.format_exc(-3)}", flush=True)
     return {"runs": done, "failed_runs": failed}

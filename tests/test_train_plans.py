@@ -260,6 +260,7 @@ def test_weights_are_those_of_the_last_step_that_trained(policy, tmp_path):
 def test_groups_for_verification_and_rollouts_that_are_not_played(
     straight, policy, tmp_path, monkeypatch, overlap
 ):
+    expected = written(straight("parts", overlap))
     learnt = []
     make_update = learner.make_update
 
@@ -274,7 +275,7 @@ def test_groups_for_verification_and_rollouts_that_are_not_played(
 
     monkeypatch.setattr(learner, "make_update", watched)
     train.train(config_of(policy, "parts", overlap), Workdir(tmp_path))
-    assert written(tmp_path) == written(straight("parts", overlap))
+    assert written(tmp_path) == expected
     for step, groups in zip(STEPS, learnt, strict=True):
         now = lines(tmp_path, step)
         places = [(line["group"], line["index"]) for line in now]
