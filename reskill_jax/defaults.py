@@ -284,6 +284,7 @@ def _add_method(c: ConfigDict) -> None:
 
     _add_frozen_methods(c.strategy)
     _add_learning_methods(c.strategy)
+    _add_skillrl(c.strategy)
 
     # Trials of candidate banks. A key that is None is what the preset says; with the
     # preset ours, bounds follow from tasks, rollouts and candidates (trials/bounds.py).
@@ -382,6 +383,31 @@ def _add_learning_methods(c: ConfigDict) -> None:
     c.inspo.checks = 16  # training tasks that verify a candidate
     # groups: one instruction per group; same_tasks: every group is divided among them.
     c.inspo.compare = "groups"
+
+
+def _add_skillrl(c: ConfigDict) -> None:
+    """SkillRL; memories/settings.py gives sources."""
+    c.skillrl = ConfigDict()
+    c.skillrl.library = ""  # skills.json or a directory to start from; empty: none
+    c.skillrl.gather_steps = 1  # steps that the first library is distilled from
+    c.skillrl.per_kind = 8  # successes, and failures, of each type of task then
+    c.skillrl.shown = 6  # skills of the task's type in a prompt
+    c.skillrl.threshold = -1.0  # least similarity of those; -1: any
+    c.skillrl.mistakes = 5  # in a prompt
+    c.skillrl.retrieve = "task"  # or state: with the first observation
+    c.skillrl.duplicate = 0.8  # similarity from which a new skill is refused
+    c.skillrl.every = 5  # steps between evolutions
+    c.skillrl.weak = 0.4  # success rate below which a type is worked on
+    c.skillrl.least = 8  # episodes of a type that its rate needs
+    c.skillrl.failures = 10  # episodes that are analysed
+    c.skillrl.operations = 3  # edits of an evolution
+    c.skillrl.refine = True  # skills may be replaced by better ones
+    c.skillrl.capacity = 20  # skills of each category
+    # What is learnt from: train; dev: env.dev tasks of it, held out; paper: the
+    # reported split, as published, which leaks.
+    c.skillrl.evolve_from = "train"
+    c.skillrl.reported_split = "valid_seen"  # for paper
+    c.skillrl.panel_tasks = 32  # of dev or the reported split, per evolution
 
 
 def _add_creator(c: ConfigDict) -> None:

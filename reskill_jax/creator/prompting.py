@@ -22,6 +22,7 @@ _VALUES = {
     "principle": "task episodes schema",
     "same": "first second schema",
     "edits": "rules episodes count schema",
+    "skills": "known episodes kinds count schema",
     "instructions": "current episodes count schema",
 }
 STAGES = {stage: frozenset(values.split()) for stage, values in _VALUES.items()}

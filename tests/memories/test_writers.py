@@ -20,6 +20,7 @@ from reskill_jax.llm.caller import Caller
 from reskill_jax.memories.desk import Desk
 from reskill_jax.memories.llm_writer import LlmWriter
 from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.rule import RuleTable
 
@@ -32,6 +33,19 @@ ANSWERS = {
     "principle": {"principle": "Open what is closed."},
     "same": {"same": True},
     "edits": {"operations": [{"op": "add", "target": -1, "text": "Open it."}] * 5},
+    "skills": {
+        "operations": [
+            {
+                "op": "add",
+                "target": "",
+                "category": "general",
+                "title": "Open <it>",
+                "principle": "Open what is closed.",
+                "when": "",
+            }
+        ]
+        * 5
+    },
     "instructions": {"instructions": ["One.", "One.", "Two.", "Three.", "Four."]},
 }
 
@@ -213,3 +227,20 @@ def test_a_writer_that_fails_is_told_and_the_next_job_is_done(caplog):
         assert made.take(1, wait=True) == [("quick", "quick")]
         assert made.take_metrics() == {"writer/errors/internal": 1}
     assert "the writer failed" in caplog.text
+
+
+def test_a_language_model_distils_skills_of_whole_episodes(tmp_path):
+    known = Entry("general", "Look around", "Look first.")
+    with LlmServer(script) as server:
+        writer = llm_writer(server, tmp_path / "calls.jsonl")
+        writer.begin(1)
+        found = writer.skills((known,), (WON,), (LOST,), ("heat", "cool"), 3)
+        (request,) = server.requests
+    new = Entry("general", "Open \u2039it\u203a", "Open what is closed.")
+    assert found == (EntryEdit("add", new),) * 3
+    prompt = request["messages"][-1]["content"]
+    assert f"[{known.id}] general: Look around: Look first." in prompt
+    assert prompt.count("  did: ") == len(WON.actions) + len(LOST.actions)
+    assert "failed after 4 actions" in prompt
+    assert "heat, cool" in prompt
+    assert writer.take_metrics()["writer/calls"] == 1
