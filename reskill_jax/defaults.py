@@ -286,6 +286,11 @@ def _add_method(c: ConfigDict) -> None:
     _add_learning_methods(c.strategy)
     _add_skillrl(c.strategy)
 
+    # Responses that are scored again without a skill, to see whether the policy goes by
+    # it: most tokens of these, as a share of a step's. 0: none.
+    c.meter = ConfigDict()
+    c.meter.share = 0.03
+
     # Trials of candidate banks. A key that is None is what the preset says; with the
     # preset ours, bounds follow from tasks, rollouts and candidates (trials/bounds.py).
     # Values and reasons are in trials/trial_config.py.

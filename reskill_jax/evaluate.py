@@ -89,7 +89,7 @@ def evaluate(
     return metrics, episodes
 
 
-def tested(context: Context, choice: str) -> Context:
+def shown_context(context: Context, choice: str) -> Context:
     """Return the context to evaluate on.
 
     Args:
@@ -146,7 +146,7 @@ def evaluate_run(
         metrics, episodes = evaluate(
             collector,
             panels.held_out,
-            tested(
+            shown_context(
                 open_context(
                     restored.host["incumbent"], build.context_resources(config)
                 ),

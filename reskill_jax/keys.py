@@ -240,6 +240,7 @@ TABLE: dict[str, Values] = {
         for name, settings in METHODS.items()
         for key, values in _of(f"strategy.{name}", settings).items()
     },
+    "meter.share": _number(0, 1),
     "trial.preset": _choice(*PRESETS),
     **{
         key: Values(

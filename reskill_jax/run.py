@@ -18,12 +18,14 @@ from reskill_jax.build import (
     make_collector,
     make_engine,
     make_grpo,
+    make_meter,
     make_reference,
 )
 from reskill_jax.build_strategy import make_strategy
 from reskill_jax.checkpoint import Checkpointer, Restored
 from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
+from reskill_jax.grpo.skill_meter import SkillMeter
 from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
@@ -56,6 +58,7 @@ class Run:
         calls: to language models so far.
         reference: the weights that the KL term compares with; None without one.
         update: one step of GRPO; None for a policy that never learns.
+        meter: measures what skills do at some turns.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
         resources: keeps what has to be closed.
     """
@@ -77,6 +80,7 @@ class Run:
     calls: float
     reference: Params | Adapted | None
     update: Update | None
+    meter: SkillMeter
     ahead: Any
     resources: ExitStack
 
@@ -158,6 +162,7 @@ def open_run(
         calls=host.get("calls", 0.0),
         reference=reference,
         update=update,
+        meter=make_meter(config, policy.config, policy.mesh),
         ahead=host.get("ahead"),
         resources=resources,
     )

@@ -95,6 +95,19 @@ def read_json_lines(path: Path, *, growing: bool = False) -> Iterator[tuple[str,
                 yield place, _well_formed(value) if "\\u" in text else value
 
 
+def read_records(path: Path) -> Iterator[Any]:
+    """Yield what the lines of one of a run's files hold so far.
+
+    Nothing comes where the file is not there yet; an unfinished last line is left out.
+
+    Raises:
+        ValueError: as `read_json_lines`.
+    """
+    if path.is_file():
+        for _, record in read_json_lines(path, growing=True):
+            yield record
+
+
 def well_formed(text: str) -> str:
     """Replace what is no Unicode text by U+FFFD: surrogates without their other half.
 

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate, tested
+from reskill_jax.evaluate import evaluate, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -66,7 +66,7 @@ def train(
                 metrics, episodes = evaluate(
                     run.collector,
                     run.panels.held_out,
-                    tested(run.strategy.incumbent, config.eval.context),
+                    shown_context(run.strategy.incumbent, config.eval.context),
                     build.sampling(config),
                     config.eval.max_failed_share,
                 )
@@ -97,8 +97,8 @@ def train(
                 _count_failed(run, batch.lost, config.env.max_failed_groups)
                 with termination.interrupts(not config.rollout.overlap):
                     # A creator may take minutes; nothing is lost if it is interrupted.
-                    learned = run.strategy.observe(step, batch.episodes)
-                metrics = batch.metrics(run.version) | learned.metrics
+                    effects, learned = _observe(run, batch, step)
+                metrics = batch.metrics(run.version) | effects | learned.metrics
                 metrics |= _update(config, run, batches, batch, step)
                 metrics |= _spend(run, batch, learned)
                 metrics["time/step"] = time.perf_counter() - started
@@ -139,6 +139,7 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         seed=derive_seed(config.seed, "rollout", step),
         what=f"step {step}: playing",
         only_whole_groups=True,
+        meter=config.meter.share,
     )
     return Planned(episodes, () if run.update is None else plan.training_groups)
 
@@ -156,6 +157,12 @@ def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
             "failed: mend the environment and resume, or raise the limit; the last one "
             f"was of task {lost[-1].task}: {lost[-1].reason}"
         )
+
+
+def _observe(run: Run, batch: Batch, step: int) -> tuple[dict[str, float], Learned]:
+    """Measure what skills do to the policy, then let the strategy learn from it all."""
+    effects = run.meter(run.weights, batch.episodes)
+    return effects, run.strategy.observe(step, batch.episodes)
 
 
 def _must_evaluate(config: ConfigDict, run: Run, learned: Learned) -> bool:

@@ -12,7 +12,7 @@ from programs import HELPERS, ROOT, save_random_policy, start
 from reskill_jax import build, build_strategy, checkpoint
 from reskill_jax.build import learner
 from reskill_jax.checkpoint import CheckpointError
-from reskill_jax.evaluate import evaluate_run, tested
+from reskill_jax.evaluate import evaluate_run, shown_context
 from reskill_jax.memories.instruction import Instruction
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.context import BankContext, EmptyContext
@@ -258,6 +258,6 @@ def test_the_program_refuses_other_flags_and_keeps_nothing(workdir):
 
 def test_without_what_was_accepted_prompts_keep_their_form():
     bank = BankContext(SkillBank((Skill("a", "", "now", "act"),)))
-    assert tested(bank, "accepted") is bank
-    assert tested(bank, "none") == BankContext(SkillBank())
-    assert tested(Instruction("act"), "none") == EmptyContext()
+    assert shown_context(bank, "accepted") is bank
+    assert shown_context(bank, "none") == BankContext(SkillBank())
+    assert shown_context(Instruction("act"), "none") == EmptyContext()

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from corridor_runs import corridor_command, corridor_config, last_checkpoint
+from killed_runs import KilledError, killed_at
 from programs import (
     deterministic,
     run_two,
@@ -21,10 +22,6 @@ from reskill_jax.workdir import Workdir
 
 BROKEN = 2  # of 12 tasks, of which 6 steps play 18
 DROPPED = 3
-
-
-class KilledError(Exception):
-    """Ends a run between a step and its checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +123,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
     wanted = tmp_path / "straight"
     run(wanted, config)
     for step in (2, 5):
-
-        class Logbook(train.Logbook):
-            def step(self, number, *arguments):
-                super().step(number, *arguments)
-                if number == step:  # noqa: B023
-                    raise KilledError
-
-        monkeypatch.setattr(train, "Logbook", Logbook)
+        killed_at(step, monkeypatch)
         with pytest.raises(KilledError):
             run(tmp_path / "killed", config)
         monkeypatch.undo()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from corridor_runs import corridor_config, last_checkpoint
 from corridor_strategies import Liberties
+from killed_runs import KilledError, killed_at
 from programs import deterministic, save_random_policy, written
 
 from reskill_jax import train
@@ -26,10 +27,6 @@ from reskill_jax.workdir import Workdir
 
 MODES = ("again", "pauses", "frozen", "parts", "again+pauses+frozen+parts")
 STEPS = range(1, 7)
-
-
-class KilledError(Exception):
-    """Ends a run between a step and its checkpoint."""
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +55,6 @@ def straight(policy, tmp_path_factory):
         return made[mode, overlap]
 
     return run
-
-
-def killed_at(step, monkeypatch):
-    """Let the next run be killed when it has logged a step, the first time."""
-
-    class Logbook(train.Logbook):
-        def step(self, number, *arguments):
-            super().step(number, *arguments)
-            if number == step:
-                raise KilledError
-
-    monkeypatch.setattr(train, "Logbook", Logbook)
 
 
 def lines(place, step):

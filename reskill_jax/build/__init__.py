@@ -8,6 +8,7 @@ from reskill_jax.build.learner import (
     loss_options,
     make_grpo,
     make_logprob_fn,
+    make_meter,
     make_reference,
 )
 from reskill_jax.build.policy import (
@@ -55,6 +56,7 @@ __all__ = [
     "make_engine",
     "make_grpo",
     "make_logprob_fn",
+    "make_meter",
     "make_players",
     "make_prompts",
     "make_reference",

@@ -14,6 +14,7 @@ from reskill_jax.grpo.optimizer import (
     schedule,
 )
 from reskill_jax.grpo.scoring import make_logprobs
+from reskill_jax.grpo.skill_meter import SkillMeter, make_skill_meter
 from reskill_jax.grpo.update import Update, make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params
@@ -76,6 +77,17 @@ def make_grpo(
         **loss_options(config),
     )
     return tx, update
+
+
+def make_meter(
+    config: ConfigDict, decoder: DecoderConfig, mesh: Mesh | None = None
+) -> SkillMeter:
+    """Build what scores responses without one of their skills."""
+    return make_skill_meter(
+        make_logprob_fn(config, decoder, mesh),
+        buckets=config.grpo.buckets,
+        share=config.meter.share,
+    )
 
 
 def make_logprob_fn(

@@ -7,7 +7,8 @@ It is a pure function of the evidence. In this order it proposes
 2. to add the rules that answer the most prevalent failure modes, two at a time or,
    where that cannot be, one;
 3. to reword rules of the bank whose failure mode is still there;
-4. advice made from the verbs of successful episodes, where no rule covers them.
+4. advice made from the verbs of successful episodes, where no rule covers them;
+5. to drop a skill that does not change what the policy says, or no longer does.
 
 A change that a trial has rejected waits until all evidence is new.
 """
@@ -104,6 +105,7 @@ class OfflineCreator:
         yield from self._additions(evidence, table.assertions, table.rules)
         yield from self._rewordings(evidence)
         yield from self._additions(evidence, *mine(evidence.records, table.patterns))
+        yield from self._removals(evidence)
 
     def _repairs(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
         for skill in evidence.bank.skills:
@@ -123,6 +125,14 @@ class OfflineCreator:
             for operation in options:
                 if not self._was_rejected(evidence, operation):
                     yield [Change(operation, reason, figures)]
+
+    def _removals(self, evidence: Evidence) -> Iterator[Sequence[Change]]:
+        for effect in evidence.effects:
+            delete = Delete(effect.name)
+            idle = effect.verdict in ("ignored", "internalised")
+            if idle and not self._was_rejected(evidence, delete):
+                reason = f"{effect.name} is {effect.verdict}"
+                yield [Change(delete, reason, f"{effect.name}: {effect}")]
 
     def _additions(
         self,

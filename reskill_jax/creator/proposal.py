@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.effects import SkillEffect
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import Operation
 from reskill_jax.skills.skill import Skill, SkillBank
@@ -123,6 +124,7 @@ class Evidence:
         max_skills: most skills that a bank may hold.
         step: the current training step.
         seed: for creators that sample; same evidence, same proposal.
+        effects: what was measured of the bank's skills; those without are missing.
     """
 
     bank: SkillBank
@@ -132,6 +134,7 @@ class Evidence:
     max_skills: int = 8
     step: int = 0
     seed: int = 0
+    effects: tuple[SkillEffect, ...] = ()
 
     def rejected(self, within: int) -> list[PastTrial]:
         """Return the trials that were rejected in the last `within` steps."""

@@ -138,8 +138,11 @@ def _skill(skill: Skill, evidence: Evidence) -> str:
     own = [t for t in evidence.tallies if t.bank == evidence.bank.hash]
     shown = sum(tally.shown(skill.name) for tally in own)
     played = sum(tally.episodes for tally in own)
+    effect = next((e for e in evidence.effects if e.name == skill.name), None)
+    measured = f"; {effect}" if effect else ""
     return (
-        f"{skill.name} {_words(skill)} [fired in {shown} of {played} recent episodes]"
+        f"{skill.name} {_words(skill)} [fired in {shown} of {played} recent episodes"
+        f"{measured}]"
     )
 
 

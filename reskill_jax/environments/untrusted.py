@@ -29,6 +29,22 @@ def one_line(text: str, limit: int, tags: Iterable[str]) -> str:
     return line[: limit - 3].rsplit(" ", 1)[0] + " .."
 
 
+def tagged_problem(text: str, most: int) -> str:
+    """Say why what a response has between its tags cannot be used; "" where it can.
+
+    Args:
+        text: what stands there.
+        most: characters that it may have.
+    """
+    if not text:
+        return "There is nothing between the tags."
+    if len(text) > most:
+        return f"More than {most} characters are between the tags."
+    if CONTROL.search(text):
+        return "There are control characters between the tags."
+    return ""
+
+
 @cache
 def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
     names = "|".join(map(re.escape, (*tags, *_TAGS)))

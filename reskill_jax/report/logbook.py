@@ -143,11 +143,10 @@ class Logbook:
         labels = {split: panel.label for split, panel in panels.items()}
         self._writer.write(step, metrics, phase="eval", panels=labels)
         self._trackers.scalars(step, "eval", metrics)
-        shown = [episode_line(episode, step) for episode in episodes[:SHOWN_EPISODES]]
-        self._trackers.episodes(step, "eval", shown)
-        write_episodes(
+        lines = write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
+        self._trackers.episodes(step, "eval", lines[:SHOWN_EPISODES])
         for episode in episodes:
             if episode.lost:
                 name = _dropped(episode.task.id, episode.lost)
@@ -163,30 +162,42 @@ class Logbook:
         self._writer.close()
 
 
-def write_episodes(path: Path, episodes: Sequence[Episode], step: int) -> None:
-    """Write what was played, one JSON line per episode."""
-    lines = (json.dumps(episode_line(episode, step)) for episode in episodes)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def write_episodes(
+    path: Path, episodes: Sequence[Episode], step: int
+) -> list[dict[str, Any]]:
+    """Write what was played, one JSON line per episode; return these documents."""
+    lines = [episode_line(episode, step) for episode in episodes]
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+    return lines
 
 
 def episode_line(episode: Episode, step: int) -> dict[str, Any]:
     """Return all of an episode but its token ids, as a JSON document."""
     turns = episode.turns
-    return encode(episode.record(step)) | {
-        "split": episode.task.split,
-        "arm": episode.arm,
-        "group": episode.group,
-        "index": episode.index,
-        "reward": episode.reward,
-        "scores": episode.scores,
-        "lost": episode.lost,
-        "responses": [turn.text for turn in turns],
-        "rewards": [turn.reward for turn in turns],
-        "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
-        "response_tokens": [len(turn.response) for turn in turns],
-        "stopped": [turn.stopped for turn in turns],
-        "versions": [turn.version for turn in turns],
-    }
+    meter = [
+        {"turn": k, "skill": turn.ablation.skill, "effect": turn.ablation.effect}
+        for k, turn in enumerate(turns)
+        if turn.ablation
+    ]
+    return (
+        encode(episode.record(step))
+        | {
+            "split": episode.task.split,
+            "arm": episode.arm,
+            "group": episode.group,
+            "index": episode.index,
+            "reward": episode.reward,
+            "scores": episode.scores,
+            "lost": episode.lost,
+            "responses": [turn.text for turn in turns],
+            "rewards": [turn.reward for turn in turns],
+            "prompt_tokens": [turn.trunk_length + len(turn.branch) for turn in turns],
+            "response_tokens": [len(turn.response) for turn in turns],
+            "stopped": [turn.stopped for turn in turns],
+            "versions": [turn.version for turn in turns],
+        }
+        | ({"meter": meter} if meter else {})
+    )
 
 
 def write_evaluation(

@@ -8,8 +8,7 @@ holds a run of this id, it goes on in that; with --name it is another run. wandb
 offline with WANDB_MODE=offline, trackio writes under TRACKIO_DIR.
 """
 
-import json
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from reskill_jax.report.trackers import (
     make_tracker,
 )
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.storage import read_json, read_json_lines
+from reskill_jax.storage import read_json, read_records
 from reskill_jax.terminal import activity, say
 from reskill_jax.workdir import Workdir, flatten
 
@@ -60,7 +59,8 @@ def replay(workdir: Workdir, tracker: Tracker, name: str = "") -> int:
                 tracker.document(step, "trial", as_code(trial))
         played = workdir.episodes / f"{phase}-{step:05d}.jsonl"
         if phase == "eval" and played.is_file():
-            tracker.episodes(step, phase, list(_first(played)))
+            first = islice(read_records(played), SHOWN_EPISODES)
+            tracker.episodes(step, phase, list(first))
     if workdir.skills.is_dir():
         last = int(lines[-1]["step"]) if lines else 0
         tracker.document(last, "skills", as_markdown(load_bank(workdir.skills)))
@@ -70,15 +70,9 @@ def replay(workdir: Workdir, tracker: Tracker, name: str = "") -> int:
 
 def _by_step(path: Path) -> dict[int, list[dict[str, Any]]]:
     found: dict[int, list[dict[str, Any]]] = {}
-    for _, trial in read_json_lines(path, growing=True) if path.is_file() else ():
+    for trial in read_records(path):
         found.setdefault(int(trial["step"]), []).append(trial)
     return found
-
-
-def _first(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for _, line in zip(range(SHOWN_EPISODES), file, strict=False):
-            yield json.loads(line)
 
 
 def main(argv: list[str]) -> None:

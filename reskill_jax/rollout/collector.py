@@ -26,6 +26,7 @@ from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
+from reskill_jax.rollout.meter import Recorder
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.storage import well_formed
 from reskill_jax.terminal import activity
@@ -75,6 +76,7 @@ class Collector:
         seed: int,
         what: str = "playing",
         only_whole_groups: bool = False,
+        meter: float = 0.0,
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -91,6 +93,8 @@ class Collector:
             what: this is, in words, for people who wait.
             only_whole_groups: stop playing a group once an episode of it is lost; the
                 others of that group then count as lost, too.
+            meter: share of the tokens that is to be scored without a skill; see
+                `rollout.meter`.
 
         Returns:
             The episodes, ordered by group, then by index within the group; with those
@@ -103,7 +107,7 @@ class Collector:
             nonlocal ended
             async with gate:
                 context = contexts[episode.arm]
-                played = await self._attempt(episode, context, sampling, seed)
+                played = await self._attempt(episode, context, sampling, seed, meter)
             ended += 1
             return played
 
@@ -134,7 +138,12 @@ class Collector:
         return sorted(episodes, key=lambda episode: (episode.group, episode.index))
 
     async def _attempt(
-        self, blank: Episode, context: Context, sampling: Sampling, seed: int
+        self,
+        blank: Episode,
+        context: Context,
+        sampling: Sampling,
+        seed: int,
+        meter: float,
     ) -> Episode:
         """Play an episode, from its beginning again where it was lost."""
         session = f"{seed}/{blank.group}/{blank.index}"
@@ -142,7 +151,8 @@ class Collector:
         while True:
             episode = replace(blank, trunks=[], turns=[])
             try:
-                await self._play(episode, context, sampling, session)
+                recorder = Recorder(session, meter)
+                await self._play(episode, context, sampling, session, recorder)
                 return episode
             except EpisodeLostError as error:
                 pause = error.again_after_s
@@ -157,7 +167,12 @@ class Collector:
             attempt += 1
 
     async def _play(
-        self, episode: Episode, context: Context, sampling: Sampling, session: str
+        self,
+        episode: Episode,
+        context: Context,
+        sampling: Sampling,
+        session: str,
+        recorder: Recorder,
     ) -> None:
         """Fill in `episode` by playing it to its end."""
         with self.players.open(episode.task.id) as environment:
@@ -204,6 +219,9 @@ class Collector:
                         valid=action.well_formed and now.understood,
                         active_skills=tuple(
                             note.name for note in notes[: prompt.notes]
+                        ),
+                        ablation=recorder.record(
+                            talk, prompt, before, notes, len(episode.turns)
                         ),
                     )
                 )

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.rollout.context import Guide, Note
 from reskill_jax.rollout.prompts import PromptBuilder
@@ -57,7 +60,7 @@ class Conversation:
     def prompt(self, observation: Observation, notes: Sequence[Skill | Note]) -> Prompt:
         """Render the prompt of the current turn, opening a new window if it must."""
         builder = self._builder
-        section = notes if self._guide.shows_skills or notes else None
+        section = self._section(notes)
         if builder.layout == "paper":
             self.trunks[-1] = []
             whole, shown = builder.paper(
@@ -70,7 +73,7 @@ class Conversation:
             )
             return Prompt(0, 0, whole, shown)
         turn = len(self.actions) + 1
-        asked = turn, self._goal, observation, section, self._usual
+        asked = turn, self._goal, observation, section, self._listed
         branch, shown = builder.branch(*asked)
         if len(self.trunks[-1]) + len(branch) > builder.max_tokens:
             newest = self._newest_turn()
@@ -79,6 +82,45 @@ class Conversation:
             self._reopen(len(branch), newest)
         window = len(self.trunks) - 1
         return Prompt(window, len(self.trunks[-1]), branch, shown)
+
+    def without(
+        self,
+        prompt: Prompt,
+        observation: Observation,
+        notes: Sequence[Skill | Note],
+        left_out: int,
+    ) -> NDArray[np.int32] | None:
+        """Render the branch of the current turn again, without one of its notes.
+
+        Args:
+            prompt: what `prompt` returned.
+            observation: the current one.
+            notes: what `prompt` was given.
+            left_out: index of the note.
+
+        Returns:
+            The branch after the same trunk; None where the prompt had to be shortened,
+            or would have to be.
+        """
+        asked = len(self.actions) + 1, self._goal, observation
+        whole, _ = self._builder.branch(*asked, self._section(notes), self._listed)
+        head = prompt.branch[: len(prompt.branch) - len(whole)]
+        if head + whole != prompt.branch:
+            return None
+        rest = self._section([note for k, note in enumerate(notes) if k != left_out])
+        branch = head + self._builder.branch(*asked, rest, self._listed)[0]
+        if prompt.trunk_length + len(branch) > self._builder.max_tokens:
+            return None
+        return np.asarray(branch, np.int32)
+
+    def _section(self, notes: Sequence[Skill | Note]) -> Sequence[Skill | Note] | None:
+        """Return the notes; None where prompts have no section for them."""
+        return notes if self._guide.shows_skills or notes else None
+
+    @property
+    def _listed(self) -> tuple[str, ...]:
+        """Actions that branches need not list; the paper's have no trunk that does."""
+        return () if self._builder.layout == "paper" else self._usual
 
     def advance(self, action: str, observation: str) -> None:
         """Append what was done and what came of it."""

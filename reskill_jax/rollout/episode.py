@@ -17,6 +17,24 @@ from reskill_jax.skills.episode_record import EpisodeRecord
 
 
 @dataclass
+class Ablation:
+    """The branch of a turn as it would be without one of its skills (`rollout.meter`).
+
+    Attributes:
+        skill: name of the one that is left out.
+        branch: int32 [n], the prompt after the trunk.
+        lot: decides what is scored where not all can be.
+        effect: log-prob of the response with the skill less that without it, nats per
+            token; None: not scored.
+    """
+
+    skill: str
+    branch: NDArray[np.int32]
+    lot: int
+    effect: float | None = None
+
+
+@dataclass
 class Turn:
     """One decision of the agent.
 
@@ -35,6 +53,7 @@ class Turn:
         reward: of the environment for this action; for the last turn with what was
             paid at the turn limit.
         stopped: whether the response ended by itself, not by the length limit.
+        ablation: the turn without one of its skills, where that is to be scored.
     """
 
     window: int
@@ -50,6 +69,7 @@ class Turn:
     active_skills: tuple[str, ...] = ()
     reward: float = 0.0
     stopped: bool = True
+    ablation: Ablation | None = None
 
 
 @dataclass(frozen=True)

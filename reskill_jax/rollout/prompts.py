@@ -245,12 +245,13 @@ class PromptBuilder:
         Returns:
             The tokens, and how many of the notes are among them.
         """
-        number = len(actions) + 1
+        played, now = len(actions), observations[-1]
+        number = played + 1
         branch, shown_notes = self.branch(number, goal, observation, notes)
-        for shown in range(min(len(actions), self.history), -1, -1):
-            head = self._paper_head(
-                goal, observations, actions, guide, shown, (8, 4, 4)
-            )
+        turns = list(zip(observations, actions, strict=False))
+        for shown in range(min(played, self.history), -1, -1):
+            past = turns[played - shown :]
+            head = self._paper_head(goal, past, played, now, guide, (8, 4, 4))
             if len(head) + len(branch) <= self.max_tokens:
                 return head + branch, shown_notes
         limit = self._fixed.head + self._room * (_HEAD + _TURN) // _PARTS
@@ -262,7 +263,7 @@ class PromptBuilder:
             (64, 64, 64),
             _ALL_CUT,
         ):
-            head = self._paper_head(goal, observations, actions, guide, 0, parts)
+            head = self._paper_head(goal, (), played, now, guide, parts)
             if len(head) <= limit:
                 break
         branch, shown_notes = self.branch(
@@ -273,31 +274,28 @@ class PromptBuilder:
     def _paper_head(
         self,
         goal: str,
-        observations: Sequence[str],
-        actions: Sequence[str],
+        past: Sequence[tuple[str, str]],
+        played: int,
+        now: str,
         guide: Guide,
-        shown: int,
         parts: tuple[int, int, int],
     ) -> list[int]:
-        """Encode all that comes before the branch, with so many past turns."""
+        """Encode all that comes before the branch, with these of the turns played."""
         goal_part, observation_part, opening_part = parts
-        past = list(zip(observations, actions, strict=False))
-        past = past[len(past) - shown :]
-        first = len(actions) - shown + 1
+        first = played - len(past) + 1
         text = f"{self._role(guide)}Goal: {self._cut(goal, goal_part)}\n"
         if opening := self._cut(guide.opening, opening_part):
             text += f"\n{opening}\n"
-        if actions:
-            text += f"Turns so far: {len(actions)}. The last {len(past)}:\n"
+        if played:
+            text += f"Turns so far: {played}. The last {len(past)}:\n"
         text += "".join(
             f"[Observation {i}: {self._cut(o, 4)} Action {i}: {self._action(a)}]\n"
             for i, (o, a) in enumerate(past, first)
         )
-        now = f"\nNow: {self._cut(observations[-1], observation_part)}\n"
         return [
             *self.tokenizer.user_prefix,
             *self.tokenizer.encode(text),
-            *self.tokenizer.encode(now),
+            *self.tokenizer.encode(f"\nNow: {self._cut(now, observation_part)}\n"),
         ]
 
     def notes_limit(self) -> int:
@@ -363,8 +361,7 @@ class PromptBuilder:
         heads = [self.head("", "", guide)[0] for guide in guides]
         if self.layout == "paper":
             heads = [
-                self._paper_head("", [""], [""] * last, guide, 0, _ALL_CUT)
-                for guide in guides
+                self._paper_head("", (), last, "", guide, _ALL_CUT) for guide in guides
             ]
         self._fixed = _Fixed(
             max(map(len, heads)),

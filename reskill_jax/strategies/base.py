@@ -85,13 +85,20 @@ class Plan:
         return replace(self, train=np.zeros(len(self.tasks), bool))
 
     @classmethod
-    def alike(cls, tasks: Sequence[Task], context: Context, group_size: int) -> "Plan":
-        """Plan that everybody plays on one context, and that the policy learns."""
+    def alike(
+        cls,
+        tasks: Sequence[Task],
+        context: Context,
+        group_size: int,
+        *,
+        train: bool = True,
+    ) -> "Plan":
+        """Plan that everybody plays on one context; the policy learns if `train`."""
         return cls(
             tasks=tuple(tasks),
             contexts=(context,),
             arms=np.zeros((len(tasks), group_size), np.int32),
-            train=np.ones(len(tasks), bool),
+            train=np.full(len(tasks), train),
         )
 
 

@@ -97,8 +97,8 @@ class Evolver:
     def plan(self, step: int, draw: Draw) -> Plan:
         """Play the next tasks; all may ask."""
         tasks = draw(self._setup.tasks_per_step)
-        plan = Plan.alike(tasks, self._memory, self._setup.group_size)
-        return plan if self._train else plan.frozen()
+        size = self._setup.group_size
+        return Plan.alike(tasks, self._memory, size, train=self._train)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Credit what was shown, take what is written, ask for more, prune."""

@@ -102,11 +102,11 @@ class Expel:
         group = self._setup.group_size
         if not self._gathering:
             tasks = draw(self._setup.tasks_per_step)
-            return Plan.alike(tasks, self._insights, group).frozen()
+            return Plan.alike(tasks, self._insights, group, train=False)
         if self._attempts.over:
             self._attempts.begin(draw(self._setup.tasks_per_step))
         tasks = [self._attempts.tasks[place] for place in self._attempts.pending()]
-        return Plan.alike(tasks, self._reflections, group).frozen()
+        return Plan.alike(tasks, self._reflections, group, train=False)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Remember and reflect, and extract at the end; then learn nothing."""

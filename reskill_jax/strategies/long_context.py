@@ -46,7 +46,8 @@ class LongContextStrategy:
     def plan(self, step: int, draw: Draw) -> Plan:
         """Play the next tasks on it; the policy learns nothing."""
         tasks = draw(self._setup.tasks_per_step)
-        return Plan.alike(tasks, self._context, self._setup.group_size).frozen()
+        size = self._setup.group_size
+        return Plan.alike(tasks, self._context, size, train=False)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Keep the newest successes."""

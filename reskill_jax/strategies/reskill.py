@@ -34,6 +34,7 @@ from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
 from reskill_jax.strategies.course import Course, Figures, figures, summary
 from reskill_jax.strategies.lifecycle import idle_episodes, lifecycle
 from reskill_jax.strategies.reservoir_check import check_reservoir
+from reskill_jax.strategies.skill_effects import SkillEffects
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.bounds import make_config
 from reskill_jax.trials.calibration import Shape
@@ -113,6 +114,7 @@ class _State(TypedDict):
     path: list[tuple[int, list[Figures]]]
     wait_until: int
     idle: int
+    effects: SkillEffects
 
 
 class ReSkill:
@@ -172,6 +174,7 @@ class ReSkill:
         self._course = Course()  # of the trial
         self._wait_until = 0  # step before which the creator is not asked again
         self._idle = 0  # times in a row that it had nothing to propose
+        self._effects = SkillEffects()
 
     @property
     def incumbent(self) -> Context:
@@ -195,6 +198,7 @@ class ReSkill:
         """Remember the episodes, judge the candidates, ask for the next ones."""
         self._events, self._decisions = [], []
         self._reservoir.add(episode.record(step) for episode in episodes)
+        self._events += self._effects.add(step, episodes, self._banks())
         turns = [turn for episode in episodes for turn in episode.turns]
         metrics: dict[str, float] = {}
         if turns:
@@ -277,7 +281,11 @@ class ReSkill:
                 not_chosen=decision is not None and k not in (arm, *decision.rejected),
             )
             self._history.append(past)
-            self._decisions.append(encode(past) | self._course.describe(k, decision))
+            self._decisions.append(
+                encode(past)
+                | self._course.describe(k, decision)
+                | self._effects.describe(banks[0], banks[k], k)
+            )
             shown = f"effect {contrast.effect:+.1%}" if contrast else reason
             if decision and decision.reason == "limit" and past.verdict == "rejected":
                 shown += ", not sure enough at the last step of its trial"
@@ -349,6 +357,7 @@ class ReSkill:
             records=records,
             tallies=self._reservoir.tallies(step),
             history=(*self._history, *on_trial),
+            effects=self._effects.of(self._bank.skills),
             max_skills=self._max_skills,
             step=step,
             seed=self._seed,
@@ -395,6 +404,7 @@ class ReSkill:
                 path=self._course.path,
                 wait_until=self._wait_until,
                 idle=self._idle,
+                effects=self._effects,
             )
         )
 
@@ -416,3 +426,4 @@ class ReSkill:
         self._course = Course(held["trial_start"], held["path"])
         self._wait_until = held["wait_until"]
         self._idle = held["idle"]
+        self._effects = held["effects"]

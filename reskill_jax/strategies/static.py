@@ -49,8 +49,8 @@ class Static:
 
     def plan(self, step: int, draw: Draw) -> Plan:
         """Play the next tasks on the one context."""
-        plan = Plan.alike(draw(self.tasks_per_step), self.context, self.group_size)
-        return plan if self.train else plan.frozen()
+        tasks = draw(self.tasks_per_step)
+        return Plan.alike(tasks, self.context, self.group_size, train=self.train)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Learn nothing."""

@@ -20,6 +20,7 @@ from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
 from reskill_jax.laboratory.known_proposals import Injecting, addition
 from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.effects import SkillEffect
 from reskill_jax.skills.skill import SkillBank
 
 RECORDS = tuple(many(acts("go to a", "look"), 3, "t"))
@@ -161,8 +162,9 @@ def test_evidence_survives_json():
     proposal = addition(HELPFUL[1])
     found = Contrast(0.25, 0.1, 0.9)
     past = PastTrial.judged(2, proposal, (SkillBank(), bank), True, found)
+    effects = (SkillEffect("a", 50, 0.2, 0.3, "followed"),)
     evidence = Evidence(
-        bank, reservoir.records(3), reservoir.tallies(3), (past,), 5, 3, 9
+        bank, reservoir.records(3), reservoir.tallies(3), (past,), 5, 3, 9, effects
     )
     assert decode(Evidence, json.loads(json.dumps(encode(evidence)))) == evidence
 

@@ -13,6 +13,7 @@ from reskill_jax.creator.proposal import Evidence, PastTrial
 from reskill_jax.creator.reservoir import Tally
 from reskill_jax.creator.verify import Verified, verify
 from reskill_jax.environments.alfworld.rules import FAMILY, HARMFUL, HELPFUL, TABLE
+from reskill_jax.skills.effects import SkillEffect
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import Add, Delete, Modify, apply
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -367,3 +368,26 @@ def test_unknown_games_get_advice_from_their_own_verbs():
     proposal = ask(creator, Evidence(SkillBank(), records))
     assert names(proposal)[0] == "use-connect"
     assert added(proposal)[0].when_to_use == "You have not used 'connect' in this task."
+
+
+@pytest.mark.parametrize(
+    ("verdict", "dropped"),
+    [("ignored", 1), ("internalised", 1), ("followed", 0), ("unclear", 0)],
+)
+def test_a_skill_that_changes_nothing_is_dropped_last_and_not_again(verdict, dropped):
+    bank = SkillBank((RULES["take-it-on-sight"].skill(),))
+    effect = SkillEffect("take-it-on-sight", 80, 0.001, 0.2, verdict)
+    seen = replace(evidence(WIN, bank=bank), effects=(effect,))
+    creator = OfflineCreator(TABLE)
+    proposal = creator.propose(seen)
+    wanted = (Delete("take-it-on-sight"),)
+    if not dropped:
+        assert proposal is None or proposal.operations != wanted
+        return
+    assert proposal.operations == wanted
+    assert proposal.reasons == (f"take-it-on-sight is {verdict}",)
+    assert proposal.evidence[0].startswith(f"take-it-on-sight: {verdict}: responses")
+    assert creator.propose(judge(seen, proposal, accepted=False)) is None
+    # What fails comes first.
+    other = replace(evidence(MODES[2][1], bank=bank), effects=(effect,))
+    assert names(ask(creator, other)) == ["use-the-lamp"]

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from programs import ROOT
+from programs import get_config
 from real_model import smollm2
 
 from reskill_jax import build
@@ -46,11 +46,7 @@ ENVIRONMENTS = {
 
 def play(name):
     """Play two episodes, greedily; print and return them."""
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = get_config("", name)
     config.update_from_flattened_dict(SMALL | ENVIRONMENTS[name])
     config.policy.path = str(smollm2())
     config.rollout.temperature = 0.0

@@ -24,9 +24,9 @@ HELPERS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpe
 TWO_DEVICES = CPU | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
-def get_config(variant="smoke"):
-    path = ROOT / "configs" / "alfworld.py"
-    spec = importlib.util.spec_from_file_location("alfworld_config", path)
+def get_config(variant="smoke", environment="alfworld"):
+    path = ROOT / "configs" / f"{environment}.py"
+    spec = importlib.util.spec_from_file_location(f"{environment}_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(variant)

@@ -1,11 +1,11 @@
 """Plays what a strategy plans, with outcomes drawn instead of played."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from reskill_jax.environments.task import Task
-from reskill_jax.rollout.episode import Episode, Turn
+from reskill_jax.rollout.episode import Ablation, Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies.base import Learned, Strategy
 
@@ -33,10 +33,12 @@ def play(
     chance: Sequence[float],
     goal="put a mug in shelf",
     dropped: Collection[int] = (),
+    effects: Mapping[str, float] | None = None,
 ) -> Learned:
     """Play a step in which arm k wins with probability chance[k].
 
-    Groups may have been dropped, because their environment failed.
+    Groups may have been dropped, because their environment failed. One of
+    the skills of `effects` was measured at every turn that shows any.
     """
     plan = strategy.plan(step, draw)
     rng = np.random.default_rng(step)
@@ -58,5 +60,9 @@ def play(
                     "You see a shelf.", "", action, True, active_skills,
                 )
             )  # fmt: skip
+            for name, effect in (effects or {}).items():  # the last one shown
+                if name in active_skills:
+                    ablation = Ablation(name, NO_TOKENS, 0, effect)
+                    episode.turns[-1].ablation = ablation
         episodes.append(episode)
     return strategy.observe(step, [e for e in episodes if e.group not in dropped])

@@ -170,6 +170,12 @@ def test_the_paper_layout_counts_before_the_history():
     assert text.index("Action 1: look") < text.index("Now: you see a mug 1")
 
 
+@pytest.mark.parametrize("layout", ["tree", "paper"])
+def test_a_turn_limit_costs_no_memory(layout):
+    """Checking the budget once listed every turn: sixteen gigabytes for this one."""
+    assert builder(layout=layout, max_turns=2**31 - 1).max_turns == 2**31 - 1
+
+
 def test_a_budget_without_room_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"max_tokens=64 is too small: the fixed text"):
         builder(wording="full", max_tokens=64)

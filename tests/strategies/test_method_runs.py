@@ -4,6 +4,7 @@ import json
 
 import pytest
 from corridor_runs import corridor_command, corridor_config, last_checkpoint
+from killed_runs import KilledError, killed_at
 from programs import deterministic, run_two, save_random_policy, written
 
 from reskill_jax import train
@@ -22,23 +23,9 @@ QUICK = {
 }
 
 
-class KilledError(Exception):
-    """Ends a run between a step and its checkpoint."""
-
-
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return save_random_policy(tmp_path_factory.mktemp("policy"))
-
-
-def killed_at(step, monkeypatch):
-    class Logbook(train.Logbook):
-        def step(self, number, *arguments):
-            super().step(number, *arguments)
-            if number == step:
-                raise KilledError
-
-    monkeypatch.setattr(train, "Logbook", Logbook)
 
 
 @pytest.mark.parametrize(

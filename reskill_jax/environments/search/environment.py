@@ -11,7 +11,7 @@ from reskill_jax.environments.search.panels import Source
 from reskill_jax.environments.search.scoring import exact_match, f1
 from reskill_jax.environments.search.wordings import REQUEST, TAGS
 from reskill_jax.environments.task import Task
-from reskill_jax.environments.untrusted import CONTROL, one_line
+from reskill_jax.environments.untrusted import one_line, tagged_problem
 
 Search = Callable[[str], Awaitable[Sequence[Found]]]
 
@@ -45,7 +45,9 @@ class SearchEnvironment:
         """Search, or take the answer, which ends the episode."""
         read = _ACTION.fullmatch(action)
         text = read[2].strip() if read else ""
-        problem = _problem(text) if read else f"Reply with {REQUEST}."
+        problem = (
+            tagged_problem(text, MAX_CHARACTERS) if read else f"Reply with {REQUEST}."
+        )
         if read is None or problem:
             return Observation(f"Invalid. {problem}", understood=False)
         if read[1] == "answer":
@@ -101,14 +103,3 @@ def clean(contents: str, limit: int) -> str:
         title, text = "", title
     whole = f"{title.strip().strip(chr(34))}: {text}" if title.strip() else text
     return one_line(whole, limit, TAGS)
-
-
-def _problem(text: str) -> str:
-    """Say why a query or an answer is none; "" where it is one."""
-    if not text:
-        return "There is nothing between the tags."
-    if len(text) > MAX_CHARACTERS:
-        return f"More than {MAX_CHARACTERS} characters are between the tags."
-    if CONTROL.search(text):
-        return "There are control characters between the tags."
-    return ""

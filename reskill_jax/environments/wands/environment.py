@@ -7,7 +7,7 @@ import msgspec
 
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
-from reskill_jax.environments.untrusted import CONTROL, one_line
+from reskill_jax.environments.untrusted import one_line, tagged_problem
 from reskill_jax.environments.wands.files import feature_key
 from reskill_jax.environments.wands.panels import Offer, Source
 from reskill_jax.environments.wands.wordings import REQUEST, TAGS
@@ -53,7 +53,7 @@ class WandsEnvironment:
         if read is None:
             return self._invalid(f"Reply with {REQUEST}.")
         tag, text = read[1], read[2].strip()
-        if problem := _problem(text):
+        if problem := tagged_problem(text, MAX_CHARACTERS):
             return self._invalid(problem)
         number, comma, name = text.partition(",")
         found = _NUMBER.fullmatch(number.strip())
@@ -105,7 +105,7 @@ class WandsEnvironment:
 
     def _left(self) -> str:
         left = reply_limit(len(self._asked.offers)) - self._replies
-        return "This is the last reply." if left == 1 else f"{left} replies are left."
+        return "This is the last turn." if left == 1 else f"{left} turns are left."
 
     def _scores(self, *, chosen: bool) -> dict[str, float]:
         return {
@@ -141,14 +141,3 @@ _SHOW: dict[str, Callable[[Offer, str], str]] = {
     "attrs": _attrs,
     "desc": _desc,
 }
-
-
-def _problem(text: str) -> str:
-    """Say why what stands between tags is nothing; "" where it is something."""
-    if not text:
-        return "There is nothing between the tags."
-    if len(text) > MAX_CHARACTERS:
-        return f"More than {MAX_CHARACTERS} characters are between the tags."
-    if CONTROL.search(text):
-        return "There are control characters between the tags."
-    return ""

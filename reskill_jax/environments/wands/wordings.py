@@ -5,32 +5,26 @@ from reskill_jax.environments.wording import Wording
 TAGS = ("inspect", "attrs", "attr", "desc", "choose")
 REQUEST = f"exactly one tag: {', '.join(f'<{tag}>..</{tag}>' for tag in TAGS)}"
 
+# A small model does as the example and the last line say and passes over the rest; how
+# many turns are left, said beside the last line, it would repeat.
 FULL = Wording(
     role=(
-        "Find the product that is exactly what a shopper asks for. Products have "
-        "numbers, and one of them fits. A reply is one sentence of thought and then "
-        "exactly one tag:\n"
-        "<inspect>1</inspect> shows name, class and rating of product 1\n"
-        "<attrs>1</attrs> shows all of its features\n"
-        "<attr>1, material</attr> shows one feature\n"
-        "<desc>1</desc> shows its description\n"
-        "<choose>1</choose> ends the search with your choice\n\n"
-        "Example\n"
-        "Request: red wool rug\n"
-        "There are products 1 and 2.\n"
-        "Reply 1: I compare materials. <attr>1, material</attr>\n"
-        "Result: Product 1, material: cotton\n"
-        "Reply 2: Now the other. <attrs>2</attrs>\n"
-        "Result: Product 2. color: red; material: wool\n"
-        "Reply 3: Product 2 fits. <choose>2</choose>\n\n"
-        "Now it is your turn.\n"
+        "You compare products for a shopper. At each turn write one sentence of "
+        "thought and one command between tags; then you see its result. There are "
+        "three turns per product and two more. <attrs>1</attrs> shows all features of "
+        "product 1, <desc>1</desc> its description, <inspect>1</inspect> its name, "
+        "class and rating, <attr>1, color</attr> its color. Look at every product. "
+        "When you know which one is exactly what the shopper asks for, write its "
+        "number between <choose> and </choose>.\n"
+        "\nExample of a turn:\nI need the features of product 2. <attrs>2</attrs>\n\n"
     ),
     start="Request: {goal}\n{observation}\n",
-    turn="Reply {turn}: {action}\nResult: {observation}\n",
+    turn="\nTurn {turn}: {action}\nResult {turn}:\n{observation}\n",
     tagged="<{tag}>{text}</{tag}>",
-    hint="\n{hint}\n",
+    hint="",
     request=(
-        "Write reply {turn}: one sentence, then the next tag, for the request: {goal}"
+        "\nTurn {turn}. Write one sentence, then the number of a product between "
+        "<attrs> and </attrs>, or another command."
     ),
 )
 BRIEF = Wording(

@@ -29,7 +29,7 @@ from reskill_jax.report.exports.dataset import write_dataset
 from reskill_jax.report.exports.skill_creator import benchmark, history
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.storage import read_json_lines, write_text
+from reskill_jax.storage import read_records, write_text
 from reskill_jax.terminal import activity, fail, say
 from reskill_jax.workdir import Workdir
 
@@ -63,14 +63,13 @@ def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
         files = dict(_trajectories(workdir, _chosen(workdir, episodes), model))
     elif to == "dataset":
         chosen = _chosen(workdir, episodes)
-        lines = {path.stem: [x for _, x in _lines(path)] for path in chosen}
+        lines = {path.stem: list(read_records(path)) for path in chosen}
         files = write_dataset(lines, environment=config["env"]["name"])
     elif to == "cards":
         measured = f"policy {model!r} on {config['env']['name']}"
+        trials = list(read_records(workdir.trials))
         files = {
-            f"{skill.name}.md": skill_card(
-                skill, _trials(workdir), measured_with=measured
-            )
+            f"{skill.name}.md": skill_card(skill, trials, measured_with=measured)
             for skill in load_bank(workdir.skills).skills
         }
     else:
@@ -92,7 +91,7 @@ def _trajectories(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
         phase = path.stem.partition("-")[0]
-        for number, (_, line) in enumerate(_lines(path)):
+        for number, line in enumerate(read_records(path)):
             document = trajectory(
                 line, session=workdir.root.resolve().name, phase=phase, model=model
             )
@@ -104,7 +103,7 @@ def _trajectories(
 def _trial_files(
     workdir: Workdir, to: str, model: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    trials = _trials(workdir)
+    trials = list(read_records(workdir.trials))
     if not trials:
         return
     if to == "history":
@@ -115,21 +114,11 @@ def _trial_files(
     for trial in trials:
         steps = range(trial["start"] + 1, trial["step"] + 1)
         paths = (workdir.episodes / f"train-{step:05d}.jsonl" for step in steps)
-        lines = (line for path in paths if path.is_file() for _, line in _lines(path))
+        lines = (line for path in paths for line in read_records(path))
         document = benchmark(trial, lines, model=model, created=now)
         if document["runs"]:
             name = f"trial-{trial['step']:05d}-{trial['candidate']}"
             yield f"{name}/benchmark.json", document
-
-
-def _trials(workdir: Workdir) -> list[dict[str, Any]]:
-    if not workdir.trials.is_file():
-        return []
-    return [trial for _, trial in read_json_lines(workdir.trials, growing=True)]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    return read_json_lines(path, growing=True)
 
 
 def _chosen(workdir: Workdir, episodes: str) -> list[Path]:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from reskill_jax.report.exports.cards import changed, verdict
+
 Line = Mapping[str, Any]
 
 
@@ -50,7 +52,7 @@ def benchmark(
     most = max(counts.values(), default=0)
     return {
         "metadata": {
-            "skill_name": ", ".join(_skills(trial)) or "no skill",
+            "skill_name": ", ".join(changed(trial)) or "no skill",
             "skill_path": "",
             "executor_model": model,
             "analyzer_model": "",
@@ -158,12 +160,12 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _notes(trial: Mapping[str, Any]) -> list[str]:
-    verdict = "accepted" if trial["accepted"] else "rejected"
+    ended = verdict(trial)
     if trial.get("not_chosen"):
-        verdict = "not chosen: another candidate of the same trial was better"
+        ended += ": another candidate of the same trial was better"
     notes = [
         f"The trial of training steps {trial['start'] + 1} to {trial['step']} ended: "
-        f"{verdict} ({trial.get('stop_reason') or 'no reason given'}).",
+        f"{ended} ({trial.get('stop_reason') or 'no reason given'}).",
         "pass_rate and its stddev are over runs; the trial compares within groups of "
         "the same task. Times are not recorded.",
     ]
@@ -177,14 +179,6 @@ def _notes(trial: Mapping[str, Any]) -> list[str]:
             f"{contrast['exposed_standard_error']:.3f}."
         )
     return notes
-
-
-def _skills(trial: Mapping[str, Any]) -> list[str]:
-    found = []
-    for operation in trial["proposal"]["operations"]:
-        skill = operation.get("skill") or {}
-        found.append(str(skill.get("name") or operation.get("name") or "a skill"))
-    return found
 
 
 def _iteration(

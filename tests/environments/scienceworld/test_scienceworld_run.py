@@ -6,26 +6,16 @@ import os
 import sys
 
 import pytest
-from programs import CPU, ROOT, start
+from programs import CPU, ROOT, get_config, start
 
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.validate import validate
 from reskill_jax.workdir import Workdir
 
 
-def get_config(variant):
-    path = ROOT / "configs" / "scienceworld.py"
-    spec = importlib.util.spec_from_file_location("scienceworld_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
-    config.unlock()
-    return config
-
-
 @pytest.mark.parametrize("variant", ["", "paper", "official", "cpu", "smoke"])
 def test_variants_are_valid(variant):
-    config = get_config(variant)
+    config = get_config(variant, "scienceworld")
     small = variant in ("cpu", "smoke")
     assert config.env.tasks == ("short" if small else "paper")
     if not small:
@@ -38,7 +28,7 @@ def test_variants_are_valid(variant):
 
 
 def test_keys_of_the_environment_are_checked():
-    config = get_config("smoke")
+    config = get_config("smoke", "scienceworld")
     config.env.tasks = "find-unicorn"
     with pytest.raises(ValueError, match=r"there is no task 'find-unicorn'"):
         validate(config)

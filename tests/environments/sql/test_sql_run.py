@@ -1,12 +1,11 @@
 """The experiment's file: its variants are valid, and the smallest one runs."""
 
-import importlib.util
 import json
 import os
 import sys
 
 import pytest
-from programs import CPU, ROOT, start
+from programs import CPU, ROOT, get_config, start
 
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.validate import validate
@@ -18,19 +17,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("RESKILL_CACHE", str(tmp_path / "cache"))
 
 
-def get_config(variant):
-    path = ROOT / "configs" / "sql.py"
-    spec = importlib.util.spec_from_file_location("sql_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
-    config.unlock()
-    return config
-
-
 @pytest.mark.parametrize("variant", ["", "paper", "smoke", "paper,smoke"])
 def test_variants_are_valid(variant):
-    config = get_config(variant)
+    config = get_config(variant, "sql")
     assert config.env.sample == ("smoke" in variant)
     config.policy.path = "random:tiny"
     if "paper" in variant:
@@ -41,7 +30,7 @@ def test_variants_are_valid(variant):
 
 
 def test_keys_of_the_environment_are_checked():
-    config = get_config("smoke")
+    config = get_config("smoke", "sql")
     config.env.observation_characters = 3
     with pytest.raises(
         ValueError, match=r"config\.env\.observation_characters=3: must"

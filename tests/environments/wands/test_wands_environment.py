@@ -85,8 +85,8 @@ def test_a_wrong_choice_ends_the_episode_and_pays_nothing():
 def test_replies_are_limited_by_the_number_of_products(k, limit):
     seen = play(*["<inspect>1</inspect>", "nothing"] * 9, k=k)
     assert len(seen) == 1 + limit
-    assert seen[0].hint == f"{limit} replies are left."
-    assert seen[-2].hint == "This is the last reply."
+    assert seen[0].hint == f"{limit} turns are left."
+    assert seen[-2].hint == "This is the last turn."
     assert not seen[-2].done
     last = seen[-1]
     assert (last.reward, last.done, last.success) == (0, True, False)
@@ -142,7 +142,7 @@ def test_hostile_responses_are_invalid_turns_and_nothing_else(response):
     assert (invalid.reward, invalid.done, invalid.success) == (0, False, False)
     assert invalid.text.startswith("Invalid. ")
     assert len(invalid.text) < 200
-    assert invalid.hint == "7 replies are left."
+    assert invalid.hint == "7 turns are left."
     assert last.success  # the episode has gone on
     assert last.scores["looks"] == 0
 
