@@ -323,6 +323,8 @@ class SkillrlSettings:
         )
         _choose(self, "retrieve", "task", "state")
         _choose(self, "evolve_from", "train", "dev", "paper")
+        if not self.reported_split:
+            raise ValueError("reported_split='': must be the name of a split")
 
 
 # By the section of `strategy` that holds them.

@@ -110,6 +110,7 @@ def test_a_language_model_writes_everything_and_is_cleaned(tmp_path):
             writer.edits(["rule"], [WON], [LOST])
             == (RuleEdit("add", -1, "Open it."),) * 4
         )
+        assert len(writer.skills((), [WON], [LOST], ("heat",), 3)) == 3
         assert writer.instructions("", [LOST], 3) == ("One.", "Two.", "Three.")
         assert server.stages() == [*ANSWERS]
         prompts = [r["messages"][-1]["content"] for r in server.requests]
@@ -117,8 +118,8 @@ def test_a_language_model_writes_everything_and_is_cleaned(tmp_path):
     assert "go to shelf 1" in prompts[0]
     assert "rule" in prompts[4]
     metrics = writer.take_metrics()
-    assert metrics["writer/calls"] == 6
-    assert writer.state()["spent"]["calls"] == 6
+    assert metrics["writer/calls"] == 7
+    assert writer.state()["spent"]["calls"] == 7
 
 
 def test_no_answer_is_nothing_said_and_counted(tmp_path):
