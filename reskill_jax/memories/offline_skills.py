@@ -1,7 +1,8 @@
 """Distils skills from episodes by rule: no language model, no network.
 
 Differential processing (SkillRL, 2602.08234, section 3.1): successes give strategies,
-failures give lessons, and actions that were repeated in vain give mistakes.
+failures give lessons, and actions that were repeated in vain, or were none, give
+mistakes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ def _lessons(table: RuleTable, record: EpisodeRecord) -> Iterator[Entry]:
     for assertion in table.assertions:
         if assertion.grade(record) is False:
             # What is checked for some goals only is a matter of the type of task.
-            category = record.kind if assertion.goal else GENERAL
+            category = _category(record) if assertion.goal else GENERAL
             answers = [r for r in table.rules if assertion.id in r.assertions]
             for rule in sorted(answers, key=lambda r: r.assertions.index(assertion.id)):
                 yield _of_rule(rule, category)
@@ -63,13 +64,25 @@ def _lessons(table: RuleTable, record: EpisodeRecord) -> Iterator[Entry]:
             f"It was tried {times} times in an episode that failed.",
         )
         break
+    if 2 * sum(record.valid) < len(record.valid):
+        yield Entry(
+            MISTAKES,
+            "Writing what is not understood.",
+            "Write one action, in the form that is asked for.",
+            "Most actions of an episode that failed were not understood.",
+        )
+
+
+def _category(record: EpisodeRecord) -> str:
+    """Return the type of the task; where there are no types all are of one."""
+    return record.kind or GENERAL
 
 
 def _of_rule(rule: Rule, category: str) -> Entry:
     when, action = rule.wordings[0]
     return Entry(
         category,
-        clean(rule.description, _TITLE),
+        clean(rule.description.rstrip("."), _TITLE),
         clean(action, _TEXT),
         clean(when, _TEXT),
     )
@@ -87,7 +100,7 @@ def _strategy(record: EpisodeRecord) -> Entry:
     verbs = [verb for action in record.actions if (verb := verb_of(action))]
     order = [verb for verb, _ in groupby(verbs)][-_STEPS:]
     return Entry(
-        record.kind,
+        _category(record),
         clean(f"Order that works: {order[0]} first" if order else "", _TITLE),
         clean(f"Act in this order: {', then '.join(order)}." if order else "", _TEXT),
         clean(f"The task is like: {record.goal}", 120),

@@ -196,6 +196,7 @@ def episode_line(episode: Episode, step: int) -> dict[str, Any]:
             "stopped": [turn.stopped for turn in turns],
             "versions": [turn.version for turn in turns],
         }
+        | ({"opening": episode.opening} if episode.opening else {})
         | ({"meter": meter} if meter else {})
     )
 

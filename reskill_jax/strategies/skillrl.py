@@ -22,7 +22,7 @@ from reskill_jax.environments.task import Task
 from reskill_jax.llm.retry import CallError
 from reskill_jax.memories.settings import SkillrlSettings
 from reskill_jax.memories.skill_entries import GENERAL, MISTAKES, Entry, EntryEdit
-from reskill_jax.memories.skill_evidence import SkillEvidence
+from reskill_jax.memories.skill_evidence import SkillEvidence, compression
 from reskill_jax.memories.skill_files import read_entries
 from reskill_jax.memories.skill_library import SkillLibrary
 from reskill_jax.memories.writer import Writer
@@ -119,14 +119,12 @@ class SkillRL:
             self._begin_library(step)
         elif not gathering and step % self._settings.every == 0:
             metrics |= self._evolve(step)
-        written, refused, events = self._take(step)
+        news, events = self._take(step)
         items = Counter(entry.category for entry in self._library.entries)
         general, mistakes = items.pop(GENERAL, 0), items.pop(MISTAKES, 0)
-        metrics |= self._desk.take_metrics()
-        metrics |= {f"skillrl/refused/{why}": float(n) for why, n in refused.items()}
+        metrics |= self._desk.take_metrics() | news
         metrics |= {
             "memory/items": float(len(self._library.entries)),
-            "memory/written": float(written),
             "memory/read": float(self._read(own)),
             "skillrl/general": float(general),
             "skillrl/specific": float(items.total()),
@@ -166,7 +164,8 @@ class SkillRL:
             for kind in kinds
         ]
         limit = _FIRST * max(len(kinds), 1)
-        self._submit(step, calls, kinds, _FIRST, limit)
+        named = [kind for kind in kinds if kind]
+        self._submit(step, calls, named, _FIRST, limit)
 
     def _evolve(self, step: int) -> dict[str, float]:
         """Have skills written for the types of tasks that mostly fail."""
@@ -177,7 +176,7 @@ class SkillRL:
             count = max(count // 2, 1)
         lost = evidence.failures(weak, count)
         if lost:
-            kinds = sorted(evidence.counts)
+            kinds = sorted(kind for kind in evidence.counts if kind)
             calls = [(list[EpisodeRecord](), lost)]
             self._submit(step, calls, kinds, settings.operations, settings.operations)
         self._evidence = SkillEvidence()
@@ -199,17 +198,18 @@ class SkillRL:
         self._desk.submit(step, encode(job))
         self._evidence = SkillEvidence()
 
-    def _take(self, step: int) -> tuple[int, Counter[str], tuple[str, ...]]:
+    def _take(self, step: int) -> tuple[dict[str, float], tuple[str, ...]]:
         """Let into the library what has been written and is fit.
 
         Returns:
-            How many entries are new, the numbers of edits refused by reason, and what
-            happened.
+            Metrics, and what happened.
         """
         before = {entry.id for entry in self._library.entries}
+        records: list[EpisodeRecord] = []  # that it was written from
         refused: Counter[str] = Counter()
         for job, result in self._desk.take(step, wait=not self._learns):
             held = decode(_Job, job, name="job")
+            records += [r for won, lost in held["calls"] for r in (*won, *lost)]
             edits = [
                 replace(edit, entry=replace(edit.entry, born=step))
                 for edit in decode(list[EntryEdit], result)
@@ -226,7 +226,9 @@ class SkillRL:
             refused += why
         new = [entry for entry in self._library.entries if entry.id not in before]
         events = tuple(f"step {step}: new skill: {entry.title}" for entry in new)
-        return len(new), refused, events
+        metrics = {f"skillrl/refused/{why}": float(n) for why, n in refused.items()}
+        metrics |= {"memory/written": float(len(new))} | compression(records, new)
+        return metrics, events
 
     @property
     def _learns(self) -> bool:

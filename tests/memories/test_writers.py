@@ -137,17 +137,24 @@ def figures(learned):
     return {k: v for k, v in learned.metrics.items() if k != "writer/seconds"}
 
 
-@pytest.mark.parametrize("name", ["memrl", "evolver", "inspo", "reflexion", "expel"])
+@pytest.mark.parametrize(
+    "name", ["memrl", "evolver", "inspo", "reflexion", "expel", "skillrl"]
+)
 def test_with_a_language_model_a_killed_run_ends_the_same(name, tmp_path):
     """Calls are found in the log; `delay_steps` fixes when they count."""
     quick = {
         "inspo": {"every": 2, "least_groups": 1, "checks": 2},
         "expel": {"gather_steps": 3},
+        "skillrl": {"every": 2, "least": 2, "weak": 0.9, "duplicate": 1.0},
     }
 
     def answer(stage, prompt):
         if stage == "instructions":
             return json.dumps({"instructions": [f"Way {len(prompt) % 7}."]})
+        if stage == "skills":
+            [skill] = ANSWERS[stage]["operations"][:1]
+            made = [skill | {"title": f"Way {len(prompt)}"}]
+            return json.dumps({"operations": made})
         return script(stage, prompt)
 
     with LlmServer(answer) as server:

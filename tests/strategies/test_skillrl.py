@@ -10,8 +10,14 @@ from text_episodes import acts
 
 from reskill_jax.environments.alfworld.rules import FAMILY, HELPFUL
 from reskill_jax.memories.desk import Desk
-from reskill_jax.memories.skill_entries import GENERAL, MISTAKES, Entry, EntryEdit
-from reskill_jax.memories.skill_evidence import SkillEvidence
+from reskill_jax.memories.skill_entries import (
+    GENERAL,
+    MISTAKES,
+    Entry,
+    EntryEdit,
+    tokens,
+)
+from reskill_jax.memories.skill_evidence import SkillEvidence, compression
 from reskill_jax.memories.skill_files import save_entries
 from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.rule import RuleTable
@@ -214,6 +220,22 @@ def test_a_given_library_is_read_and_not_distilled_again(tmp_path):
         game(library="/no")
 
 
+def test_how_much_shorter_skills_are_than_episodes_is_told():
+    """Tokens of both, by the same count: words and marks, or a quarter of letters."""
+    record = acts(*["go to shelf 1"] * 20, task="find it")
+    entry = Entry(GENERAL, "Look", "Look around you first.")
+    words = [record.goal, *record.observations, *record.actions]
+    assert compression([record], [entry]) == {
+        "skillrl/tokens_per_skill": 7.0,
+        "skillrl/compression": tokens("\n".join(words)) / 7,
+    }
+    assert compression([], [entry]) == compression([record], []) == {}
+    played, _ = game(ONE)
+    learned = played.run(2)
+    assert "skillrl/compression" not in learned[0].metrics
+    assert learned[1].metrics["skillrl/compression"] > 0
+
+
 def test_offline_distilling_is_differential():
     writer = OfflineWriter(RuleTable(HELPFUL, FAMILY))
     lost = replace(
@@ -228,11 +250,17 @@ def test_offline_distilling_is_differential():
     assert kinds[MISTAKES] == kinds["put"] == 1
     strategy = next(entry for entry in found if entry.category == "put")
     assert strategy.principle == "Act in this order: go to, then open, then take."
-    rules = {rule.description for rule in HELPFUL}
+    rules = {rule.description.rstrip(".") for rule in HELPFUL}
     assert {entry.title for entry in found if entry.category == GENERAL} <= rules
     assert writer.skills(tuple(found), (won,), (lost,), (), 3) == ()
     bare = [edit.entry for edit in OfflineWriter().skills((), (won,), (lost,), (), 3)]
     assert {entry.category for entry in bare} == {"put", MISTAKES}
+    # An environment without types of tasks, and actions that are none.
+    others = [replace(won, kind=""), replace(lost, actions=("?", "!"), valid=(False,))]
+    one, other = OfflineWriter().skills((), others[:1], others[1:], (), 3)
+    titles = {entry.entry.category: entry.entry.title for entry in (one, other)}
+    assert titles[GENERAL].startswith("Order that works")
+    assert titles[MISTAKES] == "Writing what is not understood."
 
 
 @pytest.mark.parametrize("source", ["train", "dev"])
