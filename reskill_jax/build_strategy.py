@@ -141,7 +141,13 @@ def make_creator(
     bank_problem: BankProblem = no_problem,
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(rules, analyse=analyse, bank_problem=bank_problem)
+    creator: Creator = OfflineCreator(
+        rules,
+        analyse=analyse,
+        bank_problem=bank_problem,
+        goals=config.creator.goals,
+        rejected_edits=config.creator.rejected_edits,
+    )
     if config.creator.name not in CREATORS:
         settings = {
             **config.creator.to_dict(),

@@ -429,6 +429,10 @@ def _add_creator(c: ConfigDict) -> None:
     c.creator.analysed_tasks = 30
     c.creator.max_concurrency = 16  # analyses at a time
     c.creator.author_attempts = 3  # at a proposal that passes verification
+    # Skills may have a condition on the goal, and are shown in no other tasks.
+    c.creator.goals = False
+    # Rejected edits, with their effects, that the author sees and does not repeat.
+    c.creator.rejected_edits = 0
     c.creator.prompts = ""  # directory of prompts that replace creator/prompts/*.md
     c.creator.replay = ""  # the creator/calls.jsonl of a run, for replay
 

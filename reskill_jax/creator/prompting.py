@@ -13,7 +13,7 @@ _VALUES = {
     ),
     "author": (
         "plan insights skills actions rejections rate schema when_to_use_words"
-        " action_words example_lines characters"
+        " action_words example_lines characters options"
     ),
     # What other methods have written, see `memories.llm_writer`.
     "writer": "",

@@ -180,8 +180,8 @@ class BankContext:
         return self.bank.hash
 
     async def begin(self, task: Task, goal: str, observation: Observation) -> Guide:
-        """Return a guide whose notes are the active skills."""
-        return StaticGuide(bank=self.bank)
+        """Return a guide whose notes are the active skills that such a goal is for."""
+        return StaticGuide(bank=self.bank.about(goal))
 
     def to_json(self) -> Any:
         """Return the bank as a JSON document."""

@@ -239,7 +239,7 @@ class ReSkill:
             [episode.arm for episode in episodes],
             [episode.success for episode in episodes],
             [episode.group for episode in episodes],
-            [could_fire(triggers, episode.actions) for episode in episodes],
+            [could_fire(triggers, e.actions, e.goal) for e in episodes],
         )
         found = trial.contrasts()
         self._course.add(step, found)
