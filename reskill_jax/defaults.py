@@ -321,6 +321,8 @@ def _add_method(c: ConfigDict) -> None:
     # drops skills may cost.
     c.trial.cost_per_skill = placeholder(float)
     c.trial.delete_margin = placeholder(float)
+    # Reject what harms a type of task by more than so many standard errors; 0: no.
+    c.trial.harm_errors = placeholder(float)
 
 
 def _add_frozen_methods(c: ConfigDict) -> None:
