@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_episodes import acts, many
 
@@ -51,6 +51,7 @@ def test_a_bank_without_conditions_is_what_it_was():
     assert SkillBank((replace(LOOK, trigger=HEAT.trigger),)).hash != plain.hash
 
 
+@settings(deadline=None)  # it writes files
 @given(st.text(max_size=12).map(lambda text: f"a{text}"))
 def test_it_comes_back_from_files_and_json(tmp_path_factory, text):
     pattern = "".join(c if c.isalnum() else f"[{c}]" for c in text if c not in "^\\[]-")
