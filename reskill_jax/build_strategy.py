@@ -1,5 +1,6 @@
 """Builds the strategy of a run, and its creator, from the configuration."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -75,7 +76,7 @@ def make_strategy(
     try:
         return make() if distributed.is_alone() else Leader(make, setup.resources)
     except ValueError as error:  # those of `make` begin with one of its keys
-        if str(error).partition("=")[0] not in config.strategy:
+        if re.split(r"[.=]", str(error))[0] not in config.strategy:
             raise
         raise ValueError(f"config.strategy.{error}") from error
 
@@ -140,7 +141,13 @@ def make_creator(
     bank_problem: BankProblem = no_problem,
 ) -> Creator:
     """Build the creator; experiments mix bundles of known kind into its stream."""
-    creator: Creator = OfflineCreator(rules, analyse=analyse, bank_problem=bank_problem)
+    creator: Creator = OfflineCreator(
+        rules,
+        analyse=analyse,
+        bank_problem=bank_problem,
+        goals=config.creator.goals,
+        rejected_edits=config.creator.rejected_edits,
+    )
     if config.creator.name not in CREATORS:
         settings = {
             **config.creator.to_dict(),

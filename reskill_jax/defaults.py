@@ -313,6 +313,7 @@ def _add_method(c: ConfigDict) -> None:
 
     _add_frozen_methods(c.strategy)
     _add_learning_methods(c.strategy)
+    _add_skillrl(c.strategy)
 
     # Responses that are scored again without a skill, to see whether the policy goes by
     # it: most tokens of these, as a share of a step's. 0: none.
@@ -349,6 +350,8 @@ def _add_method(c: ConfigDict) -> None:
     # drops skills may cost.
     c.trial.cost_per_skill = placeholder(float)
     c.trial.delete_margin = placeholder(float)
+    # Reject what harms a type of task by more than so many standard errors; 0: no.
+    c.trial.harm_errors = placeholder(float)
 
 
 def _add_frozen_methods(c: ConfigDict) -> None:
@@ -418,6 +421,31 @@ def _add_learning_methods(c: ConfigDict) -> None:
     c.inspo.compare = "groups"
 
 
+def _add_skillrl(c: ConfigDict) -> None:
+    """SkillRL; memories/settings.py gives sources."""
+    c.skillrl = ConfigDict()
+    c.skillrl.library = ""  # skills.json or a directory to start from; empty: none
+    c.skillrl.gather_steps = 1  # steps that the first library is distilled from
+    c.skillrl.per_kind = 8  # successes, and failures, of each type of task then
+    c.skillrl.shown = 6  # skills of the task's type in a prompt
+    c.skillrl.threshold = -1.0  # least similarity of those; -1: any
+    c.skillrl.mistakes = 5  # in a prompt
+    c.skillrl.retrieve = "task"  # or state: with the first observation
+    c.skillrl.duplicate = 0.8  # similarity from which a new skill is refused
+    c.skillrl.every = 5  # steps between evolutions
+    c.skillrl.weak = 0.4  # success rate below which a type is worked on
+    c.skillrl.least = 8  # episodes of a type that its rate needs
+    c.skillrl.failures = 10  # episodes that are analysed
+    c.skillrl.operations = 3  # edits of an evolution
+    c.skillrl.refine = True  # skills may be replaced by better ones
+    c.skillrl.capacity = 20  # skills of each category
+    # What is learnt from: train; dev: env.dev tasks of it, held out; paper: the
+    # reported split, as published, which leaks.
+    c.skillrl.evolve_from = "train"
+    c.skillrl.reported_split = "valid_seen"  # for paper
+    c.skillrl.panel_tasks = 32  # of dev or the reported split, per evolution
+
+
 def _add_creator(c: ConfigDict) -> None:
     """Where proposals, and other methods' texts, come from (creator/)."""
     c.creator = ConfigDict()
@@ -432,6 +460,10 @@ def _add_creator(c: ConfigDict) -> None:
     c.creator.analysed_tasks = 30
     c.creator.max_concurrency = 16  # analyses at a time
     c.creator.author_attempts = 3  # at a proposal that passes verification
+    # Skills may have a condition on the goal, and are shown in no other tasks.
+    c.creator.goals = False
+    # Rejected edits, with their effects, that the author sees and does not repeat.
+    c.creator.rejected_edits = 0
     c.creator.prompts = ""  # directory of prompts that replace creator/prompts/*.md
     c.creator.replay = ""  # the creator/calls.jsonl of a run, for replay
 

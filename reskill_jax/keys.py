@@ -289,6 +289,8 @@ TABLE: dict[str, Values] = {
     "creator.analysed_tasks": _integer(0),
     "creator.max_concurrency": _integer(1, 1024),
     "creator.author_attempts": _integer(1),
+    "creator.goals": _FLAG,
+    "creator.rejected_edits": _integer(0),
     "creator.prompts": _TEXT,
     "creator.replay": _TEXT,
     "creator.llm.name": _TEXT,

@@ -142,6 +142,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
             group_size=grpo.group_size,
             trial_preset=config.trial.preset,
             frozen=config.adapt.frozen,
+            eval_splits=config.eval.splits,
         ),
     )
     yield "adapt", _adaptation_problems(config)

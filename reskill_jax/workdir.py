@@ -7,6 +7,7 @@
     tensorboard/    the same, as event files
     checkpoints/    all state, one directory per saved step
     skills/         the skill library as SKILL.md files
+    library/        other skills: SkillRL's, as JSON and as SKILL.md files
     episodes/       played episodes
     creator/        every call to a language model, if the creator is one
 
@@ -88,6 +89,11 @@ class Workdir:
     def skills(self) -> Path:
         """The skill library, one directory per skill."""
         return self.root / "skills"
+
+    @property
+    def library(self) -> Path:
+        """What the accepted context writes for people, where it is no bank."""
+        return self.root / "library"
 
     @property
     def episodes(self) -> Path:

@@ -1,5 +1,6 @@
 """Adaptation: the loop of training, with weights that stay as they are."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -12,9 +13,16 @@ from programs import deterministic, get_config, save_random_policy, written
 from reskill_jax import export, train
 from reskill_jax.build import rollouts
 from reskill_jax.checkpoint import Checkpointer, CheckpointError
+from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.evaluate import evaluate_run
+from reskill_jax.memories.skill_entries import Entry
+from reskill_jax.memories.skill_files import save_entries
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.show import show
+from reskill_jax.rollout.context import BankContext
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import save_bank
+from reskill_jax.strategies import WRITING
 from reskill_jax.strategies.base import Setup
 from reskill_jax.strategies.reskill import make
 from reskill_jax.validate import validate
@@ -177,6 +185,75 @@ def test_it_draws_from_the_split_that_is_named(policy, tmp_path):
     played = (workdir.episodes / "train-00001.jsonl").read_text()
     assert '"split": "valid_seen"' in played
     assert '"split": "train"' not in played
+
+
+QUICK = {
+    "strategy__reservoir_min": 1,
+    "strategy__inspo__every": 2,
+    "strategy__inspo__checks": 2,
+    "strategy__expel__gather_steps": 2,
+    "strategy__expel__attempts": 2,
+    "strategy__evolver__ask": "goal",
+    "strategy__skillrl__every": 2,
+}
+WRITERS = [
+    *(name for name in WRITING if not name.endswith("_frozen")),
+    *("reskill", "auto_accept", "no_analyzer", "long_context"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_strategy_that_writes_adapts_from_nothing(policy, tmp_path, name):
+    config = corridor_config(policy, name, adapt__frozen=True, num_steps=4, **QUICK)
+    validate(config)
+    workdir = Workdir(tmp_path)
+    train.train(config, workdir)
+    assert not any("grpo/loss" in line for line in lines(workdir, "train"))
+    assert [line["step"] for line in lines(workdir, "train")] == [1, 2, 3, 4]
+    counts = [line["adapt/episodes"] for line in lines(workdir, "eval")]
+    assert counts[0] == 0 < counts[-1]
+
+
+def save_one_skill(directory):
+    """A bank of one skill that is always shown."""
+    bank = SkillBank((HELPFUL[0].skill(general=True),))
+    save_bank(bank, directory)
+    return BankContext(bank).hash
+
+
+def played_on(workdir):
+    text = (workdir.episodes / "train-00001.jsonl").read_text()
+    return {json.loads(line)["bank"] for line in text.splitlines()}
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_the_bank_of_another_run_and_the_meter_works(policy, tmp_path):
+    bank = save_one_skill(tmp_path / "bank")
+    changes = {"strategy__bank": str(tmp_path / "bank"), "meter__share": 1.0, **QUICK}
+    config = corridor_config(
+        policy, "reskill", adapt__frozen=True, num_steps=1, **changes
+    )
+    workdir = Workdir(tmp_path / "run")
+    train.train(config, workdir)
+    assert played_on(workdir) == {bank}
+    (line,) = lines(workdir, "train")
+    assert line["meter/turns"] > 0
+
+
+@pytest.mark.slow
+def test_it_goes_on_from_a_library(policy, tmp_path):
+    save_entries((Entry("general", "Given", "Do it."),), tmp_path / "given")
+    changes = {"strategy__skillrl__library": str(tmp_path / "given"), **QUICK}
+    config = corridor_config(
+        policy, "skillrl", adapt__frozen=True, num_steps=1, **changes
+    )
+    workdir = Workdir(tmp_path / "run")
+    train.train(config, workdir)
+    (line,) = lines(workdir, "train")
+    assert line["memory/read"] == 9
+    document = json.loads((workdir.library / "skills.json").read_text())
+    assert [skill["title"] for skill in document["general_skills"]] == ["Given"]
 
 
 @pytest.mark.slow

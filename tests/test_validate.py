@@ -21,13 +21,16 @@ SHIPPED = sorted(ROOT.glob("configs/*.py"))
 SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 
 # Keys of the smoke configuration that may be negative, or empty.
-NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
+NEGATIVE = {
+    "creator.llm.temperature", "strategy.memrl.q_min", "strategy.skillrl.threshold",
+}  # fmt: skip
 EMPTY = {
     "env.root", "env.houses", "env.source", "env.kinds", "env.eval_kinds",
     "policy.path", "mesh.topology",
     "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
-    "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
+    "engine.vllm.libnccl", "strategy.bank", "strategy.skillrl.library",
+    "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
     "embedder.encoder", "embedder.model", "embedder.base_url",
     "embedder.api_key_variable",

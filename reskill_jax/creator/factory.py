@@ -35,6 +35,8 @@ def make_llm_creator(
     author_attempts: int = 3,
     bank_problem: BankProblem = no_problem,
     grade: bool = True,
+    goals: bool = False,
+    rejected_edits: int = 0,
 ) -> LlmCreator:
     """Make the creator.
 
@@ -53,6 +55,8 @@ def make_llm_creator(
         author_attempts: see `LlmCreator`.
         bank_problem: see `verify`.
         grade: see `LlmCreator`.
+        goals: see `LlmCreator`.
+        rejected_edits: see `LlmCreator`.
 
     Raises:
         ValueError: a setting is out of range, prompts cannot be used, or there is no
@@ -75,6 +79,8 @@ def make_llm_creator(
         author_attempts=author_attempts,
         bank_problem=bank_problem,
         grade=grade,
+        goals=goals,
+        rejected_edits=rejected_edits,
     )
 
 

@@ -14,7 +14,7 @@ A change that a trial has rejected waits until all evidence is new.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any
 
@@ -33,7 +33,7 @@ from reskill_jax.creator.verify import (
 from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation, describe
 from reskill_jax.skills.rule import Rule, RuleTable
-from reskill_jax.skills.skill import Skill, Trigger
+from reskill_jax.skills.skill import Skill, Trigger, matches
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class OfflineCreator:
         min_lift: how much more often failures must show it than successes.
         analyse: whether rules are chosen by what failed; otherwise (ablation) they
             come in the order of the table.
+        goals: whether a rule that answers checks of some goals is for those only.
+        rejected_edits: so many of the newest rejected edits, however old, are not
+            proposed again.
     """
 
     table: RuleTable = field(default_factory=RuleTable)
@@ -70,6 +73,8 @@ class OfflineCreator:
     min_support: float = 0.05
     min_lift: float = 1.3
     analyse: bool = True
+    goals: bool = False
+    rejected_edits: int = 0
 
     def propose(self, evidence: Evidence) -> Proposal | None:
         """Return the first change worth a trial; None when there is none."""
@@ -209,13 +214,25 @@ class OfflineCreator:
 
     def _write(self, rule: Rule, evidence: Evidence) -> Skill:
         """Word a rule anew after each rejection; general where its pattern is rare."""
-        rare = trigger_rate(rule.pattern, evidence.records) < self.limits.trigger_rate
+        goal = self._goal(rule)
+        records = [r for r in evidence.records if not goal or matches(goal, r.goal)]
+        rare = trigger_rate(rule.pattern, records) < self.limits.trigger_rate
         skill = rule.skill(general=rare)
-        return rule.skill(_rejections(evidence, Add(skill)), general=rare)
+        skill = rule.skill(_rejections(evidence, Add(skill)), general=rare)
+        return replace(skill, trigger=replace(skill.trigger, goal=goal))
+
+    def _goal(self, rule: Rule) -> str:
+        """Return the goals that a rule is about: those of all checks it answers."""
+        own = [a.goal for a in self.table.assertions if a.id in rule.assertions]
+        if not self.goals or not own or not all(own):
+            return ""
+        return "|".join(f"(?:{goal})" for goal in dict.fromkeys(own))
 
     def _was_rejected(self, evidence: Evidence, operation: Operation) -> bool:
         """Tell whether a recent trial rejected this kind of change to this skill."""
         recent = evidence.rejected(self.limits.cooldown_steps)
+        if self.rejected_edits:
+            recent += evidence.rejected(evidence.step + 1)[-self.rejected_edits :]
         return any(_concerns(trial.proposal, operation) for trial in recent)
 
 

@@ -13,7 +13,7 @@ _VALUES = {
     ),
     "author": (
         "plan insights skills actions rejections rate schema when_to_use_words"
-        " action_words example_lines characters"
+        " action_words example_lines characters options"
     ),
     # What other methods have written, see `memories.llm_writer`.
     "writer": "",
@@ -22,6 +22,7 @@ _VALUES = {
     "principle": "task episodes schema",
     "same": "first second schema",
     "edits": "rules episodes count schema",
+    "skills": "known episodes kinds count schema",
     "instructions": "current episodes count schema",
 }
 STAGES = {stage: frozenset(values.split()) for stage, values in _VALUES.items()}

@@ -45,7 +45,8 @@ def content_hash(skill: Skill) -> str:
     """
     words = (skill.when_to_use, skill.action, skill.example)
     text = [" ".join(field.casefold().split()) for field in words]
-    trigger = (skill.trigger.kind, skill.trigger.pattern)
+    trigger = [skill.trigger.kind, skill.trigger.pattern]
+    trigger += [skill.trigger.goal] if skill.trigger.goal else []
     return hashlib.sha256(json.dumps([*text, *trigger]).encode()).hexdigest()[:12]
 
 

@@ -149,6 +149,7 @@ def _skill(skill: Skill, evidence: Evidence) -> str:
 def _words(skill: Skill) -> str:
     """Put all but a skill's name into one line."""
     pattern = f" {skill.trigger.pattern!r}" if skill.trigger.pattern else ""
+    pattern += f", goals like {skill.trigger.goal!r}" if skill.trigger.goal else ""
     example = f" Example: {skill.example}" if skill.example else ""
     return clean(
         f"({skill.trigger.kind}{pattern}, version {skill.version}): When:"
@@ -165,6 +166,19 @@ def trials(history: Sequence[PastTrial]) -> str:
         bundle = "; ".join(operation(o) for o in trial.proposal.operations)
         lines.append(f"step {trial.step}: {trial.verdict} ({effect}): {bundle}")
     return "\n".join(lines) or _NONE
+
+
+def rejected(history: Sequence[PastTrial], count: int) -> str:
+    """Lay out the newest edits that were rejected, each with its measured effect."""
+    lost = [trial for trial in history if trial.verdict == "rejected"]
+    return trials(lost[-count:]) if count else _NONE
+
+
+def goals(records: Sequence[EpisodeRecord]) -> str:
+    """Give one goal of each type of task, so that patterns can be written for them."""
+    found = {record.kind: record.goal for record in records}
+    lines = [f"{kind}: {goal}" for kind, goal in sorted(found.items())]
+    return "\n".join(clean(line, 200) for line in lines[:12]) or _NONE
 
 
 def operation(change: Operation) -> str:

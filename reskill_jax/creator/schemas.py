@@ -145,11 +145,29 @@ class Draft(_Answer):
     def _trigger(self, old: Trigger) -> Trigger:
         kind = self.trigger or ("action_pattern" if self.pattern else old.kind)
         if kind != "action_pattern":
-            return Trigger(kind)
-        return Trigger(kind, self.pattern or old.pattern)
+            return Trigger(kind, goal=self._goal(old))
+        return Trigger(kind, self.pattern or old.pattern, self._goal(old))
+
+    def _goal(self, old: Trigger) -> str:
+        return old.goal
 
 
 class Drafts(_Answer):
     """The bundle."""
 
     operations: Annotated[list[Draft], Field(min_length=1, max_length=8)]
+
+
+class GoalDraft(Draft):
+    """A draft whose skill may be for some goals only; null keeps what there is."""
+
+    goal: _Raw | None = None
+
+    def _goal(self, old: Trigger) -> str:
+        return old.goal if self.goal is None else self.goal.strip()
+
+
+class GoalDrafts(_Answer):
+    """The bundle, where skills may have conditions on the goal."""
+
+    operations: Annotated[list[GoalDraft], Field(min_length=1, max_length=8)]

@@ -27,7 +27,9 @@ from reskill_jax.creator.schemas import (
     Analysis,
     AssertionChange,
     Diagnosis,
+    Draft,
     Drafts,
+    GoalDrafts,
     Recommendation,
 )
 from reskill_jax.creator.verify import (
@@ -63,6 +65,8 @@ class LlmCreator:
         bank_problem: see `verify`.
         grade: whether assertions grade episodes; otherwise (ablation) the model sees
             no pass rates, and the assertions that it wants are ignored.
+        goals: whether skills may be for some goals only.
+        rejected_edits: newest rejected edits that the author sees with their effects.
     """
 
     def __init__(
@@ -76,8 +80,12 @@ class LlmCreator:
         author_attempts: int = 3,
         bank_problem: BankProblem = no_problem,
         grade: bool = True,
+        goals: bool = False,
+        rejected_edits: int = 0,
     ):
         self._grade = grade
+        self._goals = goals
+        self._rejected_edits = rejected_edits
         self._caller = caller
         self._prompts = prompts
         self._limits = limits or Limits()
@@ -219,10 +227,11 @@ class LlmCreator:
 
     def _author(self, evidence: Evidence, cycle: Cycle) -> Proposal | None:
         """Ask for the words until they pass, showing why the last ones did not."""
+        schema: type[Drafts] | type[GoalDrafts] = GoalDrafts if self._goals else Drafts
         for _ in range(self._author_attempts):
             prompt = self._fill(
                 "author",
-                Drafts,
+                schema,
                 plan=render.numbered(map(_planned, cycle.advice), 1400),
                 insights=render.numbered(_cited(cycle), 900),
                 skills=render.skills(evidence),
@@ -232,9 +241,10 @@ class LlmCreator:
                 action_words=self._limits.action_words,
                 example_lines=self._limits.example_lines,
                 characters=self._limits.characters,
+                options=self._options(evidence),
                 rate=f"{self._limits.trigger_rate:.0%}",
             )
-            drafts = self._caller.ask(*prompt, Drafts).operations
+            drafts: Sequence[Draft] = self._caller.ask(*prompt, schema).operations
             proposal = Proposal(
                 operations=tuple(d.operation(evidence.bank) for d in drafts),
                 reasons=tuple(draft.reason for draft in drafts),
@@ -250,6 +260,25 @@ class LlmCreator:
             for reason in {problem.reason for problem in verdict.problems}:
                 self._caller.spending.count(f"rejected/{reason}")
         return None
+
+    def _options(self, evidence: Evidence) -> str:
+        """Put what is asked of the author, or told, beside the published rules."""
+        text = ""
+        if self._goals:
+            text += (
+                "\n- goal: empty, or RE2, searched in the goal sentence, ignoring case:"
+                " the skill is shown only in tasks whose goal it is found in; it must"
+                f" be found in at least {self._limits.goal_rate:.0%} of goals. Give one"
+                " where the advice would mislead in other tasks. Goals, by type of"
+                f" task:\n<goals>\n{render.goals(evidence.records)}\n</goals>"
+            )
+        if self._rejected_edits:
+            lost = render.rejected(evidence.history, self._rejected_edits)
+            text += (
+                "\n- these edits were tried and rejected, with their measured effects:"
+                f" write nothing alike\n<rejected>\n{lost}\n</rejected>"
+            )
+        return text
 
     def _fill(self, stage: str, schema: Any, **values: object) -> tuple[str, str]:
         """Return the system prompt and a stage's prompt."""

@@ -31,7 +31,9 @@ class Limits:
         example_lines: of example.
         pattern_characters: of a trigger's pattern.
         operations: of a bundle.
-        trigger_rate: least share of recent episodes in which an action pattern fires.
+        trigger_rate: least share of recent episodes in which an action pattern fires;
+            of those that a condition on the goal leaves.
+        goal_rate: least share of recent episodes that such a condition leaves (ours).
         cooldown_steps: for which a rejected skill or bank is not tried again; by then
             the policy is another one and all evidence is new.
     """
@@ -43,6 +45,7 @@ class Limits:
     pattern_characters: int = 200
     operations: int = 3
     trigger_rate: float = 0.5
+    goal_rate: float = 0.1
     cooldown_steps: int = 20
 
 
@@ -150,7 +153,8 @@ def _bundle_problems(
 
 def _text_problems(skill: Skill) -> Iterator[Problem]:
     texts = {field: getattr(skill, field) for field in _FIELDS}
-    texts["trigger.pattern"] = skill.trigger.pattern
+    patterns = {"pattern": skill.trigger.pattern, "goal": skill.trigger.goal}
+    texts |= {f"trigger.{field}": text for field, text in patterns.items()}
     for field, text in texts.items():
         lines = text.split("\n") if field == "example" else [text]
         invisible = {
@@ -166,7 +170,7 @@ def _text_problems(skill: Skill) -> Iterator[Problem]:
                 f" {', '.join(sorted(ascii(c) for c in invisible))}",
             )
         # A pattern is never shown to the agent and may need angle brackets.
-        found = markup(text) if field != "trigger.pattern" else []
+        found = markup(text) if not field.startswith("trigger.") else []
         if found:
             yield Problem(
                 Rejection.UNSAFE_TEXT,
@@ -186,6 +190,12 @@ def _budget_problems(skill: Skill, limits: Limits) -> Iterator[Problem]:
         (
             "trigger.pattern",
             len(skill.trigger.pattern),
+            limits.pattern_characters,
+            "characters",
+        ),
+        (
+            "trigger.goal",
+            len(skill.trigger.goal),
             limits.pattern_characters,
             "characters",
         ),
@@ -219,6 +229,18 @@ def _duplicate_problems(
 def _trigger_problems(
     skill: Skill, records: Sequence[EpisodeRecord], limits: Limits
 ) -> Iterator[Problem]:
+    if skill.trigger.goal:
+        about = [record for record in records if skill.trigger.about(record.goal)]
+        share = len(about) / len(records) if records else 0.0
+        if share < limits.goal_rate:
+            yield Problem(
+                Rejection.TRIGGER_RATE,
+                f"{skill.name}: goal {skill.trigger.goal!r} is found in {share:.0%} of"
+                f" {len(records)} recent goals, at least {limits.goal_rate:.0%} is"
+                " needed: broaden it or leave it empty",
+            )
+            return
+        records = about
     if skill.trigger.kind != "action_pattern":
         return
     rate = trigger_rate(skill.trigger.pattern, records)

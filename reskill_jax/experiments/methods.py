@@ -47,9 +47,13 @@ from reskill_jax.strategies.base import Learned, Strategy
 # What shows nothing, and ablations that show what `reskill` shows.
 _SILENT = ("grpo", "react")
 _ABLATIONS = ("uniform", "no_discount", "last_step", "no_analyzer")
+_BASELINE = 3  # steps of what the others' tokens are compared with
 LEFT_OUT = (*_SILENT, *_ABLATIONS, "skill_first", "policy_first")
 CONFIGS = ("configs/alfworld.py", "configs/search.py")
 MINUTES = 15.0  # that all of it may take on two cores
+# Tokens of an episode over those of GRPO plus what is shown once: what is retrieved
+# belongs to the trunk. Skills with triggers are shown at turns, which is told apart.
+TOKENS = 1.5
 # So that a few steps are enough.
 _QUICK = {
     "strategy.reservoir_min": 4,
@@ -73,6 +77,7 @@ class Shown:
         read: the first step that showed it to an episode.
         text: some of it.
         seconds: that all steps took.
+        spent: what its episodes cost.
     """
 
     strategy: str
@@ -81,11 +86,44 @@ class Shown:
     read: int | None
     text: str
     seconds: float
+    spent: "Spent"
 
     @property
     def complete(self) -> bool:
         """Whether it was both written, or given, and read."""
         return self.wrote is not None and self.read is not None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Tokens of episodes, those of a trunk once, as engine and trainer compute them.
+
+    Attributes:
+        tokens: of prompts and responses.
+        opening: of what contexts said at the start.
+        turns: played.
+        by_turn: whether skills were shown at single turns, by their triggers.
+    """
+
+    tokens: int
+    opening: int
+    turns: int
+    by_turn: bool
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], tokenizer: Tokenizer) -> "Spent":
+        """Count."""
+        turns = [turn for episode in episodes for turn in episode.turns]
+        tokens = sum(len(trunk) for e in episodes for trunk in e.trunks)
+        tokens += sum(len(turn.branch) + len(turn.response) for turn in turns)
+        opening = sum(len(tokenizer.encode(e.opening)) for e in episodes if e.opening)
+        shown = any(turn.active_skills for turn in turns)
+        return cls(tokens, opening, len(turns), shown)
+
+    def over(self, grpo: "Spent") -> float:
+        """Return the tokens over those of GRPO for as many turns, plus the openings."""
+        expected = grpo.tokens / grpo.turns * self.turns
+        return self.tokens / (expected + self.opening)
 
 
 class Guesser:
@@ -143,26 +181,40 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError("--smoke is the only experiment of this command so far")
     started = time.monotonic()
     names = _STRATEGIES.value or [name for name in STRATEGIES if name not in LEFT_OUT]
-    found: list[Shown] = []
+    found: list[tuple[Shown, float]] = []
     for path in CONFIGS:
-        for shown in smoke(path, names, _STEPS.value):
-            found.append(shown)
-            print(format_table(_HEADER, [_row(shown)]).splitlines()[-1], flush=True)
+        played = smoke(path, ["grpo", *names], _STEPS.value)
+        grpo = next(played).spent
+        for shown in played:
+            found.append((shown, shown.spent.over(grpo)))
+            row = _row(*found[-1])
+            print(format_table(_HEADER, [row]).splitlines()[-1], flush=True)
     minutes = (time.monotonic() - started) / 60
-    print("\n" + format_table(_HEADER, [_row(shown) for shown in found]))
-    complete = sum(shown.complete for shown in found) / len(found)
-    figures = {"complete": complete, "minutes": minutes}
+    print("\n" + format_table(_HEADER, [_row(*pair) for pair in found]))
+    complete = sum(shown.complete for shown, _ in found) / len(found)
+    costs = [cost for shown, cost in found if not shown.spent.by_turn]
+    tokens = max(costs, default=0.0)
+    figures = {"complete": complete, "minutes": minutes, "tokens": tokens}
     bars = {
         "complete": Bar(complete, 1.0),
         "minutes": Bar(minutes, MINUTES, at_most=True),
+        "tokens": Bar(tokens, TOKENS, at_most=True),
     }
     report("methods", figures, bars)
 
 
-_HEADER = ("strategy", "environment", "wrote after", "read in", "seconds", "text")
+_HEADER = (
+    "strategy",
+    "environment",
+    "wrote after",
+    "read in",
+    "seconds",
+    "tokens / GRPO's",
+    "text",
+)
 
 
-def _row(shown: Shown) -> list[str | float]:
+def _row(shown: Shown, cost: float) -> list[str | float]:
     wrote = "never" if shown.wrote is None else f"step {shown.wrote}"
     return [
         shown.strategy,
@@ -170,6 +222,7 @@ def _row(shown: Shown) -> list[str | float]:
         "given" if shown.wrote == 0 else wrote,
         "never" if shown.read is None else f"step {shown.read}",
         round(shown.seconds),
+        f"{cost:.2f}" + (" (by turn)" if shown.spent.by_turn else ""),
         shown.text[:60],
     ]
 
@@ -229,6 +282,7 @@ def _play(
     stream = TaskStream(panel, config.seed)
     given = name in NEED_BANK
     wrote, read, text = (0 if given else None), None, ""
+    played: list[Episode] = []
     for step in range(1, steps + 1):
         plan = strategy.plan(step, stream.draw)
         episodes = asyncio.run(
@@ -242,6 +296,7 @@ def _play(
                 only_whole_groups=True,
             )
         )
+        played += [episode for episode in episodes if not episode.lost]
         said = _shown(plan.contexts, episodes) - {""}
         if step == 1:  # before anything could be written
             known = set() if given else said
@@ -252,11 +307,14 @@ def _play(
         learned = strategy.observe(step, [e for e in episodes if not e.lost])
         if wrote is None and _writes(learned):
             wrote = step
-        if wrote is not None and read is not None:
+        if (wrote is not None and read is not None) or (
+            name in _SILENT and step == _BASELINE
+        ):
             break
     seconds = time.monotonic() - started
     shown = " ".join(text.split())
-    return Shown(name, config.env.name, wrote, read, shown, seconds)
+    spent = Spent.of(played, collector.prompts.tokenizer)
+    return Shown(name, config.env.name, wrote, read, shown, seconds, spent)
 
 
 def _writes(learned: Learned) -> bool:

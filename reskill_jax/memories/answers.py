@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from reskill_jax.llm.sanitize import clean
 from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.memories.writer import INSTRUCTION, LESSON, STEPS
 
 EDITS = 4  # per answer (ExpeL)
@@ -66,6 +67,28 @@ class Edits(_Answer):
     """How a list of rules should change."""
 
     operations: Annotated[list[Edit], _at_most(EDITS)]
+
+
+class SkillEdit(_Answer):
+    """One change of SkillRL's library."""
+
+    op: Literal["add", "refine"]
+    target: str = ""
+    category: _Line = ""
+    title: _Line
+    principle: _Line
+    when: _Line = ""
+
+    def edit(self) -> EntryEdit:
+        """Return it as plain data."""
+        entry = Entry(self.category, self.title, self.principle, self.when)
+        return EntryEdit(self.op, entry, self.target)
+
+
+class Skills(_Answer):
+    """What episodes teach that a library does not hold."""
+
+    operations: Annotated[list[SkillEdit], _at_most(16)]
 
 
 class Instructions(_Answer):

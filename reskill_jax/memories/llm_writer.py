@@ -11,6 +11,7 @@ from reskill_jax.creator import render
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.llm.caller import Caller, CallError
 from reskill_jax.llm.json_schema import strict_schema
+from reskill_jax.llm.sanitize import clean
 from reskill_jax.memories.answers import (
     EDITS,
     Edits,
@@ -19,8 +20,10 @@ from reskill_jax.memories.answers import (
     Principle,
     Same,
     Script,
+    Skills,
 )
 from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.skills.episode_record import EpisodeRecord
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
@@ -108,6 +111,33 @@ class LlmWriter:
         )
         texts = answer.instructions if answer else []
         return tuple(dict.fromkeys(text for text in texts if text))[:count]
+
+    def skills(
+        self,
+        known: Sequence[Entry],
+        won: Sequence[EpisodeRecord],
+        lost: Sequence[EpisodeRecord],
+        kinds: Sequence[str],
+        count: int,
+    ) -> tuple[EntryEdit, ...]:
+        """Ask what the episodes teach; whole ones, each with its outcome and task."""
+        listed = [
+            f"[{entry.id}] {clean(entry.category, 80)}: {clean(entry.line, 400)}"
+            for entry in known
+        ]
+        shown = [
+            f"{render.task(record)}\n{render.episodes([record], '')}"
+            for record in (*won, *lost)
+        ]
+        answer = self._ask(
+            "skills",
+            Skills,
+            known="\n".join(listed) or "(none)",
+            episodes="\n\n".join(shown),
+            kinds=", ".join(clean(kind, 80) for kind in kinds),
+            count=count,
+        )
+        return tuple(op.edit() for op in answer.operations[:count]) if answer else ()
 
     def take_metrics(self) -> dict[str, float]:
         """Return what was counted since the last call."""

@@ -255,6 +255,78 @@ class InspoSettings:
         _choose(self, "compare", "groups", "same_tasks")
 
 
+@dataclass(frozen=True)
+class SkillrlSettings:
+    """SkillRL (2602.08234).
+
+    Attributes:
+        library: skills.json or a directory to start from; empty: none.
+        gather_steps: steps whose episodes the first library is distilled from; 0: none
+            is. (Published: episodes of the base model, before training.)
+        per_kind: successes, and failures, of a type of task that are distilled then.
+        shown: K, skills of the task's type in a prompt, at most.
+        threshold: least similarity of those, exclusive; none is published, and what
+            fits depends on the embedder. -1: all are similar enough.
+        mistakes: of the library that are shown, the first ones.
+        retrieve: by the task; or the state: with the first observation.
+        duplicate: a similarity from which a new skill is refused.
+        every: steps between evolutions; as many as between evaluations there.
+        weak: success rate below which a type of task is worked on (delta).
+        least: episodes of a type without which its rate says nothing (ours).
+        failures: episodes that are analysed; half of them where `weak` is exceeded
+            overall.
+        operations: edits that an evolution may make.
+        refine: whether a skill may be replaced by a better one.
+        capacity: skills of each category (ours: no limit there).
+        evolve_from: train; or dev: a split that is neither trained nor reported on; or
+            paper: the reported split, as published, which leaks.
+        reported_split: which that is.
+        panel_tasks: tasks of those splits that are played per evolution.
+    """
+
+    library: str = ""
+    gather_steps: int = 1
+    per_kind: int = 8
+    shown: int = 6
+    threshold: float = -1.0
+    mistakes: int = 5
+    retrieve: str = "task"
+    duplicate: float = 0.8
+    every: int = 5
+    weak: float = 0.4
+    least: int = 8
+    failures: int = 10
+    operations: int = 3
+    refine: bool = True
+    capacity: int = 20
+    evolve_from: str = "train"
+    reported_split: str = "valid_seen"
+    panel_tasks: int = 32
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check(
+            self,
+            gather_steps=(0, _MANY),
+            per_kind=(1, 1000),
+            shown=(0, 1000),
+            threshold=(-1, 1),
+            mistakes=(0, 1000),
+            duplicate=(0, 1),
+            every=(1, _MANY),
+            weak=(0, 1),
+            least=(1, _MANY),
+            failures=(1, 1000),
+            operations=(1, 16),
+            capacity=(1, 10_000),
+            panel_tasks=(1, _MANY),
+        )
+        _choose(self, "retrieve", "task", "state")
+        _choose(self, "evolve_from", "train", "dev", "paper")
+        if not self.reported_split:
+            raise ValueError("reported_split='': must be the name of a split")
+
+
 # By the section of `strategy` that holds them.
 METHODS: dict[str, type[Any]] = {
     "shelf": ShelfSettings,
@@ -263,4 +335,5 @@ METHODS: dict[str, type[Any]] = {
     "memrl": MemrlSettings,
     "evolver": EvolverSettings,
     "inspo": InspoSettings,
+    "skillrl": SkillrlSettings,
 }

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from reskill_jax.creator.mining import verb_of
 from reskill_jax.llm.sanitize import clean
+from reskill_jax.memories.offline_skills import distil
 from reskill_jax.memories.ranking import words
 from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.rule import Rule, RuleTable
 
@@ -59,6 +61,20 @@ class Writer(Protocol):
         self, current: str, failures: Sequence[EpisodeRecord], count: int
     ) -> tuple[str, ...]:
         """Write at most `count` better instructions than `current`, which failed so."""
+        ...
+
+    def skills(
+        self,
+        known: Sequence[Entry],
+        won: Sequence[EpisodeRecord],
+        lost: Sequence[EpisodeRecord],
+        kinds: Sequence[str],
+        count: int,
+    ) -> tuple[EntryEdit, ...]:
+        """Say what these episodes teach that a library does not hold.
+
+        A language model proposes at most `count` edits; `kinds` are the types of tasks.
+        """
         ...
 
     def take_metrics(self) -> dict[str, float]:
@@ -143,6 +159,17 @@ class OfflineWriter:
             if text not in current
         ]
         return tuple(made[:count])
+
+    def skills(
+        self,
+        known: Sequence[Entry],
+        won: Sequence[EpisodeRecord],
+        lost: Sequence[EpisodeRecord],
+        kinds: Sequence[str],
+        count: int,
+    ) -> tuple[EntryEdit, ...]:
+        """Distil by rule; all that is found, since duplicates are refused later."""
+        return distil(self.table, known, won, lost)
 
     def take_metrics(self) -> dict[str, float]:
         """Return nothing: it spends nothing that counts."""

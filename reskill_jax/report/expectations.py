@@ -54,6 +54,11 @@ def describe(
         f"{rates.null_delete:.0%} and {rates.harmful_delete:.1%}; after "
         f"{rates.steps:.1f} steps on average, at most {trial.max_steps}"
     ]
+    if trial.harm_errors:
+        lines.append(
+            "trials: what harms a type of task is rejected; simulated with 6 types "
+            "that are alike, so that every such rejection there is an error"
+        )
     if changed:
         keys = ", ".join(f"{key}={value!r}" for key, value in changed.items())
         lines.append(f"trials: departing from that preset: {keys}")

@@ -21,7 +21,7 @@ from reskill_jax.report.trackers import (
     describe,
     make_tracker,
 )
-from reskill_jax.rollout.context import BankContext, Context
+from reskill_jax.rollout.context import BankContext, Context, Readable
 from reskill_jax.rollout.episode import Episode, LostGroup
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import write_text
@@ -98,10 +98,9 @@ class Logbook:
             file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
         for trial in learned.decisions:
             self._trackers.document(step, "trial", as_code(trial))
-        if isinstance(incumbent, BankContext) and incumbent.hash != self._saved:
-            save_bank(incumbent.bank, self._workdir.skills)
+        if incumbent.hash != self._saved:
+            self._save(step, incumbent)
             self._saved = incumbent.hash
-            self._trackers.document(step, "skills", as_markdown(incumbent.bank))
         difference = metrics.get("rollout/logprob_diff", 0.0)
         if difference > self._logprob_diff_warning:
             staleness = metrics["rollout/staleness"]
@@ -121,6 +120,14 @@ class Logbook:
             trial=learned.status,
             compared=isinstance(incumbent, BankContext) or any(e.arm for e in episodes),
         )
+
+    def _save(self, step: int, incumbent: Context) -> None:
+        """Write what people can read of the accepted context."""
+        if isinstance(incumbent, BankContext):
+            save_bank(incumbent.bank, self._workdir.skills)
+            self._trackers.document(step, "skills", as_markdown(incumbent.bank))
+        elif isinstance(incumbent, Readable):
+            incumbent.save(self._workdir.library)
 
     def lost(self, step: int, groups: Sequence[LostGroup]) -> None:
         """Name the groups that a step has dropped."""
@@ -196,6 +203,7 @@ def episode_line(episode: Episode, step: int) -> dict[str, Any]:
             "stopped": [turn.stopped for turn in turns],
             "versions": [turn.version for turn in turns],
         }
+        | ({"opening": episode.opening} if episode.opening else {})
         | ({"meter": meter} if meter else {})
     )
 

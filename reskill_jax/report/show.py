@@ -182,6 +182,8 @@ def _bank(workdir: Workdir) -> Iterator[str]:
     yield f"Bank: {len(skills)} skills"
     for skill in skills:
         when = skill.trigger.pattern or skill.trigger.kind
+        if skill.trigger.goal:
+            when += f", goals like {skill.trigger.goal}"
         yield f"  {skill.name} [{one_line(when)}]"
         yield f"    {one_line(f'{skill.when_to_use} {skill.action}')}"
 

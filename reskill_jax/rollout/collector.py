@@ -184,6 +184,7 @@ class Collector:
             goal, now = await environment.reset(episode.task)
             episode.goal = well_formed(goal)
             guide = await begin(context, episode.task, episode.goal, now)
+            episode.opening = guide.opening
             talk = Conversation(self.prompts, episode.goal, now, guide)
             previous = None  # the last action that did not answer a question
             while not now.done and len(episode.turns) < self.max_turns:

@@ -9,7 +9,8 @@ the trunk; what matters at one turn only are its `notes`, in that turn's branch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from reskill_jax.codec import decode, encode
 from reskill_jax.environments.action_format import Action
@@ -179,8 +180,8 @@ class BankContext:
         return self.bank.hash
 
     async def begin(self, task: Task, goal: str, observation: Observation) -> Guide:
-        """Return a guide whose notes are the active skills."""
-        return StaticGuide(bank=self.bank)
+        """Return a guide whose notes are the active skills that such a goal is for."""
+        return StaticGuide(bank=self.bank.about(goal))
 
     def to_json(self) -> Any:
         """Return the bank as a JSON document."""
@@ -190,6 +191,15 @@ class BankContext:
     def from_json(cls, document: Any, resources: Mapping[str, Any]) -> "BankContext":
         """Make it again, with the same hash."""
         return cls(decode(SkillBank, document))
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A context that people can read as files."""
+
+    def save(self, directory: Path) -> None:
+        """Write the content into a directory, in the place of what was there."""
+        ...
 
 
 def check_context(name: str, context: Any) -> None:

@@ -105,6 +105,7 @@ class Episode:
         scores: further figures that the environment gave at the end.
         lost: why it could not be played, for a reason outside this program; then it has
             no turns. Empty: it was played.
+        opening: what its context said at the start, whole.
     """
 
     task: Task
@@ -120,6 +121,7 @@ class Episode:
     success: bool = False
     scores: dict[str, float] = field(default_factory=dict)
     lost: str = ""
+    opening: str = ""
 
     def __post_init__(self) -> None:
         """Check that the turns begin within their trunks, and have their log-probs."""

@@ -223,6 +223,8 @@ def _validate_text(skill: Skill, field: str) -> None:
 
 def _validate_trigger(skill: Skill) -> None:
     kind, pattern = skill.trigger.kind, skill.trigger.pattern
+    if skill.trigger.goal:
+        _validate_pattern(skill, "goal", skill.trigger.goal)
     if kind not in ("general", "beginning", "action_pattern"):
         raise OperationError(
             Rejection.INVALID_FIELD,
@@ -241,6 +243,10 @@ def _validate_trigger(skill: Skill) -> None:
         raise OperationError(
             Rejection.INVALID_PATTERN, f"{skill.name}: the trigger's pattern is empty"
         )
+    _validate_pattern(skill, "pattern", pattern)
+
+
+def _validate_pattern(skill: Skill, field: str, pattern: str) -> None:
     options = re2.Options()
     options.log_errors = False
     try:
@@ -248,5 +254,5 @@ def _validate_trigger(skill: Skill) -> None:
     except (re2.error, UnicodeEncodeError) as error:
         raise OperationError(
             Rejection.INVALID_PATTERN,
-            f"{skill.name}: pattern {pattern!r} is not valid RE2: {error}",
+            f"{skill.name}: {field} {pattern!r} is not valid RE2: {error}",
         ) from error

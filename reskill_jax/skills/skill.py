@@ -19,11 +19,18 @@ class Trigger:
     """When a skill is shown (paper, section 3.3).
 
     `general` fires at every turn, `beginning` at the first one, `action_pattern` when
-    the RE2 `pattern` is found, ignoring case, in the previous parsed action.
+    the RE2 `pattern` is found, ignoring case, in the previous parsed action. A skill
+    with a `goal` is for tasks alone in whose goal sentence that RE2 pattern is found,
+    ignoring case (ours: what is right for some tasks costs others).
     """
 
     kind: Literal["general", "beginning", "action_pattern"] = "general"
     pattern: str = ""
+    goal: str = ""
+
+    def about(self, goal: str) -> bool:
+        """Tell whether the skill is for tasks with such a goal."""
+        return not self.goal or matches(self.goal, goal)
 
     def fires(self, previous_action: str | None) -> bool:
         """Tell whether the skill is shown; `previous_action` is None at first."""
@@ -71,12 +78,21 @@ class SkillBank:
     @cached_property
     def hash(self) -> str:
         """Content hash, 12 hex digits; equal for equal content in equal order."""
-        text = json.dumps([asdict(skill) for skill in self.skills], sort_keys=True)
+        documents = [asdict(skill) for skill in self.skills]
+        for document in documents:  # what has no condition has the hash that it had
+            if not document["trigger"]["goal"]:
+                del document["trigger"]["goal"]
+        text = json.dumps(documents, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def active(self, previous_action: str | None) -> tuple[Skill, ...]:
         """Return the skills that fire, in bank order."""
         return tuple(s for s in self.skills if s.trigger.fires(previous_action))
+
+    def about(self, goal: str) -> "SkillBank":
+        """Return the bank of those skills that are for tasks with such a goal."""
+        kept = tuple(skill for skill in self.skills if skill.trigger.about(goal))
+        return self if len(kept) == len(self.skills) else SkillBank(kept)
 
     def names(self) -> Iterable[str]:
         """Yield the skills' names, in order."""
@@ -91,10 +107,10 @@ def changed_triggers(banks: Sequence[SkillBank]) -> tuple[Trigger, ...]:
     """
     incumbent = set(banks[0].skills)
     changed = {s.trigger for bank in banks[1:] for s in incumbent ^ set(bank.skills)}
-    return tuple(sorted(changed, key=lambda trigger: (trigger.kind, trigger.pattern)))
+    return tuple(sorted(changed, key=lambda t: (t.kind, t.pattern, t.goal)))
 
 
-def could_fire(triggers: Sequence[Trigger], actions: Sequence[str]) -> bool:
+def could_fire(triggers: Sequence[Trigger], actions: Sequence[str], goal: str) -> bool:
     """Tell whether any trigger fires in an episode with these parsed actions.
 
     Nothing can follow the last action, so that it does not count. Up to the first
@@ -104,5 +120,6 @@ def could_fire(triggers: Sequence[Trigger], actions: Sequence[str]) -> bool:
     return any(
         trigger.fires(previous)
         for trigger in triggers
+        if trigger.about(goal)
         for previous in (None, *actions[:-1])
     )

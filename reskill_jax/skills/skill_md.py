@@ -153,6 +153,7 @@ def to_markdown(skill: Skill, position: int) -> str:
         "pattern": skill.trigger.pattern,
         "version": str(skill.version),
         "position": str(position),
+        **({"goal": skill.trigger.goal} if skill.trigger.goal else {}),
     }
     frontmatter = yaml.dump(
         {
@@ -207,6 +208,7 @@ def from_markdown(text: str, path: Path) -> tuple[int, Skill]:
         trigger=Trigger(
             _text(metadata, _PREFIX + "trigger", "general", path),  # type: ignore[arg-type]  # validated below
             _text(metadata, _PREFIX + "pattern", "", path),
+            _text(metadata, _PREFIX + "goal", "", path),
         ),
         example=_text(metadata, _PREFIX + "example", "", path),
         version=_integer(metadata, _PREFIX + "version", 1, path),
@@ -262,7 +264,7 @@ def _load_skill(path: Path) -> tuple[int, Skill]:
 
 def _refuse_unknown(metadata: dict[str, Any], path: Path) -> None:
     known = {"when-to-use", "action", "example", "trigger", "pattern"}
-    known |= {"version", "position"}
+    known |= {"version", "position", "goal"}
     for key in metadata:
         if key.startswith(_PREFIX) and key.removeprefix(_PREFIX) not in known:
             raise SkillFileError(

@@ -40,10 +40,12 @@ STRATEGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "memrl_frozen": (f"{_HERE}.memrl", {"train": False}),
     "evolver": (f"{_HERE}.evolver", {}),
     "evolver_frozen": (f"{_HERE}.evolver", {"train": False}),
+    "skillrl": (f"{_HERE}.skillrl", {}),
+    "skillrl_frozen": (f"{_HERE}.skillrl", {"train": False}),
     "inspo": (f"{_HERE}.inspo", {}),
     "inspo_frozen": (f"{_HERE}.inspo", {"train": False}),
 }
-_LEARNING = ("memrl", "evolver", "inspo")
+_LEARNING = ("memrl", "evolver", "inspo", "skillrl")
 _OWN_MEMORY = (
     "reflexion",
     "expel",

@@ -37,7 +37,10 @@ def lifecycle(bank: SkillBank, episodes: Sequence[Episode]) -> dict[str, float]:
     if bank.skills:
         texts = [f"{s.when_to_use} {s.action} {s.example}" for s in bank.skills]
         metrics["skills/words"] = float(np.mean([len(_words(text)) for text in texts]))
-        conditional = [skill.trigger.kind != "general" for skill in bank.skills]
+        conditional = [
+            skill.trigger.kind != "general" or bool(skill.trigger.goal)
+            for skill in bank.skills
+        ]
         metrics["skills/conditional"] = float(np.mean(conditional))
     if bank.skills and turns:
         played = {word for turn in turns for word in _words(turn.action)}

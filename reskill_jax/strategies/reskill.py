@@ -239,7 +239,8 @@ class ReSkill:
             [episode.arm for episode in episodes],
             [episode.success for episode in episodes],
             [episode.group for episode in episodes],
-            [could_fire(triggers, episode.actions) for episode in episodes],
+            [could_fire(triggers, e.actions, e.goal) for e in episodes],
+            [episode.task.kind for episode in episodes],
         )
         found = trial.contrasts()
         self._course.add(step, found)
@@ -270,6 +271,7 @@ class ReSkill:
         Without a decision nothing was measured; `reason` says why.
         """
         banks = (self._bank, *(bank for _, bank in self._candidates))
+        types = self._trial.types() if self._trial is not None else ()
         for k, contrast in enumerate(contrasts, start=1):
             proposal = self._candidates[k - 1][0]
             past = PastTrial.judged(
@@ -285,10 +287,13 @@ class ReSkill:
                 encode(past)
                 | self._course.describe(k, decision)
                 | self._effects.describe(banks[0], banks[k], k)
+                | ({"types": types[k - 1]} if types else {})
             )
             shown = f"effect {contrast.effect:+.1%}" if contrast else reason
             if decision and decision.reason == "limit" and past.verdict == "rejected":
                 shown += ", not sure enough at the last step of its trial"
+            if decision and decision.reason == "harm":
+                shown += ", a type of task is harmed"
             self._events.append(
                 f"step {step}: {past.verdict} ({shown}) {summary(proposal)}"
             )

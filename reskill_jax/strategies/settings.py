@@ -1,6 +1,6 @@
 """Checks how a strategy's settings fit each other and the parts around it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ def problems(
     bank: str,
     candidates: int,
     frozen: bool,
+    skillrl: Mapping[str, Any],
+    eval_splits: Sequence[str],
     reservoir_size: int,
     reservoir_min: int,
     group_size: int,
@@ -27,6 +29,8 @@ def problems(
         bank: directory of skills to start from; empty: none.
         candidates: proposals on trial at once, at most.
         frozen: whether the policy never learns.
+        skillrl: settings of SkillRL.
+        eval_splits: splits that are reported.
         reservoir_size: episodes kept for the creator.
         reservoir_min: episodes before it is asked.
         group_size: rollouts per task.
@@ -53,6 +57,12 @@ def problems(
         yield (
             f"candidates={candidates}: a trial of preset={trial_preset!r} has one, "
             "those of preset='ours' take more"
+        )
+    from_dev = name.startswith("skillrl") and skillrl["evolve_from"] == "dev"
+    if from_dev and "dev" in eval_splits:
+        yield (
+            "skillrl.evolve_from='dev': dev is in eval.splits, so that its figures "
+            "would leak: evaluate on other splits"
         )
     if frozen and name in ("skill_first", "policy_first"):
         yield (

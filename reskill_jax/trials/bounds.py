@@ -57,6 +57,7 @@ _PAIRED_ONLY = (
     "effect_sd",
     "cost_per_skill",
     "delete_margin",
+    "harm_errors",
 )  # fmt: skip
 # What strategies say, not the section `trial`; `mode` follows from the preset.
 NOT_KEYS = ("mode", "uniform", "frozen_policy")

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from reskill_jax.trials import paired, thompson
+from reskill_jax.trials import by_type, paired, thompson
 from reskill_jax.trials.paired import Bounds
 from reskill_jax.trials.trial_config import TrialConfig
 
@@ -42,6 +42,7 @@ _SEED = 20
 
 _sums = thompson.on_host(paired.paired_sums)
 _effect = thompson.on_host(paired.effect_of_sums)
+_harmed = thompson.on_host(by_type.harmed)
 
 
 class Shape(NamedTuple):
@@ -214,6 +215,9 @@ def decide(chance: np.ndarray, bounds: Bounds, episodes: int) -> Decisions:
     return Decisions(accepted, steps)
 
 
+_TYPES = 6  # types of tasks, where effects on them are compared
+
+
 @dataclass(frozen=True)
 class Cases:
     """Simulated trials of every kind that a promise or a figure is about."""
@@ -242,7 +246,8 @@ def rates(shape: Shape, config: TrialConfig, found: Cases) -> Rates:
 
     def judge(paths: Paths, *, deletes: bool = False) -> Decisions:
         chance = chances(paths, config.effect_sd, config.cost(0 if deletes else 1))
-        return decide(chance, config.bounds(deletes=deletes), shape.episodes)
+        found = decide(chance, config.bounds(deletes=deletes), shape.episodes)
+        return _vetoed(found, paths, config.harm_errors)
 
     def worst(paths: Paths, *, deletes: bool = False) -> float:
         return float((judge(paths, deletes=deletes)[0] >= 0).mean(1).max())
@@ -255,6 +260,31 @@ def rates(shape: Shape, config: TrialConfig, found: Cases) -> Rates:
         harmful_delete=worst(found.harmful, deletes=True),
         steps=float(judge(found.mixed)[1].mean()),
     )
+
+
+def _vetoed(found: Decisions, paths: Paths, margin: float) -> Decisions:
+    """Reject what harms a type of task, where in truth all `_TYPES` types are alike.
+
+    Given the overall effect, those of types that have equal shares of the episodes are
+    normal around it, with an error that is larger by the root of their number.
+    """
+    if not margin:
+        return found
+    index = np.maximum(found.steps - 1, 0)[..., None, None]
+    chosen = np.maximum(found.accepted, 0)[..., None]
+
+    def at(values: np.ndarray) -> np.ndarray:
+        step = np.take_along_axis(values, index, -2)[..., 0, :]
+        return np.take_along_axis(step, chosen, -1)  # [..., 1]
+
+    errors = at(paths.errors) * _TYPES**0.5
+    rng = np.random.default_rng(_SEED)
+    noise = rng.normal(size=(*found.steps.shape, _TYPES))
+    noise -= noise.mean(-1, keepdims=True)
+    effects = at(paths.effects) + errors * noise
+    veto = np.asarray(_harmed(effects, np.broadcast_to(errors, effects.shape), margin))
+    accepted = np.where(veto.any(-1), -1, found.accepted)
+    return Decisions(accepted, found.steps)
 
 
 def paper_rates(shape: Shape, config: TrialConfig, runs: int) -> Rates:

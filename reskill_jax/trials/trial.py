@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.skill import SkillBank
-from reskill_jax.trials import paired, thompson
+from reskill_jax.trials import by_type, paired, thompson
 from reskill_jax.trials.trial_config import Decision, Reason, TrialConfig
 
 _best = thompson.on_host(thompson.probability_best)
@@ -30,6 +30,8 @@ _sums = thompson.on_host(paired.paired_sums)
 _effect = thompson.on_host(paired.paired_effect)
 _probability_above = thompson.on_host(paired.probability_above)
 _verdict = thompson.on_host(paired.verdict)
+_shrunk = thompson.on_host(by_type.shrunk)
+_harmed = thompson.on_host(by_type.harmed)
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Trial:
         prior: Beta (alpha, beta) per arm.
         counts: per step int64 [B, K, 2], successes and episodes by group and arm.
         exposed: the same for episodes where a changed skill could have fired.
+        kinds: per step, each group's type of task; empty where they are not compared.
         dropped: candidates that have already lost; they get no rollouts any more.
     """
 
@@ -54,6 +57,7 @@ class Trial:
     prior: tuple[tuple[float, float], ...]
     counts: list[NDArray[np.int64]] = field(default_factory=list)
     exposed: list[NDArray[np.int64]] = field(default_factory=list)
+    kinds: list[tuple[str, ...]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
 
     @classmethod
@@ -132,6 +136,7 @@ class Trial:
         successes: ArrayLike,
         groups: ArrayLike,
         exposed: ArrayLike | None = None,
+        kinds: Sequence[str] = (),
     ) -> None:
         """Record the episodes of one step.
 
@@ -140,10 +145,16 @@ class Trial:
             successes: bool [N].
             groups: int [N], index of the task in the step.
             exposed: bool [N], whether a changed skill could have fired (`could_fire`).
+            kinds: [N], types of tasks, where they shall be compared.
         """
         arms, groups = np.asarray(arms, int), np.asarray(groups, int)
         outcomes = np.asarray(successes, bool)
         self.counts.append(_count(arms, outcomes, groups, len(self.banks)))
+        if self.config.harm_errors:
+            own = dict(zip(groups.tolist(), kinds, strict=True))
+            self.kinds.append(
+                tuple(own.get(k, "") for k in range(len(self.counts[-1])))
+            )
         if exposed is not None:
             kept = np.asarray(exposed, bool)
             self.exposed.append(
@@ -168,20 +179,68 @@ class Trial:
         live = [k for k in range(1, len(self.banks)) if k not in self.dropped]
         good = [k for k in live if verdict[k - 1] > 0]
         bad = [k for k in live if verdict[k - 1] < 0]
+        harmful = [k for k in good if self._harms(k)]
+        good, bad = [k for k in good if k not in harmful], sorted({*bad, *harmful})
         if not good and len(bad) < len(live):
             self.dropped.extend(bad)
             return None
+        reason: Reason = "limit" if steps >= config.max_steps else "clear"
+        if harmful and not good:
+            reason = "harm"
         return self._decision(
             max(good or live, key=lambda k: chances[k - 1]),
             found,
             bool(good),
-            "limit" if steps >= config.max_steps else "clear",
+            reason,
             rejected=(*self.dropped, *bad),
         )
 
     def contrasts(self) -> tuple[Contrast, ...]:
         """What has been found out so far, per candidate."""
         return _contrasts(*self._found(), *self._paired(self.exposed))
+
+    def types(self) -> tuple[dict[str, dict[str, Any]], ...]:
+        """Return what each candidate does to each type of task.
+
+        Returns:
+            Per candidate, by type: effect, its standard error, both shrunk, and whether
+            the type is clearly harmed; nothing where types are not compared.
+        """
+        if not self.kinds:
+            return ()
+        names = sorted({kind for step in self.kinds for kind in step})
+        found = [self._paired(self._of_type(name)) for name in names]
+        effects, errors = np.moveaxis(np.array(found), 0, -1)  # [K-1, C]
+        shrunk, deviations = _shrunk(effects, errors)
+        harmed = _harmed(effects, errors, self.config.harm_errors)
+        return tuple(
+            {
+                name: {
+                    "effect": float(effects[k, c]),
+                    "standard_error": _finite(float(errors[k, c])),
+                    "shrunk": float(shrunk[k, c]),
+                    "shrunk_standard_error": _finite(float(deviations[k, c])),
+                    "harmed": bool(harmed[k, c]),
+                }
+                for c, name in enumerate(names)
+            }
+            for k in range(len(self.banks) - 1)
+        )
+
+    def _harms(self, arm: int) -> bool:
+        """Tell whether a candidate clearly harms a type of task."""
+        return any(
+            found["harmed"]
+            for types in self.types()[arm - 1 : arm]
+            for found in types.values()
+        )
+
+    def _of_type(self, kind: str) -> list[np.ndarray]:
+        """Return the counts of the groups of one type, zeros for the others."""
+        return [
+            np.where(np.array([k == kind for k in kinds], bool)[:, None, None], step, 0)
+            for step, kinds in zip(self.counts, self.kinds, strict=True)
+        ]
 
     def evidence(self, arm: int) -> tuple[float, float]:
         """Beta (alpha, beta) of an arm, to carry over when it is the next incumbent."""

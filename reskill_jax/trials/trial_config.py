@@ -8,7 +8,7 @@ from reskill_jax.skills.contrast import Contrast
 from reskill_jax.trials.paired import Bounds
 from reskill_jax.trials.thompson import Discount
 
-Reason = Literal["clear", "limit", "mean"]
+Reason = Literal["clear", "limit", "mean", "harm"]
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -71,6 +71,8 @@ class TrialConfig:
         delete_accept_probability: as `accept_probability`, of such a bundle.
         carry_over: at most so many episodes of the incumbent's evidence go over into
             the next trial.
+        harm_errors: reject what would be accepted where the effect on a type of task,
+            shrunk (`by_type`), is more than so many standard errors below 0; 0: never.
     """
 
     mode: Literal["paired", "paper"] = "paired"
@@ -92,6 +94,7 @@ class TrialConfig:
     delete_early_accept: float = 0.99
     delete_accept_probability: float = 0.9
     carry_over: float = 32.0
+    harm_errors: float = 0.0
 
     def __post_init__(self):
         """Refuse values that no trial can run with."""
@@ -119,6 +122,7 @@ class TrialConfig:
             "cost_per_skill": (0, 1),
             "delete_margin": (0, 1),
             "carry_over": (0, 1e9),
+            "harm_errors": (0, 100),
         }
         for key, (low, high) in ranges.items():
             if not low <= getattr(self, key) <= high:
@@ -158,7 +162,8 @@ class Decision:
         rejected: arms of the candidates that were found wanting; one that is neither
             rejected nor accepted was good too, but another one was chosen.
         contrasts: per candidate.
-        reason: ``clear`` (ended early), ``limit`` (at `max_steps`) or ``mean`` (paper).
+        reason: ``clear`` (ended early), ``limit`` (at `max_steps`), ``harm`` (good, but
+            for a type of task) or ``mean`` (paper).
         rates: raw success rate per arm; None for an arm without episodes.
         episodes: per arm.
         steps: how many the trial took.

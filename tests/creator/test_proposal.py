@@ -46,7 +46,7 @@ def test_a_line_of_trials(accepted):
         '{"step": 7, "proposal": {"operations": ['
         f'{{"type": "add", "skill": {skill}}}, '
         '{"type": "modify", "name": "other", "changes": {"trigger": {"kind": '
-        '"action_pattern", "pattern": "^go"}, "action": "Go."}}, '
+        '"action_pattern", "pattern": "^go", "goal": ""}, "action": "Go."}}, '
         '{"type": "delete", "name": "third"}], "reasons": ["one", "two", "three"], '
         '"evidence": ["figures"], "bank": "beef"}, '
         f'"candidate": "{past.candidate}", "skills": ["{content_hash(SKILL)}"], '

@@ -19,6 +19,7 @@ from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import PastTrial, Proposal
 from reskill_jax.creator.stages import calls_left
 from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.operations import Add, Delete, Modify, Rejection
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
@@ -325,3 +326,30 @@ def test_without_assertions_no_pass_rates_are_shown_and_none_is_taken_up(tmp_pat
     for prompt in prompts[False]:
         assert "action_exists {" not in prompt
         assert "passed by" not in prompt
+
+
+def test_the_author_is_offered_goals_and_told_what_was_rejected(tmp_path):
+    """Both are off by default, and then its prompt is as if they were not there."""
+    lost = Proposal((Delete("look-around"),), ("x",), ("y",), SkillBank().hash)
+    banks = (SkillBank(), SkillBank((Skill("a", "b", "c", "d"),)))
+    past = PastTrial.judged(1, lost, banks, False, Contrast(-0.07, 0.02, 0.01))
+    found = replace(evidence(), history=(past,))
+
+    def answer(stage, prompt):
+        if stage == "goaldrafts":
+            return json.dumps({"operations": [DRAFT | {"goal": "egg|mug|.*"}]})
+        return script(stage, prompt)
+
+    prompts = {}
+    for on in (False, True):
+        with LlmServer(answer) as server:
+            options = {"goals": True, "rejected_edits": 2} if on else {}
+            made = creator(server.url, tmp_path / f"{on}.jsonl", **options)
+            proposal = made.propose(found)
+            prompts[on] = server.requests[-1]["messages"][-1]["content"]
+        (skill,) = added(proposal)
+        assert skill.trigger.goal == ("egg|mug|.*" if on else "")
+    assert "one sentence per operation\n- goal: empty, or RE2" in prompts[True]
+    assert "step 1: rejected (-7.0%): delete look-around" in prompts[True]
+    assert "one sentence per operation\n\nIf rejections" in prompts[False]
+    assert "look-around" not in prompts[False]

@@ -102,7 +102,15 @@ def caller(url: str, log: Path, **options) -> Caller:
 
 
 def creator(
-    url: str, log: Path, *, concurrency=4, tasks=30, grade=True, **options
+    url: str,
+    log: Path,
+    *,
+    concurrency=4,
+    tasks=30,
+    grade=True,
+    goals=False,
+    rejected_edits=0,
+    **options,
 ) -> LlmCreator:
     """Make a creator that asks a server."""
     return LlmCreator(
@@ -111,4 +119,6 @@ def creator(
         max_concurrency=concurrency,
         analysed_tasks=tasks,
         grade=grade,
+        goals=goals,
+        rejected_edits=rejected_edits,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,14 @@ def tasks(count=6):
     )
 
 
+def panel_tasks(split, limit):
+    """Tasks of another split, of the same kinds."""
+    return tuple(
+        replace(task, id=f"{split}/{k}", split=split)
+        for k, task in enumerate(tasks(6 if limit is None else limit))
+    )
+
+
 def setup(bank=None, group_size=4, tasks_per_step=3, seed=1, desk=None, **methods):
     """A setup with the default settings but for `methods`: section -> values."""
     settings = {name: encode(kind()) for name, kind in METHODS.items()}
@@ -50,6 +59,8 @@ def setup(bank=None, group_size=4, tasks_per_step=3, seed=1, desk=None, **method
         tasks_per_step=tasks_per_step,
         group_size=group_size,
         resources={},
+        frozen=False,
+        panel=lambda split, limit: TaskPanel(panel_tasks(split, limit)),
         load_bank=lambda: bank or SkillBank(),
         make_desk=desk or (lambda work: Desk(OfflineWriter(), work)),
     )

@@ -20,6 +20,7 @@ from reskill_jax.llm.caller import Caller
 from reskill_jax.memories.desk import Desk
 from reskill_jax.memories.llm_writer import LlmWriter
 from reskill_jax.memories.rules import RuleEdit
+from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.rule import RuleTable
 
@@ -32,6 +33,19 @@ ANSWERS = {
     "principle": {"principle": "Open what is closed."},
     "same": {"same": True},
     "edits": {"operations": [{"op": "add", "target": -1, "text": "Open it."}] * 5},
+    "skills": {
+        "operations": [
+            {
+                "op": "add",
+                "target": "",
+                "category": "general",
+                "title": "Open <it>",
+                "principle": "Open what is closed.",
+                "when": "",
+            }
+        ]
+        * 5
+    },
     "instructions": {"instructions": ["One.", "One.", "Two.", "Three.", "Four."]},
 }
 
@@ -96,6 +110,7 @@ def test_a_language_model_writes_everything_and_is_cleaned(tmp_path):
             writer.edits(["rule"], [WON], [LOST])
             == (RuleEdit("add", -1, "Open it."),) * 4
         )
+        assert len(writer.skills((), [WON], [LOST], ("heat",), 3)) == 3
         assert writer.instructions("", [LOST], 3) == ("One.", "Two.", "Three.")
         assert server.stages() == [*ANSWERS]
         prompts = [r["messages"][-1]["content"] for r in server.requests]
@@ -103,8 +118,8 @@ def test_a_language_model_writes_everything_and_is_cleaned(tmp_path):
     assert "go to shelf 1" in prompts[0]
     assert "rule" in prompts[4]
     metrics = writer.take_metrics()
-    assert metrics["writer/calls"] == 6
-    assert writer.state()["spent"]["calls"] == 6
+    assert metrics["writer/calls"] == 7
+    assert writer.state()["spent"]["calls"] == 7
 
 
 def test_no_answer_is_nothing_said_and_counted(tmp_path):
@@ -122,17 +137,24 @@ def figures(learned):
     return {k: v for k, v in learned.metrics.items() if k != "writer/seconds"}
 
 
-@pytest.mark.parametrize("name", ["memrl", "evolver", "inspo", "reflexion", "expel"])
+@pytest.mark.parametrize(
+    "name", ["memrl", "evolver", "inspo", "reflexion", "expel", "skillrl"]
+)
 def test_with_a_language_model_a_killed_run_ends_the_same(name, tmp_path):
     """Calls are found in the log; `delay_steps` fixes when they count."""
     quick = {
         "inspo": {"every": 2, "least_groups": 1, "checks": 2},
         "expel": {"gather_steps": 3},
+        "skillrl": {"every": 2, "least": 2, "weak": 0.9, "duplicate": 1.0},
     }
 
     def answer(stage, prompt):
         if stage == "instructions":
             return json.dumps({"instructions": [f"Way {len(prompt) % 7}."]})
+        if stage == "skills":
+            [skill] = ANSWERS[stage]["operations"][:1]
+            made = [skill | {"title": f"Way {len(prompt)}"}]
+            return json.dumps({"operations": made})
         return script(stage, prompt)
 
     with LlmServer(answer) as server:
@@ -213,3 +235,20 @@ def test_a_writer_that_fails_is_told_and_the_next_job_is_done(caplog):
         assert made.take(1, wait=True) == [("quick", "quick")]
         assert made.take_metrics() == {"writer/errors/internal": 1}
     assert "the writer failed" in caplog.text
+
+
+def test_a_language_model_distils_skills_of_whole_episodes(tmp_path):
+    known = Entry("general", "Look around", "Look first.")
+    with LlmServer(script) as server:
+        writer = llm_writer(server, tmp_path / "calls.jsonl")
+        writer.begin(1)
+        found = writer.skills((known,), (WON,), (LOST,), ("heat", "cool"), 3)
+        (request,) = server.requests
+    new = Entry("general", "Open \u2039it\u203a", "Open what is closed.")
+    assert found == (EntryEdit("add", new),) * 3
+    prompt = request["messages"][-1]["content"]
+    assert f"[{known.id}] general: Look around: Look first." in prompt
+    assert prompt.count("  did: ") == len(WON.actions) + len(LOST.actions)
+    assert "failed after 4 actions" in prompt
+    assert "heat, cool" in prompt
+    assert writer.take_metrics()["writer/calls"] == 1

@@ -7,8 +7,11 @@ from corridor_runs import corridor_command, corridor_config, last_checkpoint
 from killed_runs import KilledError, killed_at
 from programs import deterministic, run_two, save_random_policy, written
 
-from reskill_jax import train
+from reskill_jax import build, train
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.rollout.demonstration import as_episode, read_demonstrations
+from reskill_jax.skills.skill import SkillBank
+from reskill_jax.supervise import supervise
 from reskill_jax.workdir import Workdir
 
 pytestmark = pytest.mark.slow
@@ -20,6 +23,9 @@ QUICK = {
     "strategy__expel__attempts": 2,
     "strategy__evolver__ask": "goal",
     "strategy__evolver__prune_every": 2,
+    "strategy__skillrl__every": 2,
+    "strategy__skillrl__least": 2,
+    "strategy__skillrl__weak": 1.0,
 }
 
 
@@ -31,7 +37,7 @@ def policy(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "overlap"),
     [("memrl", 1), ("evolver", 0), ("inspo", 1), ("reflexion", 0), ("expel", 0),
-     ("long_context", 0)],
+     ("long_context", 0), ("skillrl", 1)],
 )  # fmt: skip
 def test_a_killed_run_ends_like_one_that_was_not(
     policy, tmp_path, monkeypatch, name, overlap
@@ -52,14 +58,65 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert any(line.get("memory/items") for line in found)
 
 
-def test_the_leader_decides_for_two_processes(policy, tmp_path):
+@pytest.mark.parametrize("name", ["inspo", "skillrl"])
+def test_the_leader_decides_for_two_processes(policy, tmp_path, name):
     changes = [
         f"--config.{key.replace('__', '.')}={value}" for key, value in QUICK.items()
     ]
     run_two(
-        tmp_path / "two", policy, tmp_path, *changes, command=corridor_command("inspo")
+        tmp_path / "two", policy, tmp_path, *changes, command=corridor_command(name)
     )
-    path = Workdir(tmp_path / "two").episodes / "train-00006.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len({line["bank"] for line in lines}) > 1  # several instructions
-    assert read_metrics(Workdir(tmp_path / "two").metrics)[-1]["step"] == 6
+    workdir = Workdir(tmp_path / "two")
+    lines = [
+        json.loads(line)
+        for path in sorted(workdir.episodes.glob("train-*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    assert len({line["bank"] for line in lines}) > 1  # instructions; libraries
+    metrics = read_metrics(workdir.metrics)
+    assert metrics[-1]["step"] == 6
+    assert any(line.get("memory/read") for line in metrics)
+
+
+def test_a_cold_start_imitates_episodes_with_the_skills_that_they_were_shown(
+    policy, tmp_path
+):
+    """Gather and distil with a frozen policy; imitate; train on that library."""
+    options = QUICK | {"prompt__actions": False}
+    gathered = Workdir(tmp_path / "gathered")
+    config = corridor_config(policy, "skillrl_frozen", **options)
+    train.train(config, gathered)
+    found = read_demonstrations(gathered.episodes, SkillBank())
+    lines = [
+        json.loads(line)
+        for path in sorted(gathered.episodes.glob("train-*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    assert any(demonstration.opening for demonstration in found)
+    tokenizer = build.load_policy(config).tokenizer
+    prompts = build.make_prompts(config, build.load_environment(config), tokenizer)
+    for line, demonstration in zip(lines, found, strict=True):
+        episode = as_episode(prompts, demonstration)
+        assert [t.trunk_length + len(t.branch) for t in episode.turns] == line[
+            "prompt_tokens"
+        ]
+    cold = tmp_path / "cold"
+    supervise(
+        config,
+        gathered.episodes,
+        policy=str(policy),
+        output=cold,
+        bank=SkillBank(),
+        steps=1,
+        batch=2,
+        learning_rate=1e-3,
+        held_out=1,
+        failures=True,
+    )
+    library = str(gathered.library)
+    config = corridor_config(
+        cold, "skillrl", num_steps=1, strategy__skillrl__library=library, **options
+    )
+    train.train(config, Workdir(tmp_path / "run"))
+    first = (tmp_path / "run" / "episodes" / "train-00001.jsonl").read_text()
+    assert all(json.loads(line)["opening"] for line in first.splitlines())

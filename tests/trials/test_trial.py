@@ -332,10 +332,10 @@ def test_exposure_counts_triggers_of_what_changed_only():
     both = changed_triggers((OLD, SkillBank((modified,))))
     assert both == (SKILLS[0].trigger, Trigger("beginning"))
     opens = changed_triggers((OLD, NEW))
-    assert could_fire(opens, ["look", "open box", "look"])
-    assert not could_fire(opens, ["look", "open box"])  # nothing follows
-    assert not could_fire(opens, [])
-    assert could_fire(both, ["look"])
+    assert could_fire(opens, ["look", "open box", "look"], "")
+    assert not could_fire(opens, ["look", "open box"], "")  # nothing follows
+    assert not could_fire(opens, [], "")
+    assert could_fire(both, ["look"], "")
 
 
 def test_effect_among_exposed_episodes():

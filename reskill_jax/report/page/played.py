@@ -30,6 +30,7 @@ class Row:
     bank: str
     success: bool
     actions: tuple[str, ...] = ()
+    goal: str = ""
 
 
 @dataclass
@@ -133,6 +134,7 @@ def _row(phase: str, step: int, line: EpisodeLine) -> Row:
         bank=line.bank,
         success=line.success,
         actions=line.actions if phase == "train" else (),
+        goal=line.goal,
     )
 
 

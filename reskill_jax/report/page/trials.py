@@ -177,7 +177,7 @@ def unexposed(
     """
     if triggers is None:
         return None
-    plain = [row for row in rows if not could_fire(triggers, row.actions)]
+    plain = [row for row in rows if not could_fire(triggers, row.actions, row.goal)]
     found = within_groups(
         (*group["new"], *group["old"])
         for group in win_loss(plain, incumbent, candidate)
