@@ -237,7 +237,17 @@ def _add_learning(c: ConfigDict) -> None:
     c.grpo.group_size = 8  # rollouts per task
     # Advantages: corrected; or reference, as in the released code (grpo/advantages.py).
     c.grpo.rule = "corrected"
-    c.grpo.scale = "std"  # divide by the group's standard deviation; or none
+    # What an episode is compared with: grpo, dr_grpo (without division by the standard
+    # deviation), rloo, maxrl, passk, gigpo, arm_adjusted; see docs/objectives.md. With
+    # the rule reference: grpo or dr_grpo.
+    c.grpo.estimator = "grpo"
+    c.grpo.pass_k = 4  # of passk: attempts of which the best counts
+    c.grpo.gigpo = ConfigDict()  # of gigpo
+    c.grpo.gigpo.omega = 1.0  # weight of the part that compares turns
+    c.grpo.gigpo.gamma = 0.95  # discount of what a turn is worth, per turn
+    c.grpo.gigpo.mode = "mean_norm"  # or mean_std_norm: divide by standard deviations
+    # Leave out, before rows are packed, groups that have no advantage but penalties.
+    c.grpo.drop_zero_variance = False
     # Weight of tokens in the loss: episode gives every episode the same weight (paper,
     # section 3.1), token every token.
     c.grpo.aggregation = "episode"

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 
 from reskill_jax.environments.registry import environment_module
+from reskill_jax.grpo.estimators import ESTIMATORS
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.embedders import NAMES as EMBEDDERS
@@ -210,7 +211,12 @@ TABLE: dict[str, Values] = {
     "engine.vllm.logprob_tolerance": _number(0, 1e3),
     "grpo.group_size": _integer(1),
     "grpo.rule": _choice("corrected", "reference"),
-    "grpo.scale": _choice("std", "none"),
+    "grpo.estimator": _choice(*ESTIMATORS),
+    "grpo.pass_k": _integer(1),
+    "grpo.gigpo.omega": _number(0, 1e3),
+    "grpo.gigpo.gamma": _number(0, 1),
+    "grpo.gigpo.mode": _choice("mean_norm", "mean_std_norm"),
+    "grpo.drop_zero_variance": _FLAG,
     "grpo.aggregation": _choice("episode", "token"),
     "grpo.reward_scale": _number(1e-3, 1e6),
     "grpo.invalid_penalty": _number(0, 1e6),

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
+from reskill_jax.grpo.advantages import Rule, advantages
+from reskill_jax.grpo.estimators import GRPO, Estimator
 from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
-from reskill_jax.grpo.packing import PackedBatch, pack
+from reskill_jax.grpo.outcomes import outcomes
+from reskill_jax.grpo.packing import PackedBatch, pack, targets_only, tree_tokens
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
 from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import (
@@ -53,9 +55,10 @@ def make_update(
     buckets: Sequence[int],
     tokens_per_microbatch: int,
     rule: Rule = "corrected",
-    scale: Scale = "std",
+    estimator: Estimator = GRPO,
     reward_scale: float = 1.0,
     invalid_penalty: float = 0.1,
+    drop_zero_variance: bool = False,
     aggregation: Aggregation = "episode",
     old_logprobs: OldLogprobs = "sampler",
     minibatches: int = 1,
@@ -74,9 +77,15 @@ def make_update(
         buckets: row lengths, see `pack`.
         tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
-        scale: of the advantages, see `advantages`.
+        estimator: of the advantages, see `estimators`.
         reward_scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
+        drop_zero_variance: whether groups without any advantage but penalties are left
+            out before rows are packed. Minibatches are those of all groups, and weights
+            are as if the groups were there: without penalty and KL term the gradient is
+            the same, at less cost. With these, dropped groups have no part in them. A
+            minibatch of which nothing is left is skipped: it takes no optimiser step,
+            and does not count in schedules.
         aggregation: of the loss, see `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
             with the weights that the update starts from.
@@ -99,6 +108,11 @@ def make_update(
     if dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
 
+    if drop_zero_variance and rule == "reference":
+        raise ValueError(
+            "drop_zero_variance=True: rule='reference' whitens the advantages of tied "
+            "groups, too, so that there are none to drop; choose rule='corrected'"
+        )
     if importance_cap and old_logprobs != "recompute":
         raise ValueError(
             f"importance_cap={importance_cap} weighs the trainer's log-probs against "
@@ -147,10 +161,10 @@ def make_update(
         seed: int,
         frozen: Adapted | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
-        values, summary = advantages(
+        values, summary, has_signal = advantages(
             outcomes(episodes),
             rule=rule,
-            scale=scale,
+            estimator=estimator,
             penalty=invalid_penalty,
             reward_scale=reward_scale,
         )
@@ -160,14 +174,20 @@ def make_update(
         prepared: list[list[GrpoBatch]] = []
         groups = [episode.group for episode in episodes]
         count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
-        for chosen in split_groups(groups, count, seed):
+        for part in split_groups(groups, count, seed):
+            keep = has_signal[part] | (not drop_zero_variance)
+            chosen, dropped = part[keep], part[~keep]
+            if not len(chosen):
+                continue
             packed = pack(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
                 tokens_per_microbatch=tokens_per_microbatch,
                 row_shards=row_shards(mesh_of(state.params)),
             )
-            weights = token_weights(packed, aggregation)
+            weights = _weights(
+                packed, [episodes[i] for i in dropped], len(chosen), aggregation
+            )
             prepared.append(
                 [
                     prepare(p, w, values[chosen], params, reference_params)
@@ -180,7 +200,10 @@ def make_update(
             state, parts = step(state, microbatches, frozen)
             # Later steps have other weights than the engine: that is no disagreement.
             metrics += parts if number == 0 else map(_without_agreement, parts)
-        return state, summary | _fill_metrics(prepared) | reduce_metrics(metrics)
+        summary |= _fill_metrics(prepared)
+        if drop_zero_variance:
+            summary |= _drop_metrics(episodes, has_signal)
+        return state, summary | reduce_metrics(metrics)
 
     return update
 
@@ -235,6 +258,30 @@ def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarra
     ]
 
 
+def _weights(
+    packed: Sequence[PackedBatch],
+    dropped: Sequence[Episode],
+    kept: int,
+    aggregation: Aggregation,
+) -> list[np.ndarray]:
+    """Weigh the tokens of `kept` packed episodes as if the dropped ones were there."""
+    absent = [targets_only(dropped, kept)] if dropped else []
+    return token_weights([*packed, *absent], aggregation)[: len(packed)]
+
+
+def _drop_metrics(
+    episodes: Sequence[Episode], has_signal: np.ndarray
+) -> dict[str, float]:
+    """Measure what was left out: shares of groups, and of tokens in rows."""
+    groups = np.array([episode.group for episode in episodes])
+    tokens = np.array([tree_tokens(episode) for episode in episodes])
+    dropped = len(np.unique(groups[~has_signal]))
+    return {
+        "batch/dropped_groups": dropped / len(np.unique(groups)),
+        "batch/dropped_tokens": float(tokens[~has_signal].sum() / tokens.sum()),
+    }
+
+
 def _without_agreement(metrics: Metrics) -> Metrics:
     return {k: v for k, v in metrics.items() if not k.startswith("rollout/logprob_")}
 
@@ -247,6 +294,6 @@ def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
     used = sum(np.count_nonzero(visible_end) for visible_end in slots)
     return {
         "batch/tokens": float(used),
-        "batch/fill": used / sum(visible_end.size for visible_end in slots),
+        "batch/fill": used / max(sum(x.size for x in slots), 1),
         "batch/microbatches": float(len(slots)),
     }
