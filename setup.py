@@ -72,6 +72,7 @@ EXTRAS = {
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scipy>=1.13",
         "skills-ref>=0.1.1,<1",  # the public validator of SKILL.md files

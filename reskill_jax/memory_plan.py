@@ -30,7 +30,8 @@ from reskill_jax.gpu_topology import CARDS, NOTES, card_of, gpus, gpus_of_a_host
 from reskill_jax.grpo.losses import GrpoBatch
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, make_programs
 from reskill_jax.grpo.packing import PackedBatch, field_dtypes
-from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.grpo.preparation import make_forward
+from reskill_jax.grpo.update import make_loss
 from reskill_jax.memory_report import GIB, MemoryPhase, Program, Report
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
@@ -168,10 +169,12 @@ def _update(
 ) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    score_fn = build.make_score_fn(config, decoder, mesh)
+    loss_fn = make_loss(score_fn, **build.loss_options(config))
     accumulate, apply = make_programs(loss_fn, tx)
     params = state.params
-    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
+    in_loss = bool(config.grpo.kl_coef) and config.grpo.kl_in == "loss"
+    batch = _abstract_batch(mesh, rows, length, in_loss)
     programs = [
         _compile(
             mesh,

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate, shown_context
+from reskill_jax.evaluate import evaluate, samples_of, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -53,6 +53,7 @@ def train(
                     workdir,
                     config.num_steps,
                     run.done,
+                    not run.evaluation_due,
                     config.grpo.logprob_diff_warning,
                     config.report.trackers,
                     flatten(config.to_dict()),
@@ -63,19 +64,24 @@ def train(
         def evaluation() -> dict[str, float]:
             with termination.interrupts():
                 batches.serve(run.weights, run.version)
-                metrics, episodes = evaluate(
+                found = evaluate(
                     run.collector,
                     run.panels.held_out,
                     shown_context(run.strategy.incumbent, config.eval.context),
                     build.sampling(config),
                     config.eval.max_failed_share,
+                    samples_of(config),
                 )
             if logbook:
                 logbook.evaluation(
-                    run.done, metrics | _spent(run), episodes, run.panels.held_out
+                    run.done,
+                    found.metrics | _spent(run),
+                    found.episodes,
+                    run.panels.held_out,
+                    found.sampled,
                 )
             run.evaluation_due = False
-            return metrics
+            return found.metrics
 
         def save() -> None:
             host = snapshot | {
@@ -211,6 +217,8 @@ def _update(
                 frozen=run.frozen,
             )
         run.version = step
+    if run.refresh is not None:
+        run.reference = run.refresh(step, run.reference, run.weights)
     return metrics | {"time/update": time.perf_counter() - started}
 
 

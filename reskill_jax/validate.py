@@ -39,7 +39,7 @@ from reskill_jax.trials.bounds import make_config
 from reskill_jax.workdir import flatten
 
 # What modes that start no run depend on.
-EVALUATION = ("env", "prompt", "mesh", "engine.vllm")
+EVALUATION = ("env", "prompt", "mesh", "engine.vllm", "eval")
 COMPILATION = ("mesh", "grpo")
 
 
@@ -144,6 +144,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         ),
     )
     yield "adapt", _adaptation_problems(config)
+    yield "eval", _evaluation_problems(config)
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
@@ -226,6 +227,16 @@ def _adaptation_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             f"frozen=True: policy.lora.rank={config.policy.lora.rank} would make "
             "adapters that never learn: export the run merged, and set the rank to 0"
+        )
+
+
+def _evaluation_problems(config: ConfigDict) -> Iterator[str]:
+    count = config.eval.samples
+    if count > 1 and not config.eval.temperature:
+        yield (
+            f"samples={count} of eval.temperature=0 would all be the greedy episode: "
+            "set a temperature above 0, such as that of config.rollout.temperature, or "
+            "samples=1"
         )
 
 

@@ -21,13 +21,15 @@ SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 # Keys of the smoke configuration that may be negative, or empty.
 NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
 EMPTY = {
-    "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
+    "env.root", "env.houses", "env.source", "env.kinds", "env.eval_kinds",
+    "policy.path", "mesh.topology",
     "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
     "embedder.encoder", "embedder.model", "embedder.base_url",
     "embedder.api_key_variable",
+    "grpo.token_mask", "grpo.episode_mask",
     "eval.splits", "eval.panel", "report.trackers",
 }  # fmt: skip
 
@@ -167,6 +169,26 @@ def test_values_at_the_edge_are_taken(key, value):
             "grpo.importance_cap=2.0 needs old_logprobs='recompute'",
         ),
         (
+            {"grpo.token_mask": (0.5, 5.0)},
+            "grpo.token_mask=(0.5, 5.0) needs old_logprobs='recompute'",
+        ),
+        (
+            {"grpo.episode_mask": (0.99, 1.01)},
+            "grpo.episode_mask=(0.99, 1.01) needs old_logprobs='recompute'",
+        ),
+        ({"grpo.kl_in": "reward"}, "grpo.kl_estimator='k3' has no meaning with kl_in="),
+        ({"grpo.kl_estimator": "k1"}, "grpo.kl_estimator='k1' with kl_in='loss' has a"),
+        (
+            {"grpo.reference_refresh": 5},
+            "grpo.reference_refresh=5 has no reference to set anew with kl_coef=0",
+        ),
+        ({"grpo.schedule": "linear"}, "grpo.decay_steps=0 does not go with schedule="),
+        ({"grpo.decay_steps": 9}, "grpo.decay_steps=9 does not go with schedule="),
+        (
+            {"grpo.min_learning_rate": 0.5},
+            "grpo.min_learning_rate=0.5 is above learning_rate=0.0003",
+        ),
+        (
             {"grpo.group_size": 1, "rollout.tasks_per_step": 8},
             "strategy.candidates=1: a trial divides a group of 1",
         ),
@@ -292,6 +314,11 @@ def test_the_published_scale_asks_for_models_alone(
         ("grpo.clip_norm", 1e-30),
         ("grpo.dual_clip", 1e300),
         ("grpo.importance_cap", 0.5),
+        ("grpo.token_mask", (1.1, 2.0)),
+        ("grpo.token_mask", (0.5, math.inf)),
+        ("grpo.episode_mask", (0.9, 1.0, 1.1)),
+        ("grpo.reference_mix", 0.0),
+        ("grpo.overlong_buffer", 0.0),
         ("grpo.kl_coef", 1e300),
         ("grpo.learning_rate", 2.0),
         ("grpo.weight_decay", 1e300),

@@ -11,7 +11,7 @@ from reskill_jax import build, distributed
 from reskill_jax.doctor.checks import Finding, Session, ok, part, wrong
 from reskill_jax.doctor.learner import made_episode
 from reskill_jax.grpo.packing import pack
-from reskill_jax.grpo.update import make_forward
+from reskill_jax.grpo.preparation import make_forward
 from reskill_jax.policy.sharding import mesh_of, put_rows, row_shards
 from reskill_jax.rollout.engine import Completion, Request
 

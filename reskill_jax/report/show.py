@@ -10,7 +10,7 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
-from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.metrics import read_metrics, sampled_names
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import describe
@@ -49,6 +49,7 @@ def show(workdir: Workdir) -> str:
     if splits:
         of = " of the accepted bank" if bank else ""
         parts += ["", f"Greedy success{of}", *_success(lines, splits)]
+        parts += _sampled(lines, splits)
     if bank:
         parts += ["", *_trials(workdir)]
         parts += ["", *_bank(workdir)]
@@ -95,6 +96,30 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     for split in splits:
         label = one_line(str(panels.get(split, "not recorded")))
         yield f"{one_line(split)}: tasks {label} (count:hash)"
+
+
+def _sampled(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
+    """Tabulate what samples showed, with 95% intervals over tasks."""
+    found = [
+        (line, split)
+        for line in lines
+        for split in splits
+        if line["phase"] == "eval" and sampled_names(line, split)
+    ]
+    if not found:
+        return
+    line, split = found[-1]
+    count, temperature = (line[f"{split}/{x}"] for x in ("samples", "temperature"))
+    yield ""
+    yield f"Sampled: {count:g} episodes per task at temperature {temperature:g}"
+    for line, split in found:
+        cells = []
+        for name in sampled_names(line, split):
+            low, high = (line[f"{split}/{name}_{end}"] for end in ("low", "high"))
+            cells.append(
+                f"{name} {line[f'{split}/{name}']:6.1%} [{low:.0%}, {high:.0%}]"
+            )
+        yield f"{line['step']:6d} {one_line(split):>13}  {'  '.join(cells)}"
 
 
 _SPENT = ("adapt/episodes", "adapt/calls")

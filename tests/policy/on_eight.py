@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.grpo.optimizer import init_state, make_optimizer
 from reskill_jax.grpo.packing import PackedBatch
-from reskill_jax.grpo.scoring import make_logprobs
+from reskill_jax.grpo.scoring import make_logprobs, make_scores
 from reskill_jax.grpo.update import make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import abstract_params, init
@@ -127,6 +127,43 @@ def test_updates_equal_those_of_one_device(trained, shape):
         for name, value in y.items():
             if not name.startswith("batch/"):
                 assert x[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_sums_over_turns_and_episodes_equal_those_of_one_device(directory):
+    """A ratio per turn, KL in the reward, masks of stale tokens and episodes."""
+
+    def train(mesh):
+        compute = Compute(logprob_chunk=32)
+        update = make_update(
+            make_logprobs(CONFIG, compute=compute),
+            TX,
+            score_fn=make_scores(CONFIG, compute=compute),
+            buckets=(64,),
+            tokens_per_microbatch=128,
+            loss="gspo",
+            aggregation="turn",
+            kl_coef=0.05,
+            kl_in="reward",
+            kl_estimator="k1",
+            entropy_coef=0.01,
+            old_logprobs="recompute",
+            importance_cap=2.0,
+            token_mask=(0.1, 50.0),
+            episode_mask=(0.1, 50.0),
+        )
+        state = start(directory, mesh)
+        reference = jax.tree.map(lambda x: 0.9 * x, state.params)
+        return update(state, reference, make_batch(0), seed=0)
+
+    state, figures = train(make_mesh((1, 4, 2)))
+    alone, expected = train(make_mesh((1, 1, 1)))
+    assert 0 < expected["grpo/masked_tokens"] < 1
+    for name, value in expected.items():
+        if not name.startswith("batch/"):
+            assert figures[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for x, y in zip(*map(jax.tree.leaves, (state.params, alone.params)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("shape", TRAINED)

@@ -81,7 +81,7 @@ def test_a_plan_tells_what_arms_add_by_the_steps_before_it():
         twin.restore(json.loads(json.dumps(strategy.state())))
         assert twin.plan(step, draw).effects == plan.effects
         seen.append(plan.effects)
-        play(strategy, step, (0.2, 0.6))
+        play(strategy, step, (0.2, 0.35))
     begun = next(i for i, effects in enumerate(seen) if effects)
     assert seen[begun] == (0.0, 0.0)  # nothing was played on the new arm yet
     assert seen[begun + 1][0] == 0

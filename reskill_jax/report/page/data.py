@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from reskill_jax.report.metrics import sampled_names
 from reskill_jax.report.page.compare import Summary, comparison_document
 from reskill_jax.report.page.creator import creator_document
 from reskill_jax.report.page.figures import mean_of_rates, rate, short
@@ -121,8 +122,36 @@ def _split(
     return whole | {
         "rate": success,
         "reward": line.get(f"{split}/reward"),
+        "sampled": _sampled(line, split),
         "kinds": kinds,
         "columns": columns,
+    }
+
+
+def _sampled(line: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+    """Return what samples showed: figures by name, of all tasks, types and columns."""
+    names = sampled_names(line, split)
+    if not names:
+        return None
+
+    def figures(place: str) -> dict[str, Any]:
+        return {
+            name: {
+                "rate": line[f"{split}/{name}{place}"],
+                "low": line.get(f"{split}/{name}_low{place}"),
+                "high": line.get(f"{split}/{name}_high{place}"),
+            }
+            for name in names
+            if f"{split}/{name}{place}" in line
+        }
+
+    start = f"{split}/{names[0]}/"
+    places = sorted(key.removeprefix(start) for key in line if key.startswith(start))
+    return {
+        "samples": line.get(f"{split}/samples"),
+        "temperature": line.get(f"{split}/temperature"),
+        "all": figures(""),
+        "places": {place: figures(f"/{place}") for place in places},
     }
 
 
