@@ -44,8 +44,8 @@ OBJECTIVES: dict[str, Mapping[str, Any]] = {
         "grpo.clip_high": 2.4e-3,
         "grpo.aggregation": "turn",
     },
-    # GiGPO, arXiv 2505.10978: omega 1, gamma .95, clip .2, KL .01 (k3). The mode is that
-    # of its script for household games, the mean over tokens that of its library.
+    # GiGPO, arXiv 2505.10978: omega 1, gamma .95, clip .2, KL .01 (k3). The mode is
+    # that of its script for household games, the mean over tokens its library's.
     "gigpo": _COMMON
     | {
         "grpo.estimator": "gigpo",
