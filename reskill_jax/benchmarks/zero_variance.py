@@ -11,12 +11,12 @@ micro-batches are counts that do not depend on what else the machine does.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
@@ -114,7 +114,8 @@ def measure(
     run.strategy.observe(step, batch.episodes)
     batches.sleep()
     seed = derive_seed(config.seed, "minibatches", step)
-    best, found = [float("inf")] * 2, [{}, {}]
+    best = [float("inf")] * 2
+    found: list[Mapping[str, float]] = [{}, {}]
     state = run.state
     for timing in range(1 + _TIMINGS.value):  # the first one may compile
         for number, update in enumerate(updates):
@@ -135,10 +136,7 @@ def timed(
     update: Update, run: Run, episodes: Sequence[Episode], seed: int
 ) -> tuple[float, TrainState, Mapping[str, float]]:
     """Update a copy of the run's state; return seconds, the new state, metrics."""
-    copy: Callable[[Any], Any] = jax.jit(
-        lambda tree: jax.tree.map(lambda x: x + 0, tree)
-    )
-    state = jax.block_until_ready(copy(run.state))
+    state = jax.block_until_ready(jax.tree.map(jnp.copy, run.state))
     started = time.perf_counter()
     state, metrics = update(state, run.reference, episodes, seed=seed)
     jax.block_until_ready(state)
