@@ -57,9 +57,9 @@ EXTRAS = {
         "pydantic>=2.8,<3",
         "tenacity>=9,<10",  # repeats failed calls
     ],
-    # Tests against the models of transformers, which wants torch>=2.6. Without it they
+    # Tests against transformers and PEFT, which want torch>=2.6. Without them they
     # are skipped; a build for the CPU will do.
-    "parity": ["torch>=2.6,<3"],
+    "parity": ["torch>=2.6,<3", "peft>=0.17,<1"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
         "atif>=1.8,<2",  # the published format of trajectories, to check ours

@@ -221,6 +221,11 @@ def _add_vllm(c: ConfigDict) -> None:
     c.engine.vllm.tensor_parallel_size = 1  # devices per server
     # Share of each device's memory. 0: whatever the arguments say.
     c.engine.vllm.gpu_memory_utilization = 0.9
+    # Servers are on the trainer's own devices, and sleep while the policy is updated.
+    c.engine.vllm.colocate = False
+    # Share of each device's memory for the trainer then. 0: what it needs at the time,
+    # by an allocator that is slower, but leaves the rest to servers that wake.
+    c.engine.vllm.trainer_memory = 0.45
     c.engine.vllm.arguments = ()  # further arguments of `vllm serve`
     # How servers receive weights: files; or nccl, between GPUs.
     c.engine.vllm.transfer = "files"
@@ -528,3 +533,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps
     c.checkpoint.keep = 2  # newest checkpoints
+    # Metric of evaluations, SPLIT/NAME: the checkpoint with its highest value is kept,
+    # too; of equals the earlier. auto: dev/success if eval.splits has dev, else none;
+    # other splits are for reports, and choosing on one has to be asked for. Empty: none
+    c.checkpoint.best = "auto"

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.report.best import find_step
 from reskill_jax.report.logbook import summary, write_evaluation
 from reskill_jax.report.statistics import Share, mean_of_shares, share_of_tasks
 from reskill_jax.rollout.collector import Collector, greedy, rollout_metrics
@@ -245,7 +246,7 @@ def shown_context(context: Context, choice: str) -> Context:
 
 
 def evaluate_run(
-    config: ConfigDict, workdir: Workdir, step: int | None = None
+    config: ConfigDict, workdir: Workdir, step: int | str | None = None
 ) -> dict[str, float]:
     """Evaluate a checkpoint of a run, keep the result in the run, and print it.
 
@@ -254,10 +255,11 @@ def evaluate_run(
     Args:
         config: of the run; places and the section `eval` may be other than its own.
         workdir: of the run.
-        step: which checkpoint; None for the newest.
+        step: which checkpoint; None for the newest, ``best`` for the best.
 
     Raises:
-        ValueError: there is nothing to evaluate on, or the run has no checkpoint yet.
+        ValueError: there is nothing to evaluate on, the run has no checkpoint yet, or
+            none that was chosen as the best.
         RuntimeError: a split's figures are void; what there is has been kept.
     """
     if not config.eval.splits:
@@ -275,7 +277,8 @@ def evaluate_run(
         # A policy that never learns is in no checkpoint, see `run.Run.arrays`.
         step_only = {"step": jax.ShapeDtypeStruct((), jnp.int32)}
         template = step_only if adapts else {"params": policy.params}
-        restored = checkpointer.restore(template, step, partial=True)
+        chosen = find_step(workdir, config.checkpoint.best, step, checkpointer.steps())
+        restored = checkpointer.restore(template, chosen, partial=True)
         if restored is None:
             raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
         if adapts or policy.frozen is not None:

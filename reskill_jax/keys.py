@@ -111,6 +111,10 @@ _TARGETS = Values(
     lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
     f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
 )
+_BEST = Values(
+    lambda x: _is(x, str) and bool(re.fullmatch(r"|auto|[^/]+/.+", x)),
+    "must be auto, a metric of evaluations such as 'dev/success', or empty",
+)
 _TRACKERS = Values(
     lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
     f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
@@ -215,6 +219,8 @@ TABLE: dict[str, Values] = {
     "engine.vllm.devices": _NAMES,
     "engine.vllm.tensor_parallel_size": _integer(1, 1024),
     "engine.vllm.gpu_memory_utilization": _number(0, 1),
+    "engine.vllm.colocate": _FLAG,
+    "engine.vllm.trainer_memory": _number(0, 1),
     "engine.vllm.arguments": _NAMES,
     "engine.vllm.transfer": _choice("files", "nccl"),
     "engine.vllm.weights_dir": _NAME,
@@ -321,6 +327,7 @@ TABLE: dict[str, Values] = {
     "report.trackers": _TRACKERS,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
+    "checkpoint.best": _BEST,
 }
 
 

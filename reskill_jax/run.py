@@ -34,6 +34,8 @@ from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import abstract, move
+from reskill_jax.report.best import Best, chosen_metric, find_best
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.strategies.base import Strategy
@@ -53,6 +55,7 @@ class Run:
         strategy: decides what is played.
         collector: plays.
         checkpointer: keeps states.
+        best: the best of them, which is kept beside the newest.
         state: what an update changes.
         frozen: what adapters are on; None without adapters.
         base: which weights stay as they are, for checkpoints: those, or those of a
@@ -77,6 +80,7 @@ class Run:
     strategy: Strategy
     collector: Collector
     checkpointer: Checkpointer
+    best: Best
     state: TrainState
     frozen: Adapted | None
     base: dict[str, str] | None
@@ -172,6 +176,7 @@ def open_run(
         strategy=strategy,
         collector=collector,
         checkpointer=checkpointer,
+        best=_best(config, workdir, panels, done, checkpointer),
         state=state,
         frozen=policy.frozen,
         base=base,
@@ -186,6 +191,19 @@ def open_run(
         ahead=host.get("ahead"),
         resources=resources,
     )
+
+
+def _best(
+    config: ConfigDict,
+    workdir: Workdir,
+    panels: Panels,
+    done: int,
+    checkpointer: Checkpointer,
+) -> Best:
+    """Return the best checkpoint up to the one that the run goes on from."""
+    metric = chosen_metric(config.checkpoint.best, panels.held_out)
+    steps = [step for step in checkpointer.steps() if step <= done]
+    return find_best(read_metrics(workdir.metrics), metric, steps)
 
 
 def _with_reference(state: TrainState, part: Any) -> dict[str, Any]:

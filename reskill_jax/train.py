@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate, samples_of, shown_context
+from reskill_jax.build.sections import section
+from reskill_jax.evaluate import Evaluation, evaluate, samples_of, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -64,23 +65,8 @@ def train(
         def evaluation() -> dict[str, float]:
             with termination.interrupts():
                 batches.serve(run.weights, run.version)
-                found = evaluate(
-                    run.collector,
-                    run.panels.held_out,
-                    shown_context(run.strategy.incumbent, config.eval.context),
-                    build.sampling(config),
-                    config.eval.max_failed_share,
-                    samples_of(config),
-                )
-            if logbook:
-                logbook.evaluation(
-                    run.done,
-                    found.metrics | _spent(run),
-                    found.episodes,
-                    run.panels.held_out,
-                    found.sampled,
-                )
-            run.evaluation_due = False
+                found = _evaluate(config, run)
+            _take(config, run, found, logbook)
             return found.metrics
 
         def save() -> None:
@@ -88,7 +74,7 @@ def train(
                 "ahead": batches.state(),
                 "evaluation_due": run.evaluation_due,
             }
-            run.checkpointer.save(run.done, run.arrays, host)
+            run.checkpointer.save(run.done, run.arrays, host, run.best.step)
             run.saved = run.done
 
         snapshot: dict[str, Any] = {}
@@ -117,7 +103,8 @@ def train(
                 termination.check()
                 if run.evaluation_due:
                     held_out = evaluation()
-                if _due(step, config.checkpoint.every, config.num_steps):
+                due = _due(step, config.checkpoint.every, config.num_steps)
+                if due or step == run.best.step:
                     save()
         except TerminatedError:
             if run.done > run.saved:
@@ -170,6 +157,35 @@ def _observe(run: Run, batch: Batch, step: int) -> tuple[dict[str, float], Learn
     """Measure what skills do to the policy, then let the strategy learn from it all."""
     effects = run.meter(run.weights, batch.episodes)
     return effects, run.strategy.observe(step, batch.episodes)
+
+
+def _evaluate(config: ConfigDict, run: Run) -> Evaluation:
+    """Evaluate what the engine serves."""
+    return evaluate(
+        run.collector,
+        run.panels.held_out,
+        shown_context(run.strategy.incumbent, config.eval.context),
+        build.sampling(config),
+        config.eval.max_failed_share,
+        samples_of(config),
+    )
+
+
+def _take(
+    config: ConfigDict, run: Run, found: Evaluation, logbook: Logbook | None
+) -> None:
+    """Report an evaluation, and see whether its state is the best so far."""
+    if logbook:
+        logbook.evaluation(
+            run.done,
+            found.metrics | _spent(run),
+            found.episodes,
+            run.panels.held_out,
+            found.sampled,
+        )
+    run.evaluation_due = False
+    with section(config, "checkpoint"):
+        run.best.see(run.done, found.metrics)
 
 
 def _must_evaluate(config: ConfigDict, run: Run, learned: Learned) -> bool:

@@ -24,6 +24,7 @@ from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy import settings as policy_settings
 from reskill_jax.policy.sharding import AXES
+from reskill_jax.report.best import chosen_metric
 from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
 from reskill_jax.strategies import (
@@ -145,6 +146,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
     )
     yield "adapt", _adaptation_problems(config)
     yield "eval", _evaluation_problems(config)
+    yield "checkpoint", _best_problems(config)
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
@@ -167,6 +169,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
                 **{k: v for k, v in creator.to_dict().items() if k not in own},
                 engine=config.engine.name,
                 push_timeout_s=config.engine.vllm.timeout_s,
+                colocate=config.engine.vllm.colocate,
             ),
         )
     if config.engine.name == "vllm":
@@ -237,6 +240,16 @@ def _evaluation_problems(config: ConfigDict) -> Iterator[str]:
             f"samples={count} of eval.temperature=0 would all be the greedy episode: "
             "set a temperature above 0, such as that of config.rollout.temperature, or "
             "samples=1"
+        )
+
+
+def _best_problems(config: ConfigDict) -> Iterator[str]:
+    best, splits = config.checkpoint.best, tuple(config.eval.splits)
+    split = chosen_metric(best, splits).partition("/")[0]
+    if split and split not in splits:
+        yield (
+            f"best={best!r} is of a split that eval.splits={splits} does not have: "
+            "evaluate on it, name a metric of another split, or leave best empty"
         )
 
 

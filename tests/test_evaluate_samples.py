@@ -1,13 +1,14 @@
 """Evaluation with samples beside greedy: figures, repetition, what is refused."""
 
 import json
+import re
 from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from corridor_runs import corridor_config
-from programs import deterministic, save_random_policy, written
+from programs import ROOT, deterministic, save_random_policy, written
 
 from reskill_jax import evaluate as evaluation
 from reskill_jax.environments.panels import TaskPanel
@@ -222,3 +223,21 @@ def test_greedy_samples_are_refused_with_the_way_out():
         validate(config, EVALUATION)
     config.eval.temperature = 0.7
     validate(config, EVALUATION)
+
+
+def test_the_documentation_lists_every_metric_of_rollouts_and_evaluations(sampled):
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    names = re.findall(r"`([^`]+)`", "".join(rows))
+    words = {"SPLIT": "held_out", "TYPE": "[^/]+", r"\*": ".+"}
+    patterns = []
+    for name in names:
+        pattern = re.sub(r"@[kn]", r"@\\d+", re.escape(name))
+        for word, meaning in words.items():
+            pattern = pattern.replace(word, meaning)
+        patterns.append(re.compile(pattern))
+    found = {key for line in read_metrics(sampled.metrics) for key in line}
+    mine = sorted(key for key in found if key.startswith(("rollout/", "held_out/")))
+    assert len(mine) > 50
+    missing = [k for k in mine if not any(p.fullmatch(k) for p in patterns)]
+    assert not missing

@@ -10,6 +10,7 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.report.best import best_of_run
 from reskill_jax.report.metrics import read_metrics, sampled_names
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
@@ -50,6 +51,7 @@ def show(workdir: Workdir) -> str:
         of = " of the accepted bank" if bank else ""
         parts += ["", f"Greedy success{of}", *_success(lines, splits)]
         parts += _sampled(lines, splits)
+        parts += _best(workdir)
     if bank:
         parts += ["", *_trials(workdir)]
         parts += ["", *_bank(workdir)]
@@ -120,6 +122,16 @@ def _sampled(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
                 f"{name} {line[f'{split}/{name}']:6.1%} [{low:.0%}, {high:.0%}]"
             )
         yield f"{line['step']:6d} {one_line(split):>13}  {'  '.join(cells)}"
+
+
+def _best(workdir: Workdir) -> Iterator[str]:
+    """Name the checkpoint that is kept beside the newest."""
+    best = best_of_run(workdir)
+    if best.metric:
+        place = "none yet" if best.step is None else f"step {best.step}"
+        value = "" if best.step is None else f" {best.value:.4g}"
+        yield ""
+        yield one_line(f"Best checkpoint: {place}, by {best.metric}{value}")
 
 
 _SPENT = ("adapt/episodes", "adapt/calls")

@@ -70,6 +70,7 @@ _TEXTS = {
     "grpo.token_mask": ((), (0.5, 5.0), (1.0, 1.1)),
     "grpo.episode_mask": ((), (0.99, 1.01)),
     "eval.splits": ((), ("valid_seen",), ("valid_seen", "valid_unseen"), ("train",)),
+    "checkpoint.best": ("", "auto", "valid_seen/success"),
     "report.trackers": ((), ("tensorboard",)),
     "eval.panel": ((), ("valid_seen=3:0123456789ab",)),
 }  # fmt: skip

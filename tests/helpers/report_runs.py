@@ -17,6 +17,7 @@ CONFIG = {
     "eval": {"splits": ["seen"]},
     "grpo": {"rule": "corrected", "estimator": "grpo"},
     "creator": {"name": "llm", "budget": {"input_price": 1.0, "output_price": 2.0}},
+    "checkpoint": {"best": "seen/mean@2"},
     "num_steps": 4,
     "seed": 7,
 }
@@ -129,6 +130,7 @@ def write_run(root, *, text="look", steps=3, groups=2, rollouts=4, config=CONFIG
             }
         ]
         save_bank(banks[1], root / "skills")
+    (root / "checkpoints" / f"{steps:08d}").mkdir(parents=True)
     write_lines(root / "metrics.jsonl", lines)
     write_lines(root / "trials.jsonl", trials)
     call = {"cycle": 1, "stage": "analysis", "model": text, "prompt": text}

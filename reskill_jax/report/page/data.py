@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from reskill_jax.report.best import chosen_metric, find_best, saved_steps
 from reskill_jax.report.metrics import sampled_names
 from reskill_jax.report.page.compare import Summary, comparison_document
 from reskill_jax.report.page.creator import creator_document
@@ -51,7 +53,8 @@ def run_document(
     trials = reader.trials()
     evals = evaluations(metrics, played.rows)
     document: dict[str, Any] = {
-        "run": _state(reader, flat, train, played, made),
+        "run": _state(reader, flat, train, played, made)
+        | {"best": _best(flat, metrics, workdir)},
         "config": flat,
         "evals": evals,
         "training": _training(played.rows, train),
@@ -235,6 +238,19 @@ def _state(
             "tokens": sum_of("batch/tokens"),
         }
     )
+
+
+def _best(
+    config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], workdir: Workdir
+) -> dict[str, Any] | None:
+    """Return the checkpoint that is kept beside the newest; None if there is none."""
+    splits = config.get("eval.splits")
+    metric = chosen_metric(
+        str(config.get("checkpoint.best", "")),
+        splits if isinstance(splits, list) else (),
+    )
+    best = find_best(metrics, metric, saved_steps(workdir.checkpoints))
+    return None if best.step is None else short(asdict(best))
 
 
 def _comparison(

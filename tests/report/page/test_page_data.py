@@ -224,3 +224,11 @@ def test_samples_stand_beside_the_greedy_figures_and_change_none(tmp_path):
     again = document(Workdir(tmp_path / "run"))
     assert again["evals"] == found["evals"]
     assert len(found["episodes"]) - len(again["episodes"]) == 8
+
+
+def test_the_best_checkpoint_is_named_if_it_is_there(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    best = {"metric": "seen/mean@2", "step": 3, "value": 0.55}
+    assert document(workdir)["run"]["best"] == best
+    (workdir.checkpoints / "00000003").rmdir()
+    assert document(workdir)["run"]["best"] is None

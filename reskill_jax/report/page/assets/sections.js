@@ -12,6 +12,7 @@ function overview(data) {
   const nodes = [cards([
     ["State", states[run.state], `step ${run.step} of ${run.total}`],
     ...best,
+    run.best ? ["Best checkpoint", "step " + run.best.step, ["kept beside the newest, by ", bdi(run.best.metric), " ", number(run.best.value)]] : null,
     n ? ["Training success", percent(won / n), `mean of the last ${recent.length} steps, ${n} episodes`] : null,
     run.has_bank || decided.length ? ["Trials", `${accepted} of ${decided.length}`, "accepted of those decided; the library holds " + data.library.current.length + (data.library.current.length === 1 ? " skill" : " skills")] : null,
     ["Cost so far", duration(run.seconds), [run.tokens ? number(Math.round(run.tokens)) + " tokens trained on" : "no tokens trained on", h("br"),
