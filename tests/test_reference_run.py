@@ -9,6 +9,8 @@ import pytest
 from corridor_runs import corridor_config
 from programs import save_random_policy
 
+from reskill_jax import export
+from reskill_jax.policy.weights import load
 from reskill_jax.run import open_run
 from reskill_jax.train import train
 from reskill_jax.workdir import Workdir
@@ -26,6 +28,26 @@ WAYS = {
     "whole": {},
     "host": {"policy__reference": "host"},
     "lora": {"policy__lora__rank": 2, "policy__lora__targets": ("q_proj", "o_proj")},
+    # Whatever else an update can do, all at once.
+    "all": {
+        "grpo__loss": "gspo",
+        "grpo__aggregation": "turn",
+        "grpo__clip_low": 3e-3,
+        "grpo__clip_high": 4e-3,
+        "grpo__entropy_coef": 0.01,
+        "grpo__kl_in": "reward",
+        "grpo__kl_estimator": "k1",
+        "grpo__old_logprobs": "recompute",
+        "grpo__importance_cap": 2.0,
+        "grpo__token_mask": (0.5, 2.0),
+        "grpo__episode_mask": (0.9, 1.1),
+        "grpo__overlong": "penalty",
+        "grpo__epochs": 2,
+        "grpo__schedule": "cosine",
+        "grpo__warmup_steps": 1,
+        "grpo__decay_steps": 9,
+        "grpo__min_learning_rate": 1e-4,
+    },
 }
 
 
@@ -60,19 +82,20 @@ def test_a_resumed_run_is_the_same_bit_for_bit(way, policy, tmp_path):
     }
 
 
-def test_a_copy_is_the_policy_of_that_step(policy, tmp_path):
+def test_a_copy_is_the_policy_of_that_step_and_exports_leave_it_out(policy, tmp_path):
     config = corridor_config(
         policy, **OPTIONS | {"num_steps": 2, "grpo__reference_mix": 1.0}
     )
-    workdir = Workdir(tmp_path)
+    workdir = Workdir(tmp_path / "run")
     train(config, workdir)
     with ExitStack() as resources:
         run = open_run(config, workdir, resources)
+        trained, reference = run.state.params, run.reference
         jax.tree.map(
-            np.testing.assert_array_equal,
-            run.reference,
-            jax.tree.map(
-                lambda x: x.astype(run.reference["embed"]["embedding"].dtype),
-                run.state.params,
-            ),
+            lambda x, y: np.testing.assert_array_equal(x, y.astype(x.dtype)),
+            reference,
+            trained,
         )
+        export.export_run(config, workdir, tmp_path / "policy")
+        _, exported = load(tmp_path / "policy")
+        jax.tree.map(np.testing.assert_array_equal, exported, trained)
