@@ -32,7 +32,7 @@ EMPTY = {
     "embedder.encoder", "embedder.model", "embedder.base_url",
     "embedder.api_key_variable",
     "grpo.token_mask", "grpo.episode_mask",
-    "eval.splits", "eval.panel", "report.trackers",
+    "eval.splits", "eval.panel", "report.trackers", "checkpoint.best",
 }  # fmt: skip
 
 
