@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from reskill_jax.environments.registry import environment_module
+from reskill_jax.objectives import OBJECTIVES
 
 Variant = Mapping[str, Any]  # dotted keys -> values
 
@@ -87,7 +88,8 @@ def expand(
         config: changed in place; its keys are all that variants may set.
         text: names of variants, separated by commas; they are applied from left to
             right, so that later ones win. Empty: none.
-        variants: those of the experiment, by name.
+        variants: those of the experiment, by name; published objectives, see
+            `objectives`, are variants of every experiment.
 
     Returns:
         `config`.
@@ -97,13 +99,15 @@ def expand(
         KeyError: a variant sets a key that does not exist.
     """
     config.lock()
+    known = {**OBJECTIVES, **variants}
     for name in text.split(",") if text else ():
-        if name not in variants:
+        if name not in known:
+            choices = ", ".join([*variants, *OBJECTIVES])
             raise ValueError(
                 f"configs/{config.env.name}.py:{text} has no variant {name!r}: choose "
-                f"from {', '.join(variants)}; several are separated by commas"
+                f"from {choices}; several are separated by commas"
             )
-        config.update_from_flattened_dict(variants[name])
+        config.update_from_flattened_dict(known[name])
     return config
 
 
@@ -242,7 +246,17 @@ def _add_learning(c: ConfigDict) -> None:
     c.grpo.group_size = 8  # rollouts per task
     # Advantages: corrected; or reference, as in the released code (grpo/advantages.py).
     c.grpo.rule = "corrected"
-    c.grpo.scale = "std"  # divide by the group's standard deviation; or none
+    # What an episode is compared with: grpo, dr_grpo (without division by the standard
+    # deviation), rloo, maxrl, passk, gigpo, arm_adjusted; see docs/objectives.md. With
+    # the rule reference: grpo or dr_grpo.
+    c.grpo.estimator = "grpo"
+    c.grpo.pass_k = 4  # of passk: attempts of which the best counts
+    c.grpo.gigpo = ConfigDict()  # of gigpo
+    c.grpo.gigpo.omega = 1.0  # weight of the part that compares turns
+    c.grpo.gigpo.gamma = 0.95  # discount of what a turn is worth, per turn
+    c.grpo.gigpo.mode = "mean_norm"  # or mean_std_norm: divide by standard deviations
+    # Leave out, before rows are packed, groups that have no advantage but penalties.
+    c.grpo.drop_zero_variance = False
     # What a token is trained on: clip; gspo, a ratio per turn; or dppo_tv.
     c.grpo.loss = "clip"
     # What has the same weight in the loss: every episode (paper, section 3.1), token,

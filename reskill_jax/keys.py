@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_type_hints
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.grpo.aggregation import AGGREGATIONS
 from reskill_jax.grpo.divergence import KL_ESTIMATORS
+from reskill_jax.grpo.estimators import ESTIMATORS
 from reskill_jax.grpo.overlong import OVERLONG
 from reskill_jax.grpo.schedules import SCHEDULES
 from reskill_jax.grpo.surrogates import LOSSES
@@ -230,7 +231,12 @@ TABLE: dict[str, Values] = {
     "engine.vllm.logprob_tolerance": _number(0, 1e3),
     "grpo.group_size": _integer(1),
     "grpo.rule": _choice("corrected", "reference"),
-    "grpo.scale": _choice("std", "none"),
+    "grpo.estimator": _choice(*ESTIMATORS),
+    "grpo.pass_k": _integer(1),
+    "grpo.gigpo.omega": _number(0, 1e3),
+    "grpo.gigpo.gamma": _number(0, 1),
+    "grpo.gigpo.mode": _choice("mean_norm", "mean_std_norm"),
+    "grpo.drop_zero_variance": _FLAG,
     "grpo.loss": _choice(*LOSSES),
     "grpo.aggregation": _choice(*AGGREGATIONS),
     "grpo.constant_length": _integer(0),

@@ -134,7 +134,8 @@ def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
         only_whole_groups=True,
         meter=config.meter.share,
     )
-    return Planned(episodes, () if run.update is None else plan.training_groups)
+    train = () if run.update is None else plan.training_groups
+    return Planned(episodes, train, plan.effects)
 
 
 def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:

@@ -1,6 +1,7 @@
 """Shared keys, variants, and flags: what a run's config.json comes to hold."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.llm.backends import Model
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
+from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.trials.bounds import KEYS, make_config
 from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.trial_config import TrialConfig
@@ -59,7 +61,7 @@ def test_variants_are_applied_as_written_and_later_ones_win(text, steps, group_s
 
 @pytest.mark.parametrize("text", ["huge", "small,huge", "small,", ",", "small, long"])
 def test_an_unknown_variant_is_refused_with_those_there_are(text):
-    with pytest.raises(ValueError, match="choose from small, long, typo;") as error:
+    with pytest.raises(ValueError, match="from small, long, typo, dapo, ") as error:
         defaults.expand(defaults.get_config("alfworld"), text, VARIANTS)
     assert f"configs/alfworld.py:{text} has no variant" in str(error.value)
 
@@ -86,6 +88,30 @@ def test_paper_has_the_published_trial_all_of_it(variant):
 def test_official_departs_from_it_in_two_numbers():
     official = make_config(get_config("official").trial, Shape(16, 8))
     assert official == TrialConfig.preset("paper", epsilon=0.15, min_episodes=50)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("base", ["cpu", "smoke", "paper,cpu"])
+def test_published_objectives_combine_with_other_variants(base, name):
+    config = get_config(f"{base},{name}")
+    config.prompt.layout, config.creator.name = "tree", "offline"
+    validate(config)
+    before, after = flatten(get_config(base).to_dict()), flatten(config.to_dict())
+    changed = {key for key in after if after[key] != before[key]}
+    assert changed - {"prompt.layout", "creator.name"} <= OBJECTIVES[name].keys()
+    for key, value in OBJECTIVES[name].items():
+        assert after[key] == value
+
+
+def test_every_environment_has_the_published_objectives():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        config = runpy.run_path(str(path))["get_config"]("smoke,gigpo")
+        assert config.grpo.estimator == "gigpo"
+
+
+def test_an_objective_replaces_the_rule_of_the_released_code():
+    assert get_config("official,dapo").grpo.rule == "corrected"
+    assert get_config("dapo,official").grpo.rule == "reference"
 
 
 def documented_rows():
@@ -169,5 +195,6 @@ def test_the_program_names_the_variants_there_are(tmp_path):
     done = run_flags(tmp_path, "configs/alfworld.py:cpu,tiny")
     assert done.returncode != 0
     assert (
-        "has no variant 'tiny': choose from paper, official, cpu, smoke" in done.stderr
+        "has no variant 'tiny': choose from paper, official, cpu, smoke, dapo, "
+        in done.stderr
     )

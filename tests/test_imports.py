@@ -29,7 +29,7 @@ LAYERS = (
         "reasoning",
         "scrub",
     },
-    {"command_line"},
+    {"command_line", "objectives"},  # words of flags; variants, as plain data
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
     {"termination", "stored_config"},
     {"skills", "llm"},

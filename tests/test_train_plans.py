@@ -90,6 +90,39 @@ def test_a_run_killed_at_every_step_ends_like_one_that_was_not(
     assert host == wanted_host
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_what_arms_are_expected_to_add_survives_a_kill(
+    policy, tmp_path, monkeypatch, overlap
+):
+    changes = {"num_steps": 4, "grpo__estimator": "arm_adjusted"}
+    config = config_of(policy, "arms", overlap, **changes)
+    places = tmp_path / "straight", tmp_path / "killed"
+    train.train(config, Workdir(places[0]))
+    for step in (1, 2, 3):
+        killed_at(step, monkeypatch)
+        with pytest.raises(KilledError):
+            train.train(config, Workdir(places[1]))
+        monkeypatch.undo()
+    train.train(config, Workdir(places[1]))
+    assert deterministic(places[1]) == deterministic(places[0])
+    assert last_checkpoint(places[1], policy) == last_checkpoint(places[0], policy)
+    for step in range(1, 5):
+        found = {(x["arm"], x["arm_effect"]) for x in lines(places[1], step)}
+        assert found == {(0, 0.0), (1, step / 7)}
+
+
+def test_turns_are_compared_and_groups_without_variance_dropped(policy, tmp_path):
+    changes = {"grpo.estimator": "gigpo", "grpo.drop_zero_variance": True}
+    config = corridor_config(policy, num_steps=1, eval__splits=())
+    config.update_from_flattened_dict(changes)
+    train.train(config, Workdir(tmp_path))
+    metrics = trained(tmp_path)[1]
+    assert metrics["adv/anchor_size"] >= 1
+    assert 0 <= metrics["batch/dropped_groups"] <= 1
+    assert ("grpo/loss" in metrics) == (metrics["batch/dropped_groups"] < 1)
+
+
 def test_groups_may_have_other_sizes_than_configured(policy, tmp_path):
     config = corridor_config(policy, "sizes", num_steps=2, eval__splits=())
     train.train(config, Workdir(tmp_path))

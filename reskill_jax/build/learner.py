@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax.build.policy import Policy
 from reskill_jax.build.sections import section
+from reskill_jax.grpo.estimators import Estimator
 from reskill_jax.grpo.optimizer import (
     LogprobFn,
     ScoreFn,
@@ -107,9 +108,10 @@ def make_grpo(
         buckets=grpo.buckets,
         tokens_per_microbatch=grpo.tokens_per_microbatch,
         rule=grpo.rule,
-        scale=grpo.scale,
+        estimator=Estimator(grpo.estimator, pass_k=grpo.pass_k, **grpo.gigpo.to_dict()),
         reward_scale=grpo.reward_scale,
         invalid_penalty=grpo.invalid_penalty,
+        drop_zero_variance=grpo.drop_zero_variance,
         aggregation=grpo.aggregation,
         longest_episode=grpo.constant_length or most_tokens,
         old_logprobs=grpo.old_logprobs,

@@ -145,6 +145,40 @@ def pack(
     return batches
 
 
+def targets_only(episodes: Sequence[Episode], first: int) -> PackedBatch:
+    """Return the response tokens of episodes in a row, with nothing to predict from.
+
+    For weights that count episodes which are not trained on.
+
+    Args:
+        episodes: one or more.
+        first: number of the first one in `PackedBatch.episode`.
+    """
+    lengths = [
+        (number, index, len(turn.response))
+        for number, episode in enumerate(episodes, first)
+        for index, turn in enumerate(episode.turns)
+    ]
+    owners, turns, counts = np.array(lengths, np.int32).reshape(-1, 3).T
+    shape = 1, int(counts.sum())
+    arrays = {name: np.zeros(shape, dtype) for name, dtype in _DTYPES.items()}
+    arrays["mask"][:] = 1
+    arrays["episode"][:] = np.repeat(owners, counts)
+    arrays["turn"][:] = np.repeat(turns, counts)
+    return PackedBatch(**arrays)
+
+
+def tree_tokens(episode: Episode) -> int:
+    """Count the slots that an episode takes in rows that it shares with no other."""
+    trunks: dict[int, int] = {}
+    branches = 0
+    for turn in episode.turns:
+        longest = max(trunks.get(turn.window, 0), turn.trunk_length)
+        trunks[turn.window] = longest
+        branches += len(turn.branch) + len(turn.response) - 1
+    return sum(trunks.values()) + branches
+
+
 def _trees(number: int, episode: Episode, limit: int) -> Iterator[_Tree]:
     """Yield the trees of one episode, each of at most `limit` slots if a turn fits.
 

@@ -46,6 +46,7 @@ class Prepare(Protocol):
         params: Any,
         reference_params: Any,
         left_out: np.ndarray | None = None,
+        absent: Sequence[PackedBatch] = (),
     ) -> Prepared:
         """Prepare an optimiser step.
 
@@ -56,6 +57,9 @@ class Prepare(Protocol):
             params: the weights that the update starts from.
             reference_params: those of the KL term; None without one.
             left_out: bool [E, K], turns that are not trained on; None: all are.
+            absent: response tokens that are not trained on either, since nothing can be
+                learnt from them, but count in the weights of all others; their masks
+                are not narrowed for staleness.
         """
         ...
 
@@ -86,11 +90,13 @@ def make_prepare(
         params: Any,
         reference_params: Any,
         left_out: np.ndarray | None = None,
+        absent: Sequence[PackedBatch] = (),
     ) -> Prepared:
         metrics: list[Metrics] = []
         if left_out is not None:
             whole, packed = packed, [without_turns(p, left_out) for p in packed]
             metrics += map(_masked, whole, packed)
+            absent = [without_turns(p, left_out) for p in absent]
         old: list[Array] = [
             p.sampler_logprobs if old_logprobs == "sampler" else forward(params, p)
             for p in packed
@@ -116,8 +122,8 @@ def make_prepare(
         if not any(np.any(p.mask) for p in packed):
             return Prepared([], metrics)
         weights = token_weights(
-            packed, aggregation, groups=groups, longest=longest_episode
-        )
+            [*packed, *absent], aggregation, groups=groups, longest=longest_episode
+        )[: len(packed)]
         microbatches = []
         for p, w, x in zip(packed, weights, old, strict=True):
             own: Array = advantages[p.episode, p.turn] * p.mask

@@ -6,6 +6,11 @@ from typing import Any
 
 def problems(
     *,
+    rule: str,
+    estimator: str,
+    pass_k: int,
+    drop_zero_variance: bool,
+    group_size: int,
     minibatches: int,
     buckets: Sequence[int],
     tokens_per_microbatch: int,
@@ -28,6 +33,11 @@ def problems(
     """Yield what does not fit; each problem begins with the argument's name.
 
     Args:
+        rule: of the advantages, see `advantages.advantages`.
+        estimator: likewise.
+        pass_k: see `estimators.Estimator`.
+        drop_zero_variance: see `update.make_update`.
+        group_size: rollouts of a group.
         minibatches: optimiser steps per batch.
         buckets: lengths of rows, tokens, increasing.
         tokens_per_microbatch: per device.
@@ -46,6 +56,14 @@ def problems(
         tasks_per_step: groups in a batch.
         longest_turn: tokens of the longest prompt and response together.
     """
+    yield from advantage_problems(
+        rule=rule, estimator=estimator, drop_zero_variance=drop_zero_variance
+    )
+    if estimator == "passk" and pass_k > group_size:
+        yield (
+            f"pass_k={pass_k} is more than the {group_size} rollouts of a group: "
+            "lower it, or raise group_size"
+        )
     if tasks_per_step % minibatches:
         yield (
             f"minibatches={minibatches} cannot divide the {tasks_per_step} tasks of a "
@@ -82,6 +100,22 @@ def problems(
         yield (
             f"min_learning_rate={min_learning_rate} is above learning_rate="
             f"{learning_rate}: it is what a schedule falls to; lower it"
+        )
+
+
+def advantage_problems(
+    *, rule: str, estimator: str, drop_zero_variance: bool
+) -> Iterator[str]:
+    """Yield what the rule of the released code does not go with."""
+    if rule == "reference" and estimator not in ("grpo", "dr_grpo"):
+        yield (
+            f"estimator={estimator!r} is not of the released code, whose rule is "
+            "'reference': choose rule='corrected', or the estimator grpo or dr_grpo"
+        )
+    if rule == "reference" and drop_zero_variance:
+        yield (
+            "drop_zero_variance=True has nothing to drop with rule='reference', which "
+            "moves the advantages of all groups: choose rule='corrected'"
         )
 
 

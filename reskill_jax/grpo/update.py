@@ -1,15 +1,16 @@
 """One GRPO update: from a batch of episodes to new weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 import optax
 
-from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
+from reskill_jax.grpo.advantages import Rule, advantages
 from reskill_jax.grpo.aggregation import Aggregation
 from reskill_jax.grpo.divergence import KlEstimator
+from reskill_jax.grpo.estimators import GRPO, Estimator
 from reskill_jax.grpo.losses import GrpoBatch, grpo_loss
 from reskill_jax.grpo.optimizer import (
     LogprobFn,
@@ -18,11 +19,16 @@ from reskill_jax.grpo.optimizer import (
     TrainState,
     make_step,
 )
+from reskill_jax.grpo.outcomes import outcomes
 from reskill_jax.grpo.overlong import OVERLONG, Overlong, cut_turns, soft_penalties
-from reskill_jax.grpo.packing import PackedBatch, pack
-from reskill_jax.grpo.preparation import KlIn, OldLogprobs, make_prepare
+from reskill_jax.grpo.packing import PackedBatch, pack, targets_only, tree_tokens
+from reskill_jax.grpo.preparation import KlIn, OldLogprobs, Prepared, make_prepare
 from reskill_jax.grpo.schedules import rate_at
-from reskill_jax.grpo.settings import kl_problems, staleness_problems
+from reskill_jax.grpo.settings import (
+    advantage_problems,
+    kl_problems,
+    staleness_problems,
+)
 from reskill_jax.grpo.staleness import Band, effective_sample
 from reskill_jax.grpo.surrogates import LOSSES, Loss
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
@@ -58,9 +64,10 @@ def make_update(
     buckets: Sequence[int],
     tokens_per_microbatch: int,
     rule: Rule = "corrected",
-    scale: Scale = "std",
+    estimator: Estimator = GRPO,
     reward_scale: float = 1.0,
     invalid_penalty: float = 0.1,
+    drop_zero_variance: bool = False,
     aggregation: Aggregation = "episode",
     longest_episode: int = 0,
     old_logprobs: OldLogprobs = "sampler",
@@ -94,9 +101,15 @@ def make_update(
         buckets: row lengths, see `pack`.
         tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
-        scale: of the advantages, see `advantages`.
+        estimator: of the advantages, see `estimators`.
         reward_scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
+        drop_zero_variance: whether groups without any advantage but penalties are left
+            out before rows are packed. Minibatches are those of all groups, and weights
+            are as if the groups were there: without penalty and KL term the gradient is
+            the same, at less cost. With these, dropped groups have no part in them. A
+            minibatch of which nothing is left is skipped: it takes no optimiser step,
+            and does not count in schedules.
         aggregation: of the loss, see `token_weights`.
         longest_episode: response tokens, see `longest` of `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
@@ -131,19 +144,15 @@ def make_update(
     Raises:
         ValueError: options are out of range or contradict each other.
     """
-    if old_logprobs not in ("sampler", "recompute"):
-        raise ValueError(
-            f"old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
-        )
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}: choose one of {', '.join(map(repr, LOSSES))}")
-    if overlong not in OVERLONG:
-        raise ValueError(
-            f"overlong={overlong!r}: choose one of {', '.join(map(repr, OVERLONG))}"
-        )
+    _check_choice("old_logprobs", old_logprobs, ("sampler", "recompute"))
+    _check_choice("loss", loss, LOSSES)
+    _check_choice("overlong", overlong, OVERLONG)
     if dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
     for problem in (
+        *advantage_problems(
+            rule=rule, estimator=estimator.name, drop_zero_variance=drop_zero_variance
+        ),
         *kl_problems(kl_estimator=kl_estimator, kl_in=kl_in),
         *staleness_problems(
             old_logprobs=old_logprobs,
@@ -191,10 +200,10 @@ def make_update(
         seed: int,
         frozen: Adapted | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
-        values, summary = advantages(
+        values, summary, has_signal = advantages(
             outcomes(episodes),
             rule=rule,
-            scale=scale,
+            estimator=estimator,
             penalty=invalid_penalty,
             reward_scale=reward_scale,
         )
@@ -212,8 +221,15 @@ def make_update(
         params = join(frozen, state.params)
         groups = np.array([episode.group for episode in episodes])
         count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
-        prepared = []
-        for chosen in _minibatches(groups, count, epochs, seed):
+        prepared: list[Prepared] = []
+        for part in _minibatches(groups, count, epochs, seed):
+            keep = has_signal[part] | (not drop_zero_variance)
+            chosen, dropped = part[keep], part[~keep]
+            if not len(chosen):
+                prepared.append(Prepared([], []))
+                continue
+            absent = [episodes[i] for i in dropped]
+            order = np.concatenate([chosen, dropped])
             packed = pack(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
@@ -223,11 +239,12 @@ def make_update(
             prepared.append(
                 prepare(
                     packed,
-                    values[chosen],
-                    groups=groups[chosen],
+                    values[order],
+                    groups=groups[order],
                     params=params,
                     reference_params=reference_params,
-                    left_out=None if cut is None else cut[chosen],
+                    left_out=None if cut is None else cut[order],
+                    absent=[targets_only(absent, len(chosen))] if absent else [],
                 )
             )
         del params, reference_params  # the copy on the devices, before memory is needed
@@ -243,6 +260,8 @@ def make_update(
             taken += 1
         summary |= _fill_metrics([batch for batch, _ in prepared])
         summary |= _with_effective_sample(reduce_metrics(metrics))
+        if drop_zero_variance:
+            summary |= _drop_metrics(episodes, has_signal)
         if skipped := len(prepared) - taken:
             summary["grpo/skipped_minibatches"] = float(skipped)
         if taken:
@@ -250,6 +269,12 @@ def make_update(
         return state, summary
 
     return update
+
+
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}={value!r}: choose one of {listed}")
 
 
 def make_loss(
@@ -305,6 +330,19 @@ def split_groups(
         np.flatnonzero(np.isin(groups, part))
         for part in np.array_split(shuffled, count)
     ]
+
+
+def _drop_metrics(
+    episodes: Sequence[Episode], has_signal: np.ndarray
+) -> dict[str, float]:
+    """Measure what was left out: shares of groups, and of tokens in rows."""
+    groups = np.array([episode.group for episode in episodes])
+    tokens = np.array([tree_tokens(episode) for episode in episodes])
+    dropped = len(np.unique(groups[~has_signal]))
+    return {
+        "batch/dropped_groups": dropped / len(np.unique(groups)),
+        "batch/dropped_tokens": float(tokens[~has_signal].sum() / tokens.sum()),
+    }
 
 
 def _without_agreement(metrics: Metrics) -> Metrics:

@@ -191,6 +191,7 @@ def episode_line(episode: Episode, step: int) -> dict[str, Any]:
         | {
             "split": episode.task.split,
             "arm": episode.arm,
+            "arm_effect": episode.arm_effect,
             "group": episode.group,
             "index": episode.index,
             "reward": episode.reward,

@@ -106,6 +106,8 @@ class Episode:
         lost: why it could not be played, for a reason outside this program; then it has
             no turns. Empty: it was played.
         opening: what its context said at the start, whole.
+        arm_effect: what the arm was expected to add to the success rate, by all that
+            was known before the batch was played; 0 for the incumbent.
     """
 
     task: Task
@@ -122,6 +124,7 @@ class Episode:
     scores: dict[str, float] = field(default_factory=dict)
     lost: str = ""
     opening: str = ""
+    arm_effect: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that the turns begin within their trunks, and have their log-probs."""

@@ -33,10 +33,12 @@ class Planned(NamedTuple):
     Attributes:
         episodes: plays them when awaited.
         train: groups that the policy learns from, in order.
+        effects: by arm, see `Episode.arm_effect`; those that are not named have 0.
     """
 
     episodes: Coroutine[Any, Any, list[Episode]]
     train: tuple[int, ...]
+    effects: tuple[float, ...] = ()
 
 
 Plan = Callable[[int], Planned]  # of a step
@@ -188,6 +190,9 @@ def _require_order(episodes: Sequence[Episode]) -> None:
 async def _timed(planned: Planned) -> Batch:
     started = time.perf_counter()
     episodes, lost = whole_groups(await planned.episodes)
+    effects = dict(enumerate(planned.effects))
+    for episode in episodes:
+        episode.arm_effect = effects.get(episode.arm, 0.0)
     groups = {episode.group for episode in episodes}
     return Batch(
         episodes,

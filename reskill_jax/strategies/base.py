@@ -39,6 +39,9 @@ class Plan:
             usually `Setup.group_size`; it may be another, also from step to step.
         train: bool [B], whether the policy learns from a group. Where it learns from
             none, weights and the engine's caches stay as they are.
+        effects: by context, what it is expected to add to the success rate of the
+            first, by what earlier steps have shown; (): nothing is known. Some
+            estimators of advantages take it off.
 
     Raises:
         TypeError: a part is of another type.
@@ -49,6 +52,7 @@ class Plan:
     contexts: tuple[Context, ...]
     arms: np.ndarray
     train: np.ndarray
+    effects: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts' types, and that they fit each other."""
@@ -61,6 +65,15 @@ class Plan:
             raise ValueError(
                 f"a plan of {groups} tasks needs arms [{groups}, G] and train "
                 f"[{groups}]; they are {[*arms.shape]} and {[*self.train.shape]}"
+            )
+        _check_tuple("effects", self.effects, float)
+        if (
+            len(self.effects) not in (0, contexts)
+            or not np.isfinite(self.effects).all()
+        ):
+            raise ValueError(
+                f"effects={self.effects}: needs a finite number for each of the "
+                f"{contexts} contexts, or none at all"
             )
         wrong = arms[(arms < NOT_PLAYED) | (arms >= contexts)]
         if wrong.size:

@@ -19,6 +19,7 @@ class _Plan(TypedDict):
     contexts: list[dict[str, Any]]
     arms: NDArray[np.int32]
     train: NDArray[np.bool_]
+    effects: tuple[float, ...]
 
 
 class Leader:
@@ -91,6 +92,7 @@ def _plan_to_json(plan: Plan) -> Any:
             contexts=[context_to_json(context) for context in plan.contexts],
             arms=plan.arms,
             train=plan.train,
+            effects=plan.effects,
         )
     )
 
@@ -98,4 +100,4 @@ def _plan_to_json(plan: Plan) -> Any:
 def _plan_from_json(document: Any, resources: Mapping[str, Any]) -> Plan:
     told = decode(_Plan, document)
     contexts = tuple(open_context(context, resources) for context in told["contexts"])
-    return Plan(told["tasks"], contexts, told["arms"], told["train"])
+    return Plan(told["tasks"], contexts, told["arms"], told["train"], told["effects"])

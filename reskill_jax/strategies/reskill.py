@@ -192,6 +192,7 @@ class ReSkill:
             contexts=tuple(BankContext(bank) for bank in self._banks()),
             arms=self._trial.assign(key, len(tasks), self._group_size),
             train=np.ones(len(tasks), bool),
+            effects=self._trial.expected_effects(),
         )
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:

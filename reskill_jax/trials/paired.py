@@ -88,6 +88,14 @@ def effect_of_sums(totals: ArrayLike) -> tuple[Array, Array]:
     return jnp.where(some, effect, 0), jnp.where(some, jnp.sqrt(variance), jnp.inf)
 
 
+def expected_effect(effect: ArrayLike, error: ArrayLike, prior_sd: ArrayLike) -> Array:
+    """Posterior mean of the effect under a normal prior around zero, elementwise.
+
+    Arguments are those of `probability_above`.
+    """
+    return jnp.asarray(effect) * _share(error, prior_sd)
+
+
 def probability_above(
     effect: ArrayLike, error: ArrayLike, prior_sd: ArrayLike, threshold: ArrayLike
 ) -> Array:
@@ -99,10 +107,15 @@ def probability_above(
         prior_sd: standard deviation of true effects that is expected beforehand.
         threshold: what the effect must exceed.
     """
-    variance = jnp.asarray(prior_sd, float) ** 2
-    share = variance / (variance + jnp.asarray(error, float) ** 2)
-    sd = jnp.sqrt(variance * (1 - share))
+    share = _share(error, prior_sd)
+    sd = jnp.sqrt(jnp.asarray(prior_sd, float) ** 2 * (1 - share))
     return ndtr((jnp.asarray(effect) * share - jnp.asarray(threshold)) / sd)
+
+
+def _share(error: ArrayLike, prior_sd: ArrayLike) -> Array:
+    """Share of an estimate that its posterior mean keeps; 0 for an infinite error."""
+    variance = jnp.asarray(prior_sd, float) ** 2
+    return variance / (variance + jnp.asarray(error, float) ** 2)
 
 
 def verdict(

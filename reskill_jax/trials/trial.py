@@ -28,6 +28,7 @@ _best = thompson.on_host(thompson.probability_best)
 _clip = thompson.on_host(thompson.clip_probabilities)
 _sums = thompson.on_host(paired.paired_sums)
 _effect = thompson.on_host(paired.paired_effect)
+_expected_effect = thompson.on_host(paired.expected_effect)
 _probability_above = thompson.on_host(paired.probability_above)
 _verdict = thompson.on_host(paired.verdict)
 _shrunk = thompson.on_host(by_type.shrunk)
@@ -241,6 +242,19 @@ class Trial:
             np.where(np.array([k == kind for k in kinds], bool)[:, None, None], step, 0)
             for step, kinds in zip(self.counts, self.kinds, strict=True)
         ]
+
+    def expected_effects(self) -> tuple[float, ...]:
+        """What each arm is expected to add to the incumbent's success rate, [K].
+
+        The posterior mean: shrunk as the trial's decision shrinks it, in paper mode the
+        difference of the Beta means. 0 before anything was played.
+        """
+        if not self.counts:
+            return (0.0,) * len(self.banks)
+        effects, errors, _ = self._found()
+        if self.config.mode != "paper":  # Beta means are shrunk already
+            effects = _expected_effect(effects, errors, self.config.effect_sd)
+        return (0.0, *effects.tolist())
 
     def evidence(self, arm: int) -> tuple[float, float]:
         """Beta (alpha, beta) of an arm, to carry over when it is the next incumbent."""

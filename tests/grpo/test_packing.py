@@ -7,7 +7,7 @@ from grpo_cases import TASK, flat_prompt, flatten, make_batch, make_episode, mak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reskill_jax.grpo.packing import pack
+from reskill_jax.grpo.packing import pack, targets_only, tree_tokens
 from reskill_jax.rollout.episode import Episode
 
 BUCKETS = (32, 64, 128)
@@ -240,3 +240,31 @@ def test_malformed_turns_are_named(change, words):
 
 def test_nothing_to_pack():
     assert pack([], buckets=[16], tokens_per_microbatch=16) == []
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_targets_alone_are_the_response_tokens_of_each_turn(seed):
+    episodes = make_batch(seed, groups=1, size=3)
+    packed = targets_only(episodes, first=5)
+    counts = {
+        (5 + i, k): len(turn.response)
+        for i, episode in enumerate(episodes)
+        for k, turn in enumerate(episode.turns)
+    }
+    assert packed.mask.shape == (1, sum(counts.values()))
+    assert packed.mask.all()
+    found = list(zip(packed.episode[0].tolist(), packed.turn[0].tolist(), strict=True))
+    assert {key: found.count(key) for key in set(found)} == counts
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_slots_of_an_episode_alone_are_counted_without_packing(seed):
+    episode = make_episode(np.random.default_rng(seed))
+    episode.trunks = [trunk + i for i, trunk in enumerate(episode.trunks)]  # no head
+    (packed,) = pack([episode], buckets=(256,), tokens_per_microbatch=256)
+    assert tree_tokens(episode) == np.count_nonzero(packed.visible_end)
+    flat = flatten(episode)
+    packed = pack([flat], buckets=(64,), tokens_per_microbatch=640)
+    assert tree_tokens(flat) == sum(np.count_nonzero(p.visible_end) for p in packed)

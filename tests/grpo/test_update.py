@@ -16,6 +16,7 @@ from grpo_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.flatten_util import ravel_pytree
 from update_cases import (
     DEFAULTS,
     SGD,
@@ -25,6 +26,8 @@ from update_cases import (
     train,
 )
 
+from reskill_jax.grpo.aggregation import AGGREGATIONS
+from reskill_jax.grpo.estimators import ESTIMATORS, Estimator
 from reskill_jax.grpo.optimizer import (
     init_state,
     make_optimizer,
@@ -79,6 +82,14 @@ def test_microbatches_padding_and_order_do_not_matter(seed):
 def test_trees_equal_one_row_per_turn(seed, old_logprobs):
     """Of ragged episodes; the reference's log-probs and the old policy's count, too."""
     assert_trees_equal_flat_rows(make_batch(seed), old_logprobs=old_logprobs)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_trees_equal_one_row_per_turn_with_every_estimator(name):
+    episodes = make_batch(3)
+    for episode in episodes:
+        episode.arm_effect = 0.2 * (episode.index % 2)
+    assert_trees_equal_flat_rows(episodes, estimator=Estimator(name))
 
 
 @pytest.mark.parametrize("long", [64, 65])
@@ -152,8 +163,92 @@ def test_tied_groups_without_penalty_leave_the_weights_alone():
     assert metrics["update/grad_norm"] == 0
 
 
+def tie(episodes, *groups):
+    """Let all episodes of some groups win."""
+    for episode in episodes:
+        if episode.group in groups:
+            episode.reward = episode.turns[-1].reward = 1.0
+        elif episode.index < 2:
+            episode.reward = episode.turns[-1].reward = float(episode.index)
+    return episodes
+
+
+PURE = {"kl_coef": 0.0, "invalid_penalty": 0.0}  # nothing but the surrogate
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_dropping_tied_groups_saves_tokens_and_changes_nothing_else(aggregation):
+    episodes = tie(make_batch(5), 1)
+    options = PURE | {"aggregation": aggregation, "tx": optax.sgd(100.0)}
+    options["longest_episode"] = 20
+    whole = train(episodes, **options)
+    dropped = train(episodes, drop_zero_variance=True, **options)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        whole[0],
+        dropped[0],
+    )
+    # The loss itself is over the weights that are left, two thirds or so.
+    assert dropped[1]["batch/tokens"] < whole[1]["batch/tokens"]
+    assert dropped[1]["batch/dropped_groups"] == pytest.approx(1 / 3)
+    assert 0 < dropped[1]["batch/dropped_tokens"] < 1
+
+
+def test_the_normaliser_does_not_depend_on_how_many_groups_tie():
+    """A group's gradient is a third of that which it has alone."""
+    episodes = tie(make_batch(5), 0, 2)
+    options = PURE | {"drop_zero_variance": True, "tx": optax.sgd(100.0)}
+    alone = [episode for episode in episodes if episode.group == 1]
+    among, by_itself = (train(e, **options)[0] for e in (episodes, alone))
+    before = init_params()
+    small, large = (
+        ravel_pytree(after)[0] - ravel_pytree(before)[0] for after in (among, by_itself)
+    )
+    np.testing.assert_allclose(3 * small, large, rtol=1e-3, atol=1e-3)
+
+
+def test_dropped_episodes_leave_the_cut_responses_out_as_others_do():
+    """With overlong=mask the normaliser has none of them, dropped or not."""
+    episodes = tie(make_batch(5), 1)
+    for episode in episodes:
+        episode.turns[0].stopped = len(episode.turns) == 1
+    options = PURE | {"overlong": "mask", "aggregation": "token"}
+    options["tx"] = optax.sgd(100.0)
+    whole, _ = train(episodes, **options)
+    dropped, _ = train(episodes, drop_zero_variance=True, **options)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        whole,
+        dropped,
+    )
+
+
+def test_a_minibatch_of_tied_groups_is_no_step():
+    episodes = tie(make_batch(9), 0, 2)
+    options = PURE | {"drop_zero_variance": True, "minibatches": 3}
+    update = compiled_update(logprob_fn, SGD, frozenset(options.items()))
+    state, metrics = update(init_state(init_params(), SGD), None, episodes, seed=0)
+    assert int(state.step) == 1
+    assert metrics["batch/dropped_groups"] == pytest.approx(2 / 3)
+    assert "rollout/logprob_diff" in metrics  # of the first step that was taken
+
+
+def test_a_batch_of_tied_groups_leaves_the_state_alone():
+    options = {"drop_zero_variance": True, "minibatches": 3}
+    new, metrics = train(tie(make_batch(9), 0, 1, 2), **options)
+    jax.tree.map(np.testing.assert_array_equal, new, init_params())
+    assert metrics["batch/dropped_groups"] == metrics["batch/dropped_tokens"] == 1
+    assert metrics["batch/tokens"] == metrics["batch/microbatches"] == 0
+
+
+def test_the_released_codes_rule_has_nothing_to_drop():
+    options = DEFAULTS | {"rule": "reference", "drop_zero_variance": True}
+    with pytest.raises(ValueError, match="drop_zero_variance=True has nothing"):
+        make_update(logprob_fn, SGD, **options)
+
+
 def test_an_update_scales_rewards_before_advantages():
-    options = {"scale": "none", "invalid_penalty": 0.0}
+    options = {"estimator": Estimator("dr_grpo"), "invalid_penalty": 0.0}
     _, plain = train(make_batch(5), **options)
     _, scaled = train(make_batch(5), reward_scale=10.0, **options)
     assert plain["adv/abs_max"] > 0

@@ -7,6 +7,7 @@
     frozen    at every second step the policy does not learn
     sizes     groups have one rollout more or fewer than configured, by turns
     parts     one group is for verification only; some rollouts are not played
+    arms      every second rollout is on an arm that is said to be better each time
 """
 
 from collections.abc import Sequence
@@ -80,7 +81,12 @@ class Liberties:
             arms[0] = 1
             arms[:, step % self._size] = NOT_PLAYED
             contexts = (*contexts, Tries(((tasks[0].id, f"step {step}"),)))
-        return replace(plan, contexts=contexts, arms=arms, train=train)
+        effects: tuple[float, ...] = ()
+        if "arms" in self._modes:
+            arms[:, 1::2] = 1
+            contexts = (*contexts, Tries((("", "arm"),)))
+            effects = (0.0, self._planned / 7)
+        return replace(plan, contexts=contexts, arms=arms, train=train, effects=effects)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         if "again" in self._modes and episodes:

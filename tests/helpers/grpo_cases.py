@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reskill_jax.environments.protocol import Task
+from reskill_jax.grpo.outcomes import Outcomes
 from reskill_jax.rollout.episode import Episode, Turn
 
 VOCAB = 11
@@ -21,7 +22,7 @@ def make_turn(rng, window, trunk_length, *, branch=5, response=4, valid=True):
         response=rng.integers(1, VOCAB, m).astype(np.int32),
         logprobs=rng.uniform(-4, -1, m).astype(np.float32),
         version=0,
-        observation="",
+        observation=f"place {trunk_length % 3}",
         text="",
         action="look",
         valid=valid,
@@ -48,6 +49,7 @@ def make_episode(rng, *, group=0, index=0, windows=2, turns=4, reward=None, head
         ]
     if reward is None:
         reward = float(rng.integers(0, 2))
+    played[-1].reward = reward
     return Episode(TASK, group, index, 0, "bank", "", trunks, played, "", reward)
 
 
@@ -114,3 +116,44 @@ def logprob_fn(params, packed):
     mask = visible(packed)
     logprobs = next_logprobs(params, packed.tokens, packed.positions, mask)
     return jnp.take_along_axis(logprobs, packed.targets[..., None], -1)[..., 0]
+
+
+def make_table(reward, group, valid=None, tokens=None, **parts):
+    """Outcomes of three turns each, paid at the end, all at one place."""
+    reward = np.asarray(reward, np.float64)
+    valid = np.ones((len(reward), 3), bool) if valid is None else np.asarray(valid)
+    tokens = np.ones(valid.shape, np.int64) if tokens is None else np.asarray(tokens)
+    rewards = np.zeros(valid.shape)
+    rewards[:, -1] = reward
+    group = np.asarray(group)
+    parts = {
+        "rewards": rewards,
+        "anchor": np.repeat(group[:, None], valid.shape[1], 1),
+        "arm_effect": np.zeros(len(reward)),
+    } | parts
+    return Outcomes(reward, group, valid, tokens, **parts)
+
+
+def random_table(seed, episodes=12, turns=5, groups=3, places=3):
+    """Outcomes of ragged episodes, in groups of any sizes."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, turns + 1, episodes)
+    present = np.arange(turns) < lengths[:, None]
+    table = Outcomes(
+        reward=rng.integers(0, 3, episodes).astype(float),
+        group=rng.integers(0, groups, episodes) * 7,
+        valid=(rng.random((episodes, turns)) < 0.8) | ~present,
+        tokens=rng.integers(1, 9, (episodes, turns)) * present,
+        rewards=np.zeros((episodes, turns)),
+        anchor=np.zeros((episodes, turns), int),
+        arm_effect=rng.integers(-2, 3, episodes) / 10,
+    )
+    table.rewards[np.arange(episodes), lengths - 1] = table.reward
+    place = rng.integers(0, places, (episodes, turns))
+    table.anchor[:] = np.where(present, table.group[:, None] * places + place, -1)
+    return table
+
+
+def reorder(table, order):
+    """The same episodes in another order."""
+    return Outcomes(**{name: values[order] for name, values in vars(table).items()})

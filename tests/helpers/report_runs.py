@@ -15,7 +15,7 @@ CONFIG = {
     "env": {"name": "houses"},
     "policy": {"path": ""},
     "eval": {"splits": ["seen"]},
-    "grpo": {"rule": "corrected", "scale": "std"},
+    "grpo": {"rule": "corrected", "estimator": "grpo"},
     "creator": {"name": "llm", "budget": {"input_price": 1.0, "output_price": 2.0}},
     "checkpoint": {"best": "seen/mean@2"},
     "num_steps": 4,

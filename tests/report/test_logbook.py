@@ -116,6 +116,7 @@ def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):
         "active_skills": [["s"], []],
         "valid": [True, False],
         "arm": 2,
+        "arm_effect": 0.0,
         "group": 3,
         "index": 1,
         "reward": 0.25,

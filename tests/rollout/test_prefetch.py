@@ -42,7 +42,9 @@ def episode(group, index, version):
     tokens = np.arange(index + 1, dtype=np.int32)
     logprobs = -np.random.default_rng(index).random(index + 1, np.float32)
     turn = Turn(0, 3, tokens, tokens, logprobs, version, "o", "t", "a", True, ("s",))
-    return Episode(TASKS[group], group, index, 0, "bank", "goal", [trunk], [turn])
+    return Episode(
+        TASKS[group], group, index, index % 2, "bank", "goal", [trunk], [turn]
+    )
 
 
 BOTH = (0, 1)  # groups
@@ -58,7 +60,7 @@ class Collector:
 
     def __call__(self, step):
         self.begun.append(step)  # at the call, as a strategy plans
-        return Planned(self.play(step), BOTH)
+        return Planned(self.play(step), BOTH, (0.0, 0.1 + step / 3))
 
     async def play(self, step):
         self.engine.sampling += 1
@@ -210,6 +212,10 @@ def test_a_batch_goes_on_after_a_restart(engine):
     assert batch.seconds == wanted.seconds
     assert batch.train == wanted.train == BOTH
     assert encode(batch.episodes) == encode(wanted.episodes)
+    # What the arms were expected to add is that of the plan, to the last bit.
+    expected = [(0.0, 0.1 + 7 / 3)[e.arm] for e in batch.episodes]
+    assert [e.arm_effect for e in batch.episodes] == expected
+    assert len(set(expected)) == 2
     assert [e.task for e in batch.episodes] == [e.task for e in wanted.episodes]
     assert resumed.state() is None
 

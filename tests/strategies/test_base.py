@@ -15,8 +15,9 @@ ALIKE = Plan.alike(TASKS, EmptyContext(), 2)
 NOTHING = np.zeros((0, 2), np.int32)
 
 
-def plan(tasks=TASKS, contexts=1, arms=ALIKE.arms, train=ALIKE.train):
-    return Plan(tasks, (EmptyContext(),) * contexts, np.array(arms), np.array(train))
+def plan(tasks=TASKS, contexts=1, arms=ALIKE.arms, train=ALIKE.train, effects=()):
+    shown = (EmptyContext(),) * contexts
+    return Plan(tasks, shown, np.array(arms), np.array(train), effects)
 
 
 def test_plans_alike_are_of_one_context_and_train_everything():
@@ -53,6 +54,8 @@ def test_a_plan_may_leave_out_tasks_rollouts_and_training(parts, trains):
         ({"arms": [[0, 1]] * 3}, "arms hold 1: with 1 contexts they are 0 to 0, or -1"),
         ({"arms": [[0, -2]] * 3}, "arms hold -2: with 1 contexts"),
         ({"arms": [[0, 0], [-1, -1], [0, 0]]}, r"train\[1\] is True, but no rollout"),
+        ({"effects": (0.0, 0.1)}, r"effects=\(0.0, 0.1\): .* each of the 1 contexts"),
+        ({"effects": (float("nan"),)}, r"effects=\(nan,\): needs a finite number"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts, message):
@@ -74,6 +77,7 @@ def test_parts_that_do_not_fit_are_refused(parts, message):
         ({"train": False}, r"train=False: needs a numpy array, bool \[B\]"),
         ({"train": np.ones(3, int)}, r"train is int64 \[3\]: needs bool"),
         ({"tasks": ("t0", "t1", "t2")}, r"tasks\[0\]='t0': needs a Task"),
+        ({"effects": (0,)}, r"effects\[0\]=0: needs a float"),
         ({"tasks": None}, "tasks=None: needs a tuple"),
         ({"contexts": EmptyContext()}, "contexts=EmptyContext.*: needs a tuple"),
     ],

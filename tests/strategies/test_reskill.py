@@ -71,6 +71,23 @@ def run(strategy, steps, chance, start=0):
     return [play(strategy, step, chance) for step in range(start, start + steps)]
 
 
+def test_a_plan_tells_what_arms_add_by_the_steps_before_it():
+    strategy = make(early_accept=1.0, early_reject=0.0)
+    seen = []
+    for step in range(6):
+        plan = strategy.plan(step, draw)
+        assert strategy.plan(step, draw).effects == plan.effects
+        twin = make(early_accept=1.0, early_reject=0.0)
+        twin.restore(json.loads(json.dumps(strategy.state())))
+        assert twin.plan(step, draw).effects == plan.effects
+        seen.append(plan.effects)
+        play(strategy, step, (0.2, 0.35))
+    begun = next(i for i, effects in enumerate(seen) if effects)
+    assert seen[begun] == (0.0, 0.0)  # nothing was played on the new arm yet
+    assert seen[begun + 1][0] == 0
+    assert 0 < seen[begun + 1][1] < 0.4
+
+
 def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
     strategy = make()
     learned = run(strategy, 12, (0.2, 0.6))

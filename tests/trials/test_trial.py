@@ -204,6 +204,27 @@ def test_a_skill_must_bring_its_cost():
     assert decide(0.0).contrast.probability > decide(0.08).contrast.probability
 
 
+@pytest.mark.parametrize("mode", ["ours", "paper"])
+def test_expected_effects_are_the_shrunk_ones_of_what_was_played(mode):
+    paper = mode == "paper"
+    config = TrialConfig.preset("paper") if paper else TrialConfig()
+    trial = Trial.start(config, (OLD, NEW))
+    assert trial.expected_effects() == (0.0, 0.0)
+    play(trial, 0, effects=(0.0, 0.3))
+    effects = trial.expected_effects()
+    raw = trial.contrasts()[0]
+    assert effects[0] == 0
+    if paper:
+        assert effects[1] == raw.effect
+    else:
+        error = raw.standard_error
+        share = config.effect_sd**2 / (config.effect_sd**2 + error**2)
+        assert effects[1] == pytest.approx(raw.effect * share)
+        assert 0 < effects[1] < raw.effect
+    again = decode(Trial, json.loads(json.dumps(encode(trial))))
+    assert again.expected_effects() == effects
+
+
 def test_evidence_carries_over_but_never_outweighs_the_cap():
     config = TrialConfig(carry_over=20)
     trial = Trial.start(config, (OLD, NEW), evidence=(300.0, 100.0))

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from reskill_jax.grpo.advantages import Outcomes, advantages
+from reskill_jax.grpo.advantages import advantages
+from reskill_jax.grpo.estimators import Estimator
+from reskill_jax.grpo.outcomes import Outcomes, anchors
 from reskill_jax.report.page.figures import short
 from reskill_jax.report.page.reading import EpisodeLine, Reader
 
@@ -215,20 +217,31 @@ def _advantages(
     longest = max(len(line.actions) for line in lines)
     valid = np.ones((len(lines), longest), bool)
     tokens = np.zeros((len(lines), longest), np.int64)
+    rewards = np.zeros((len(lines), longest))
     for i, line in enumerate(lines):
         valid[i, : len(line.valid)] = line.valid[:longest]
         tokens[i, : len(line.response_tokens)] = line.response_tokens[:longest]
+        rewards[i, : len(line.rewards)] = line.rewards[:longest]
+    group = np.array([line.group for line in lines], np.int64)
+    seen = [line.observations[: len(line.actions)] for line in lines]
     table = Outcomes(
         reward=np.array([line.reward for line in lines], np.float64),
-        group=np.array([line.group for line in lines], np.int64),
+        group=group,
         valid=valid,
         tokens=tokens,
+        rewards=rewards,
+        anchor=anchors(group, seen, longest),
+        arm_effect=np.array([line.arm_effect for line in lines]),
     )
     try:
-        values, _ = advantages(
+        values, _, _ = advantages(
             table,
             rule=settings.get("rule", "corrected"),
-            scale=settings.get("scale", "std"),
+            estimator=Estimator(
+                settings.get("estimator", "grpo"),
+                pass_k=settings.get("pass_k", 4),
+                **settings.get("gigpo", {}),
+            ),
             penalty=float(settings.get("invalid_penalty", 0.1)),
             reward_scale=float(settings.get("reward_scale", 1.0)),
         )

@@ -41,6 +41,7 @@ class EpisodeLine:
     arm: int | None = None
     group: int | None = None
     index: int | None = None
+    arm_effect: float = 0.0
     reward: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     lost: str = ""
