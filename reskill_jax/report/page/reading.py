@@ -66,6 +66,21 @@ class PathPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeterLine:
+    """What the skill meter had found of a skill that a candidate changes.
+
+    See `skills.effects`; `arm` 0 is the accepted bank.
+    """
+
+    name: str
+    turns: int
+    mean: float
+    first: float
+    verdict: str
+    arm: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialLine:
     """A decided trial of one candidate, see `strategies.reskill`."""
 
@@ -80,6 +95,7 @@ class TrialLine:
     rates: tuple[float | None, float | None] | None = None
     stop_reason: str = ""
     path: tuple[PathPoint, ...] = ()
+    meter: tuple[MeterLine, ...] = ()
 
     @property
     def verdict(self) -> str:
