@@ -122,6 +122,27 @@ class CallLine:
     error: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitPanel:
+    """A split's panel: its label, and the task types of each column."""
+
+    panel: str
+    columns: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelsFile:
+    """What `report.panels` has written."""
+
+    version: int
+    splits: Mapping[str, SplitPanel]
+
+    @property
+    def kinds(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The task types of each column, by split."""
+        return {split: dict(found.columns) for split, found in self.splits.items()}
+
+
 @dataclass
 class Reader:
     """Reads one run.
@@ -165,6 +186,17 @@ class Reader:
             return {}
         try:
             return read_json(self.workdir.trial)
+        except ValueError as error:
+            self.tell(str(error))
+            return {}
+
+    def columns(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return, by split, the task types of each column; empty where not recorded."""
+        if not self.workdir.panels.exists():
+            return {}
+        try:
+            document = read_json(self.workdir.panels)
+            return decode(PanelsFile, document, name="panels.json", fields="any").kinds
         except ValueError as error:
             self.tell(str(error))
             return {}

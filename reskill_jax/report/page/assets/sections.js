@@ -51,7 +51,8 @@ function byKind(data, last) {
   const head = (what) => [what, ...splits.flatMap((x) => [[bdi(x), ", tasks"], "success", "step " + first.step])];
   const right = splits.flatMap((_, i) => [3 * i + 1, 3 * i + 2, 3 * i + 3]);
   return [h("h3", null, `By task type, after step ${last.step}`), kinds.length ? table("Success by task type", head("task type"), rows(kinds, "kinds"), right) : h("p", { class: "note" }, "The run kept no episodes of this evaluation, so that it cannot be split by type."),
-    columns.length ? [h("h3", null, "By column of the paper"), h("p", { class: "note" }, "A column is the mean of several task types, each of which counts the same. Run files do not say which, so it has no count and, but for a mean of all, no interval."), table("Success by column", head("column"), rows(columns, "columns"), right)] : []];
+    columns.length ? [h("h3", null, "By column of the paper"), h("p", { class: "note" }, "A column is the mean of several task types, each of which counts the same. One whose types the run's files do not name has no count and, but for a mean of all, no interval."), table("Success by column", head("column"), rows(columns, "columns"), right),
+      (names => names.length ? h("ul", { class: "note" }, names) : [])(splits.flatMap((x) => columns.filter((name) => last.splits[x].columns[name] && last.splits[x].columns[name].kinds).map((name) => h("li", null, bdi(x), ", ", bdi(name), ": ", bdi(last.splits[x].columns[name].kinds.join(", "))))))] : []];
 }
 
 // ---- trials
