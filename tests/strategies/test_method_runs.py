@@ -38,6 +38,8 @@ def test_a_killed_run_ends_like_one_that_was_not(
     policy, tmp_path, monkeypatch, name, overlap
 ):
     config = corridor_config(policy, name, rollout__overlap=overlap, **QUICK)
+    for place in ("straight", "killed"):
+        Workdir(tmp_path / place).bind(config.to_dict())
     train.train(config, Workdir(tmp_path / "straight"))
     for step in (2, 4, 5):
         killed_at(step, monkeypatch)
