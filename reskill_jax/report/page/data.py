@@ -179,7 +179,8 @@ def _column(
     interval is known only where it is the mean of all kinds.
     """
     names = list(kinds) if members is None else members
-    found = mean_of_rates([dict(kinds[name]) for name in names if name in kinds])
+    rates = [dict(kinds[name]) for name in names if name in kinds]
+    found = rates[0] if len(rates) == 1 else mean_of_rates(rates)  # one: Wilson's
     whole = all(name in kinds for name in names)
     if whole and found["rate"] is not None and abs(found["rate"] - value) < 1e-9:
         return found | {"rate": value} | ({"kinds": list(members)} if members else {})
