@@ -37,6 +37,8 @@ EXTRAS = {
         "PyStemmer>=3,<4",
         "tenacity>=9,<10",  # repeats failed searches
     ],
+    # Serves environments by OpenEnv's protocol; its own package brings 90 others.
+    "openenv": ["aiohttp>=3.10,<4"],
     # Task sets; TensorFlow is not needed. The last is undeclared by the first.
     "tfds": [
         "tensorflow-datasets>=4.9.10,<5",

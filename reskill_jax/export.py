@@ -4,7 +4,8 @@ The directory holds what transformers and vLLM load: weights (several files and 
 index when they are large), config.json, generation_config.json and the files of the
 tokenizer. All but the weights are those of the model that the run started from. Beside
 them stand a card (README.md) with the success of the exported step, its tasks and its
-error, the configuration of the run (run_config.json) and the accepted skills (skills/).
+error, the configuration of the run (run_config.json), the accepted skills (skills/) and
+the report of the run (report.html).
 """
 
 import json
@@ -29,6 +30,7 @@ from reskill_jax.policy.weights import load, save
 from reskill_jax.report.best import find_step
 from reskill_jax.report.exports.cards import model_card
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.page import write_report
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
@@ -135,6 +137,7 @@ def _describe(config: ConfigDict, workdir: Workdir, step: int, output: Path) -> 
     write_text(output / "README.md", scrub(card, secrets))
     if skills.skills:
         save_bank(skills, output / "skills")
+    write_report(workdir, output=output / "report.html")
 
 
 def export(

@@ -283,6 +283,7 @@ def _train(workdir: Workdir) -> None:
     from reskill_jax.build import load_tasks  # noqa: PLC0415
     from reskill_jax.build_strategy import settle_trial  # noqa: PLC0415
     from reskill_jax.report.expectations import introduce_trials  # noqa: PLC0415
+    from reskill_jax.report.panels import write_panels  # noqa: PLC0415
     from reskill_jax.train import train  # noqa: PLC0415
     from reskill_jax.validate import validate  # noqa: PLC0415
 
@@ -305,6 +306,7 @@ def _train(workdir: Workdir) -> None:
         # not start with.
         tasks = load_tasks(config)
         distributed.on_leader(lambda: workdir.bind(config.to_dict()))
+        distributed.on_leader(lambda: write_panels(tasks.panels.held_out, workdir))
         distributed.on_leader(lambda: introduce_trials(config, workdir))
         train(config, workdir, tasks)
 

@@ -2,6 +2,7 @@
 
     config.json     the full configuration of the run, written at its first start
     lock            held while a process writes the run
+    panels.json     which task types a column of the evaluation is the mean of
     trial.json      how trials run, and what is expected of them
     metrics.jsonl   what was measured, one line per step and phase
     tensorboard/    the same, as event files
@@ -74,6 +75,11 @@ class Workdir:
     def checkpoints(self) -> Path:
         """One directory per saved step."""
         return self.root / "checkpoints"
+
+    @property
+    def panels(self) -> Path:
+        """What the columns of evaluated splits are means of."""
+        return self.root / "panels.json"
 
     @property
     def trial(self) -> Path:

@@ -101,6 +101,7 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
         "generation_config.json",
         "merges.txt",
         "model.safetensors",
+        "report.html",
         "run_config.json",
         "tokenizer.json",
         "tokenizer_config.json",

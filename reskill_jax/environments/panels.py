@@ -48,6 +48,11 @@ class TaskPanel:
         rows = [(task.id, task.kind, task.split, task.digest) for task in self.tasks]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
 
+    @cached_property
+    def by_id(self) -> dict[str, Task]:
+        """The tasks by id."""
+        return {task.id: task for task in self.tasks}
+
     @property
     def label(self) -> str:
         """What stands beside a figure of this panel, e.g. ``140:3fa94c0b12de``."""

@@ -6,6 +6,7 @@ import pytest
 from corridor_runs import corridor_command, corridor_config, last_checkpoint
 from killed_runs import KilledError, killed_at
 from programs import deterministic, run_two, save_random_policy, written
+from report_checks import reported
 
 from reskill_jax import build, train
 from reskill_jax.report.metrics import read_metrics
@@ -43,12 +44,15 @@ def test_a_killed_run_ends_like_one_that_was_not(
     policy, tmp_path, monkeypatch, name, overlap
 ):
     config = corridor_config(policy, name, rollout__overlap=overlap, **QUICK)
+    for place in ("straight", "killed"):
+        Workdir(tmp_path / place).bind(config.to_dict())
     train.train(config, Workdir(tmp_path / "straight"))
     for step in (2, 4, 5):
         killed_at(step, monkeypatch)
         with pytest.raises(KilledError):
             train.train(config, Workdir(tmp_path / "killed"))
         monkeypatch.undo()
+        assert reported(tmp_path / "killed", whole=False)["run"]["state"] == "stopped"
     train.train(config, Workdir(tmp_path / "killed"))
     one, other = tmp_path / "straight", tmp_path / "killed"
     assert deterministic(other) == deterministic(one)
@@ -56,6 +60,7 @@ def test_a_killed_run_ends_like_one_that_was_not(
     assert last_checkpoint(other, policy) == last_checkpoint(one, policy)
     found = [line for line in read_metrics(Workdir(one).metrics)]
     assert any(line.get("memory/items") for line in found)
+    assert reported(one)["trials"]["list"] == []
 
 
 @pytest.mark.parametrize("name", ["inspo", "skillrl"])

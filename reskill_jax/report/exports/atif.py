@@ -5,6 +5,7 @@ A run's files hold texts and counts of tokens, no token ids, so neither do these
 """
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 VERSION = "ATIF-v1.7"
@@ -45,7 +46,7 @@ def trajectory(
         "trajectory_id": f"{session}/{phase}-{line['step']:05d}/{place}",
         "agent": {
             "name": "reskill_jax",
-            "version": "0.1.0",
+            "version": version("reskill_jax"),
             "model_name": model,
             "extra": {"bank": line["bank"]},
         },

@@ -24,12 +24,15 @@ from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
 
 
-def write_report(workdir: Workdir, others: Sequence[Workdir] = ()) -> Path:
+def write_report(
+    workdir: Workdir, others: Sequence[Workdir] = (), output: Path | None = None
+) -> Path:
     """Write the report of a run, by one rename, and return its path.
 
     Args:
         workdir: of the run.
         others: of the runs that it is compared with.
+        output: the file; None: ``report.html`` of the run.
 
     Raises:
         FileNotFoundError: a directory holds no run.
@@ -39,6 +42,6 @@ def write_report(workdir: Workdir, others: Sequence[Workdir] = ()) -> Path:
     with activity("making the report"):
         made = time.strftime("%Y-%m-%d %H:%M")
         text = page(run_document(workdir, others, clean, made))
-        path = workdir.root / "report.html"
+        path = output or workdir.root / "report.html"
         write_text(path, text)
     return path

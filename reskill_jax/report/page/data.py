@@ -51,7 +51,7 @@ def run_document(
         clean,
     )
     trials = reader.trials()
-    evals = evaluations(metrics, played.rows)
+    evals = evaluations(metrics, played.rows, reader.columns())
     document: dict[str, Any] = {
         "run": _state(reader, flat, train, played, made)
         | {"best": _best(flat, metrics, workdir)},
@@ -74,11 +74,18 @@ def run_document(
 
 
 def evaluations(
-    metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row]
+    metrics: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
+    columns: Mapping[str, Mapping[str, Sequence[str]]],
 ) -> list[dict[str, Any]]:
     """Return every evaluation: by split, success in all, by task type and by column.
 
     Intervals come from the episodes; where these are missing, from the panel's size.
+
+    Args:
+        metrics: lines of the run.
+        rows: its episodes.
+        columns: by split, the task types of each column, as far as they are recorded.
     """
     by_place: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -93,7 +100,9 @@ def evaluations(
         names = {key.split("/")[0] for key in line if key.endswith("/success")}
         names |= {key.split("/")[0] for key in line if key.endswith("/void")}
         splits = {
-            split: _split(line, split, panels, by_place[line["step"], split])
+            split: _split(
+                line, split, panels, by_place[line["step"], split], columns.get(split)
+            )
             for split in sorted(names)
         }
         found.append({"step": line["step"], "panels": dict(panels), "splits": splits})
@@ -105,6 +114,7 @@ def _split(
     split: str,
     panels: Mapping[str, Any],
     rows: Sequence[Row],
+    of_columns: Mapping[str, Sequence[str]] | None,
 ) -> dict[str, Any]:
     if f"{split}/void" in line:
         return rate(0, 0) | {"void": True, "kinds": {}, "columns": {}}
@@ -120,7 +130,7 @@ def _split(
     for key, value in line.items():
         name = key.removeprefix(f"{split}/success/")
         if name != key and name not in kinds:
-            columns[name] = _column(value, kinds)
+            columns[name] = _column(value, kinds, (of_columns or {}).get(name))
     whole = rate(round(success * count), count) if count else rate(0, 0)
     return whole | {
         "rate": success,
@@ -158,15 +168,22 @@ def _sampled(line: Mapping[str, Any], split: str) -> dict[str, Any] | None:
     }
 
 
-def _column(value: float, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a mean of several kinds' rates, with an interval where it is of all.
+def _column(
+    value: float,
+    kinds: Mapping[str, Mapping[str, Any]],
+    members: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return a mean of several kinds' rates, with an interval where it can be known.
 
-    The files do not tell which kinds belong to a column, so its interval is known only
-    where it is the mean of all kinds.
+    Files of older runs do not tell which kinds belong to a column (None): then its
+    interval is known only where it is the mean of all kinds.
     """
-    everything = mean_of_rates([dict(found) for found in kinds.values()])
-    if everything["rate"] is not None and abs(everything["rate"] - value) < 1e-9:
-        return everything | {"rate": value}
+    names = list(kinds) if members is None else members
+    rates = [dict(kinds[name]) for name in names if name in kinds]
+    found = rates[0] if len(rates) == 1 else mean_of_rates(rates)  # one: Wilson's
+    whole = all(name in kinds for name in names)
+    if whole and found["rate"] is not None and abs(found["rate"] - value) < 1e-9:
+        return found | {"rate": value} | ({"kinds": list(members)} if members else {})
     return {"rate": value, "n": None, "low": None, "high": None}
 
 
@@ -276,6 +293,6 @@ def _comparison(
             for e in own.episodes(path)
         ]
         flat = flatten(other.read_config())
-        lines = evaluations(own.metrics(), found)
+        lines = evaluations(own.metrics(), found, own.columns())
         runs.append(Summary(other.root.resolve().name, flat, lines, found))
     return comparison_document(runs)

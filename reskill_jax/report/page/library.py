@@ -41,6 +41,9 @@ def library_document(
                     "evidence": _at(trial.proposal.evidence, i),
                     "diff": _difference(old, new, operation),
                     "unknown": old is None and not isinstance(operation, Add),
+                    "meter": [
+                        asdict(m) for m in trial.meter if m.name == operation.name
+                    ],
                 }
             )
             if new is not None:

@@ -67,6 +67,21 @@ class PathPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeterLine:
+    """What the skill meter had found of a skill that a candidate changes.
+
+    See `skills.effects`; `arm` 0 is the accepted bank.
+    """
+
+    name: str
+    turns: int
+    mean: float
+    first: float
+    verdict: str
+    arm: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialLine:
     """A decided trial of one candidate, see `strategies.reskill`."""
 
@@ -81,6 +96,7 @@ class TrialLine:
     rates: tuple[float | None, float | None] | None = None
     stop_reason: str = ""
     path: tuple[PathPoint, ...] = ()
+    meter: tuple[MeterLine, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -105,6 +121,27 @@ class CallLine:
     tokens_in: int = 0
     tokens_out: int = 0
     error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitPanel:
+    """A split's panel: its label, and the task types of each column."""
+
+    panel: str
+    columns: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelsFile:
+    """What `report.panels` has written."""
+
+    version: int
+    splits: Mapping[str, SplitPanel]
+
+    @property
+    def kinds(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """The task types of each column, by split."""
+        return {split: dict(found.columns) for split, found in self.splits.items()}
 
 
 @dataclass
@@ -150,6 +187,17 @@ class Reader:
             return {}
         try:
             return read_json(self.workdir.trial)
+        except ValueError as error:
+            self.tell(str(error))
+            return {}
+
+    def columns(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return, by split, the task types of each column; empty where not recorded."""
+        if not self.workdir.panels.exists():
+            return {}
+        try:
+            document = read_json(self.workdir.panels)
+            return decode(PanelsFile, document, name="panels.json", fields="any").kinds
         except ValueError as error:
             self.tell(str(error))
             return {}

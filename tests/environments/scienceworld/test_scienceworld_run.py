@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from programs import CPU, ROOT, get_config, start
+from report_checks import reported
 
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.validate import validate
@@ -59,3 +60,4 @@ def test_smoke_needs_no_java_of_the_system(tmp_path):
     )
     lines = (workdir.episodes / "train-00003.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in lines]) == 2 * 4
+    reported(workdir.root)

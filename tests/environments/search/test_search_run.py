@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from programs import CPU, ROOT, start
+from report_checks import reported
 from scripted_engine import ScriptedEngine
 
 from reskill_jax.build import load_environment, make_players
@@ -134,3 +135,4 @@ def test_smoke_trains_and_evaluates(tmp_path):
     for name in ("popqa", "triviaqa", "bamboogle"):
         assert f"the file of questions has none of {name}: it is skipped" in done.stderr
         assert f"{name}/success" not in last
+    reported(tmp_path)

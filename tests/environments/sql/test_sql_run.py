@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from programs import CPU, ROOT, get_config, start
+from report_checks import reported
 
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.validate import validate
@@ -58,5 +59,6 @@ def test_smoke_runs_anywhere(tmp_path):
     lines = (workdir.episodes / "train-00003.jsonl").read_text().splitlines()
     episodes = [json.loads(line) for line in lines]
     assert len(episodes) == 2 * 4
+    reported(workdir.root)
     for episode in episodes:
         assert episode["reward"] == episode["scores"]["score"]

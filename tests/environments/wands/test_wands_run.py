@@ -8,6 +8,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 from programs import CPU, ROOT, start
+from report_checks import reported
 
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.validate import validate
@@ -71,3 +72,4 @@ def test_smoke_runs_anywhere_and_says_that_it_is_synthetic(tmp_path):
     assert kinds <= {"synthetic-2-opt", "synthetic-3-opt"}
     shown = start(*command, "--mode=show", env=environment)
     assert "synthetic: tasks 4:" in shown.stdout
+    reported(run)

@@ -100,6 +100,23 @@ def test_every_section_says_what_the_run_did(browser, report):
                 assert text in found or text in svg, (section, text)
 
 
+def test_the_library_shows_what_the_skill_meter_found(browser, tmp_path):
+    workdir = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "train" and line["step"] > 1:
+            line["skills/first-look/effect_logprob"] = 0.125 * line["step"]
+    write_lines(workdir.metrics, lines)
+    found = {"name": "first-look", "turns": 40, "mean": 0.25, "first": 0.5}
+    trial = json.loads(workdir.trials.read_text())
+    trial["meter"] = [{**found, "verdict": "followed", "arm": 1}]
+    write_lines(workdir.trials, [trial])
+    with opened(browser, write_report(workdir)) as tab:
+        text = turn_to(tab, "library").inner_text()
+        assert "Skill meter, candidate: followed, 0.250 nats per token" in text
+        assert "0.375" in tab.locator("#section-library").text_content()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_is_accessible_and_fits(browser, report, scheme, width):

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import CONFIG, episode, write_lines, write_run
 
+from reskill_jax.environments.panels import TaskPanel
+from reskill_jax.environments.task import Task
 from reskill_jax.report.page import write_report
 from reskill_jax.report.page.data import run_document
 from reskill_jax.report.page.figures import (
@@ -21,6 +23,7 @@ from reskill_jax.report.page.library import words
 from reskill_jax.report.page.played import Row, read_played
 from reskill_jax.report.page.reading import Reader
 from reskill_jax.report.page.trials import bounds, unexposed, win_loss
+from reskill_jax.report.panels import write_panels
 from reskill_jax.skills.skill import Trigger
 from reskill_jax.trials import paired
 from reskill_jax.workdir import Workdir
@@ -54,6 +57,27 @@ def test_what_a_killed_run_left_torn_is_left_out_and_the_damaged_is_named(tmp_pa
     assert found["run"]["crash"] == "ValueError: no room"
     assert len(found["episodes"]) == 36
     assert len(found["trials"]["list"]) == 1
+
+
+def test_a_column_has_an_interval_where_its_task_types_are_kept(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+    for line in lines:
+        if line["phase"] == "eval":  # of the one type "place", which was won
+            line["seen/success/placing"] = 1.0
+    write_lines(workdir.metrics, lines)
+
+    def column():
+        found = document(workdir)["evals"][-1]["splits"]["seen"]["columns"]["placing"]
+        return found["n"], found.get("kinds")
+
+    assert column() == (None, None)  # of a version that did not write them
+    tasks = [Task(f"seen/{k}", k, "seen", "") for k in ("place", "pick")]
+    write_panels({"seen": TaskPanel(tuple(tasks), {"placing": ("place",)})}, workdir)
+    assert column() == (1, ["place"])
+    workdir.panels.write_text('{"version": 1, "splits": []}')
+    assert column() == (None, None)
+    assert any("panels.json" in line for line in document(workdir)["run"]["problems"])
 
 
 def test_a_run_at_work_is_told_from_one_that_stopped(tmp_path):

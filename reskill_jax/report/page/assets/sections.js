@@ -66,7 +66,8 @@ function byKind(data, last) {
   const head = (what) => [what, ...splits.flatMap((x) => [[bdi(x), ", tasks"], "success", "step " + first.step])];
   const right = splits.flatMap((_, i) => [3 * i + 1, 3 * i + 2, 3 * i + 3]);
   return [h("h3", null, `By task type, after step ${last.step}`), kinds.length ? table("Success by task type", head("task type"), rows(kinds, "kinds"), right) : h("p", { class: "note" }, "The run kept no episodes of this evaluation, so that it cannot be split by type."),
-    columns.length ? [h("h3", null, "By column of the paper"), h("p", { class: "note" }, "A column is the mean of several task types, each of which counts the same. Run files do not say which, so it has no count and, but for a mean of all, no interval."), table("Success by column", head("column"), rows(columns, "columns"), right)] : []];
+    columns.length ? [h("h3", null, "By column of the paper"), h("p", { class: "note" }, "A column is the mean of several task types, each of which counts the same. One whose types the run's files do not name has no count and, but for a mean of all, no interval."), table("Success by column", head("column"), rows(columns, "columns"), right),
+      (names => names.length ? h("ul", { class: "note" }, names) : [])(splits.flatMap((x) => columns.filter((name) => last.splits[x].columns[name] && last.splits[x].columns[name].kinds).map((name) => h("li", null, bdi(x), ", ", bdi(name), ": ", bdi(last.splits[x].columns[name].kinds.join(", "))))))] : []];
 }
 
 // ---- trials
@@ -151,9 +152,12 @@ function expectations(all) {
 function library(data) {
   const lib = data.library;
   if (!lib.changes.length && !lib.current.length) return [h("p", null, data.run.has_bank ? "The library is empty, and no change of it was decided yet." : ["This run's method (", bdi(data.run.strategy), ") keeps no library of skills."])];
-  const meter = Object.entries(data.metrics.names).filter(([name]) => name.startsWith("meter/") || name.startsWith("skills/meter"));
+  const ending = "/effect_logprob", meter = Object.entries(data.metrics.names).filter(([name]) => name.startsWith("skills/") && name.endsWith(ending));
+  const newest = (values) => values.reduce((last, v, i) => v === null ? last : [data.metrics.steps[i], v], null);
   return [timeline(data), bankGraph(data),
-    meter.length ? lineChart({ title: "Effect meter", wide: true, series: meter.slice(0, 6).map(([name, values]) => ({ name, points: values.map((v, i) => [data.metrics.steps[i], v]) })) }) : h("p", { class: "note" }, "The run's files hold no figures of an effect meter."),
+    meter.length ? [lineChart({ title: "Skill meter: change of a response's log-prob by a skill (nats per token)", wide: true, rules: [{ y: 0, name: "no effect" }], note: "Near 0: the policy says the same without the skill." + (meter.length > 6 ? ` The first 6 of ${meter.length} skills are drawn, the table has all.` : ""),
+      series: meter.slice(0, 6).map(([name, values]) => ({ name: name.slice(7, -ending.length), points: values.map((v, i) => [data.metrics.steps[i], v]).filter(([, v]) => v !== null) })) }),
+      table("Newest figures of the skill meter", ["skill", "step", "nats per token"], meter.map(([name, values]) => { const last = newest(values); return [bdi(name.slice(7, -ending.length)), last ? last[0] : "\u2013", last ? last[1].toFixed(3) : "\u2013"]; }), [1, 2])] : h("p", { class: "note" }, "The run's files hold no figures of an effect meter."),
     h("h3", null, "Changes, newest first"), lib.changes.length ? changes(lib) : h("p", null, "No change was decided yet."),
     h("h3", null, `The library now: ${lib.current.length} ${lib.current.length === 1 ? "skill" : "skills"}`), lib.current.map((skill) => h("details", { open: lib.current.length < 3 }, h("summary", null, bdi(skill.name), "/SKILL.md"), h("pre", { tabindex: 0 }, bdi(skill.text))))];
 }
@@ -206,6 +210,7 @@ function changes(lib) {
   return lib.changes.map((c, i) => [c, i]).reverse().map(([c, i]) => h("div", { class: "change", id: lib.changes.findIndex((o) => o.trial === c.trial) === i ? "trial-" + c.trial : null, tabindex: -1 },
     h("h4", null, `${c.op} `, bdi(c.name)), h("p", null, verdict(c.verdict), ` at step ${c.step}`, c.start === null || c.start === undefined || c.start === c.step ? "" : `, tried from step ${c.start + 1}`),
     c.reason ? h("p", null, "Reason: ", bdi(c.reason)) : null, c.evidence ? h("p", null, "Evidence: ", bdi(c.evidence)) : null,
+    (c.meter || []).map((m) => h("p", null, `Skill meter, ${m.arm ? "candidate" : "accepted library"}: `, bdi(m.verdict), `, ${m.mean.toFixed(3)} nats per token (at first ${m.first.toFixed(3)}), ${m.turns} turns`)),
     c.unknown ? h("p", { class: "note" }, "The earlier text is of the first library and not in the run's files.") : null,
     c.diff.length ? h("details", null, h("summary", null, "Words that differ"), h("dl", null, c.diff.map((f) => [h("dt", null, f.field.replace(/_/g, " ")), h("dd", null, f.parts.map(([kind, text]) => kind === "=" ? bdi(text) : h(kind === "+" ? "ins" : "del", null, bdi(text))))]))) : null));
 }
