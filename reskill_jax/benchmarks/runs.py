@@ -33,18 +33,21 @@ class Results:
 
     path: Path
 
-    def find(self, name: str, changes: Changes) -> Figures | None:
+    def find(self, name: str, configuration: str) -> Figures | None:
         """Return the figures of a run; None if there are none.
+
+        Args:
+            name: of the run.
+            configuration: hash of what its figures depend on, see `identity`.
 
         Raises:
             ValueError: a line of the file is no JSON object of a run.
         """
-        wanted = identity(changes)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                found = entry["run"] == name and entry["configuration"] == wanted
+                found = entry["run"] == name and entry["configuration"] == configuration
                 figures = entry["figures"]
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
@@ -54,13 +57,12 @@ class Results:
                 return dict(figures)
         return None
 
-    def add(self, name: str, changes: Changes, figures: Figures) -> None:
-        """Append the figures of a run."""
+    def add(self, name: str, configuration: str, figures: Figures) -> None:
+        """Append the figures of a run, see `find`."""
         entry = {
             "run": name,
-            "configuration": identity(changes),
+            "configuration": configuration,
             "commit": commit(),
-            "seed": changes.get("seed"),
             "figures": figures,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +87,15 @@ class Results:
             read: takes the figures from the workdir of a finished run.
             train: whether to make the run if there is none; otherwise None comes back.
         """
-        if (figures := self.find(name, changes)) is not None:
+        configuration = identity(changes)
+        if (figures := self.find(name, configuration)) is not None:
             return figures
         if train:
             finish(workdir, changes)
         if not is_finished(workdir, _steps(changes)):
             return None
         figures = read(Workdir(workdir))
-        self.add(name, changes, figures)
+        self.add(name, configuration, figures)
         return figures
 
 

@@ -44,6 +44,8 @@ from reskill_jax.benchmarks.runs import (
     identity,
 )
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.experiments.paired import Difference, difference
@@ -56,6 +58,7 @@ from reskill_jax.rollout.context import (
     EmptyContext,
     open_context,
 )
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import find_strategy
 from reskill_jax.workdir import Workdir
@@ -156,10 +159,11 @@ def main(argv: Sequence[str]) -> None:
     for name in _ARMS.value:
         for seed in map(int, _SEEDS.value):
             attempt = Attempt(_EXPERIMENT.value, name, seed, size)
-            figures = results.find(attempt.title, attempt.identity)
+            key = identity(attempt.identity)
+            figures = results.find(attempt.title, key)
             if figures is None and time.monotonic() < deadline:
                 figures = attempt.play(Path(_WORKDIR.value))
-                results.add(attempt.title, attempt.identity, figures)
+                results.add(attempt.title, key, figures)
             if figures is not None:
                 found.setdefault(name, {})[seed] = figures
     if ALONE not in found:
@@ -256,6 +260,7 @@ class Attempt:
                 params = load_params(config, run, self.size.steps)
         environment = build.load_environment(config)
         panel: TaskPanel = environment.panel(SPLIT, self.size.tasks)
+        told = course(run) if self.arm.changes else {}
         arms = {"": context}
         print(f"playing {panel.label}: {self.title}", flush=True)
         success = play(config, environment, panel, arms, params, self.size.samples)
@@ -264,7 +269,7 @@ class Attempt:
             "samples": self.size.samples,
             "successes": success[:, 0].sum(axis=1).astype(int).tolist(),  # by task
             "kinds": [task.kind for task in panel],
-            **(course(run) if self.arm.changes else {}),
+            **told,
         }
 
     def _policy(self, root: Path) -> str:
@@ -298,18 +303,17 @@ def course(run: Workdir) -> Figures:
     """Return what happened in a run: success by step, and every trial."""
     lines = [x for x in read_metrics(run.metrics) if x["phase"] == "train"]
     text = run.trials.read_text() if run.trials.exists() else ""
-    trials = [json.loads(line) for line in text.splitlines()]
+    trials = [
+        decode(PastTrial, json.loads(line), fields="any") for line in text.splitlines()
+    ]
     return {
         "course": [float(x["rollout/success"]) for x in lines],
         "trials": [
             {
-                "step": trial["step"],
-                "operations": [
-                    f"{operation['op']} {operation['name']}"
-                    for operation in trial["proposal"]["operations"]
-                ],
-                "accepted": trial["accepted"],
-                "effect": (trial["contrast"] or {}).get("effect"),
+                "step": trial.step,
+                "operations": [describe(x) for x in trial.proposal.operations],
+                "accepted": trial.accepted,
+                "effect": trial.effect,
             }
             for trial in trials
         ],
