@@ -90,8 +90,8 @@ def main(argv: Sequence[str]) -> None:
     ratios = {
         key: found[_STRATEGY.value][key] / found["grpo"][key] for key in PUBLISHED
     }
-    rows = [
-        [key, *(found[name][key] for name in found), ratios[key], PUBLISHED[key]]
+    rows: list[tuple[str | float, ...]] = [
+        (key, *(of_run[key] for of_run in found.values()), ratios[key], PUBLISHED[key])
         for key in PUBLISHED
     ]
     print(format_table(["cost", *found, "ratio", "paper"], rows))

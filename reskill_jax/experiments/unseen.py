@@ -155,7 +155,7 @@ def main(argv: Sequence[str]) -> None:
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     results = Results(Path(_RESULTS.value))
     found: dict[str, dict[int, Figures]] = {}
-    size = Size(**{name: flag.value for name, flag in _SIZES.items()})
+    size = Size(**{name: flag.value or 0 for name, flag in _SIZES.items()})
     for name in _ARMS.value:
         for seed in map(int, _SEEDS.value):
             attempt = Attempt(_EXPERIMENT.value, name, seed, size)
@@ -402,7 +402,7 @@ if __name__ == "__main__":
     _ARMS = flags.DEFINE_list("arms", [*ARMS], "Their names.")
     _SEEDS = flags.DEFINE_list("seeds", [*map(str, range(8))], "Which seeds.")
     _SIZES = {
-        x.name: flags.DEFINE_integer(x.name, x.default, "See `Size`.")
+        x.name: flags.DEFINE_integer(x.name, getattr(Size, x.name), "See `Size`.")
         for x in fields(Size)
     }
     _MINUTES = flags.DEFINE_float(
