@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import PLACES, Workdir, flatten
@@ -107,12 +108,17 @@ def configuration(changes: Changes, variant: str = "cpu") -> ConfigDict:
 
 
 def identity(changes: Changes, variant: str = "cpu") -> str:
-    """Hash what a run depends on: configuration and warm start, 12 hex digits."""
+    """Hash what a run depends on: configuration and warm start, 12 hex digits.
+
+    Keys at their defaults do not count, so that what was measured stays valid when
+    there is a new key. What it was measured with beside that, the commit tells.
+    """
     config = configuration(changes, variant)
+    usual = flatten(get_config(config.env.name).to_dict())
     values = {
         key: value
         for key, value in flatten(config.to_dict()).items()
-        if not key.startswith(PLACES)
+        if not key.startswith(PLACES) and value != usual[key]
     }
     document = [values, RECIPES[config.warm_start.recipe].hash]
     text = json.dumps(document, sort_keys=True)
