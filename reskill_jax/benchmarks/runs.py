@@ -6,7 +6,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,25 @@ Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"
 
 
+def commit() -> str:
+    """Return the commit of the code, with a + where the code differs from it.
+
+    Empty where it is no clone of the repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", "reskill_jax", "configs")
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 @dataclass(frozen=True)
 class Results:
     """The figures of finished runs, one JSON object per line of a file.
@@ -30,9 +49,14 @@ class Results:
     They stay when workdirs go, so that a benchmark may be made in several sittings and
     on several machines. A line counts for the configuration and the policy that it was
     made with, and for no other; the commit says what code made it.
+
+    Attributes:
+        path: of the file.
+        commit: of the code that runs, taken before anything may change it.
     """
 
     path: Path
+    commit: str = field(default_factory=commit)
 
     def find(self, name: str, configuration: str) -> Figures | None:
         """Return the figures of a run; None if there are none.
@@ -63,7 +87,7 @@ class Results:
         entry = {
             "run": name,
             "configuration": configuration,
-            "commit": commit(),
+            "commit": self.commit,
             "figures": figures,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,25 +147,6 @@ def identity(changes: Changes, variant: str = "cpu") -> str:
     document = [values, RECIPES[config.warm_start.recipe].hash]
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def commit() -> str:
-    """Return the commit of the code, with a + where the code differs from it.
-
-    Empty where it is no clone of the repository.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        changed = git("status", "--porcelain", "--", "reskill_jax", "configs")
-        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def finish(
