@@ -6,12 +6,13 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import PLACES, Workdir, flatten
@@ -22,6 +23,25 @@ Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"
 
 
+def commit() -> str:
+    """Return the commit of the code, with a + where the code differs from it.
+
+    Empty where it is no clone of the repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", "reskill_jax", "configs")
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 @dataclass(frozen=True)
 class Results:
     """The figures of finished runs, one JSON object per line of a file.
@@ -29,22 +49,30 @@ class Results:
     They stay when workdirs go, so that a benchmark may be made in several sittings and
     on several machines. A line counts for the configuration and the policy that it was
     made with, and for no other; the commit says what code made it.
+
+    Attributes:
+        path: of the file.
+        commit: of the code that runs, taken before anything may change it.
     """
 
     path: Path
+    commit: str = field(default_factory=commit)
 
-    def find(self, name: str, changes: Changes) -> Figures | None:
+    def find(self, name: str, configuration: str) -> Figures | None:
         """Return the figures of a run; None if there are none.
+
+        Args:
+            name: of the run.
+            configuration: hash of what its figures depend on, see `identity`.
 
         Raises:
             ValueError: a line of the file is no JSON object of a run.
         """
-        wanted = identity(changes)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                found = entry["run"] == name and entry["configuration"] == wanted
+                found = entry["run"] == name and entry["configuration"] == configuration
                 figures = entry["figures"]
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
@@ -54,13 +82,12 @@ class Results:
                 return dict(figures)
         return None
 
-    def add(self, name: str, changes: Changes, figures: Figures) -> None:
-        """Append the figures of a run."""
+    def add(self, name: str, configuration: str, figures: Figures) -> None:
+        """Append the figures of a run, see `find`."""
         entry = {
             "run": name,
-            "configuration": identity(changes),
-            "commit": commit(),
-            "seed": changes.get("seed"),
+            "configuration": configuration,
+            "commit": self.commit,
             "figures": figures,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,14 +112,15 @@ class Results:
             read: takes the figures from the workdir of a finished run.
             train: whether to make the run if there is none; otherwise None comes back.
         """
-        if (figures := self.find(name, changes)) is not None:
+        configuration = identity(changes)
+        if (figures := self.find(name, configuration)) is not None:
             return figures
         if train:
             finish(workdir, changes)
         if not is_finished(workdir, _steps(changes)):
             return None
         figures = read(Workdir(workdir))
-        self.add(name, changes, figures)
+        self.add(name, configuration, figures)
         return figures
 
 
@@ -104,35 +132,21 @@ def configuration(changes: Changes, variant: str = "cpu") -> ConfigDict:
 
 
 def identity(changes: Changes, variant: str = "cpu") -> str:
-    """Hash what a run depends on: configuration and warm start, 12 hex digits."""
+    """Hash what a run depends on: configuration and warm start, 12 hex digits.
+
+    Keys at their defaults do not count, so that what was measured stays valid when
+    there is a new key. What it was measured with beside that, the commit tells.
+    """
     config = configuration(changes, variant)
+    usual = flatten(get_config(config.env.name).to_dict())
     values = {
         key: value
         for key, value in flatten(config.to_dict()).items()
-        if not key.startswith(PLACES)
+        if not key.startswith(PLACES) and value != usual[key]
     }
     document = [values, RECIPES[config.warm_start.recipe].hash]
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def commit() -> str:
-    """Return the commit of the code, with a + where the code differs from it.
-
-    Empty where it is no clone of the repository.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        changed = git("status", "--porcelain", "--", "reskill_jax", "configs")
-        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def finish(

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
+from reskill_jax.benchmarks.runs import Results
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel, evenly_spaced
 from reskill_jax.environments.protocol import EnvironmentSpec
@@ -202,24 +203,23 @@ def load_params(config: ConfigDict, workdir: Workdir, step: int) -> Params | Non
 def main(argv: Sequence[str]) -> None:
     """Measure what is not in the results yet, and print all of it."""
     del argv
-    workdir, results = Workdir(Path(_WORKDIR.value)), Path(_RESULTS.value)
+    workdir, results = Workdir(Path(_WORKDIR.value)), Results(Path(_RESULTS.value))
     config = get_config(str(workdir.root))
     environment = build.load_environment(config)
     everything = environment.panel(_SPLIT.value, None)
     panel = some_of_each_kind(everything, _TASKS.value)
     arms = contexts(environment, _BANKS.value)
-    text = json.dumps(flatten(config.to_dict()), sort_keys=True, default=str)
-    identity = {
-        "run": hashlib.sha256(text.encode()).hexdigest()[:12],
-        "panel": panel.label,
-        "contexts": [context.hash for context in arms.values()],
-        "samples": _SAMPLES.value,
-    }
+    values = [flatten(config.to_dict()), [context.hash for context in arms.values()]]
+    text = json.dumps(values, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {}
     for step in map(int, _STEPS.value):
-        success = _kept(results, identity | {"step": step})
-        if success is None:
+        name = f"step {step}, {panel.label} x {_SAMPLES.value}"
+        kept = results.find(name, key)
+        if kept is not None:
+            success = np.array(kept["success"], np.float64)
+        else:
             print(f"step {step}: playing {len(panel)} tasks, {len(arms)} banks")
             started = time.monotonic()
             success = play(
@@ -231,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
                 _SAMPLES.value,
             )
             print(f"{success.size} episodes in {time.monotonic() - started:.0f} s")
-            _keep(results, identity | {"step": step}, success)
+            results.add(name, key, {"success": success.astype(int).tolist()})
         found = by_kind(success, [task.kind for task in panel], list(arms)[1:])
         for kind, of_kind in found.items():
             best = of_kind.best
@@ -247,22 +247,6 @@ def main(argv: Sequence[str]) -> None:
     header = ["step", "kind", "tasks", "without", "best skill", "its effect"]
     print(format_table(header, rows))
     report("ceiling", figures, {})
-
-
-def _kept(path: Path, identity: dict[str, object]) -> np.ndarray | None:
-    """Return what was measured before, if it was."""
-    for line in path.read_text().splitlines() if path.exists() else []:
-        entry = json.loads(line)
-        if entry["identity"] == identity:
-            return np.array(entry["success"], np.float64)
-    return None
-
-
-def _keep(path: Path, identity: dict[str, object], success: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entry = {"identity": identity, "success": success.astype(int).tolist()}
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def costs(run: Workdir) -> dict[str, float]:
 
 
 def _context(line: Mapping[str, float | str], prefix: str) -> float:
-    parts = ("prompt_tokens", "response_tokens")
+    parts = ("prompt_tokens", "response_length/mean")
     return sum(float(line[f"{prefix}/{part}"]) for part in parts)
 
 

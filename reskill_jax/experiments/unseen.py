@@ -44,18 +44,21 @@ from reskill_jax.benchmarks.runs import (
     identity,
 )
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.codec import decode
+from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
-from reskill_jax.experiments.paired import Difference, difference
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.process import compilation_cache
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.statistics import Difference, paired_difference
 from reskill_jax.rollout.context import (
     BankContext,
     Context,
     EmptyContext,
     open_context,
 )
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import find_strategy
 from reskill_jax.workdir import Workdir
@@ -156,10 +159,11 @@ def main(argv: Sequence[str]) -> None:
     for name in _ARMS.value:
         for seed in map(int, _SEEDS.value):
             attempt = Attempt(_EXPERIMENT.value, name, seed, size)
-            figures = results.find(attempt.title, attempt.identity)
+            key = identity(attempt.identity)
+            figures = results.find(attempt.title, key)
             if figures is None and time.monotonic() < deadline:
                 figures = attempt.play(Path(_WORKDIR.value))
-                results.add(attempt.title, attempt.identity, figures)
+                results.add(attempt.title, key, figures)
             if figures is not None:
                 found.setdefault(name, {})[seed] = figures
     if ALONE not in found:
@@ -256,6 +260,7 @@ class Attempt:
                 params = load_params(config, run, self.size.steps)
         environment = build.load_environment(config)
         panel: TaskPanel = environment.panel(SPLIT, self.size.tasks)
+        told = course(run) if self.arm.changes else {}
         arms = {"": context}
         print(f"playing {panel.label}: {self.title}", flush=True)
         success = play(config, environment, panel, arms, params, self.size.samples)
@@ -264,7 +269,7 @@ class Attempt:
             "samples": self.size.samples,
             "successes": success[:, 0].sum(axis=1).astype(int).tolist(),  # by task
             "kinds": [task.kind for task in panel],
-            **(course(run) if self.arm.changes else {}),
+            **told,
         }
 
     def _policy(self, root: Path) -> str:
@@ -298,18 +303,17 @@ def course(run: Workdir) -> Figures:
     """Return what happened in a run: success by step, and every trial."""
     lines = [x for x in read_metrics(run.metrics) if x["phase"] == "train"]
     text = run.trials.read_text() if run.trials.exists() else ""
-    trials = [json.loads(line) for line in text.splitlines()]
+    trials = [
+        decode(PastTrial, json.loads(line), fields="any") for line in text.splitlines()
+    ]
     return {
         "course": [float(x["rollout/success"]) for x in lines],
         "trials": [
             {
-                "step": trial["step"],
-                "operations": [
-                    f"{operation['op']} {operation['name']}"
-                    for operation in trial["proposal"]["operations"]
-                ],
-                "accepted": trial["accepted"],
-                "effect": (trial["contrast"] or {}).get("effect"),
+                "step": trial.step,
+                "operations": [describe(x) for x in trial.proposal.operations],
+                "accepted": trial.accepted,
+                "effect": trial.effect,
             }
             for trial in trials
         ],
@@ -338,13 +342,19 @@ def compare(
     for a, b in pairs:
         if (a["panel"], a["samples"]) != (b["panel"], b["samples"]):
             raise ValueError(f"{one} and {other} have not played the same tasks")
-    rates, others = (np.array([pair[i][what] for pair in pairs], float) for i in (0, 1))
-    if what == "course":
-        return difference(
-            rates.mean(axis=1, keepdims=True), others.mean(axis=1, keepdims=True)
-        )
-    samples = pairs[0][0]["samples"]
-    return difference(rates / samples, others / samples)
+    first, second = (np.array([pair[i][what] for pair in pairs], float) for i in (1, 0))
+    if what == "course":  # all of a curve is one figure
+        first, second = (x.mean(axis=1)[:, None, None] for x in (first, second))
+    else:
+        first, second = (x[..., None] / pairs[0][0]["samples"] for x in (first, second))
+    return paired_difference(first, second)
+
+
+def points(gain: Difference | None) -> str:
+    """Write a difference in points, e.g. ``+12.5 [+3.1, +21.9]``."""
+    if gain is None:
+        return ""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * gain[i] for i in (0, 2, 3)))
 
 
 def success(found: dict[int, Figures]) -> float:
@@ -360,7 +370,7 @@ def table(found: dict[str, dict[int, Figures]]) -> str:
     for name, by_seed in found.items():
         trials = [t for figures in by_seed.values() for t in figures.get("trials", ())]
         taken = f"{sum(t['accepted'] for t in trials)} of {len(trials)}"
-        gain = "" if name == ALONE else str(compare(found, name, ALONE))
+        gain = "" if name == ALONE else points(compare(found, name, ALONE))
         rate = f"{success(by_seed):.1%}"
         rows.append([name, len(by_seed), rate, gain, taken if trials else ""])
     header = ["arm", "seeds", "success", "points over no skills, 95%", "accepted"]
@@ -384,7 +394,9 @@ def summary(
     if gain := compare(found, "reskill+harmful", "auto_accept+harmful"):
         bars["with harmful proposals, reskill over auto_accept"] = Bar(gain.low, 0.0)
     if gain := compare(found, "reskill trained", "grpo trained", "course"):
-        print(f"further training, area under the curve, reskill over grpo: {gain}")
+        print(
+            f"further training, area under the curve, reskill over grpo: {points(gain)}"
+        )
         bars["area, reskill over grpo, lower end"] = Bar(gain.low, 0.0)
     return figures, bars
 

@@ -1,9 +1,11 @@
 """Runs of benchmarks are made once: their figures are kept, and only theirs."""
 
+import json
+
 import pytest
 
 from reskill_jax.benchmarks import runs
-from reskill_jax.benchmarks.runs import Results, identity
+from reskill_jax.benchmarks.runs import Results, commit, identity
 from reskill_jax.report.metrics import MetricWriter
 
 CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
@@ -42,15 +44,17 @@ def test_a_finished_workdir_is_read_where_no_training_is_wanted(tmp_path, progra
     runs.finish(tmp_path, CHANGES)
     results = Results(tmp_path / "r.jsonl")
     assert results.obtain("a", CHANGES, tmp_path, read, train=False) == {"x": 1.5}
-    assert results.find("a", CHANGES) == {"x": 1.5}
+    assert results.find("a", identity(CHANGES)) == {"x": 1.5}
 
 
 def test_figures_of_another_name_or_configuration_do_not_count(tmp_path):
     results = Results(tmp_path / "r.jsonl")
-    results.add("a", CHANGES, {"x": 1.0})
-    assert results.find("b", CHANGES) is None
-    assert results.find("a", CHANGES | {"seed": 4}) is None
-    assert results.find("a", CHANGES) == {"x": 1.0}
+    results.add("a", "0123", {"x": 1.0})
+    assert results.find("b", "0123") is None
+    assert results.find("a", "0124") is None
+    assert results.find("a", "0123") == {"x": 1.0}
+    entry = json.loads(results.path.read_text())
+    assert entry["commit"].rstrip("+") == commit().rstrip("+")
 
 
 def test_an_identity_depends_on_values_that_count_and_on_the_policy(monkeypatch):
@@ -69,4 +73,4 @@ def test_a_broken_line_is_named(tmp_path):
     path = tmp_path / "r.jsonl"
     path.write_text("{}\n")
     with pytest.raises(ValueError, match="line 1 is no result"):
-        Results(path).find("a", CHANGES)
+        Results(path).find("a", "0123")

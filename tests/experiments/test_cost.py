@@ -10,7 +10,7 @@ from reskill_jax.workdir import Workdir
 def line(prefix, prompt, response, **others):
     return {
         f"{prefix}/prompt_tokens": prompt,
-        f"{prefix}/response_tokens": response,
+        f"{prefix}/response_length/mean": response,
         **others,
     }
 

@@ -7,6 +7,8 @@ import pytest
 from programs import ROOT
 
 from reskill_jax.benchmarks.runs import identity
+from reskill_jax.codec import encode
+from reskill_jax.creator.proposal import PastTrial, Proposal
 from reskill_jax.experiments.unseen import (
     ALONE,
     ARMS,
@@ -18,6 +20,7 @@ from reskill_jax.experiments.unseen import (
     table,
 )
 from reskill_jax.report.metrics import MetricWriter
+from reskill_jax.skills.operations import Delete
 from reskill_jax.workdir import Workdir
 
 SMALL = Size(1, 1, tasks=3, samples=2, houses=72, dev=6, held_out=6)
@@ -91,13 +94,9 @@ def test_the_course_of_a_run_is_read(tmp_path):
     writer.write(2, {"rollout/success": 0.5})
     writer.close()
     assert course(run) == {"course": [0.25, 0.5], "trials": []}
-    line = {
-        "step": 2,
-        "accepted": False,
-        "proposal": {"operations": [{"op": "delete", "name": "a"}]},
-        "contrast": None,
-    }
-    run.trials.write_text(json.dumps(line) + "\n")
+    proposal = Proposal((Delete("a"),), ("idle",), (), "0123")
+    past = PastTrial(2, proposal, "4567", (), accepted=False)
+    run.trials.write_text(json.dumps(encode(past)) + "\n")
     expected = {
         "step": 2,
         "operations": ["delete a"],
