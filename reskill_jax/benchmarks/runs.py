@@ -27,9 +27,16 @@ class Results:
     They stay when workdirs go, so that a benchmark may be made in several sittings and
     on several machines. A line counts for the configuration and the policy that it was
     made with, and for no other.
+
+    Attributes:
+        path: of the file.
+        config: file of the configuration that runs differ from.
+        variant: of it.
     """
 
     path: Path
+    config: str = CONFIG
+    variant: str = "cpu"
 
     def find(self, name: str, changes: Changes) -> Figures | None:
         """Return the figures of a run; None if there are none.
@@ -37,7 +44,7 @@ class Results:
         Raises:
             ValueError: a line of the file is no JSON object of a run.
         """
-        wanted = identity(changes)
+        wanted = identity(changes, self.variant, self.config)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
             try:
@@ -54,7 +61,8 @@ class Results:
 
     def add(self, name: str, changes: Changes, figures: Figures) -> None:
         """Append the figures of a run."""
-        entry = {"run": name, "configuration": identity(changes), "figures": figures}
+        made_with = identity(changes, self.variant, self.config)
+        entry = {"run": name, "configuration": made_with, "figures": figures}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -80,7 +88,7 @@ class Results:
         if (figures := self.find(name, changes)) is not None:
             return figures
         if train:
-            finish(workdir, changes)
+            finish(workdir, changes, self.variant, config=self.config)
         if not is_finished(workdir, _steps(changes)):
             return None
         figures = read(Workdir(workdir))
@@ -88,9 +96,9 @@ class Results:
         return figures
 
 
-def identity(changes: Changes, variant: str = "cpu") -> str:
+def identity(changes: Changes, variant: str = "cpu", config_file: str = CONFIG) -> str:
     """Hash what a run depends on: configuration and warm start, 12 hex digits."""
-    config = runpy.run_path(CONFIG)["get_config"](variant)
+    config = runpy.run_path(config_file)["get_config"](variant)
     config.update_from_flattened_dict(changes)
     values = {
         key: value
@@ -103,7 +111,7 @@ def identity(changes: Changes, variant: str = "cpu") -> str:
 
 
 def finish(
-    workdir: Path, changes: Changes, variant: str = "cpu", *, config: str = ""
+    workdir: Path, changes: Changes, variant: str = "cpu", *, config: str = CONFIG
 ) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
@@ -113,7 +121,7 @@ def finish(
         workdir: the run's directory.
         changes: keys of the configuration with their values; `num_steps` is one.
         variant: of the configuration.
-        config: file and variant of another configuration.
+        config: its file.
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
@@ -124,7 +132,7 @@ def finish(
         sys.executable,
         "-m",
         "reskill_jax.main",
-        f"--config={config or f'{CONFIG}:{variant}'}",
+        f"--config={config}:{variant}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]
