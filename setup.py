@@ -57,9 +57,9 @@ EXTRAS = {
         "pydantic>=2.8,<3",
         "tenacity>=9,<10",  # repeats failed calls
     ],
-    # Tests against the models of transformers, which wants torch>=2.6. Without it they
+    # Tests against transformers and PEFT, which want torch>=2.6. Without them they
     # are skipped; a build for the CPU will do.
-    "parity": ["torch>=2.6,<3"],
+    "parity": ["torch>=2.6,<3", "peft>=0.17,<1"],
     "docs": ["sphinx>=8.1,<10", "myst-parser>=4,<6", "sphinx-book-theme>=1.1.4,<2"],
     "dev": [
         "atif>=1.8,<2",  # the published format of trajectories, to check ours
@@ -72,6 +72,7 @@ EXTRAS = {
         "pre-commit>=4",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scipy>=1.13",
         "skills-ref>=0.1.1,<1",  # the public validator of SKILL.md files

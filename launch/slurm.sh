@@ -38,6 +38,9 @@ if [ "$VLLM_GPUS" != 0 ]; then
     engine=(--config.engine.name=vllm --config.engine.vllm.replicas="$VLLM_GPUS"
         --config.engine.vllm.devices="($(seq -f "'%g'," -s '' $own $((GPUS - 1))))")
 fi
+# Beside servers on the same GPUs the program takes what engine.vllm.trainer_memory says.
+share="export XLA_PYTHON_CLIENT_MEM_FRACTION=.92"
+[[ "$*" == *engine.vllm.colocate=[Tt]rue* ]] && share=""
 program=("${trainer[@]}" ./launch/process.sh "$extras" --config="$CONFIG"
     --workdir="$WORKDIR" --distributed "${engine[@]}" "$@")
 job="#!/usr/bin/env bash
@@ -53,7 +56,7 @@ job="#!/usr/bin/env bash
 #SBATCH --account=$ACCOUNT}
 #SBATCH --output=$WORKDIR/slurm-%j.log
 export ALFWORLD_DATA=$(quote "$ALFWORLD_DATA")
-export XLA_PYTHON_CLIENT_MEM_FRACTION=.92
+$share
 srun --kill-on-bad-exit=1 $(quote "${program[@]}")"
 
 run bash -c "source launch/setup.sh && set_up $extras"

@@ -18,13 +18,19 @@ type and hand out arrays with flipped bits; the manifest turns both into errors.
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    LatestN,
+    PolicyCheckpointInfo,
+    PreservationContext,
+)
 
 from reskill_jax.storage import plain
 from reskill_jax.terminal import activity
@@ -51,6 +57,26 @@ class Restored(NamedTuple):
     host: dict[str, Any]
 
 
+class _OneMore:
+    """Preserves one step that may change; None: none.
+
+    Orbax's `BestN` goes by scores that are saved with a checkpoint, and of equal ones
+    it keeps the later. A run may know a score only when the checkpoint is there: an
+    evaluation that was interrupted is made after the resume.
+    """
+
+    step: int | None = None
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[PolicyCheckpointInfo],
+        *,
+        context: PreservationContext,
+    ) -> Sequence[bool]:
+        """Tell of each checkpoint whether it is this one."""
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpointer:
     """Saves and restores the newest states of one run.
 
@@ -65,10 +91,11 @@ class Checkpointer:
         self._directory = directory.absolute()
         self._read_only = read_only
         self._needed = 0  # bytes of the last write
+        self._best = _OneMore()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=AnyPreservationPolicy([LatestN(keep), self._best]),
                 step_format_fixed_length=8,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
@@ -76,7 +103,13 @@ class Checkpointer:
             ),
         )
 
-    def save(self, step: int, arrays: Any, host: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        step: int,
+        arrays: Any,
+        host: Mapping[str, Any],
+        best: int | None = None,
+    ) -> None:
         """Write a checkpoint in the background.
 
         Returns once all is copied: arrays may be donated and the document changed then.
@@ -86,6 +119,7 @@ class Checkpointer:
             arrays: pytree of `jax.Array`.
             host: JSON document: dicts with string keys, lists, tuples, strings, finite
                 floats (restored exactly), integers, booleans, None.
+            best: step whose checkpoint, if there is one, is kept beside the newest.
 
         Raises:
             CheckpointError: the former write failed, or this one has no room.
@@ -107,6 +141,7 @@ class Checkpointer:
             host=ocp.args.JsonSave(document),
             manifest=ocp.args.JsonSave(manifest),
         )
+        self._best.step = best
         if not self._manager.save(step, args=args):
             raise ValueError(
                 f"checkpoint step {step} must exceed the latest one, "
@@ -116,6 +151,10 @@ class Checkpointer:
     def latest(self) -> int | None:
         """Return the step of the latest checkpoint; None if there is none."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, in order."""
+        return sorted(self._manager.all_steps())
 
     def restore(
         self, template: Any, step: int | None = None, *, partial: bool = False
@@ -132,7 +171,7 @@ class Checkpointer:
             CheckpointError: there is none of `step`, it is damaged, or its arrays are
                 not those of the template.
         """
-        saved = sorted(self._manager.all_steps())
+        saved = self.steps()
         if step is not None and step not in saved:
             raise CheckpointError(
                 f"{self._directory} holds no checkpoint of step {step}: choose one of "

@@ -217,6 +217,11 @@ def _add_vllm(c: ConfigDict) -> None:
     c.engine.vllm.tensor_parallel_size = 1  # devices per server
     # Share of each device's memory. 0: whatever the arguments say.
     c.engine.vllm.gpu_memory_utilization = 0.9
+    # Servers are on the trainer's own devices, and sleep while the policy is updated.
+    c.engine.vllm.colocate = False
+    # Share of each device's memory for the trainer then. 0: what it needs at the time,
+    # by an allocator that is slower, but leaves the rest to servers that wake.
+    c.engine.vllm.trainer_memory = 0.45
     c.engine.vllm.arguments = ()  # further arguments of `vllm serve`
     # How servers receive weights: files; or nccl, between GPUs.
     c.engine.vllm.transfer = "files"
@@ -238,28 +243,52 @@ def _add_learning(c: ConfigDict) -> None:
     # Advantages: corrected; or reference, as in the released code (grpo/advantages.py).
     c.grpo.rule = "corrected"
     c.grpo.scale = "std"  # divide by the group's standard deviation; or none
-    # Weight of tokens in the loss: episode gives every episode the same weight (paper,
-    # section 3.1), token every token.
+    # What a token is trained on: clip; gspo, a ratio per turn; or dppo_tv.
+    c.grpo.loss = "clip"
+    # What has the same weight in the loss: every episode (paper, section 3.1), token,
+    # turn within its episode, or prompt; constant divides by constant_length.
     c.grpo.aggregation = "episode"
+    c.grpo.constant_length = 0  # response tokens; 0: rollout.max_turns x max_tokens
     c.grpo.reward_scale = 1.0  # rewards are multiplied by it
     c.grpo.invalid_penalty = 0.1  # of an invalid turn, on the scale of those rewards
     c.grpo.clip_low = 0.2  # ratios are clipped below 1 - clip_low
     c.grpo.clip_high = 0.2  # and above 1 + clip_high
     # Most that a ratio counts with a negative advantage; 0: no bound.
     c.grpo.dual_clip = 3.0
-    c.grpo.kl_coef = 0.01  # weight of the KL to the starting policy (k3) in the loss
+    c.grpo.dppo_delta = 0.2  # most that a token's probability may change, of dppo_tv
+    c.grpo.kl_coef = 0.01  # weight of the KL to the reference, the starting policy
+    c.grpo.kl_estimator = "k3"  # or k2, in the loss; k1 in the reward
+    c.grpo.kl_in = "loss"  # or reward: lowers the advantage of each turn
+    # Training steps after which the reference becomes reference_mix of the policy and
+    # the rest of itself. 0: never.
+    c.grpo.reference_refresh = 0
+    c.grpo.reference_mix = 1.0
+    c.grpo.entropy_coef = 0.0  # weight of the mean entropy in the objective
     # Log-probs of the sampling policy: the sampler's own; or recompute, in the trainer.
     c.grpo.old_logprobs = "sampler"
     # With recompute, weigh tokens by min(recomputed / sampler's, this). 0: do not.
     c.grpo.importance_cap = 0.0
+    # With recompute, leave out tokens where recomputed / sampler's is outside this
+    # band, such as (0.5, 5.0), and episodes whose geometric mean of it is outside
+    # that one, such as (0.99, 1.01). (): none.
+    c.grpo.token_mask = ()
+    c.grpo.episode_mask = ()
+    # Responses cut at rollout.max_tokens: none, nothing special; mask leaves them out;
+    # penalty lowers advantages, from overlong_buffer of the limit before it on.
+    c.grpo.overlong = "none"
+    c.grpo.overlong_buffer = 0.2
+    c.grpo.overlong_penalty = 1.0  # at the limit
     # Warn if log-probs of sampler and trainer differ by more than this on average,
     # nats; with rollout.overlap the effect of one update is included.
     c.grpo.logprob_diff_warning = 0.02
-    c.grpo.minibatches = 4  # optimiser steps per training step
+    c.grpo.minibatches = 4  # optimiser steps per training step and epoch
+    c.grpo.epochs = 1  # how often a batch is trained on
     c.grpo.learning_rate = 1e-6
     c.grpo.warmup_steps = 0  # optimiser steps in which the learning rate rises to that
-    # Optimiser steps after those in which it falls to zero. 0: it stays.
+    # Then constant; or linear or cosine: it falls in decay_steps to min_learning_rate.
+    c.grpo.schedule = "constant"
     c.grpo.decay_steps = 0
+    c.grpo.min_learning_rate = 0.0
     c.grpo.weight_decay = 0.01
     c.grpo.clip_norm = 1.0  # largest norm of the gradient
     c.grpo.buckets = (1024, 2048, 4096, 8192, 16384)  # lengths of training rows, tokens
@@ -461,12 +490,16 @@ def _add_embedder(c: ConfigDict) -> None:
 
 
 def _add_bookkeeping(c: ConfigDict) -> None:
-    """Evaluation, greedy and with the accepted bank only, and checkpoints."""
+    """Evaluation, with the accepted bank only, and checkpoints."""
     c.eval = ConfigDict()
     # Training steps between evaluations; the first and the last state are always
     # evaluated. 0: only those.
     c.eval.every = 10
     c.eval.max_tasks = 140  # per split
+    # Every task is played once, greedily. With a temperature above 0, it is then played
+    # eval.samples times more, at that temperature: mean@n and pass@k stand beside.
+    c.eval.temperature = 0.0
+    c.eval.samples = 1
     # Share of a split's tasks that may fail for good, each of which counts as a
     # failure; with more, the split's figures are void.
     c.eval.max_failed_share = 0.02
@@ -486,3 +519,7 @@ def _add_bookkeeping(c: ConfigDict) -> None:
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 5  # training steps
     c.checkpoint.keep = 2  # newest checkpoints
+    # Metric of evaluations, SPLIT/NAME: the checkpoint with its highest value is kept,
+    # too; of equals the earlier. auto: dev/success if eval.splits has dev, else none;
+    # other splits are for reports, and choosing on one has to be asked for. Empty: none
+    c.checkpoint.best = "auto"

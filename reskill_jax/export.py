@@ -26,6 +26,7 @@ from reskill_jax.policy.lora import Adapted, merge
 from reskill_jax.policy.peft import save_adapters
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.policy.weights import load, save
+from reskill_jax.report.best import find_step
 from reskill_jax.report.exports.cards import model_card
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
@@ -53,7 +54,7 @@ def export_run(
     output: Path,
     *,
     dtype: str = "float32",
-    step: int | None = None,
+    step: int | str | None = None,
     adapters: bool = False,
 ) -> None:
     """Export a checkpoint of a run, and say so; adapters are merged.
@@ -63,12 +64,13 @@ def export_run(
         workdir: of the run.
         output: the new directory.
         dtype: of the weights in the files, float32 or bfloat16.
-        step: which checkpoint; None for the newest.
+        step: which checkpoint; None for the newest, ``best`` for the best.
         adapters: write them alone, as a directory that PEFT loads (`policy.peft`).
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: the run has no checkpoint yet, or no adapters.
+        ValueError: the run has no checkpoint yet, none that was chosen as the best, or
+            no adapters.
         CheckpointError: the weights that adapters were trained on have changed.
     """
     refuse_existing(output)
@@ -90,7 +92,8 @@ def export_run(
     template = {"params": abstract}
     checkpointer = Checkpointer(workdir.checkpoints, read_only=True)
     try:
-        restored = checkpointer.restore(template, step, partial=True)
+        chosen = find_step(workdir, config.checkpoint.best, step, checkpointer.steps())
+        restored = checkpointer.restore(template, chosen, partial=True)
     finally:
         checkpointer.close()
     if restored is None:

@@ -11,6 +11,11 @@ from functools import partial
 from typing import Any, NamedTuple, get_type_hints
 
 from reskill_jax.environments.registry import environment_module
+from reskill_jax.grpo.aggregation import AGGREGATIONS
+from reskill_jax.grpo.divergence import KL_ESTIMATORS
+from reskill_jax.grpo.overlong import OVERLONG
+from reskill_jax.grpo.schedules import SCHEDULES
+from reskill_jax.grpo.surrogates import LOSSES
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.embedders import NAMES as EMBEDDERS
@@ -105,6 +110,10 @@ _TARGETS = Values(
     lambda x: _SPLITS.holds(x) and bool(x) and set(x) <= set(TARGETS),
     f"must be a tuple of one or more different ones of {', '.join(map(repr, TARGETS))}",
 )
+_BEST = Values(
+    lambda x: _is(x, str) and bool(re.fullmatch(r"|auto|[^/]+/.+", x)),
+    "must be auto, a metric of evaluations such as 'dev/success', or empty",
+)
 _TRACKERS = Values(
     lambda x: _SPLITS.holds(x) and set(x) <= set(TRACKERS),
     f"must be a tuple of different ones of {', '.join(map(repr, TRACKERS))}",
@@ -120,6 +129,15 @@ _DUAL_CLIP = Values(
 _CAP = Values(
     lambda x: _number(0, 1e6).holds(x) and (x == 0 or x >= 1),
     "must be a finite number, 1 or more, 1e+06 or less, or 0 for no weights",
+)
+_BAND = Values(
+    lambda x: (
+        _is(x, tuple, list)
+        and len(x) in (0, 2)
+        and all(map(_number(0, 1e6).holds, x))
+        and (len(x) == 0 or (x[0] <= 1 <= x[1] and x[0] < x[1]))
+    ),
+    "must be a tuple of two numbers around 1, such as (0.5, 2.0), or () for no limits",
 )
 # Scores divided by less would not be finite numbers any more.
 _TEMPERATURE = Values(
@@ -200,6 +218,8 @@ TABLE: dict[str, Values] = {
     "engine.vllm.devices": _NAMES,
     "engine.vllm.tensor_parallel_size": _integer(1, 1024),
     "engine.vllm.gpu_memory_utilization": _number(0, 1),
+    "engine.vllm.colocate": _FLAG,
+    "engine.vllm.trainer_memory": _number(0, 1),
     "engine.vllm.arguments": _NAMES,
     "engine.vllm.transfer": _choice("files", "nccl"),
     "engine.vllm.weights_dir": _NAME,
@@ -211,20 +231,36 @@ TABLE: dict[str, Values] = {
     "grpo.group_size": _integer(1),
     "grpo.rule": _choice("corrected", "reference"),
     "grpo.scale": _choice("std", "none"),
-    "grpo.aggregation": _choice("episode", "token"),
+    "grpo.loss": _choice(*LOSSES),
+    "grpo.aggregation": _choice(*AGGREGATIONS),
+    "grpo.constant_length": _integer(0),
     "grpo.reward_scale": _number(1e-3, 1e6),
     "grpo.invalid_penalty": _number(0, 1e6),
     "grpo.clip_low": _number(0, 1, above_low=True),
     "grpo.clip_high": _number(0, 100, above_low=True),
     "grpo.dual_clip": _DUAL_CLIP,
+    "grpo.dppo_delta": _number(0, 1, above_low=True),
     "grpo.kl_coef": _number(0, 1e3),
+    "grpo.kl_estimator": _choice(*KL_ESTIMATORS),
+    "grpo.kl_in": _choice("loss", "reward"),
+    "grpo.reference_refresh": _integer(0),
+    "grpo.reference_mix": _number(0, 1, above_low=True),
+    "grpo.entropy_coef": _number(0, 1e3),
     "grpo.old_logprobs": _choice("sampler", "recompute"),
     "grpo.importance_cap": _CAP,
+    "grpo.token_mask": _BAND,
+    "grpo.episode_mask": _BAND,
+    "grpo.overlong": _choice(*OVERLONG),
+    "grpo.overlong_buffer": _number(0, 1, above_low=True),
+    "grpo.overlong_penalty": _number(0, 1e6),
     "grpo.logprob_diff_warning": _number(0, 1e3),
     "grpo.minibatches": _integer(1),
+    "grpo.epochs": _integer(1, 1000),
     "grpo.learning_rate": _number(0, 1),
     "grpo.warmup_steps": _integer(0),
+    "grpo.schedule": _choice(*SCHEDULES),
     "grpo.decay_steps": _integer(0),
+    "grpo.min_learning_rate": _number(0, 1),
     "grpo.weight_decay": _number(0, 1),
     "grpo.clip_norm": _number(1e-6, 1e6),
     "grpo.buckets": _LENGTHS,
@@ -276,6 +312,8 @@ TABLE: dict[str, Values] = {
     "embedder.max_calls": _integer(0),
     "eval.every": _integer(0),
     "eval.max_tasks": _integer(1),
+    "eval.temperature": _TEMPERATURE,
+    "eval.samples": _integer(1, 1024),
     "eval.max_failed_share": _number(0, 1),
     "eval.context": _choice("accepted", "none"),
     "eval.splits": _SPLITS,
@@ -283,6 +321,7 @@ TABLE: dict[str, Values] = {
     "report.trackers": _TRACKERS,
     "checkpoint.every": _integer(1),
     "checkpoint.keep": _integer(1),
+    "checkpoint.best": _BEST,
 }
 
 

@@ -5,6 +5,8 @@ r"""The command line.
         --config.policy.path=policies/a
     python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=40 \
         --config.mesh.fsdp=1 --config.eval.max_tasks=50
+    python -m reskill_jax.main --mode=evaluate --workdir=runs/a --step=best \
+        --config.eval.temperature=1 --config.eval.samples=4
     python -m reskill_jax.main --mode=show --workdir=runs/a
     python -m reskill_jax.main --mode=report --workdir=runs/a --compare=runs/b,runs/c
     python -m reskill_jax.main --mode=export --workdir=runs/a --output=policies/a
@@ -24,6 +26,7 @@ take flags for where they run and for what is evaluated.
 """
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -66,8 +69,11 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many, beside --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which one this is, from 0.")
-_STEP = flags.DEFINE_integer(
-    "step", None, "Checkpoint to evaluate or export; by default the newest."
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "Checkpoint to evaluate or export: a number, or best (see checkpoint.best); by "
+    "default the newest.",
 )
 _COMPARE = flags.DEFINE_list(
     "compare", [], "Directories of other runs, for --mode=report."
@@ -139,6 +145,8 @@ def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
         yield f"--compare={','.join(_COMPARE.value)} needs --mode=report"
     if _FOLLOW.value and _MODE.value != "show":
         yield "--follow needs --mode=show"
+    if not re.fullmatch(r"best|\d+", _STEP.value or "best", re.ASCII):
+        yield f"--step={_STEP.value!r}: give the number of a step, or best"
     if _MODE.value in ("train", "adapt") and _STEP.value is not None:
         yield (
             f"--step={_STEP.value} has no meaning with {mode}, which goes on from the "
@@ -195,7 +203,9 @@ def _run(workdir: Workdir | None) -> int:
         from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
 
         keep_freed_memory()
-        evaluate_run(_changed_config(workdir), workdir, _STEP.value)
+        config = _changed_config(workdir)
+        _share_devices(config)
+        evaluate_run(config, workdir, _STEP.value)
     elif _MODE.value == "doctor":
         return _diagnose(workdir)
     elif _MODE.value == "export":
@@ -280,6 +290,7 @@ def _train(workdir: Workdir) -> None:
     if _MODE.value == "adapt":
         config.adapt.frozen = True
     keep_freed_memory()
+    _share_devices(config)
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
     validate(config)
@@ -298,6 +309,14 @@ def _train(workdir: Workdir) -> None:
         train(config, workdir, tasks)
 
 
+def _share_devices(config: ConfigDict) -> None:
+    """Leave room for servers on the same devices, before JAX starts."""
+    from reskill_jax.rollout.vllm.settings import set_trainer_variables  # noqa: PLC0415
+
+    if config.engine.name == "vllm" and config.engine.vllm.colocate:
+        set_trainer_variables(config.engine.vllm.trainer_memory)
+
+
 def _compile() -> int:
     from reskill_jax.memory_plan import compile_run  # noqa: PLC0415
     from reskill_jax.memory_report import render  # noqa: PLC0415
@@ -313,6 +332,7 @@ def _diagnose(workdir: Workdir) -> int:
     from reskill_jax.doctor.report import diagnose  # noqa: PLC0415
 
     keep_freed_memory()
+    _share_devices(_CONFIG.value)
     code = diagnose(_CONFIG.value, workdir, _CHECK_SECONDS.value)
     sys.stdout.flush()
     # An orderly exit would wait for checks that hang.

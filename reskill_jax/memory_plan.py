@@ -30,8 +30,10 @@ from reskill_jax.gpu_topology import CARDS, NOTES, card_of, gpus, gpus_of_a_host
 from reskill_jax.grpo.losses import GrpoBatch
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, make_programs
 from reskill_jax.grpo.packing import PackedBatch, field_dtypes
-from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.grpo.preparation import make_forward
+from reskill_jax.grpo.update import make_loss
 from reskill_jax.memory_report import GIB, MemoryPhase, Program, Report
+from reskill_jax.memory_shares import server_share, trainer_share
 from reskill_jax.policy.decoder import Params, abstract_params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.lora import Adapted
@@ -94,12 +96,17 @@ def compile_run(config: ConfigDict) -> Report:
     card = card_of(config.mesh.topology)
     memory = CARDS[card].memory / GIB if card else _MEMORY.get(kind)
     model = config.policy.path or config.warm_start.recipe
-    phases = [
-        _rollout(config, decoder, mesh),
-        _update(config, decoder, mesh, tx, state, rows, length, frozen),
-    ]
-    if config.rollout.overlap:
-        phases = [_at_once(*phases)]
+    update = _update(config, decoder, mesh, tx, state, rows, length, frozen)
+    phases, server = [update], None
+    if config.engine.name == "jax":
+        phases = [_rollout(config, decoder, mesh), update]
+        if config.rollout.overlap:
+            phases = [_at_once(*phases)]
+    elif config.engine.vllm.colocate and memory is not None:
+        server = server_share(config, decoder, int(memory * GIB))
+        share, awake = trainer_share(config, int(memory * GIB))
+        memory *= share
+        phases = [*([MemoryPhase("rollout", awake, ())] if awake else ()), update]
     return Report(
         f"{model} on {mesh.size} x {kind}, mesh "
         + ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
@@ -108,7 +115,8 @@ def compile_run(config: ConfigDict) -> Report:
         phases,
         None if memory is None else int(memory * GIB),
         model_flops(decoder, rows, length) / mesh.size,
-        NOTES if card else (),
+        () if not card else NOTES[:1] if server else NOTES,
+        server,
     )
 
 
@@ -168,10 +176,12 @@ def _update(
 ) -> MemoryPhase:
     """Compile what trains."""
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    score_fn = build.make_score_fn(config, decoder, mesh)
+    loss_fn = make_loss(score_fn, **build.loss_options(config))
     accumulate, apply = make_programs(loss_fn, tx)
     params = state.params
-    batch = _abstract_batch(mesh, rows, length, bool(config.grpo.kl_coef))
+    in_loss = bool(config.grpo.kl_coef) and config.grpo.kl_in == "loss"
+    batch = _abstract_batch(mesh, rows, length, in_loss)
     programs = [
         _compile(
             mesh,

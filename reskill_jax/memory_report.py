@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from reskill_jax.memory_shares import ServerShare
+
 GIB = 2**30
 
 
@@ -52,7 +54,8 @@ class MemoryPhase:
     @property
     def peak(self) -> int:
         """Its arrays, and the most that a program needs beside them."""
-        extra = max(program.temporary + program.new for program in self.programs)
+        needed = (program.temporary + program.new for program in self.programs)
+        extra = max(needed, default=0)
         return sum(self.arrays.values()) + extra
 
 
@@ -64,9 +67,10 @@ class Report:
         title: model and devices.
         resident: what stays in memory all the time, by name.
         phases: rollout and update, where neither needs the other's memory; else one.
-        limit: of a device's memory; None if not known.
+        limit: of a device's memory, the trainer's share of it; None if not known.
         flops: of one micro-batch, forward and backward, per device.
         notes: what the reader must know besides.
+        server: on the same devices; None without one.
     """
 
     title: str
@@ -75,6 +79,7 @@ class Report:
     limit: int | None
     flops: float
     notes: Sequence[str] = ()
+    server: ServerShare | None = None
 
     @property
     def peak(self) -> int:
@@ -84,7 +89,8 @@ class Report:
     @property
     def fits(self) -> bool:
         """Whether the peak is within the memory of a device, as far as it is known."""
-        return self.limit is None or self.peak <= self.limit
+        served = self.server is None or self.server.fits
+        return served and (self.limit is None or self.peak <= self.limit)
 
 
 def render(report: Report) -> str:
@@ -102,6 +108,7 @@ def render(report: Report) -> str:
             f"  {(stays + p.peak) / GIB:8.2f} GiB  peak of the {p.name}, of {known}"
             for p in report.phases
         ),
+        *_server(report.server),
         f"  {report.flops / 1e12:8.1f} TFLOP per micro-batch, by formula",
         "",
         "programs, with their collectives (those of the loop over layers once):",
@@ -129,7 +136,24 @@ def _sizes(arrays: Mapping[str, int], note: str) -> list[str]:
     return [f"  {size / GIB:8.2f} GiB  {name}{note}" for name, size in arrays.items()]
 
 
+def _server(server: ServerShare | None) -> list[str]:
+    if server is None:
+        return []
+    return [
+        f"  {server.weights / GIB:8.2f} GiB  weights of the vLLM server beside it",
+        f"  {server.cache / GIB:8.2f} GiB  left to it for keys and values: "
+        f"{server.tokens:,} tokens, less its activations; an episode has up to "
+        f"{server.longest:,}",
+    ]
+
+
 def _advice(report: Report) -> str:
+    if report.server is not None and not report.server.fits:
+        return (
+            "It does not fit, in the server: raise "
+            "config.engine.vllm.gpu_memory_utilization (and lower trainer_memory), or "
+            "split its model with config.engine.vllm.tensor_parallel_size."
+        )
     assert report.limit is not None
     phase = max(report.phases, key=lambda phase: phase.peak)
     temporary = phase.peak - sum(phase.arrays.values())
@@ -142,7 +166,12 @@ def _advice(report: Report) -> str:
             "config.grpo.tokens_per_microbatch, choose config.policy.remat='full', or "
             "raise config.mesh.tensor."
         )
-    if "rollout" in phase.name:
+    if report.server is not None:
+        text += (
+            "raise config.engine.vllm.trainer_memory (0: updates use what sleeping "
+            "servers leave) and lower gpu_memory_utilization, or "
+        )
+    elif "rollout" in phase.name:
         text += "lower config.engine.max_sequences (whole sequences in memory), or "
     return text + (
         f"split parameters over {math.ceil(split / room)} times as many devices, with "

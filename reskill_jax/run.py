@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -20,15 +21,21 @@ from reskill_jax.build import (
     make_grpo,
     make_meter,
     make_reference,
+    make_reference_refresh,
+    reference_memory,
 )
 from reskill_jax.build_strategy import make_strategy
 from reskill_jax.checkpoint import Checkpointer, Restored
 from reskill_jax.environments.panels import Panels, TaskStream
 from reskill_jax.grpo.optimizer import TrainState, abstract_state, init_state
+from reskill_jax.grpo.reference import Refresh, moving_part, with_moving_part
 from reskill_jax.grpo.skill_meter import SkillMeter
 from reskill_jax.grpo.update import Update
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
+from reskill_jax.policy.sharding import abstract, move
+from reskill_jax.report.best import Best, chosen_metric, find_best
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.strategies.base import Strategy
@@ -48,6 +55,7 @@ class Run:
         strategy: decides what is played.
         collector: plays.
         checkpointer: keeps states.
+        best: the best of them, which is kept beside the newest.
         state: what an update changes.
         frozen: what adapters are on; None without adapters.
         base: which weights stay as they are, for checkpoints: those, or those of a
@@ -57,6 +65,7 @@ class Run:
         episodes: that the strategy has seen so far.
         calls: to language models so far.
         reference: the weights that the KL term compares with; None without one.
+        refresh: sets them anew where that is due; None: they stay.
         update: one step of GRPO; None for a policy that never learns.
         meter: measures what skills do at some turns.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
@@ -71,6 +80,7 @@ class Run:
     strategy: Strategy
     collector: Collector
     checkpointer: Checkpointer
+    best: Best
     state: TrainState
     frozen: Adapted | None
     base: dict[str, str] | None
@@ -79,6 +89,7 @@ class Run:
     episodes: int
     calls: float
     reference: Params | Adapted | None
+    refresh: Refresh | None
     update: Update | None
     meter: SkillMeter
     ahead: Any
@@ -87,7 +98,11 @@ class Run:
     @property
     def arrays(self) -> Any:
         """What a checkpoint holds; weights that never change are not in it."""
-        return {"step": self.state.step} if self.update is None else self.state
+        if self.update is None:
+            return {"step": self.state.step}
+        if self.refresh is None:
+            return self.state
+        return _with_reference(self.state, move(moving_part(self.reference), "device"))
 
     @property
     def weights(self) -> Any:
@@ -122,16 +137,24 @@ def open_run(
     adapts = config.adapt.frozen
     # The weights to start from would be a fourth copy beside the checkpoint's three.
     policy = load_policy(config, weights=adapts or checkpointer.latest() is None)
-    reference, update = None, None
+    reference, refresh, update = None, None, None
     if adapts:
         done, state, host = _frozen_state(policy, checkpointer)
     else:
         reference = make_reference(config, policy)
         tx, update = make_grpo(config, policy.config, policy.mesh)
         fresh = abstract_state(policy.params, tx, policy.mesh)
-        done, state, host = checkpointer.restore(fresh) or Restored(
+        template: Any = fresh
+        if config.grpo.reference_refresh:
+            refresh = make_reference_refresh(config)
+            part = jax.eval_shape(lambda x: x, moving_part(reference))
+            template = _with_reference(fresh, abstract(policy.mesh, part))
+        done, state, host = checkpointer.restore(template) or Restored(
             0, init_state(policy.params, tx, policy.mesh), {}
         )
+        if refresh and done:
+            part = move(state.pop("reference"), reference_memory(config))
+            state, reference = TrainState(**state), with_moving_part(reference, part)
     version = host.get("version", 0)
     base = describe_base(policy.directory) if policy.frozen or adapts else None
     check_base(host, base)
@@ -153,6 +176,7 @@ def open_run(
         strategy=strategy,
         collector=collector,
         checkpointer=checkpointer,
+        best=_best(config, workdir, panels, done, checkpointer),
         state=state,
         frozen=policy.frozen,
         base=base,
@@ -161,11 +185,35 @@ def open_run(
         episodes=host.get("episodes", 0),
         calls=host.get("calls", 0.0),
         reference=reference,
+        refresh=refresh,
         update=update,
         meter=make_meter(config, policy.config, policy.mesh),
         ahead=host.get("ahead"),
         resources=resources,
     )
+
+
+def _best(
+    config: ConfigDict,
+    workdir: Workdir,
+    panels: Panels,
+    done: int,
+    checkpointer: Checkpointer,
+) -> Best:
+    """Return the best checkpoint up to the one that the run goes on from."""
+    metric = chosen_metric(config.checkpoint.best, panels.held_out)
+    steps = [step for step in checkpointer.steps() if step <= done]
+    return find_best(read_metrics(workdir.metrics), metric, steps)
+
+
+def _with_reference(state: TrainState, part: Any) -> dict[str, Any]:
+    """Put the moving part of a reference beside a state, for checkpoints."""
+    return {
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "step": state.step,
+        "reference": part,
+    }
 
 
 def _frozen_state(policy: Policy, checkpointer: Checkpointer) -> Restored:

@@ -20,8 +20,9 @@ from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import build, terminal
 from reskill_jax.export import export, refuse_existing
-from reskill_jax.grpo.optimizer import init_state, make_optimizer, schedule
+from reskill_jax.grpo.optimizer import init_state, make_optimizer
 from reskill_jax.grpo.packing import pack
+from reskill_jax.grpo.schedules import make_schedule
 from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
 from reskill_jax.policy.lora import merge
 from reskill_jax.policy.sharding import row_shards
@@ -123,7 +124,7 @@ def supervise(
         taught = [demonstrations[i] for i in order[held_out:]]
         warmup = steps // 10
         tx = make_optimizer(
-            schedule(learning_rate, warmup=warmup, decay=max(steps - warmup, 1)),
+            make_schedule(learning_rate, warmup=warmup, decay=max(steps - warmup, 1)),
             clip_norm=config.grpo.clip_norm,
             weight_decay=config.grpo.weight_decay,
         )

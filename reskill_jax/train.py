@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from reskill_jax import build, distributed
-from reskill_jax.evaluate import evaluate, shown_context
+from reskill_jax.build.sections import section
+from reskill_jax.evaluate import Evaluation, evaluate, samples_of, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
 from reskill_jax.rollout.episode import LostGroup
@@ -53,6 +54,7 @@ def train(
                     workdir,
                     config.num_steps,
                     run.done,
+                    not run.evaluation_due,
                     config.grpo.logprob_diff_warning,
                     config.report.trackers,
                     flatten(config.to_dict()),
@@ -63,26 +65,16 @@ def train(
         def evaluation() -> dict[str, float]:
             with termination.interrupts():
                 batches.serve(run.weights, run.version)
-                metrics, episodes = evaluate(
-                    run.collector,
-                    run.panels.held_out,
-                    shown_context(run.strategy.incumbent, config.eval.context),
-                    build.sampling(config),
-                    config.eval.max_failed_share,
-                )
-            if logbook:
-                logbook.evaluation(
-                    run.done, metrics | _spent(run), episodes, run.panels.held_out
-                )
-            run.evaluation_due = False
-            return metrics
+                found = _evaluate(config, run)
+            _take(config, run, found, logbook)
+            return found.metrics
 
         def save() -> None:
             host = snapshot | {
                 "ahead": batches.state(),
                 "evaluation_due": run.evaluation_due,
             }
-            run.checkpointer.save(run.done, run.arrays, host)
+            run.checkpointer.save(run.done, run.arrays, host, run.best.step)
             run.saved = run.done
 
         snapshot: dict[str, Any] = {}
@@ -111,7 +103,8 @@ def train(
                 termination.check()
                 if run.evaluation_due:
                     held_out = evaluation()
-                if _due(step, config.checkpoint.every, config.num_steps):
+                due = _due(step, config.checkpoint.every, config.num_steps)
+                if due or step == run.best.step:
                     save()
         except TerminatedError:
             if run.done > run.saved:
@@ -165,6 +158,35 @@ def _observe(run: Run, batch: Batch, step: int) -> tuple[dict[str, float], Learn
     return effects, run.strategy.observe(step, batch.episodes)
 
 
+def _evaluate(config: ConfigDict, run: Run) -> Evaluation:
+    """Evaluate what the engine serves."""
+    return evaluate(
+        run.collector,
+        run.panels.held_out,
+        shown_context(run.strategy.incumbent, config.eval.context),
+        build.sampling(config),
+        config.eval.max_failed_share,
+        samples_of(config),
+    )
+
+
+def _take(
+    config: ConfigDict, run: Run, found: Evaluation, logbook: Logbook | None
+) -> None:
+    """Report an evaluation, and see whether its state is the best so far."""
+    if logbook:
+        logbook.evaluation(
+            run.done,
+            found.metrics | _spent(run),
+            found.episodes,
+            run.panels.held_out,
+            found.sampled,
+        )
+    run.evaluation_due = False
+    with section(config, "checkpoint"):
+        run.best.see(run.done, found.metrics)
+
+
 def _must_evaluate(config: ConfigDict, run: Run, learned: Learned) -> bool:
     """Tell whether there is an evaluation after a step; in adaptation at decisions."""
     decided = run.update is None and bool(learned.decisions)
@@ -210,6 +232,8 @@ def _update(
                 frozen=run.frozen,
             )
         run.version = step
+    if run.refresh is not None:
+        run.reference = run.refresh(step, run.reference, run.weights)
     return metrics | {"time/update": time.perf_counter() - started}
 
 

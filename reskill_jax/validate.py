@@ -24,6 +24,7 @@ from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.memories.settings import METHODS
 from reskill_jax.policy import settings as policy_settings
 from reskill_jax.policy.sharding import AXES
+from reskill_jax.report.best import chosen_metric
 from reskill_jax.rollout import settings as rollout_settings
 from reskill_jax.rollout.vllm import settings as vllm_settings
 from reskill_jax.strategies import (
@@ -39,7 +40,7 @@ from reskill_jax.trials.bounds import make_config
 from reskill_jax.workdir import flatten
 
 # What modes that start no run depend on.
-EVALUATION = ("env", "prompt", "mesh", "engine.vllm")
+EVALUATION = ("env", "prompt", "mesh", "engine.vllm", "eval")
 COMPILATION = ("mesh", "grpo")
 
 
@@ -144,6 +145,8 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
         ),
     )
     yield "adapt", _adaptation_problems(config)
+    yield "eval", _evaluation_problems(config)
+    yield "checkpoint", _best_problems(config)
     yield "embedder", embedder_settings.problems(**config.embedder)
     if creator.name not in CREATORS:
         yield "creator", _module_problems(find_creator, creator.name)
@@ -166,6 +169,7 @@ def _checks(config: ConfigDict) -> Iterator[tuple[str, Iterable[str]]]:
                 **{k: v for k, v in creator.to_dict().items() if k not in own},
                 engine=config.engine.name,
                 push_timeout_s=config.engine.vllm.timeout_s,
+                colocate=config.engine.vllm.colocate,
             ),
         )
     if config.engine.name == "vllm":
@@ -226,6 +230,26 @@ def _adaptation_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             f"frozen=True: policy.lora.rank={config.policy.lora.rank} would make "
             "adapters that never learn: export the run merged, and set the rank to 0"
+        )
+
+
+def _evaluation_problems(config: ConfigDict) -> Iterator[str]:
+    count = config.eval.samples
+    if count > 1 and not config.eval.temperature:
+        yield (
+            f"samples={count} of eval.temperature=0 would all be the greedy episode: "
+            "set a temperature above 0, such as that of config.rollout.temperature, or "
+            "samples=1"
+        )
+
+
+def _best_problems(config: ConfigDict) -> Iterator[str]:
+    best, splits = config.checkpoint.best, tuple(config.eval.splits)
+    split = chosen_metric(best, splits).partition("/")[0]
+    if split and split not in splits:
+        yield (
+            f"best={best!r} is of a split that eval.splits={splits} does not have: "
+            "evaluate on it, name a metric of another split, or leave best empty"
         )
 
 

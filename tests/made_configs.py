@@ -36,7 +36,8 @@ from reskill_jax.environments.task import Task
 from reskill_jax.grpo.losses import GrpoBatch
 from reskill_jax.grpo.optimizer import abstract_state, make_programs
 from reskill_jax.grpo.packing import PackedBatch, field_dtypes, pack
-from reskill_jax.grpo.update import make_forward, make_loss
+from reskill_jax.grpo.preparation import make_forward
+from reskill_jax.grpo.update import make_loss
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import to_hf
 from reskill_jax.policy.presets import PRESETS
@@ -146,7 +147,8 @@ def trace(config, policy):
     params = abstract(mesh, abstract_params(decoder))
     state = abstract_state(params, tx, mesh)
     logprob_fn = build.make_logprob_fn(config, decoder, mesh)
-    loss_fn = make_loss(logprob_fn, **build.loss_options(config))
+    score_fn = build.make_score_fn(config, decoder, mesh)
+    loss_fn = make_loss(score_fn, **build.loss_options(config))
     accumulate, apply = make_programs(loss_fn, tx)
     for length in {min(config.grpo.buckets), max(config.grpo.buckets)}:
         rows = config.grpo.tokens_per_microbatch // length * row_shards(mesh)
@@ -154,7 +156,8 @@ def trace(config, policy):
         array = functools.partial(jax.ShapeDtypeStruct, (rows, length), sharding=place)
         packed = PackedBatch(**{n: array(t) for n, t in field_dtypes().items()})
         floats = array(jnp.float32)
-        old = floats if config.grpo.kl_coef else None
+        in_loss = config.grpo.kl_coef and config.grpo.kl_in == "loss"
+        old = floats if in_loss else None
         batch = GrpoBatch(packed, floats, floats, floats, old)
         grads, _ = jax.eval_shape(accumulate, params, params, batch)
         scores = jax.eval_shape(make_forward(logprob_fn), params, packed)

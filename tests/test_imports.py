@@ -42,7 +42,7 @@ LAYERS = (
     {"environments.*"},
     {"laboratory"},
     {"defaults", "report"},
-    {"build"},
+    {"build", "memory_shares"},
     {"build_strategy", "memory_report", "keys", "gpu_topology"},
     {
         "validate",

@@ -108,6 +108,10 @@ def test_a_split_that_is_not_there_binds_no_workdir(tmp_path):
         (["--workdir=w"], "--mode=train needs --config"),
         (["--mode=compile"], "--mode=compile needs --config"),
         ([CORRIDOR], "--mode=train needs --workdir"),
+        (
+            ["--mode=evaluate", "--workdir=w", "--step=newest"],
+            "--step='newest': give the number",
+        ),
         ([CORRIDOR, "--workdir=w", "--step=3"], "--step=3 has no meaning with"),
         ([CORRIDOR, "--workdir=w", "--output=o"], "--output='o' has no meaning with"),
         (

@@ -167,13 +167,16 @@ def test_says_what_to_install_for_a_topology(config):
 
 @pytest.mark.slow
 @pytest.mark.skipif(CUDA is None, reason="needs JAX's plugin: pip install '.[cuda]'")
+@pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize(("topology", "devices"), [("h100:1", 1), ("h200:8", 8)])
-def test_compiles_for_gpus_that_are_not_here(config, topology, devices):
+def test_compiles_for_gpus_that_are_not_here(config, topology, devices, rank):
     config.mesh.topology = topology
+    config.policy.lora.rank = rank
     report = compile_run(config)
     assert report.limit == CARDS[topology[:4]].memory
-    whole = 4 * COUNT / devices
-    assert whole <= report.resident["parameters"] < 1.05 * whole
+    name, size = ("frozen parameters", 2) if rank else ("parameters", 4)
+    whole = size * COUNT / devices
+    assert whole <= report.resident[name] < 1.05 * whole
     _, update = report.phases
     assert bool(update.programs[0].collectives) == (devices > 1)
     assert report.fits
@@ -286,6 +289,53 @@ def test_advises_when_it_does_not_fit():
     assert "over 3 times as many devices" in render(report(150, 40))
     assert "tokens_per_microbatch" in render(report(60, 110))
     assert "config.engine.max_sequences" in render(report(60, 50, "rollout"))
+
+
+def colocated(config, share, trainer):
+    config.mesh.fsdp = 1
+    config.engine.name = "vllm"
+    config.engine.vllm.update(
+        {
+            "colocate": True,
+            "gpu_memory_utilization": share,
+            "trainer_memory": trainer,
+        }
+    )
+    return config
+
+
+def test_servers_on_their_own_devices_take_nothing_of_the_trainers(config):
+    config.mesh.fsdp = 1
+    config.engine.name = "vllm"
+    config.rollout.overlap = 1
+    report = compile_run(config)
+    assert [phase.name for phase in report.phases] == ["update"]
+    assert report.server is None
+
+
+def test_a_server_beside_the_trainer_has_its_share_of_a_device(config, monkeypatch):
+    """Here a device of 1 GiB."""
+    kind = jax.devices()[0].device_kind
+    monkeypatch.setitem(ahead._MEMORY, kind, 1.0)
+    fixed = compile_run(colocated(config, 0.5, 0.25))
+    assert fixed.limit == 2**28
+    assert [phase.name for phase in fixed.phases] == ["update"]
+    server = fixed.server
+    assert server.weights == 2 * COUNT
+    assert server.weights + server.cache == 2**29
+    assert server.per_token == 2 * 2 * 2 * 128 * 2  # layers, heads, bfloat16
+    assert server.fits
+    assert f"{server.tokens:,} tokens" in render(fixed)
+    dynamic = compile_run(colocated(config, 0.5, 0.0))
+    assert dynamic.limit == int(0.95 * 2**30)
+    rollout, update = dynamic.phases
+    assert rollout.peak == 2**29
+    assert update.peak == fixed.phases[0].peak
+    small = dataclasses.replace(fixed, server=dataclasses.replace(server, cache=-1))
+    assert not small.fits
+    assert "config.engine.vllm.gpu_memory_utilization" in render(small)
+    tight = dataclasses.replace(fixed, limit=fixed.peak - 1)
+    assert "raise config.engine.vllm.trainer_memory" in render(tight)
 
 
 def test_collectives_are_counted_once_each():

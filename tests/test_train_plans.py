@@ -16,7 +16,7 @@ from programs import deterministic, save_random_policy, written
 from reskill_jax import train
 from reskill_jax.build import learner, rollouts
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.evaluate import evaluate_run
+from reskill_jax.evaluate import evaluate, evaluate_run
 from reskill_jax.policy.decoder import abstract_params
 from reskill_jax.policy.decoder_config import load_config
 from reskill_jax.report.metrics import read_metrics
@@ -118,6 +118,37 @@ def test_sigterm_ends_a_step_that_waits_for_its_strategy(
         with pytest.raises(TerminatedError):
             train.train(config, Workdir(tmp_path))
     assert last_checkpoint(tmp_path, policy)[0] == 2
+    train.train(config, Workdir(tmp_path))
+    assert deterministic(tmp_path) == deterministic(straight("again"))
+    assert written(tmp_path) == written(straight("again"))
+
+
+def test_an_evaluation_may_be_ended_and_then_killed_before_it_is_stored(
+    straight, policy, tmp_path, monkeypatch
+):
+    """The checkpoint is of a state that was not evaluated."""
+    config = corridor_config(policy, "again", checkpoint__every=100)
+    evaluated = []
+
+    def ended(*arguments):
+        evaluated.append(arguments)
+        if len(evaluated) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    class Logbook(train.Logbook):
+        def evaluation(self, *arguments):
+            super().evaluation(*arguments)
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", ended)
+        with pytest.raises(TerminatedError):
+            train.train(config, Workdir(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Logbook", Logbook)
+        with pytest.raises(KilledError):
+            train.train(config, Workdir(tmp_path))
     train.train(config, Workdir(tmp_path))
     assert deterministic(tmp_path) == deterministic(straight("again"))
     assert written(tmp_path) == written(straight("again"))

@@ -12,22 +12,26 @@ from programs import ROOT, get_config, save_random_policy, start
 
 from reskill_jax import validate as validation
 from reskill_jax.build_strategy import settle_trial
+from reskill_jax.rollout.vllm import settings as vllm_settings
 from reskill_jax.validate import validate
 from reskill_jax.workdir import flatten
 
+FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 SHIPPED = sorted(ROOT.glob("configs/*.py"))
 SMOKE = flatten(settle_trial(get_config("smoke")).to_dict())
 
 # Keys of the smoke configuration that may be negative, or empty.
 NEGATIVE = {"creator.llm.temperature", "strategy.memrl.q_min"}
 EMPTY = {
-    "env.root", "env.houses", "env.source", "policy.path", "mesh.topology",
+    "env.root", "env.houses", "env.source", "env.kinds", "env.eval_kinds",
+    "policy.path", "mesh.topology",
     "warm_start.recipe",
     "engine.vllm.urls", "engine.vllm.devices", "engine.vllm.arguments",
     "engine.vllm.libnccl", "strategy.bank", "creator.prompts", "creator.replay",
     "creator.llm.name", "creator.llm.base_url", "creator.llm.api_key_variable",
     "embedder.encoder", "embedder.model", "embedder.base_url",
     "embedder.api_key_variable",
+    "grpo.token_mask", "grpo.episode_mask",
     "eval.splits", "eval.panel", "report.trackers",
 }  # fmt: skip
 
@@ -167,6 +171,26 @@ def test_values_at_the_edge_are_taken(key, value):
             "grpo.importance_cap=2.0 needs old_logprobs='recompute'",
         ),
         (
+            {"grpo.token_mask": (0.5, 5.0)},
+            "grpo.token_mask=(0.5, 5.0) needs old_logprobs='recompute'",
+        ),
+        (
+            {"grpo.episode_mask": (0.99, 1.01)},
+            "grpo.episode_mask=(0.99, 1.01) needs old_logprobs='recompute'",
+        ),
+        ({"grpo.kl_in": "reward"}, "grpo.kl_estimator='k3' has no meaning with kl_in="),
+        ({"grpo.kl_estimator": "k1"}, "grpo.kl_estimator='k1' with kl_in='loss' has a"),
+        (
+            {"grpo.reference_refresh": 5},
+            "grpo.reference_refresh=5 has no reference to set anew with kl_coef=0",
+        ),
+        ({"grpo.schedule": "linear"}, "grpo.decay_steps=0 does not go with schedule="),
+        ({"grpo.decay_steps": 9}, "grpo.decay_steps=9 does not go with schedule="),
+        (
+            {"grpo.min_learning_rate": 0.5},
+            "grpo.min_learning_rate=0.5 is above learning_rate=0.0003",
+        ),
+        (
             {"grpo.group_size": 1, "rollout.tasks_per_step": 8},
             "strategy.candidates=1: a trial divides a group of 1",
         ),
@@ -227,6 +251,78 @@ def test_servers_that_could_not_serve_are_refused(changes, message):
     config.engine.vllm.update(changes)
     (line,) = refusal(config)
     assert line.startswith(f"  config.engine.vllm.{message}"), line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"gpu_memory_utilization": 0.9},
+            "trainer_memory=0.45 and gpu_memory_utilization=0.9 are 1.35 of each "
+            "device, which must be at most 0.95: lower one",
+        ),
+        ({"gpu_memory_utilization": 0.0}, "gpu_memory_utilization=0 leaves a server's"),
+        ({"transfer": "nccl", "urls": ("http://a:1",)}, "colocate=True: NCCL joins"),
+        ({"replicas": 2}, "replicas=2 with colocate would all be on the first devices"),
+        (
+            {"replicas": 2, "devices": ("0", "0")},
+            "devices=('0', '0'): 0 would have several servers",
+        ),
+        ({"devices": ("0,1",)}, "devices=('0,1',): each needs tensor_parallel_size=1"),
+    ],
+)
+def test_servers_on_the_trainers_devices_have_to_leave_it_room(
+    changes, message, monkeypatch
+):
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    for name in (*FRACTIONS, "XLA_PYTHON_CLIENT_ALLOCATOR"):
+        monkeypatch.delenv(name, raising=False)
+    config = colocated()
+    validate(config)
+    config.engine.vllm.update({"trainer_memory": 0.0, "gpu_memory_utilization": 0.9})
+    validate(config)  # a trainer that takes and gives back
+    config = colocated()
+    config.engine.vllm.update(changes)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.engine.vllm.{message}"), line
+
+
+def colocated():
+    config = get_config()
+    config.engine.name, config.engine.vllm.executable = "vllm", sys.executable
+    config.engine.vllm.update({"colocate": True, "gpu_memory_utilization": 0.5})
+    return config
+
+
+def test_sleeping_servers_neither_collect_nor_write_skills():
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
+    config = colocated()
+    config.rollout.overlap = 1
+    config.creator.name = "sidecar"
+    first, second = sorted(refusal(config))
+    assert first.startswith("  config.creator.name='sidecar': the servers sleep while")
+    assert second.startswith("  config.engine.vllm.colocate=True: servers sleep during")
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_the_environment_may_not_give_the_trainer_another_share(name, monkeypatch):
+    pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
+    monkeypatch.setenv(name, ".92")
+    (line,) = refusal(colocated())
+    message = f"config.engine.vllm.trainer_memory=0.45: the environment has {name}=.92"
+    assert line.startswith(f"  {message}")
+
+
+def test_the_trainer_gets_its_share_from_the_configuration():
+    variables = {}
+    vllm_settings.set_trainer_variables(0.45, variables)
+    assert variables == {"XLA_CLIENT_MEM_FRACTION": "0.45"}
+    vllm_settings.set_trainer_variables(0.3, variables)
+    assert variables == {"XLA_CLIENT_MEM_FRACTION": "0.45"}  # refused elsewhere
+    variables = {}
+    vllm_settings.set_trainer_variables(0.0, variables)
+    assert variables == {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}
 
 
 def test_vllm_draws_from_the_whole_vocabulary():
@@ -292,6 +388,11 @@ def test_the_published_scale_asks_for_models_alone(
         ("grpo.clip_norm", 1e-30),
         ("grpo.dual_clip", 1e300),
         ("grpo.importance_cap", 0.5),
+        ("grpo.token_mask", (1.1, 2.0)),
+        ("grpo.token_mask", (0.5, math.inf)),
+        ("grpo.episode_mask", (0.9, 1.0, 1.1)),
+        ("grpo.reference_mix", 0.0),
+        ("grpo.overlong_buffer", 0.0),
         ("grpo.kl_coef", 1e300),
         ("grpo.learning_rate", 2.0),
         ("grpo.weight_decay", 1e300),

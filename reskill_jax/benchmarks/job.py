@@ -64,9 +64,10 @@ def main(argv: Sequence[str]) -> None:
             def once() -> TrainState:
                 params = jax.tree.map(lambda x: x.copy(), policy.params)
                 state = init_state(params, tx, policy.mesh)
-                return jax.block_until_ready(
-                    update(state, reference, episodes, seed=0)[0]
+                state, _ = update(
+                    state, reference, episodes, seed=0, frozen=policy.frozen
                 )
+                return jax.block_until_ready(state)
 
             return once
 
@@ -107,7 +108,7 @@ def play_again(
     Flat, every prompt begins with a token of its own. Responses have the length that
     they had, or end earlier.
     """
-    engine.push(policy.params, 0)
+    engine.push(policy.join(policy.params), 0)
     ends = np.cumsum([len(episode.turns) for episode in episodes])
 
     async def one(number: int, episode: Episode) -> None:

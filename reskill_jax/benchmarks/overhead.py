@@ -25,7 +25,7 @@ from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
 TARGET = 1.05  # the paper reports 1.33
-_KEY = "RESKILL_OVERHEAD_KEY"
+KEY = "RESKILL_OVERHEAD_KEY"
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--latency", type=float, default=20.0, help="seconds per call")
     flags, further = parser.parse_known_args()
-    os.environ[_KEY] = "none"  # the server asks for none, the SDK insists
+    os.environ[KEY] = "none"  # the server asks for none, the SDK insists
     seconds: dict[str, list[list[float]]] = {"grpo": [], "reskill": []}
     calls: list[float] = []
     with (
@@ -62,7 +62,7 @@ def changes(url: str) -> Changes:
         "creator.name": "openai",
         "creator.llm.name": "scripted",
         "creator.llm.base_url": url,
-        "creator.llm.api_key_variable": _KEY,
+        "creator.llm.api_key_variable": KEY,
         "strategy.reservoir_min": 2,
         "eval.max_tasks": 1,
         "eval.every": 0,

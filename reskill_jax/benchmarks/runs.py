@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from reskill_jax.laboratory.recipe import RECIPES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import PLACES, Workdir, flatten
@@ -26,7 +28,7 @@ class Results:
 
     They stay when workdirs go, so that a benchmark may be made in several sittings and
     on several machines. A line counts for the configuration and the policy that it was
-    made with, and for no other.
+    made with, and for no other; the commit says what code made it.
 
     Attributes:
         path: of the file.
@@ -61,8 +63,13 @@ class Results:
 
     def add(self, name: str, changes: Changes, figures: Figures) -> None:
         """Append the figures of a run."""
-        made_with = identity(changes, self.variant, self.config)
-        entry = {"run": name, "configuration": made_with, "figures": figures}
+        entry = {
+            "run": name,
+            "configuration": identity(changes, self.variant, self.config),
+            "commit": commit(),
+            "seed": changes.get("seed"),
+            "figures": figures,
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -96,10 +103,18 @@ class Results:
         return figures
 
 
-def identity(changes: Changes, variant: str = "cpu", config_file: str = CONFIG) -> str:
-    """Hash what a run depends on: configuration and warm start, 12 hex digits."""
-    config = runpy.run_path(config_file)["get_config"](variant)
+def configuration(
+    changes: Changes, variant: str = "cpu", file: str = CONFIG
+) -> ConfigDict:
+    """Return a laboratory's configuration with some keys changed."""
+    config: ConfigDict = runpy.run_path(file)["get_config"](variant)
     config.update_from_flattened_dict(changes)
+    return config
+
+
+def identity(changes: Changes, variant: str = "cpu", file: str = CONFIG) -> str:
+    """Hash what a run depends on: configuration and warm start, 12 hex digits."""
+    config = configuration(changes, variant, file)
     values = {
         key: value
         for key, value in flatten(config.to_dict()).items()
@@ -110,8 +125,32 @@ def identity(changes: Changes, variant: str = "cpu", config_file: str = CONFIG) 
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def commit() -> str:
+    """Return the commit of the code, with a + where the code differs from it.
+
+    Empty where it is no clone of the repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ("git", "-C", str(Path(__file__).parents[2]), *arguments)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--", "reskill_jax", "configs")
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def finish(
-    workdir: Path, changes: Changes, variant: str = "cpu", *, config: str = CONFIG
+    workdir: Path,
+    changes: Changes,
+    variant: str = "cpu",
+    *,
+    config: str = CONFIG,
+    mode: str = "train",
 ) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
@@ -122,6 +161,7 @@ def finish(
         changes: keys of the configuration with their values; `num_steps` is one.
         variant: of the configuration.
         config: its file.
+        mode: of the main program, train or adapt.
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
@@ -132,6 +172,7 @@ def finish(
         sys.executable,
         "-m",
         "reskill_jax.main",
+        f"--mode={mode}",
         f"--config={config}:{variant}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
@@ -147,6 +188,13 @@ def _steps(changes: Changes) -> int:
 
 
 def is_finished(workdir: Path, steps: int) -> bool:
-    """Tell whether a run of `steps` steps has been evaluated at its end."""
-    lines = read_metrics(Workdir(workdir).metrics)
-    return any(x["phase"] == "eval" and x["step"] == steps for x in lines)
+    """Tell whether a run of `steps` steps has come to its end.
+
+    Its last evaluation says so or, where it has none, its last checkpoint.
+    """
+    run = Workdir(workdir)
+    lines = read_metrics(run.metrics)
+    if any(x["phase"] == "eval" and x["step"] == steps for x in lines):
+        return True
+    saved = run.checkpoints / f"{steps:08d}"
+    return saved.is_dir() and not run.read_config()["eval"]["splits"]

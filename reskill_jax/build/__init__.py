@@ -10,6 +10,9 @@ from reskill_jax.build.learner import (
     make_logprob_fn,
     make_meter,
     make_reference,
+    make_reference_refresh,
+    make_score_fn,
+    reference_memory,
 )
 from reskill_jax.build.policy import (
     Policy,
@@ -60,6 +63,9 @@ __all__ = [
     "make_players",
     "make_prompts",
     "make_reference",
+    "make_reference_refresh",
+    "make_score_fn",
     "policy_directory",
+    "reference_memory",
     "sampling",
 ]

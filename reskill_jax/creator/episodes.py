@@ -30,7 +30,8 @@ from reskill_jax.storage import read_json_lines
 def read_episodes(path: Path) -> list[EpisodeRecord]:
     """Read a file, or all ``*.jsonl`` of a directory; oldest first.
 
-    A run's evaluations (``eval-*``) are left out: nothing may be learnt from them.
+    A run's evaluations (``eval-*``, ``sampled-*``) are left out: nothing may be learnt
+    from them.
 
     Raises:
         ValueError: there is no episode, or a line cannot be used; names line and key.
@@ -38,7 +39,8 @@ def read_episodes(path: Path) -> list[EpisodeRecord]:
     files = [path]
     if path.is_dir():
         found = sorted(path.glob("*.jsonl"))
-        files = [file for file in found if not file.name.startswith("eval-")]
+        held_out = ("eval-", "sampled-")
+        files = [file for file in found if not file.name.startswith(held_out)]
     records = [record for file in files for record in _read(file)]
     if not records:
         raise ValueError(f"{path} holds no episodes: name a .jsonl file or a directory")

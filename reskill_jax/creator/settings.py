@@ -8,7 +8,12 @@ from reskill_jax.modules import missing
 
 
 def problems(
-    *, name: str, engine: str, push_timeout_s: float, **settings: Any
+    *,
+    name: str,
+    engine: str,
+    push_timeout_s: float,
+    colocate: bool = False,
+    **settings: Any,
 ) -> Iterator[str]:
     """Yield what cannot work; each problem begins with the argument's name.
 
@@ -16,6 +21,7 @@ def problems(
         name: of the creator, not ``offline``.
         engine: name of the engine that samples.
         push_timeout_s: seconds in which it must have taken new weights.
+        colocate: whether its servers sleep while the policy is updated.
         **settings: the other arguments of `factory.make_llm_creator`.
     """
     sdk = [PACKAGES[name]] if name in PACKAGES else []
@@ -34,6 +40,12 @@ def problems(
         yield f"name={name!r}: {found}"
     if name == SIDECAR:
         yield from _sidecar_problems(engine, llm["timeout_s"], push_timeout_s)
+        if colocate:
+            yield (
+                "name='sidecar': the servers sleep while the policy is updated "
+                "(colocate), and would not answer: use devices of their own, or "
+                "another creator"
+            )
 
 
 def _sidecar_problems(

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from packaging.requirements import Requirement
 
 from reskill_jax import distributed
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.doctor.checks import Finding, Session, ok, part, several, slow, wrong
+from reskill_jax.policy.decoder import abstract_params
+from reskill_jax.report.best import chosen_metric
 from reskill_jax.storage import cache_directory, write_text
 from reskill_jax.validate import validate
 
@@ -92,6 +95,21 @@ def drivers(session: Session) -> Finding:
             "load the driver's module, or give the container the GPUs (--gpus=all)",
         )
     return _judge_cards(cards)
+
+
+def memory_in_use() -> int | None:
+    """Return the bytes of all GPUs that are in use, by whomever; None if not known."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    asked = [command, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(
+        asked, capture_output=True, text=True, timeout=30, check=False
+    )
+    figures = answer.stdout.split()
+    if answer.returncode or not all(figure.isdigit() for figure in figures):
+        return None
+    return sum(map(int, figures)) * 2**20
 
 
 def _wants_cpu() -> bool:
@@ -211,19 +229,22 @@ def space(session: Session) -> Finding:
     free = shutil.disk_usage(place).free
     kept = session.workdir.checkpoints
     there = len([*kept.iterdir()]) if kept.is_dir() else 0
-    needed = size * max(config.checkpoint.keep + 1 - there, 1)
+    best = chosen_metric(config.checkpoint.best, config.eval.splits)
+    keep = config.checkpoint.keep + bool(best)
+    needed = size * max(keep + 1 - there, 1)
     text = f"{_gib(free)} free for checkpoints of {_gib(size)}"
     if free < needed:
         return wrong(
-            f"{text}, {config.checkpoint.keep} kept and one in the making",
+            f"{text}, {keep} kept and one in the making",
             "free some space, choose another --workdir, or lower "
             "config.checkpoint.keep",
         )
     if config.engine.name == "vllm" and config.engine.vllm.transfer == "files":
         shared = Path(config.engine.vllm.weights_dir)
-        weights = _bytes(part(session.policy).params)
-        if config.policy.dtype == "bfloat16":
-            weights //= 2
+        # All of them, in the type that they compute in, also where adapters learn.
+        shapes = abstract_params(part(session.policy).config)
+        count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        weights = count * jnp.dtype(config.policy.dtype).itemsize
         free = shutil.disk_usage(shared).free
         text += f"; {_gib(free)} in {shared} for weights of {_gib(weights)}"
         if free < 2 * weights:

@@ -30,10 +30,13 @@ def policy(session: Session) -> Finding:
     session.reference = build.make_reference(config, loaded)
     tx, _ = build.make_grpo(config, loaded.config, loaded.mesh)
     session.state = init_state(loaded.params, tx, loaded.mesh)
-    count = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+    computing = jax.tree.leaves(loaded.join(loaded.params))
+    count = sum(leaf.size for leaf in computing)
+    adapters = f", {trained / 1e6:,.1f}M of them trained" if loaded.frozen else ""
     places = 1 if loaded.mesh is None else loaded.mesh.size
     return ok(
-        f"{count / 1e6:,.1f}M parameters on {places} device(s), "
+        f"{count / 1e6:,.1f}M parameters{adapters}, on {places} device(s), "
         f"{loaded.config.dtype}, loaded in {seconds:.1f} s"
     )
 

@@ -57,6 +57,7 @@ def checks(config: ConfigDict, seconds: float = 0.0) -> list[Check]:
         Check("engine", sampler.engine, trained, start),
         Check("creator", services.creator, ("configuration",), ask),
         Check("log-probs", sampler.agreement, sampled, _WORK_S),
+        Check("sleep", sampler.sleep, sampled, _WORK_S),
         Check("update", learner.update, trained, _WORK_S),
         Check("push", sampler.push, (*sampled, "update"), _WORK_S),
         Check("collective", devices.collective, trained),

@@ -8,16 +8,18 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from reskill_jax import build, distributed
-from reskill_jax.doctor.checks import Finding, Session, ok, part, wrong
+from reskill_jax.doctor.checks import Finding, Session, ok, part, skipped, wrong
+from reskill_jax.doctor.host import memory_in_use
 from reskill_jax.doctor.learner import made_episode
 from reskill_jax.grpo.packing import pack
-from reskill_jax.grpo.update import make_forward
+from reskill_jax.grpo.preparation import make_forward
 from reskill_jax.policy.sharding import mesh_of, put_rows, row_shards
 from reskill_jax.rollout.engine import Completion, Request
 
 _REQUESTS = 4  # at a time
 _PROMPT, _RESPONSE = 96, 32  # tokens
 _PUSHED = 1  # version of the weights after the update
+_GIVEN_BACK = 2**30  # bytes that servers that sleep give back at least, in all
 
 
 def engine(session: Session) -> Finding:
@@ -46,6 +48,32 @@ def engine(session: Session) -> Finding:
 def agreement(session: Session) -> Finding:
     """Compare the engine's log-probs with the trainer's, in the run's types."""
     return _compare(session, _sample(session))
+
+
+def sleep(session: Session) -> Finding:
+    """Have servers on the trainer's devices sleep, and wake them by a push."""
+    if session.config.engine.name != "vllm" or not session.config.engine.vllm.colocate:
+        return skipped("no servers on the trainer's devices (engine.vllm.colocate)")
+    serving = part(session.engine)
+    before, started = memory_in_use(), time.perf_counter()
+    serving.sleep()
+    asleep = time.perf_counter() - started
+    freed = None if before is None else before - (memory_in_use() or 0)
+    started = time.perf_counter()
+    serving.push(part(session.policy).join(part(session.state).params), 0)
+    awake = time.perf_counter() - started
+    _sample(session)
+    text = f"asleep in {asleep:.1f} s, awake with weights in {awake:.1f} s"
+    if freed is None:
+        return ok(f"{text}; nvidia-smi does not tell what memory it gave back")
+    text += f"; gave back {freed / 2**30:.1f} GiB"
+    if freed < _GIVEN_BACK:
+        return wrong(
+            text,
+            "servers that run already need --enable-sleep-mode, and GPUs that "
+            "nvidia-smi shows here",
+        )
+    return ok(text)
 
 
 def push(session: Session) -> Finding:

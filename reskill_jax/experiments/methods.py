@@ -196,7 +196,8 @@ def smoke(path: str, names: Sequence[str], steps: int) -> Iterator[Shown]:
         else:
             config.rollout.max_turns = 16  # as many as its job has
             config.rollout.concurrency = config.engine.max_sequences = 32
-            engine, _ = build.make_engine(config, policy, policy.params, 0, resources)
+            params = policy.join(policy.params)
+            engine, _ = build.make_engine(config, policy, params, 0, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)
         bank = SkillBank(tuple(rule.skill() for rule in environment.rules.rules[:4]))
         save_bank(bank, folder / "bank")

@@ -28,6 +28,8 @@ from reskill_jax.policy.sharding import (
 
 # (params, packed) -> float32 [R, T], log-probs of the targets.
 LogprobFn = Callable[[Any, PackedBatch], jax.Array]
+# The same with the entropies, float32 [R, T], of what could have stood there.
+ScoreFn = Callable[[Any, PackedBatch], tuple[jax.Array, jax.Array]]
 # (params, micro-batch) -> its share of the loss, its metrics.
 LossFn = Callable[[Any, Any], tuple[jax.Array, Metrics]]
 
@@ -98,27 +100,6 @@ def make_optimizer(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay),
     )
-
-
-def schedule(
-    learning_rate: float, *, warmup: int = 0, decay: int = 0
-) -> optax.ScalarOrSchedule:
-    """Warm up linearly, then keep the learning rate or let it decay to zero.
-
-    Args:
-        learning_rate: the highest.
-        warmup: optimiser steps until it is reached.
-        decay: optimiser steps of cosine decay to zero after these; 0: it is constant.
-    """
-    if not warmup and not decay:
-        return learning_rate
-    then: optax.Schedule = optax.constant_schedule(learning_rate)
-    if decay:
-        then = optax.cosine_decay_schedule(learning_rate, decay)
-    if not warmup:
-        return then
-    rise = optax.linear_schedule(learning_rate / warmup, learning_rate, warmup - 1)
-    return optax.join_schedules([rise, then], [warmup])
 
 
 def make_step(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:

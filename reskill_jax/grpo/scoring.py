@@ -1,27 +1,27 @@
-"""The decoder as the trainer uses it: log-probs of the targets of packed rows."""
+"""The decoder as the trainer uses it: how it scores the targets of packed rows."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from reskill_jax.grpo.optimizer import LogprobFn
+from reskill_jax.grpo.optimizer import LogprobFn, ScoreFn
 from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.policy.compute import DEFAULT, Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
 
 
-def make_logprobs(
+def make_scores(
     config: DecoderConfig,
     *,
     temperature: float = 1.0,
     compute: Compute = DEFAULT,
-) -> LogprobFn:
-    """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
+) -> ScoreFn:
+    """Build (params, packed) -> log-probs and entropies, as in `token_logprobs`."""
 
-    def logprobs(params: Any, packed: PackedBatch) -> jax.Array:
-        scores, _ = token_logprobs(
+    def scores(params: Any, packed: PackedBatch) -> tuple[jax.Array, jax.Array]:
+        return token_logprobs(
             config,
             params,
             jnp.asarray(packed.tokens),
@@ -31,6 +31,16 @@ def make_logprobs(
             temperature=temperature,
             compute=compute,
         )
-        return scores
 
-    return logprobs
+    return scores
+
+
+def make_logprobs(
+    config: DecoderConfig,
+    *,
+    temperature: float = 1.0,
+    compute: Compute = DEFAULT,
+) -> LogprobFn:
+    """Build (params, packed) -> float32 [R, T]; options as in `token_logprobs`."""
+    scores = make_scores(config, temperature=temperature, compute=compute)
+    return lambda params, packed: scores(params, packed)[0]

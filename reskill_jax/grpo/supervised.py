@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import tqdm
 
-from reskill_jax.grpo.losses import token_weights
+from reskill_jax.grpo.aggregation import token_weights
 from reskill_jax.grpo.optimizer import LogprobFn, TrainState, make_step
 from reskill_jax.grpo.packing import Array, PackedBatch
-from reskill_jax.grpo.update import make_forward
+from reskill_jax.grpo.preparation import make_forward
 from reskill_jax.grpo.weighted_metrics import Max, Mean, Metrics, reduce_metrics
 from reskill_jax.policy.lora import Adapted
 from reskill_jax.policy.sharding import mesh_of, put_rows

@@ -1,30 +1,34 @@
 """One GRPO update: from a batch of episodes to new weights."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from reskill_jax.grpo.advantages import Rule, Scale, advantages, outcomes
-from reskill_jax.grpo.losses import Aggregation, GrpoBatch, grpo_loss, token_weights
-from reskill_jax.grpo.optimizer import LogprobFn, LossFn, TrainState, make_step
+from reskill_jax.grpo.aggregation import Aggregation
+from reskill_jax.grpo.divergence import KlEstimator
+from reskill_jax.grpo.losses import GrpoBatch, grpo_loss
+from reskill_jax.grpo.optimizer import (
+    LogprobFn,
+    LossFn,
+    ScoreFn,
+    TrainState,
+    make_step,
+)
+from reskill_jax.grpo.overlong import OVERLONG, Overlong, cut_turns, soft_penalties
 from reskill_jax.grpo.packing import PackedBatch, pack
+from reskill_jax.grpo.preparation import KlIn, OldLogprobs, make_prepare
+from reskill_jax.grpo.schedules import rate_at
+from reskill_jax.grpo.settings import kl_problems, staleness_problems
+from reskill_jax.grpo.staleness import Band, effective_sample
+from reskill_jax.grpo.surrogates import LOSSES, Loss
 from reskill_jax.grpo.weighted_metrics import Metrics, reduce_metrics
 from reskill_jax.policy.lora import Adapted, join
-from reskill_jax.policy.sharding import (
-    ROWS,
-    constrain,
-    mesh_of,
-    move,
-    put_rows,
-    row_shards,
-)
+from reskill_jax.policy.sharding import mesh_of, move, row_shards
 from reskill_jax.rollout.episode import Episode
-
-OldLogprobs = Literal["sampler", "recompute"]
 
 
 class Update(Protocol):
@@ -50,6 +54,7 @@ def make_update(
     logprob_fn: LogprobFn,
     tx: optax.GradientTransformation,
     *,
+    score_fn: ScoreFn | None = None,
     buckets: Sequence[int],
     tokens_per_microbatch: int,
     rule: Rule = "corrected",
@@ -57,13 +62,27 @@ def make_update(
     reward_scale: float = 1.0,
     invalid_penalty: float = 0.1,
     aggregation: Aggregation = "episode",
+    longest_episode: int = 0,
     old_logprobs: OldLogprobs = "sampler",
     minibatches: int = 1,
+    epochs: int = 1,
+    learning_rate: optax.ScalarOrSchedule = 0.0,
+    overlong: Overlong = "none",
+    overlong_buffer: float = 0.2,
+    overlong_penalty: float = 1.0,
+    longest_response: int = 0,
+    loss: Loss = "clip",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     dual_clip: float = 3.0,
+    dppo_delta: float = 0.2,
     kl_coef: float = 0.01,
+    kl_estimator: KlEstimator = "k3",
+    kl_in: KlIn = "loss",
     importance_cap: float = 0.0,
+    token_mask: Band = (),
+    episode_mask: Band = (),
+    entropy_coef: float = 0.0,
 ) -> Update:
     """Build `update(state, reference_params, episodes, seed=) -> (state, metrics)`.
 
@@ -71,6 +90,7 @@ def make_update(
         logprob_fn: (params, packed) -> float32 [R, T], the log-probs of the targets at
             the sampling temperature.
         tx: the optimiser.
+        score_fn: the same, and the entropies; None: they are not measured.
         buckets: row lengths, see `pack`.
         tokens_per_microbatch: slots per micro-batch and part of its rows, see `pack`.
         rule: of the advantages, see `advantages`.
@@ -78,16 +98,35 @@ def make_update(
         reward_scale: of the advantages, see `advantages`.
         invalid_penalty: see `advantages`.
         aggregation: of the loss, see `token_weights`.
+        longest_episode: response tokens, see `longest` of `token_weights`.
         old_logprobs: `sampler` takes the engine's, `recompute` those of a forward pass
             with the weights that the update starts from.
         minibatches: optimiser steps per batch of episodes; groups stay whole, so that
-            a batch of fewer groups takes one step for each.
+            a batch of fewer groups takes one step for each. One that has no token left
+            to train on takes none.
+        epochs: how often a batch is trained on; its groups are shuffled anew each time,
+            and what the loss compares with stays that of the first weights.
+        learning_rate: of `tx`, to be reported.
+        overlong: what becomes of responses that the limit cut: `mask` leaves them out
+            of loss and normaliser, `penalty` charges long ones, see `soft_penalties`.
+        overlong_buffer: of `penalty`, as a share of `longest_response`.
+        overlong_penalty: greatest charge, on the scale of advantages.
+        longest_response: tokens that a response can have.
+        loss: see `grpo_loss`.
         clip_low: see `grpo_loss`.
         clip_high: see `grpo_loss`.
         dual_clip: see `grpo_loss`.
+        dppo_delta: see `grpo_loss`.
         kl_coef: see `grpo_loss`; 0 saves the reference's forward pass, and
             `reference_params` may be None then.
-        importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`.
+        kl_estimator: see `grpo_loss`.
+        kl_in: `loss`; or `reward`: each turn's advantage is lowered by `kl_coef` times
+            the sum of k1 over its tokens, with the old log-probs.
+        importance_cap: see `grpo_loss`; it wants `old_logprobs="recompute"`, as do the
+            two below.
+        token_mask: see `staleness.keep_close`.
+        episode_mask: see `staleness.keep_close`.
+        entropy_coef: see `grpo_loss`; it wants `score_fn`.
 
     Raises:
         ValueError: options are out of range or contradict each other.
@@ -96,48 +135,53 @@ def make_update(
         raise ValueError(
             f"old_logprobs={old_logprobs!r}: choose 'sampler' or 'recompute'"
         )
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}: choose one of {', '.join(map(repr, LOSSES))}")
+    if overlong not in OVERLONG:
+        raise ValueError(
+            f"overlong={overlong!r}: choose one of {', '.join(map(repr, OVERLONG))}"
+        )
     if dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
-
-    if importance_cap and old_logprobs != "recompute":
+    for problem in (
+        *kl_problems(kl_estimator=kl_estimator, kl_in=kl_in),
+        *staleness_problems(
+            old_logprobs=old_logprobs,
+            importance_cap=importance_cap,
+            token_mask=token_mask,
+            episode_mask=episode_mask,
+        ),
+    ):
+        raise ValueError(problem)
+    if entropy_coef and score_fn is None:
         raise ValueError(
-            f"importance_cap={importance_cap} weighs the trainer's log-probs against "
-            "the sampler's: it needs old_logprobs='recompute'"
+            f"entropy_coef={entropy_coef}: there are no entropies without score_fn"
         )
 
     loss_fn = make_loss(
-        logprob_fn,
+        score_fn or (lambda params, packed: (logprob_fn(params, packed), None)),
+        loss=loss,
         clip_low=clip_low,
         clip_high=clip_high,
         dual_clip=dual_clip,
+        dppo_delta=dppo_delta,
         kl_coef=kl_coef,
+        kl_estimator=kl_estimator,
         importance_cap=importance_cap,
+        entropy_coef=entropy_coef,
     )
     step = make_step(loss_fn, tx)
-    masked = make_forward(logprob_fn)
-
-    def forward(params: Any, packed: PackedBatch) -> jax.Array:
-        return masked(params, put_rows(mesh_of(params), packed))
-
-    def prepare(
-        packed: PackedBatch,
-        weights: np.ndarray,
-        values: np.ndarray,
-        params: Any,
-        reference_params: Any,
-    ) -> GrpoBatch:
-        """Attach to a micro-batch what its loss needs; `values` [E, K]."""
-        return GrpoBatch(
-            packed=packed,
-            advantages=values[packed.episode, packed.turn] * packed.mask,
-            weights=weights,
-            old_logprobs=(
-                packed.sampler_logprobs
-                if old_logprobs == "sampler"
-                else forward(params, packed)
-            ),
-            reference_logprobs=(forward(reference_params, packed) if kl_coef else None),
-        )
+    prepare = make_prepare(
+        logprob_fn,
+        aggregation=aggregation,
+        longest_episode=longest_episode,
+        old_logprobs=old_logprobs,
+        kl_coef=kl_coef,
+        kl_in=kl_in,
+        importance_cap=importance_cap,
+        token_mask=token_mask,
+        episode_mask=episode_mask,
+    )
 
     def update(
         state: TrainState,
@@ -154,61 +198,89 @@ def make_update(
             penalty=invalid_penalty,
             reward_scale=reward_scale,
         )
+        if overlong == "penalty":
+            charge = soft_penalties(
+                episodes,
+                longest=longest_response,
+                buffer=overlong_buffer,
+                penalty=overlong_penalty,
+            )
+            values = (values - charge).astype(np.float32)
+        cut = cut_turns(episodes) if overlong == "mask" else None
         if kl_coef:  # once per update, where they wait in the memory of the host
             reference_params = move(reference_params, "device")
         params = join(frozen, state.params)
-        prepared: list[list[GrpoBatch]] = []
-        groups = [episode.group for episode in episodes]
+        groups = np.array([episode.group for episode in episodes])
         count = min(minibatches, len(set(groups)))  # a plan may train on fewer groups
-        for chosen in split_groups(groups, count, seed):
+        prepared = []
+        for chosen in _minibatches(groups, count, epochs, seed):
             packed = pack(
                 [episodes[i] for i in chosen],
                 buckets=buckets,
                 tokens_per_microbatch=tokens_per_microbatch,
                 row_shards=row_shards(mesh_of(state.params)),
             )
-            weights = token_weights(packed, aggregation)
             prepared.append(
-                [
-                    prepare(p, w, values[chosen], params, reference_params)
-                    for p, w in zip(packed, weights, strict=True)
-                ]
+                prepare(
+                    packed,
+                    values[chosen],
+                    groups=groups[chosen],
+                    params=params,
+                    reference_params=reference_params,
+                    left_out=None if cut is None else cut[chosen],
+                )
             )
         del params, reference_params  # the copy on the devices, before memory is needed
         metrics: list[Metrics] = []
-        for number, microbatches in enumerate(prepared):
+        taken, first = 0, int(state.step)
+        for microbatches, figures in prepared:
+            metrics += figures
+            if not microbatches:
+                continue
             state, parts = step(state, microbatches, frozen)
             # Later steps have other weights than the engine: that is no disagreement.
-            metrics += parts if number == 0 else map(_without_agreement, parts)
-        return state, summary | _fill_metrics(prepared) | reduce_metrics(metrics)
+            metrics += parts if taken == 0 else map(_without_agreement, parts)
+            taken += 1
+        summary |= _fill_metrics([batch for batch, _ in prepared])
+        summary |= _with_effective_sample(reduce_metrics(metrics))
+        if skipped := len(prepared) - taken:
+            summary["grpo/skipped_minibatches"] = float(skipped)
+        if taken:
+            summary["grpo/learning_rate"] = rate_at(learning_rate, first + taken - 1)
+        return state, summary
 
     return update
 
 
-def make_loss(logprob_fn: LogprobFn, **options: float) -> LossFn:
+def make_loss(
+    score_fn: Callable[[Any, PackedBatch], tuple[jax.Array, jax.Array | None]],
+    **options: Any,
+) -> LossFn:
     """Build (params, micro-batch) -> (its share of the loss, metrics).
 
-    Options are those of `grpo_loss`.
+    Args:
+        score_fn: (params, packed) -> log-probs and, where they are known, entropies.
+        **options: those of `grpo_loss`.
     """
 
     def loss_fn(params: Any, batch: GrpoBatch) -> tuple[jax.Array, Metrics]:
-        return grpo_loss(logprob_fn(params, batch.packed), batch, **options)
+        logprobs, entropy = score_fn(params, batch.packed)
+        return grpo_loss(logprobs, batch, entropy=entropy, **options)
 
     return loss_fn
 
 
-def make_forward(logprob_fn: LogprobFn) -> Any:
-    """Return the jitted (params, packed) -> float32 [R, T], 0 outside the mask."""
-
-    @jax.jit
-    def masked(params: Any, packed: PackedBatch) -> jax.Array:
-        logprobs = jnp.where(packed.mask > 0, logprob_fn(params, packed), 0.0)
-        return constrain(logprobs, ROWS)
-
-    return masked
+def _minibatches(
+    groups: np.ndarray, count: int, epochs: int, seed: int
+) -> Iterator[np.ndarray]:
+    """Yield the episodes of all minibatches; every epoch shuffles groups anew."""
+    for epoch in range(epochs):
+        yield from split_groups(groups, count, [seed, epoch] if epoch else seed)
 
 
-def split_groups(groups: Sequence[int], count: int, seed: int) -> list[np.ndarray]:
+def split_groups(
+    groups: Sequence[int] | np.ndarray, count: int, seed: int | Sequence[int]
+) -> list[np.ndarray]:
     """Split episodes into `count` minibatches of whole groups, shuffled by `seed`.
 
     Args:
@@ -239,6 +311,14 @@ def _without_agreement(metrics: Metrics) -> Metrics:
     return {k: v for k, v in metrics.items() if not k.startswith("rollout/logprob_")}
 
 
+def _with_effective_sample(figures: dict[str, float]) -> dict[str, float]:
+    square = figures.pop("rollout/importance_square", None)
+    if square is not None:
+        mean = figures["rollout/importance"]
+        figures["rollout/effective_sample"] = effective_sample(mean, square)
+    return figures
+
+
 def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
     """Measure how many slots hold tokens."""
     slots = [
@@ -247,6 +327,6 @@ def _fill_metrics(prepared: Sequence[Sequence[GrpoBatch]]) -> dict[str, float]:
     used = sum(np.count_nonzero(visible_end) for visible_end in slots)
     return {
         "batch/tokens": float(used),
-        "batch/fill": used / sum(visible_end.size for visible_end in slots),
+        "batch/fill": used / max(sum(x.size for x in slots), 1),
         "batch/microbatches": float(len(slots)),
     }

@@ -7,7 +7,9 @@ the chat template puts around the words of the user.
 
 import json
 import os
+from array import array
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "date_string": "26 Jul 2024",
 }
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # of the settings
+# Rollouts of a group begin with the same text, and are often asked in the same words.
+_CACHED_TEXTS = 2048
 _USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
 
 
@@ -96,6 +100,7 @@ class Tokenizer:
         self.assistant_prefix = tuple(self._encode_template(after))
         self.opened = opened_by(after)
         self._backend.encode_special_tokens = True
+        self._cached_ids = lru_cache(_CACHED_TEXTS)(self._ids)
 
     @classmethod
     def load(cls, directory: Path | str) -> "Tokenizer":
@@ -158,7 +163,10 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text; names of special tokens are plain text too."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._cached_ids(text).tolist()
+
+    def _ids(self, text: str) -> "array[int]":
+        return array("I", self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without special tokens."""

@@ -141,7 +141,7 @@ if __name__ == "__main__":
         "outcome", "", ["", "success", "failure"], "How it ended."
     )
     _PHASE = flags.DEFINE_enum(
-        "phase", "", ["", "train", "eval"], "What it was played for."
+        "phase", "", ["", "train", "eval", "sampled"], "What it was played for."
     )
     _STEP = flags.DEFINE_integer("step", None, "Of this step only.")
     _ARM = flags.DEFINE_integer(

@@ -11,7 +11,7 @@ import numpy as np
 
 from reskill_jax.codec import encode
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.report.metrics import MetricWriter, cut
+from reskill_jax.report.metrics import MetricWriter, cut, sampled_names
 from reskill_jax.report.progress import Progress
 from reskill_jax.report.trackers import (
     SHOWN_EPISODES,
@@ -37,6 +37,7 @@ class Logbook:
         workdir: of the run.
         total: steps of the run.
         done: steps that were done before this process.
+        evaluated: whether their state was evaluated, too; else it will be.
         logprob_diff_warning: nats by which sampler and trainer may differ on average
             without a warning.
         trackers: names of those that show the run as well.
@@ -50,6 +51,7 @@ class Logbook:
         workdir: Workdir,
         total: int,
         done: int,
+        evaluated: bool,
         logprob_diff_warning: float,
         trackers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
@@ -57,7 +59,8 @@ class Logbook:
         self._workdir = workdir
         self._logprob_diff_warning = logprob_diff_warning
         start = done + 1 if done else 0
-        self._writer = MetricWriter(workdir.metrics, start)
+        evaluation = start if evaluated else done
+        self._writer = MetricWriter(workdir.metrics, start, evaluation)
         self._progress = Progress(total, done)
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))
@@ -131,6 +134,7 @@ class Logbook:
         metrics: Mapping[str, float],
         episodes: Sequence[Episode],
         panels: Mapping[str, TaskPanel],
+        sampled: Sequence[Episode] = (),
     ) -> None:
         """Report an evaluation after so many steps, on these tasks by split."""
         labels = {split: panel.label for split, panel in panels.items()}
@@ -140,7 +144,10 @@ class Logbook:
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
         self._trackers.episodes(step, "eval", lines[:SHOWN_EPISODES])
-        for episode in episodes:
+        if sampled:
+            path = self._workdir.episodes / f"sampled-{step:05d}.jsonl"
+            write_episodes(path, sampled, step)
+        for episode in (*episodes, *sampled):
             if episode.lost:
                 name = _dropped(episode.task.id, episode.lost)
                 self._progress.note(f"evaluation after {step} steps: {name}")
@@ -199,11 +206,12 @@ def write_evaluation(
     metrics: Mapping[str, float],
     episodes: Sequence[Episode],
     panels: Mapping[str, TaskPanel],
+    sampled: Sequence[Episode] = (),
 ) -> None:
     """Keep an evaluation that was made by itself, beside those of the run.
 
     It goes to ``evaluations/<time>/``: the figures with each panel's hash and size, and
-    the episodes.
+    the episodes, greedy ones and samples apart.
     """
     name = time.strftime("%Y%m%d-%H%M%S")
     folder = workdir.root / "evaluations" / f"{name}-step-{step:05d}"
@@ -217,6 +225,8 @@ def write_evaluation(
     }
     write_text(folder / "metrics.json", json.dumps(document, indent=2) + "\n")
     write_episodes(folder / "episodes.jsonl", episodes, step)
+    if sampled:
+        write_episodes(folder / "sampled.jsonl", sampled, step)
 
 
 def summary(
@@ -231,14 +241,28 @@ def summary(
     rates = []
     for split, panel in panels.items():
         if f"{split}/void" in metrics:
-            failed = metrics[f"{split}/failed_tasks"]
-            rate = f"void, {failed:g} tasks failed for good"
+            kind = "samples" if f"{split}/failed_samples" in metrics else "tasks"
+            failed = metrics[f"{split}/failed_{kind}"]
+            rate = f"void, {failed:g} {kind} failed for good"
         else:
-            rate = f"{metrics[f'{split}/success']:.1%}"
+            rate = f"{metrics[f'{split}/success']:.1%}{_sampled(metrics, split)}"
         rates.append(f"{split} {rate} ({panel.label})")
     varies = any(metrics.get(f"{split}/batch_invariant") == 0 for split in panels)
     note = "; the engine is not batch-invariant, so that a repeat may differ"
     return f"evaluation after {step} steps: {', '.join(rates)}{note if varies else ''}"
+
+
+def _sampled(metrics: Mapping[str, float], split: str) -> str:
+    """Say what samples showed; empty where there are none."""
+    parts = [
+        f"{name} {metrics[f'{split}/{name}']:.1%} "
+        f"[{metrics[f'{split}/{name}_low']:.0%}, {metrics[f'{split}/{name}_high']:.0%}]"
+        for name in sampled_names(metrics, split)
+    ]
+    if not parts:
+        return ""
+    temperature = metrics[f"{split}/temperature"]
+    return f", at temperature {temperature:g} {', '.join(parts)}"
 
 
 def _dropped(task: str, reason: str) -> str:

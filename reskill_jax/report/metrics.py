@@ -6,10 +6,12 @@ A *step* in this file is the index of a training step, from 0. A checkpoint save
 written. The file then ends up as if nothing had happened, but for keys that begin with
 ``time/`` or ``speed/``. For this to hold, the metrics of all steps below s are written
 before checkpoint s is saved, and what is measured between two steps counts to the
-earlier one.
+earlier one. A checkpoint may be saved before the evaluation of its state; then a killed
+process may have written what the next one measures again.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -29,12 +31,16 @@ class MetricWriter:
     Args:
         path: the JSON lines file.
         start: first step to be written; later lines of a former process are dropped.
+        evaluation: first step whose evaluation is written; None: `start`.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    def __init__(
+        self, path: Path, start: int = 0, evaluation: int | None = None
+    ) -> None:
         self._start = start
+        self._evaluation = start if evaluation is None else evaluation
         self._last: dict[str, int] = {}
-        cut(path, start)
+        cut(path, start, self._evaluation)
         for line in read_metrics(path):
             self._last[str(line["phase"])] = int(line["step"])
         self._file = path.open("a", encoding="utf-8")
@@ -57,7 +63,8 @@ class MetricWriter:
         Raises:
             ValueError: a phase's steps do not increase, or a metric's name is reserved.
         """
-        last = self._last.get(phase, self._start - 1)
+        first = self._evaluation if phase == "eval" else self._start
+        last = self._last.get(phase, first - 1)
         if step <= last:
             raise ValueError(f"phase {phase!r}: step {step} comes after step {last}")
         for key in RESERVED:
@@ -93,9 +100,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def cut(path: Path, start: int) -> None:
-    """Drop lines of steps >= `start` and an unfinished last line, by one rename."""
-    lines = [line for line in _lines(path) if json.loads(line)["step"] < start]
+def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
+    """Return the names of a split's figures of samples: mean@n, then pass@k by k."""
+    wanted = re.compile(rf"{re.escape(split)}/((?:mean|pass)@\d+)")
+    names = [found[1] for key in metrics if (found := wanted.fullmatch(key))]
+    return sorted(names, key=lambda name: (name[:4], int(name[5:])))
+
+
+def cut(path: Path, start: int, evaluation: int | None = None) -> None:
+    """Drop lines of steps >= `start` and an unfinished last line, by one rename.
+
+    Args:
+        path: a file of JSON objects with a ``step``, one per line.
+        start: the first step that is dropped.
+        evaluation: the first one for lines of the phase eval; None: `start`.
+    """
+    first = {} if evaluation is None else {"eval": evaluation}
+
+    def kept(line: dict[str, Any]) -> bool:
+        return bool(line["step"] < first.get(line.get("phase", ""), start))
+
+    lines = [line for line in _lines(path) if kept(json.loads(line))]
     write_text(path, "".join(line + "\n" for line in lines))
 
 

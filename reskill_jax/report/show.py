@@ -10,7 +10,8 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
-from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.best import best_of_run
+from reskill_jax.report.metrics import read_metrics, sampled_names
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.skills.operations import describe
@@ -49,6 +50,8 @@ def show(workdir: Workdir) -> str:
     if splits:
         of = " of the accepted bank" if bank else ""
         parts += ["", f"Greedy success{of}", *_success(lines, splits)]
+        parts += _sampled(lines, splits)
+        parts += _best(workdir)
     if bank:
         parts += ["", *_trials(workdir)]
         parts += ["", *_bank(workdir)]
@@ -95,6 +98,40 @@ def _success(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
     for split in splits:
         label = one_line(str(panels.get(split, "not recorded")))
         yield f"{one_line(split)}: tasks {label} (count:hash)"
+
+
+def _sampled(lines: list[dict[str, Any]], splits: list[str]) -> Iterator[str]:
+    """Tabulate what samples showed, with 95% intervals over tasks."""
+    found = [
+        (line, split)
+        for line in lines
+        for split in splits
+        if line["phase"] == "eval" and sampled_names(line, split)
+    ]
+    if not found:
+        return
+    line, split = found[-1]
+    count, temperature = (line[f"{split}/{x}"] for x in ("samples", "temperature"))
+    yield ""
+    yield f"Sampled: {count:g} episodes per task at temperature {temperature:g}"
+    for line, split in found:
+        cells = []
+        for name in sampled_names(line, split):
+            low, high = (line[f"{split}/{name}_{end}"] for end in ("low", "high"))
+            cells.append(
+                f"{name} {line[f'{split}/{name}']:6.1%} [{low:.0%}, {high:.0%}]"
+            )
+        yield f"{line['step']:6d} {one_line(split):>13}  {'  '.join(cells)}"
+
+
+def _best(workdir: Workdir) -> Iterator[str]:
+    """Name the checkpoint that is kept beside the newest."""
+    best = best_of_run(workdir)
+    if best.metric:
+        place = "none yet" if best.step is None else f"step {best.step}"
+        value = "" if best.step is None else f" {best.value:.4g}"
+        yield ""
+        yield one_line(f"Best checkpoint: {place}, by {best.metric}{value}")
 
 
 _SPENT = ("adapt/episodes", "adapt/calls")

@@ -27,6 +27,7 @@ from reskill_jax.rollout.conversation import Conversation
 from reskill_jax.rollout.engine import Engine, Request, Sampling
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.rollout.meter import Recorder
+from reskill_jax.rollout.metrics import length_metrics
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.storage import well_formed
 from reskill_jax.terminal import activity
@@ -77,6 +78,7 @@ class Collector:
         what: str = "playing",
         only_whole_groups: bool = False,
         meter: float = 0.0,
+        by_task: bool = False,
     ) -> list[Episode]:
         """Play every task once per column of `arms`.
 
@@ -95,6 +97,8 @@ class Collector:
                 others of that group then count as lost, too.
             meter: share of the tokens that is to be scored without a skill; see
                 `rollout.meter`.
+            by_task: sampling follows from a task's id, not from its place among the
+                tasks, so that it is the same beside others; ids must differ.
 
         Returns:
             The episodes, ordered by group, then by index within the group; with those
@@ -107,7 +111,9 @@ class Collector:
             nonlocal ended
             async with gate:
                 context = contexts[episode.arm]
-                played = await self._attempt(episode, context, sampling, seed, meter)
+                place = episode.task.id if by_task else episode.group
+                session = f"{seed}/{place}/{episode.index}"
+                played = await self._attempt(episode, context, sampling, session, meter)
             ended += 1
             return played
 
@@ -142,11 +148,10 @@ class Collector:
         blank: Episode,
         context: Context,
         sampling: Sampling,
-        seed: int,
+        session: str,
         meter: float,
     ) -> Episode:
         """Play an episode, from its beginning again where it was lost."""
-        session = f"{seed}/{blank.group}/{blank.index}"
         attempt = 1
         while True:
             episode = replace(blank, trunks=[], turns=[])
@@ -290,17 +295,18 @@ def rollout_metrics(
     prompt = sum(turn.trunk_length + len(turn.branch) for turn in turns)
     names = sorted({name for episode in episodes for name in episode.scores})
     count = max(len(turns), 1)  # an episode may be over before its first turn
-    return {
+    figures = {
         f"{prefix}/success": float(np.mean([e.success for e in episodes])),
         f"{prefix}/reward": float(np.mean([e.reward for e in episodes])),
         f"{prefix}/turns": len(turns) / len(episodes),
         f"{prefix}/valid": sum(turn.valid for turn in turns) / count,
         f"{prefix}/prompt_tokens": prompt / count,
-        f"{prefix}/response_tokens": sampled / count,
         f"{prefix}/windows": float(np.mean([len(e.trunks) for e in episodes])),
         f"time/{prefix}": seconds,
         f"speed/{prefix}_tokens": sampled / seconds,
-    } | {
+    }
+    scores = {
         f"{prefix}/{name}": float(np.mean([e.scores.get(name, 0.0) for e in episodes]))
         for name in names
     }
+    return figures | length_metrics(episodes, prefix) | scores

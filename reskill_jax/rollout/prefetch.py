@@ -23,6 +23,7 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.rollout.collector import rollout_metrics
 from reskill_jax.rollout.engine import Engine
 from reskill_jax.rollout.episode import Episode, LostGroup, whole_groups
+from reskill_jax.rollout.metrics import group_metrics
 from reskill_jax.terminal import activity
 
 
@@ -73,11 +74,16 @@ class Batch:
         turns = [turn for episode in self.episodes for turn in episode.turns]
         sampled = sum(len(turn.response) for turn in turns)
         behind = sum(len(turn.response) * (version - turn.version) for turn in turns)
-        return rollout_metrics(self.episodes, self.seconds) | {
-            "rollout/failed_groups": float(len(self.lost)),
-            "rollout/staleness": behind / max(sampled, 1),
-            "time/wait": self.waited,
-        }
+        figures = rollout_metrics(self.episodes, self.seconds)
+        return (
+            group_metrics(self.episodes)
+            | figures
+            | {
+                "rollout/failed_groups": float(len(self.lost)),
+                "rollout/staleness": behind / max(sampled, 1),
+                "time/wait": self.waited,
+            }
+        )
 
 
 class Batches:

@@ -1,5 +1,4 @@
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +16,19 @@ from grpo_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.flatten_util import ravel_pytree
+from update_cases import (
+    DEFAULTS,
+    SGD,
+    assert_same,
+    assert_trees_equal_flat_rows,
+    compiled_update,
+    train,
+)
 
 from reskill_jax.grpo.optimizer import (
     init_state,
     make_optimizer,
     make_step,
-    schedule,
 )
 from reskill_jax.grpo.update import make_update, split_groups
 from reskill_jax.policy import decoder
@@ -34,8 +39,6 @@ from reskill_jax.policy.ops import attention, block_attention
 from reskill_jax.policy.sharding import move
 from reskill_jax.rollout.episode import Episode
 
-SGD = optax.sgd(1.0)  # new weights = old weights - gradient
-DEFAULTS = {"buckets": (64,), "tokens_per_microbatch": 512, "kl_coef": 0.05}
 CONFIG = DecoderConfig(
     vocab_size=16,
     hidden_size=16,
@@ -54,34 +57,6 @@ def decoder_logprobs(params, packed):
     return token_logprobs(CONFIG, params, *arrays, compute=compute)[0]
 
 
-@functools.cache
-def compiled_update(model, tx, options):
-    """One update per set of options, so that its compiled steps are shared."""
-    return make_update(model, tx, **(DEFAULTS | dict(options)))
-
-
-def train(episodes, *, tx=SGD, model=logprob_fn, params=None, seed=0, **options):
-    """One update from given weights; return (new weights, metrics)."""
-    params = init_params() if params is None else params
-    update = compiled_update(model, tx, frozenset(options.items()))
-    state = init_state(jax.tree.map(jnp.copy, params), tx)
-    reference = jax.tree.map(lambda x: 0.9 * x, params)
-    state, metrics = update(state, reference, episodes, seed=seed)
-    return state.params, metrics
-
-
-def assert_same(first, second):
-    """Equal weights and metrics, but for rounding."""
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        first[0],
-        second[0],
-    )
-    for name, value in first[1].items():
-        if name.startswith(("grpo/", "adv/", "rollout/logprob_")):
-            assert second[1][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
-
-
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_microbatches_padding_and_order_do_not_matter(seed):
@@ -95,24 +70,6 @@ def test_microbatches_padding_and_order_do_not_matter(seed):
     assert padded[1]["batch/fill"] != whole[1]["batch/fill"]
     for other in (cut, padded, shuffled):
         assert_same(whole, other)
-
-
-def assert_trees_equal_flat_rows(episodes, **options):
-    """Gradients (by their norm) and metrics are the same within 1e-5 of their size."""
-    steep = {"tx": optax.sgd(1e4), **options}  # the weights' own digits are lost in it
-    trees = train(episodes, **steep)
-    flat = train([flatten(episode) for episode in episodes], **steep)
-    assert trees[1]["batch/tokens"] < flat[1]["batch/tokens"]
-    before = options.get("params", init_params())
-    found, wanted, apart = (
-        np.linalg.norm(ravel_pytree(a)[0] - ravel_pytree(b)[0])
-        for a, b in ((trees[0], before), (flat[0], before), (trees[0], flat[0]))
-    )
-    assert min(found, wanted) > 0
-    assert apart <= 1e-5 * wanted
-    for name, value in flat[1].items():
-        if name.startswith(("grpo/", "adv/", "rollout/logprob_")):
-            assert trees[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 @settings(max_examples=6, deadline=None)
@@ -326,22 +283,6 @@ def test_the_state_is_donated_and_the_reference_is_not():
     new, _ = update(state, reference, make_batch(0), seed=0)
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves((reference, new)))
-
-
-def test_the_learning_rate_rises_and_stays():
-    rates = schedule(0.8, warmup=4)
-    steps = [float(rates(step)) for step in range(6)]
-    assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    assert schedule(0.8, warmup=1)(0) == pytest.approx(0.8)
-    assert schedule(0.8) == 0.8
-
-
-def test_the_learning_rate_falls_to_zero_along_half_a_cosine():
-    for warmup in (0, 1, 3):
-        rates = schedule(0.8, warmup=warmup, decay=10)
-        steps = [float(rates(warmup + step)) for step in range(12)]
-        cosine = 0.4 * (1 + np.cos(np.pi * np.arange(12).clip(max=10) / 10))
-        assert steps == pytest.approx(cosine.tolist(), abs=1e-7)
 
 
 def test_gradients_are_clipped_by_their_global_norm():

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import jax.numpy as jnp
 import numpy as np
 
-from reskill_jax.rollout.vllm.api import _ROUTES
+from reskill_jax.rollout.vllm.api import _ROUTES, _SLEEP_ROUTES
 from reskill_jax.rollout.vllm.nccl import UniqueId
 
 INIT, UPDATE = "/init_weight_transfer_engine", "/update_weights"
@@ -36,14 +36,18 @@ class FakeVllm:
         version: that it says it serves.
         logprob: of every token, whatever it is told.
         plugin: whether it was started with ours.
+        sleep_mode: whether it was started with it; None: without the routes, too.
+        asleep: what it has given back, "weights" and "kv_cache".
+        salts: of the prefix cache, of the responses that it was asked for.
         reloaded: directories.
         sampling: parameters of the responses that it was asked for.
     """
 
     log, pid = Path("log"), 0
 
-    def __init__(self, *, plugin=True):
+    def __init__(self, *, plugin=True, sleep_mode=None):
         self.asked, self.changes, self.reloaded, self.sampling = [], {}, [], []
+        self.sleep_mode, self.salts = sleep_mode, []
         self.logprob, self.plugin = -1.0, plugin
         self._port = 0
         self.start()
@@ -53,7 +57,7 @@ class FakeVllm:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self):
-        self.version, self.paused = "default", False
+        self.version, self.paused, self.asleep = "default", False, set()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -97,14 +101,16 @@ class FakeVllm:
 
     def _handle(self, request, body):
         route = urlsplit(request.path).path
+        options = parse_qs(urlsplit(request.path).query)
+        tags = options.get("tags", [])
         if route != "/health":
-            self.asked.append(route)
+            self.asked.append(" ".join([route, *tags]))
         status, answer = 200, self.changes.get(route)
         try:
             if isinstance(answer, int):
                 status, answer = answer, b"no"
             elif answer is None:
-                answer = self._answer(route, body)
+                answer = self._answer(route, body | options)
         except Exception as error:
             status, answer = 500, {"error": repr(error)}
         text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -119,12 +125,20 @@ class FakeVllm:
     def _answer(self, route, body):
         match route:
             case "/pause" | "/resume":
+                assert route == "/pause" or not self.asleep, "no keys and values"
                 self.paused = route == "/pause"
+            case "/sleep":
+                assert (body["level"], body["mode"]) == (["1"], ["wait"])
+                self.asleep, self.paused = {"weights", "kv_cache"}, True
+            case "/wake_up":
+                self.asleep -= set(body["tags"])
+                self.paused = bool(self.asleep)
             case "/init_weight_transfer_engine":
                 if not self.plugin:
                     raise RuntimeError("Weight transfer not configured. Please set it")
             case "/start_weight_update" | "/update_weights":
                 assert self.plugin
+                assert "weights" not in self.asleep, "nothing to put them into"
             case "/finish_weight_update":
                 self.version = body["weight_version"]
             case "/update_weight_version":
@@ -143,13 +157,18 @@ class FakeVllm:
                 return {"choices": [{"prompt_logprobs": [None, *entries]}]}
             case "/inference/v1/generate":
                 self.sampling.append(body["sampling_params"])
+                self.salts.append(body.get("cache_salt"))
                 content = [{"logprob": self.logprob}]
                 choice = {"token_ids": [7], "logprobs": {"content": content}}
                 span = {"version": self.version, "start": 0, "end": 1}
                 choice |= {"finish_reason": "length", "weight_versions": [span]}
                 return {"choices": [choice]}
+        routes = _ROUTES + (_SLEEP_ROUTES if self.sleep_mode is not None else ())
+        model = {"enable_sleep_mode": bool(self.sleep_mode)}
         return {
-            "/openapi.json": {"paths": dict.fromkeys(_ROUTES)},
+            "/openapi.json": {"paths": dict.fromkeys(routes)},
+            "/server_info": {"vllm_config": {"model_config": model}},
+            "/is_sleeping": {"is_sleeping": self.paused},
             "/version": {"version": "0.29.0"},
             "/v1/models": {"data": [{"id": "theirs"}]},
             "/weight_info": {"weight_version": self.version},

@@ -26,6 +26,8 @@ _TEXTS = {
     "env.source": ("",),  # the set has to be here
     "env.dev": (0, 1),  # of four tasks
     "env.houses": ("small", "medium", ""),
+    "env.kinds": ("", "transform,pick_and_place"),
+    "env.eval_kinds": ("", "examine"),
     "prompt.wording": ("full", "brief"),
     "policy.path": ("", "random:tiny", "{model}"),
     "policy.lora.rank": (0,),  # a base is read, and models here have no weights
@@ -65,7 +67,10 @@ _TEXTS = {
         (512, 768), (768,), (640,), (1024, 2048, 4096, 8192, 16384), (1000,), (8192,),
         (1, 2, 700), (700, 701, 1399),
     ),
+    "grpo.token_mask": ((), (0.5, 5.0), (1.0, 1.1)),
+    "grpo.episode_mask": ((), (0.99, 1.01)),
     "eval.splits": ((), ("valid_seen",), ("valid_seen", "valid_unseen"), ("train",)),
+    "checkpoint.best": ("", "auto", "valid_seen/success"),
     "report.trackers": ((), ("tensorboard",)),
     "eval.panel": ((), ("valid_seen=3:0123456789ab",)),
 }  # fmt: skip

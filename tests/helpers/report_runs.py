@@ -17,6 +17,7 @@ CONFIG = {
     "eval": {"splits": ["seen"]},
     "grpo": {"rule": "corrected", "scale": "std"},
     "creator": {"name": "llm", "budget": {"input_price": 1.0, "output_price": 2.0}},
+    "checkpoint": {"best": "seen/mean@2"},
     "num_steps": 4,
     "seed": 7,
 }
@@ -62,6 +63,17 @@ def episode(step, group=0, index=0, *, text="look", bank="", success=False, **mo
     } | more
 
 
+def samples(split, rate):
+    """Return the figures of two samples per task."""
+    figures = {f"{split}/samples": 2, f"{split}/temperature": 0.7}
+    for name, value in (("mean@2", rate), ("pass@2", rate + 0.1)):
+        for place in ("", "/place"):
+            figures[f"{split}/{name}{place}"] = value
+            figures[f"{split}/{name}_low{place}"] = value - 0.2
+            figures[f"{split}/{name}_high{place}"] = value + 0.2
+    return figures
+
+
 def write_run(root, *, text="look", steps=3, groups=2, rollouts=4, config=CONFIG):
     """Write a run with an accepted trial, a bank, evaluations and calls."""
     root.mkdir(parents=True)
@@ -82,10 +94,13 @@ def write_run(root, *, text="look", steps=3, groups=2, rollouts=4, config=CONFIG
         ]
         panel = {"seen": "2:abcdef"}
         rate = {"seen/success": 0.5, "seen/success/place": 0.5, "seen/success/all": 0.5}
+        rate |= samples("seen", 0.25 + step / 10)
         if step:
             lines.append({"phase": "train", "step": step, "time/step": 3.0})
             lines[-1] |= {"time/wait": 1.0, "time/update": 1.5, "grpo/loss": 0.1}
             lines[-1] |= {"rollout/success": 0.25, "grpo/entropy": 0.5 / step}
+            lines[-1] |= {f"rollout/pass@{k}": 1 - 0.5**k for k in (1, 2, 4)}
+            lines[-1] |= {f"rollout/pass@{k}": 1 - 0.5**k for k in (1, 2, 4)}
             write_lines(root / "episodes" / f"train-{step:05d}.jsonl", played)
         if step in (0, steps):
             lines.append({"phase": "eval", "step": step, "panels": panel} | rate)
@@ -94,6 +109,8 @@ def write_run(root, *, text="look", steps=3, groups=2, rollouts=4, config=CONFIG
                 for g in range(2)
             ]
             write_lines(root / "episodes" / f"eval-{step:05d}.jsonl", tasks)
+            again = [e | {"index": i} for e in tasks for i in range(2)]
+            write_lines(root / "episodes" / f"sampled-{step:05d}.jsonl", again)
     if steps:
         proposal = Proposal((Add(skill),), (text,), (text,), banks[0].hash)
         contrast = Contrast(0.1, 0.04, 0.93)
@@ -113,6 +130,7 @@ def write_run(root, *, text="look", steps=3, groups=2, rollouts=4, config=CONFIG
             }
         ]
         save_bank(banks[1], root / "skills")
+    (root / "checkpoints" / f"{steps:08d}").mkdir(parents=True)
     write_lines(root / "metrics.jsonl", lines)
     write_lines(root / "trials.jsonl", trials)
     call = {"cycle": 1, "stage": "analysis", "model": text, "prompt": text}

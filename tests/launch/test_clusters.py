@@ -118,6 +118,14 @@ def test_the_slurm_job_starts_one_process_per_gpu(tmp_path):
     assert "export ALFWORLD_DATA=/shared/alf\\ world" in job
 
 
+@pytest.mark.parametrize("colocate", [False, True])
+def test_jax_takes_a_slurm_node_unless_servers_share_it(tmp_path, colocate):
+    """Then the program gives both their shares."""
+    words = (f"--config.engine.vllm.colocate={colocate}",)
+    printed = launch(tmp_path, "slurm", "--dry-run", *words, **SETTINGS["slurm"]).stdout
+    assert ("XLA_PYTHON_CLIENT_MEM_FRACTION=.92" in printed) != colocate
+
+
 def test_with_vllm_a_slurm_node_has_one_process_and_servers_with_other_gpus(tmp_path):
     settings = SETTINGS["slurm"] | {"GPUS": "4", "CPUS": "6", "VLLM_GPUS": "1"}
     printed = launch(tmp_path, "slurm", "--dry-run", *OVERRIDES, **settings)

@@ -15,18 +15,21 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
+from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.grpo.optimizer import init_state, make_optimizer
 from reskill_jax.grpo.packing import PackedBatch
-from reskill_jax.grpo.scoring import make_logprobs
+from reskill_jax.grpo.scoring import make_logprobs, make_scores
 from reskill_jax.grpo.update import make_update
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import abstract_params, init
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.lora import Adapted, join, merge
 from reskill_jax.policy.sharding import (
     ROWS,
     abstract,
     constrain_parameters,
+    copy_to_engine,
     engine_mesh,
     make_mesh,
     mesh_of,
@@ -38,6 +41,7 @@ from reskill_jax.rollout.jax.programs import abstract_calls
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 from grpo_cases import make_batch
+from programs import get_config
 
 CONFIG = DecoderConfig(
     vocab_size=48,
@@ -127,6 +131,123 @@ def test_updates_equal_those_of_one_device(trained, shape):
         for name, value in y.items():
             if not name.startswith("batch/"):
                 assert x[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_sums_over_turns_and_episodes_equal_those_of_one_device(directory):
+    """A ratio per turn, KL in the reward, masks of stale tokens and episodes."""
+
+    def train(mesh):
+        compute = Compute(logprob_chunk=32)
+        update = make_update(
+            make_logprobs(CONFIG, compute=compute),
+            TX,
+            score_fn=make_scores(CONFIG, compute=compute),
+            buckets=(64,),
+            tokens_per_microbatch=128,
+            loss="gspo",
+            aggregation="turn",
+            kl_coef=0.05,
+            kl_in="reward",
+            kl_estimator="k1",
+            entropy_coef=0.01,
+            old_logprobs="recompute",
+            importance_cap=2.0,
+            token_mask=(0.1, 50.0),
+            episode_mask=(0.1, 50.0),
+        )
+        state = start(directory, mesh)
+        reference = jax.tree.map(lambda x: 0.9 * x, state.params)
+        return update(state, reference, make_batch(0), seed=0)
+
+    state, figures = train(make_mesh((1, 4, 2)))
+    alone, expected = train(make_mesh((1, 1, 1)))
+    assert 0 < expected["grpo/masked_tokens"] < 1
+    for name, value in expected.items():
+        if not name.startswith("batch/"):
+            assert figures[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for x, y in zip(*map(jax.tree.leaves, (state.params, alone.params)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def adapted(directory):
+    """Train adapters on a mesh, once each: the parts, and what was trained."""
+
+    @functools.cache
+    def train(shape):
+        mesh = make_mesh(shape)
+        _, base = load(directory, on_mesh(mesh))
+        config = get_config()
+        config.policy.lora.rank = 4
+        frozen = Adapted(base, None, build.lora_scale(config))
+        adapters = build.make_adapters(config, base, mesh)
+        tx = make_optimizer(1e-2)
+        update = make_update(
+            make_logprobs(CONFIG, compute=Compute(logprob_chunk=32)),
+            tx,
+            buckets=(64,),
+            tokens_per_microbatch=128,
+            minibatches=2,
+            kl_coef=0.05,
+            old_logprobs="recompute",
+        )
+        state, metrics = init_state(adapters, tx, mesh), []
+        parts = shard_sizes(state)
+        for seed in range(2):
+            state, figures = update(
+                state, frozen, make_batch(seed), seed=seed, frozen=frozen
+            )
+            metrics.append(figures)
+        assert shard_sizes(state) == parts
+        return parts, join(frozen, state.params), metrics
+
+    return train
+
+
+@pytest.mark.parametrize("shape", TRAINED)
+def test_adapters_learn_on_a_mesh_what_they_do_on_one_device(adapted, shape):
+    parts, ours, figures = adapted(shape)
+    _, theirs, expected = adapted((1, 1, 1))
+    layers = "params/layers/attention/query"
+    assert parts[f"{layers}/lora_a"] == shape[1]
+    assert parts[f"{layers}/lora_b"] == shape[2]
+    for x, y in zip(
+        jax.tree.leaves(ours.adapters), jax.tree.leaves(theirs.adapters), strict=True
+    ):
+        # A step is 1e-2; see `test_updates_equal_those_of_one_device`.
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=2e-3)
+    for x, y in zip(figures, expected, strict=True):
+        for name, value in y.items():
+            if not name.startswith("batch/"):
+                assert x[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    assert figures[1]["grpo/kl"] > 0  # the reference is the base, which they left
+
+
+@pytest.mark.parametrize("shape", TRAINED[1:2])
+def test_adapters_leave_the_mesh_merged(adapted, shape, tmp_path):
+    """As files for a server, and as the engine's copy."""
+    _, params, _ = adapted(shape)
+    mesh = mesh_of(params)
+    merged = merge(params)
+    save(tmp_path, CONFIG, merged)
+    saved = load_file(tmp_path / "model.safetensors")
+    whole = Adapted(*jax.tree.map(np.asarray, (params.base, params.adapters)), 8.0)
+    _, expected = load(tmp_path)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        merge(whole),
+        expected,
+    )
+    engine = copy_to_engine(params, CONFIG, engine_mesh(mesh, CONFIG))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        engine,
+        merge(whole),
+    )
+    before = np.asarray(params.base["layers"]["mlp"]["down"]["kernel"][0])
+    name = "model.layers.0.mlp.down_proj.weight"
+    assert np.abs(saved[name].T - before).max() > 1e-4
 
 
 @pytest.mark.parametrize("shape", TRAINED)

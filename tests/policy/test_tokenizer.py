@@ -43,6 +43,13 @@ def test_markers_are_one_token_and_decoded(tokenizer):
     assert tokenizer.decode([*ids, tokenizer.eos_id]) == "<action>look</action>"
 
 
+def test_ids_may_be_changed_by_whoever_asked(tokenizer):
+    ids = tokenizer.encode("look")
+    wanted = list(ids)
+    ids.append(0)
+    assert tokenizer.encode("look") == wanted
+
+
 def test_digits_are_single(tokenizer):
     assert tokenizer.encode("12")[:1] == tokenizer.encode("1")
     assert len(tokenizer.encode("307")) == 3

@@ -24,6 +24,8 @@ from reskill_jax.workdir import Workdir
 TASK = Task("train/a", "kind", "train", "")
 NOTHING = np.zeros(1, np.int32)
 
+START = {"total": 2, "done": 0, "evaluated": True, "logprob_diff_warning": 0.02}
+
 
 def episode(arm, success):
     turn = Turn(0, 0, NOTHING, NOTHING, NOTHING, 0, "You see a mug.", "", "look", True)
@@ -32,7 +34,9 @@ def episode(arm, success):
 
 @pytest.mark.parametrize(("difference", "warned"), [(0.021, True), (0.019, False)])
 def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, warned):
-    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    logbook = Logbook(
+        Workdir(tmp_path), total=2, done=0, evaluated=True, logprob_diff_warning=0.02
+    )
     metrics = {"rollout/logprob_diff": difference, "rollout/staleness": 0.0}
     episodes = [episode(0, True), episode(1, False)]
     logbook.step(1, metrics, episodes, Learned(), EmptyContext())
@@ -44,7 +48,9 @@ def test_warns_where_sampler_and_trainer_differ(tmp_path, capsys, difference, wa
 
 
 def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, capsys):
-    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    logbook = Logbook(
+        Workdir(tmp_path), total=2, done=0, evaluated=True, logprob_diff_warning=0.02
+    )
     metrics = {"rollout/logprob_diff": 0.03, "rollout/staleness": 1.0}
     logbook.step(1, metrics, [episode(0, True)], Learned(), EmptyContext())
     logbook.close()
@@ -56,7 +62,9 @@ def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, cap
 def test_a_step_leaves_what_was_learnt_and_the_accepted_bank(tmp_path, capsys):
     bank = SkillBank((Skill("look-first", "d", "Always.", "Look."),))
     workdir = Workdir(tmp_path)
-    logbook = Logbook(workdir, total=2, done=0, logprob_diff_warning=0.02)
+    logbook = Logbook(
+        workdir, total=2, done=0, evaluated=True, logprob_diff_warning=0.02
+    )
     learned = Learned(
         events=("step 1: on trial",), decisions=({"step": 1},), status="3 memories"
     )
@@ -157,7 +165,9 @@ def test_an_evaluation_is_told_by_split_with_its_panel():
 
 def test_the_line_of_an_evaluation_has_its_panels(tmp_path, capsys):
     panel = TaskPanel((TASK,))
-    logbook = Logbook(Workdir(tmp_path), total=2, done=0, logprob_diff_warning=0.02)
+    logbook = Logbook(
+        Workdir(tmp_path), total=2, done=0, evaluated=True, logprob_diff_warning=0.02
+    )
     metrics = {"train/success": 1.0, "train/batch_invariant": 1.0}
     logbook.evaluation(0, metrics, [episode(0, True)], {"train": panel})
     logbook.evaluation(2, {}, [], {})

@@ -69,6 +69,22 @@ def test_a_resumed_run_ends_with_the_file_of_an_uninterrupted_one(
     assert path.read_bytes() == whole.read_bytes()
 
 
+def test_an_evaluation_that_is_made_again_takes_the_place_of_the_old_one(tmp_path):
+    metrics = writer(tmp_path)
+    for step in range(3):
+        metrics.write(step, {"loss": step})
+        metrics.write(step, {"success": step}, phase="eval")
+    metrics.close()
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_bytes()
+    metrics = MetricWriter(path, start=3, evaluation=2)
+    left = [line["phase"] for line in read_metrics(path)]
+    assert left == ["train", "eval", "train", "eval", "train"]
+    metrics.write(2, {"success": 2}, phase="eval")
+    metrics.close()
+    assert path.read_bytes() == before
+
+
 def test_steps_of_a_phase_increase_also_after_a_resume(tmp_path):
     play(metrics := writer(tmp_path), range(3))
     with pytest.raises(ValueError, match="'train': step 2 comes after step 2"):

@@ -166,7 +166,7 @@ def test_a_logbook_tells_its_trackers_how_a_run_ended(tmp_path, monkeypatch):
     recorder = Recorder()
     monkeypatch.setitem(TRACKERS, "recorder", f"{__name__}:make")
     monkeypatch.setitem(globals(), "make", lambda: recorder)
-    settings = {"total": 2, "done": 0, "logprob_diff_warning": 1.0}
+    settings = {"total": 2, "done": 0, "evaluated": True, "logprob_diff_warning": 1.0}
     logbook = Logbook(Workdir(tmp_path), **settings, trackers=("recorder",))
     with pytest.raises(KeyError), logbook:
         raise KeyError

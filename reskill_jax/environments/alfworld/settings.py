@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reskill_jax.environments.alfworld.environment import COLUMNS, KINDS
 from reskill_jax.environments.alfworld.house_settings import PRESETS
 from reskill_jax.environments.tfds import parse_source
 
@@ -24,6 +25,10 @@ class Settings:
             so that runs with different seeds play the same houses.
         dev: number of games of train that are not trained on but are the split dev,
             for choices; the other splits are for what is reported.
+        kinds: which kinds of tasks train has, so that one can see what a policy does
+            with those that it never trained on: names with commas, of kinds or of the
+            paper's columns (see `chosen_kinds`); empty: all.
+        eval_kinds: likewise of dev, valid_seen and valid_unseen.
 
     Raises:
         ValueError: a value is out of range, or houses are asked for without numbers.
@@ -36,6 +41,8 @@ class Settings:
     houses_eval: int = 0
     houses_seed: int = 0
     dev: int = 0
+    kinds: str = ""
+    eval_kinds: str = ""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -55,3 +62,31 @@ class Settings:
                 f"houses={self.houses!r} with houses_train={counts[0]} and "
                 f"houses_eval={counts[1]}: set both numbers to 1 or more"
             )
+        for name in ("kinds", "eval_kinds"):
+            try:
+                chosen_kinds(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}={getattr(self, name)!r}: {error}") from error
+
+    def kinds_of(self, split: str) -> frozenset[str]:
+        """Return the kinds of tasks that a split has."""
+        return chosen_kinds(self.kinds if split == "train" else self.eval_kinds)
+
+
+def chosen_kinds(names: str) -> frozenset[str]:
+    """Return the kinds of tasks that are named; all where nothing is.
+
+    Args:
+        names: with commas; of kinds, or of columns, which stand for theirs:
+            ``transform`` is clean, heat and cool.
+
+    Raises:
+        ValueError: there is no such kind or column.
+    """
+    groups = {kind: (kind,) for kind in KINDS} | dict(COLUMNS)
+    chosen: set[str] = set()
+    for name in names.split(",") if names else KINDS:
+        if name not in groups:
+            raise ValueError(f"{name!r} is none of {', '.join(groups)}")
+        chosen.update(groups[name])
+    return frozenset(chosen)

@@ -51,6 +51,13 @@ def _panel(
     if stored == "train":
         train, dev = hold_out(tasks, settings.dev)
         tasks = dev if split == "dev" else train
+    kinds = settings.kinds_of(split)
+    tasks = [task for task in tasks if task.kind in kinds]
+    if not tasks:
+        name = "kinds" if split == "train" else "eval_kinds"
+        raise ValueError(
+            f"{name}={getattr(settings, name)!r}: {split} has no task of these kinds"
+        )
     return TaskPanel(evenly_spaced(tasks, limit), COLUMNS)
 
 

@@ -15,8 +15,7 @@ _FORM = (
 )
 # A small model does as the example and the last line say and passes over the rest.
 _EXAMPLE = (
-    "\nExample of a turn:\nThe metal pot may be in the kitchen. "
-    "<action>go to kitchen</action>\n\n"
+    "\nExample of a turn:\nI look in the kitchen: <action>go to kitchen</action>\n\n"
 )
 _SKILLED = (
     " You also get skills that may help: follow those that apply and name them in your "

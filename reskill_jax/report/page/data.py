@@ -2,8 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from reskill_jax.report.best import chosen_metric, find_best, saved_steps
+from reskill_jax.report.metrics import sampled_names
 from reskill_jax.report.page.compare import Summary, comparison_document
 from reskill_jax.report.page.creator import creator_document
 from reskill_jax.report.page.figures import mean_of_rates, rate, short
@@ -50,7 +53,8 @@ def run_document(
     trials = reader.trials()
     evals = evaluations(metrics, played.rows)
     document: dict[str, Any] = {
-        "run": _state(reader, flat, train, played, made),
+        "run": _state(reader, flat, train, played, made)
+        | {"best": _best(flat, metrics, workdir)},
         "config": flat,
         "evals": evals,
         "training": _training(played.rows, train),
@@ -121,8 +125,36 @@ def _split(
     return whole | {
         "rate": success,
         "reward": line.get(f"{split}/reward"),
+        "sampled": _sampled(line, split),
         "kinds": kinds,
         "columns": columns,
+    }
+
+
+def _sampled(line: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+    """Return what samples showed: figures by name, of all tasks, types and columns."""
+    names = sampled_names(line, split)
+    if not names:
+        return None
+
+    def figures(place: str) -> dict[str, Any]:
+        return {
+            name: {
+                "rate": line[f"{split}/{name}{place}"],
+                "low": line.get(f"{split}/{name}_low{place}"),
+                "high": line.get(f"{split}/{name}_high{place}"),
+            }
+            for name in names
+            if f"{split}/{name}{place}" in line
+        }
+
+    start = f"{split}/{names[0]}/"
+    places = sorted(key.removeprefix(start) for key in line if key.startswith(start))
+    return {
+        "samples": line.get(f"{split}/samples"),
+        "temperature": line.get(f"{split}/temperature"),
+        "all": figures(""),
+        "places": {place: figures(f"/{place}") for place in places},
     }
 
 
@@ -206,6 +238,19 @@ def _state(
             "tokens": sum_of("batch/tokens"),
         }
     )
+
+
+def _best(
+    config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], workdir: Workdir
+) -> dict[str, Any] | None:
+    """Return the checkpoint that is kept beside the newest; None if there is none."""
+    splits = config.get("eval.splits")
+    metric = chosen_metric(
+        str(config.get("checkpoint.best", "")),
+        splits if isinstance(splits, list) else (),
+    )
+    best = find_best(metrics, metric, saved_steps(workdir.checkpoints))
+    return None if best.step is None else short(asdict(best))
 
 
 def _comparison(

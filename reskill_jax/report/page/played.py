@@ -60,8 +60,9 @@ def read_played(
 ) -> Played:
     """Read all episodes of a run.
 
-    Evaluations come first, then training steps from the newest on. Of older steps that
-    have no room, the first groups are kept, as far as there is room for these.
+    Evaluations come first, then training steps from the newest on, then samples of
+    evaluations. Of older steps that have no room, the first groups are kept, as far as
+    there is room for these.
 
     Args:
         reader: of the run.
@@ -73,11 +74,13 @@ def read_played(
     played = Played()
     files = reader.episode_files()
     evals = [file for file in files if file[0] == "eval"]
-    train = [file for file in files if file[0] != "eval"]
+    train = [file for file in files if file[0] not in ("eval", "sampled")]
+    sampled = [file for file in files if file[0] == "sampled"]
     documents: dict[tuple[str, int], list[dict[str, Any]]] = {}
     room, sample = budget * (1 - _SAMPLED), budget * _SAMPLED
     whole = 0
-    for phase, step, path in [*reversed(evals), *reversed(train)]:
+    in_order = [*reversed(evals), *reversed(train), *reversed(sampled)]
+    for phase, step, path in in_order:
         lines = list(reader.episodes(path))
         played.rows += [_row(phase, step, line) for line in lines]
         turns = None
@@ -92,7 +95,7 @@ def read_played(
             room -= size
             whole += 1
         else:
-            room = 0 if phase == "train" else room
+            room = room if phase == "eval" else 0
             found = [d for d in found if d["group"] in (None, 0)][:16]
             size = sum(len(dumps(document)) for document in found)
             played.left_out += len(lines)

@@ -28,6 +28,8 @@ _ROUTES = (
     "/update_weight_version",
     "/collective_rpc",
 )
+# Further ones, of servers that share their devices with the trainer.
+_SLEEP_ROUTES = ("/sleep", "/wake_up", "/is_sleeping", "/server_info")
 # Ends the version of a server while vLLM's own reload changes its weights.
 _PARTLY = " (partly)"
 # After an error a server closes the connection without saying so, and the next request
@@ -73,14 +75,24 @@ class Sampled:
 class Api:
     """One server; all methods but `close` are coroutines of one event loop."""
 
-    def __init__(self, url: str, timeout_s: float, max_connections: int = 256):
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        max_connections: int = 256,
+        *,
+        sleeps: bool = False,
+    ):
         """Connect lazily.
 
         Args:
             url: http://host:port, or unix:/path/to/socket.
             timeout_s: seconds that any response may take.
             max_connections: that are open at the same time; they are kept open.
+            sleeps: whether the server may be asleep when weights come, so that it is
+                to be woken.
         """
+        self._sleeps = sleeps
         socket = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=max_connections
@@ -122,7 +134,8 @@ class Api:
             ServerError: some are missing; the message says which, and what to do.
         """
         known = (await self._get("/openapi.json")).get("paths", {})
-        if missing := [route for route in _ROUTES if route not in known]:
+        wanted = _ROUTES + (_SLEEP_ROUTES if self._sleeps else ())
+        if missing := [route for route in wanted if route not in known]:
             try:
                 version = (await self._get("/version"))["version"]
             except (ServerError, KeyError):
@@ -135,12 +148,57 @@ class Api:
                 "are supported",
             )
 
-    async def generate(self, request: Request, stops: Sequence[int]) -> Sampled:
+    async def check_sleep_mode(self) -> None:
+        """Check that the server can give the memory of its devices back.
+
+        One that cannot answers as if it could.
+
+        Raises:
+            ServerError: it was started without its sleep mode, or does not tell.
+        """
+        await self.check_routes()
+        route = "/server_info"
+        info = await self._get(f"{route}?config_format=json")
+        try:
+            enabled = info["vllm_config"]["model_config"]["enable_sleep_mode"]
+        except (KeyError, TypeError) as error:
+            raise ServerError(route, 0, f"{error!r} in {info}") from error
+        if enabled is not True:
+            raise ServerError(
+                route,
+                0,
+                "it runs without sleep mode, so that it would keep the memory that "
+                "the trainer needs: start it with --enable-sleep-mode",
+            )
+
+    async def sleep(self) -> None:
+        """Give the memory of the server's devices back until an update.
+
+        Running requests finish first. Weights move to the host's memory (level 1), not
+        away: a server that refuses the next ones must still have them.
+
+        Raises:
+            ServerError: it does not sleep.
+        """
+        await self._post("/sleep?level=1&mode=wait")
+        await self._require_sleeping(True)
+
+    async def _require_sleeping(self, wanted: bool) -> None:
+        route = "/is_sleeping"
+        answer = await self._get(route)
+        if answer.get("is_sleeping") is not wanted:
+            raise ServerError(route, 0, f"{answer}, which should be {wanted}")
+
+    async def generate(
+        self, request: Request, stops: Sequence[int], salt: str
+    ) -> Sampled:
         """Sample one response.
 
         Args:
             request: what to sample.
             stops: the tokens that end the response, and no others do.
+            salt: of the prefix cache: only keys and values that were computed for
+                requests with the same one are used.
 
         Raises:
             ServerError: the response is unusable, e.g. the request was aborted.
@@ -155,7 +213,7 @@ class Api:
             "seed": request.seed,
             "stop_token_ids": list(stops),
         }
-        return await self._sample(request.prompt, parameters)
+        return await self._sample(request.prompt, parameters, cache_salt=salt)
 
     async def tempers_logprobs(self) -> bool:
         """Tell whether log-probs are those at the sampling temperature.
@@ -168,11 +226,11 @@ class Api:
         return bool(np.all(sampled.logprobs == 0))
 
     async def _sample(
-        self, prompt: Sequence[int], parameters: Mapping[str, Any]
+        self, prompt: Sequence[int], parameters: Mapping[str, Any], **options: str
     ) -> Sampled:
         """Sample a response; what the parameters leave out changes nothing."""
         route = "/inference/v1/generate"
-        body = {
+        body: dict[str, Any] = {
             "token_ids": list(map(int, prompt)),
             "sampling_params": {
                 "min_p": 0.0,
@@ -184,6 +242,7 @@ class Api:
                 "detokenize": False,
                 **parameters,
             },
+            **options,
         }
         answer = await self._post(route, body, keep=True)
         try:
@@ -308,23 +367,31 @@ class Api:
 
     @asynccontextmanager
     async def _paused(self, version: str, atomic: bool) -> AsyncIterator[None]:
-        """Pause for a change of weights in the body of the `with`; see `update`."""
+        """Pause for a change of weights in the body of the `with`; see `update`.
+
+        A server that sleeps is given room for weights first, and for keys and values
+        when it has them: the new weights may need room of their own meanwhile.
+        """
+        if self._sleeps:
+            await self._post("/wake_up?tags=weights")
         await self._post("/pause?mode=wait")
         try:
             yield
+            # Salts keep requests of other versions apart, but not those that waited
+            # while weights came, nor those of others, who send none.
             answer = await self._post("/reset_prefix_cache")
             if answer.get("success") is not True:
                 raise ServerError("/reset_prefix_cache", 0, str(answer))
         except BaseException as error:
             if atomic:
-                await self._post("/resume")
+                await self._resume()
             elif isinstance(error, Exception):
                 raise UnusableError(
                     f"{self.url} may have incomplete weights of version {version}: "
                     f"{error!r}"
                 ) from error
             raise
-        await self._post("/resume")
+        await self._resume()
         if (served := await self.weight_version()) != version:
             raise ServerError(
                 "/weight_info",
@@ -332,6 +399,13 @@ class Api:
                 f"version {served!r}, not {version!r}: does another run push to this "
                 "server?",
             )
+
+    async def _resume(self) -> None:
+        if self._sleeps:
+            await self._post("/wake_up?tags=kv_cache")
+        await self._post("/resume")
+        if self._sleeps:
+            await self._require_sleeping(False)
 
     async def receive(self, info: Mapping[str, Any]) -> None:
         """Have the server's transfer engine receive weights; return when it has."""

@@ -11,6 +11,9 @@ compute what the trainer does. A server that ends or hangs is restarted and gets
 weights again, and its requests are sent again: a response is a function of weights,
 prompt and seed.
 
+Servers on the trainer's own devices (`colocate`) sleep while the policy is updated:
+they give their memory back, and the next push wakes them.
+
 With several trainer processes, each has an engine and servers of its own. They push
 together, since preparing weights and scoring the text are programs on all devices; what
 follows, and all that happens between pushes, is independent. A process that fails ends
@@ -19,10 +22,12 @@ the run, since the others would wait for it.
 
 import asyncio
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import httpx
@@ -94,6 +99,7 @@ class Replica:
         restarts: how often it was restarted.
         ready: whether it has answered since its last start.
         tempers: whether it was found to give log-probs at the sampling temperature.
+        sleeps: whether it was found to have the sleep mode.
         sessions: episodes that are played on it.
     """
 
@@ -103,6 +109,7 @@ class Replica:
     restarts: int = 0
     ready: bool = False
     tempers: bool = False
+    sleeps: bool = False
     sessions: set[str] = field(default_factory=set)
 
 
@@ -129,6 +136,7 @@ class VllmEngine:
         start_timeout_s: float = 600.0,
         timeout_s: float = 300.0,
         max_attempts: int = 3,
+        colocate: bool = False,
     ):
         """Wait for the servers and bring them the weights.
 
@@ -144,6 +152,8 @@ class VllmEngine:
             start_timeout_s: seconds that a server may take to start.
             timeout_s: seconds that a response may take.
             max_attempts: how often one request is tried.
+            colocate: whether servers are on the trainer's devices, so that `sleep` has
+                them give their memory back.
 
         Raises:
             RuntimeError: a server does not start, or does not serve this policy.
@@ -154,6 +164,9 @@ class VllmEngine:
         self._logprob_tolerance = logprob_tolerance
         self._start_timeout_s = start_timeout_s
         self._max_attempts = max_attempts
+        self._colocate = colocate
+        # Versions of other trainers that use the same servers are other ones.
+        self._salt = uuid.uuid4().hex
         self._replica_of: dict[str, Replica] = {}  # by session
         # The newest weights, their version, and the fixed text's log-probs under them.
         self._weights: tuple[Any, int, np.ndarray] | None = None
@@ -167,10 +180,11 @@ class VllmEngine:
             target=self._loop.run_forever, name="vllm-engine", daemon=True
         )
         self._thread.start()
+        connect = partial(Api, timeout_s=timeout_s, sleeps=colocate)
         self._replicas = [
-            Replica(Api(server, timeout_s), None)
+            Replica(connect(server), None)
             if isinstance(server, str)
-            else Replica(Api(server.url, timeout_s), server)
+            else Replica(connect(server.url), server)
             for server in servers
         ]
         try:
@@ -225,7 +239,15 @@ class VllmEngine:
             self._transfer.discard(before[0])
 
     def sleep(self) -> None:
-        """Do nothing: servers have devices of their own."""
+        """Have servers on the trainer's devices give their memory back until a push.
+
+        Others, which have devices of their own, stay awake.
+
+        Raises:
+            RuntimeError: a server does not sleep.
+        """
+        if self._colocate:
+            self._wait(self._for_all(self._put_to_sleep))
 
     def close(self) -> None:
         """Stop the servers that are ours and free the weights."""
@@ -246,7 +268,9 @@ class VllmEngine:
             restarts = replica.restarts
             try:
                 await self._check_temperature(replica, request.sampling.temperature)
-                sampled = await replica.api.generate(request, self._eos_ids)
+                sampled = await replica.api.generate(
+                    request, self._eos_ids, self._cache_salt()
+                )
                 break
             except _REQUEST_ERRORS as error:
                 refused = isinstance(error, ServerError) and 400 <= error.status < 500
@@ -266,6 +290,11 @@ class VllmEngine:
             version=min(versions, default=self._weights[1]),
             stopped=sampled.stopped,
         )
+
+    def _cache_salt(self) -> str:
+        """Keep what old weights have computed away from responses of the new ones."""
+        assert self._weights is not None
+        return f"{self._salt}-{self._weights[1]}"
 
     async def _check_temperature(self, replica: Replica, temperature: float) -> None:
         """Ask a server that is not ours, once, whether log-probs are as we need them.
@@ -316,6 +345,27 @@ class VllmEngine:
             except _CURED_BY_RESTART as error:
                 await self._restart_and_send(replica, error)
 
+    async def _put_to_sleep(self, replica: Replica) -> None:
+        """Have a server give its memory back; one that ended or hangs is ended.
+
+        Raises:
+            RuntimeError: it does not, or was started elsewhere and does not answer.
+        """
+        async with replica.repair:
+            try:
+                await replica.api.sleep()
+            except httpx.HTTPError as error:
+                if replica.server is None:
+                    raise RuntimeError(
+                        f"{replica.api.url} did not answer when it should sleep: "
+                        f"{error!r}"
+                    ) from error
+                await asyncio.to_thread(replica.server.stop)  # a push starts it again
+            except ServerError as error:
+                raise RuntimeError(
+                    f"{replica.api.url} does not sleep: {error}{_log_of(replica)}"
+                ) from error
+
     async def _restart_and_send(self, replica: Replica, why: Exception) -> None:
         """Restart a server and send it the newest weights.
 
@@ -338,7 +388,7 @@ class VllmEngine:
         if replica.server is not None:
             await asyncio.to_thread(replica.server.restart)
         replica.restarts += 1
-        replica.ready = replica.tempers = False
+        replica.ready = replica.tempers = replica.sleeps = False
         self.counters["restarted"] += 1
 
     async def _send(self, replica: Replica) -> None:
@@ -350,6 +400,9 @@ class VllmEngine:
             fresh = await replica.api.weight_version() == "default"
             if fresh:
                 await replica.api.check_routes()
+            if self._colocate and not replica.sleeps:
+                await replica.api.check_sleep_mode()
+                replica.sleeps = True
             await self._transfer.send(replica.api, weights, str(version), fresh=fresh)
         except ServerError as error:
             raise RuntimeError(

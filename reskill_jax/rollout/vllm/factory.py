@@ -39,6 +39,9 @@ class VllmSettings:
         devices: CUDA_VISIBLE_DEVICES of each of those; empty: unchanged.
         tensor_parallel_size: devices that each server splits the model over.
         gpu_memory_utilization: share of each device's memory; 0: left to `arguments`.
+        colocate: whether they are on the trainer's devices and sleep during updates.
+        trainer_memory: share of each device's memory that the trainer then takes; 0:
+            what it needs at the time.
         arguments: further arguments of `vllm serve`.
         transfer: how weights reach the servers: files or nccl.
         weights_dir: directory for `files`, which servers and trainer share.
@@ -57,6 +60,8 @@ class VllmSettings:
     devices: Sequence[str]
     tensor_parallel_size: int
     gpu_memory_utilization: float
+    colocate: bool
+    trainer_memory: float
     arguments: Sequence[str]
     transfer: str
     weights_dir: str
@@ -103,7 +108,8 @@ def make_vllm_engine(
             begins with the name of one.
         RuntimeError: a server does not start, or does not serve this policy.
     """
-    if settings.devices and not settings.urls:
+    # Beside the trainer's devices, every process would take the first one.
+    if (settings.devices or settings.colocate) and not settings.urls:
         _check_devices_unshared(settings.devices)
     # Paths of Unix sockets have at most 107 bytes, so they are not in the workdir.
     directory = Path(tempfile.mkdtemp(prefix="reskill-"))
@@ -123,6 +129,7 @@ def make_vllm_engine(
             tensor_parallel_size=settings.tensor_parallel_size,
             transfer=settings.transfer,
             gpu_memory_utilization=settings.gpu_memory_utilization,
+            sleep_mode=settings.colocate,
             arguments=settings.arguments,
             environment={"CUDA_VISIBLE_DEVICES": settings.devices[number]}
             if settings.devices
@@ -143,6 +150,7 @@ def make_vllm_engine(
         start_timeout_s=settings.start_timeout_s,
         timeout_s=settings.timeout_s,
         max_attempts=settings.max_attempts,
+        colocate=settings.colocate,
     )
 
 

@@ -38,6 +38,7 @@ class ServerOptions:
         tensor_parallel_size: devices that the server splits the model over.
         transfer: how weights reach it: files or nccl.
         gpu_memory_utilization: share of each device's memory; 0: left to `arguments`.
+        sleep_mode: whether it can give that memory back for a while.
         arguments: further arguments of `vllm serve`.
         environment: further environment variables.
     """
@@ -50,6 +51,7 @@ class ServerOptions:
     tensor_parallel_size: int = 1
     transfer: str = "files"
     gpu_memory_utilization: float = 0.9
+    sleep_mode: bool = False
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -169,6 +171,7 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
             for word in (f"--{name}", f"{value}")
         ),
         "--enable-scale-out",
+        *(("--enable-sleep-mode",) if options.sleep_mode else ()),
         "--disable-uvicorn-access-log",
         *options.arguments,
     ]

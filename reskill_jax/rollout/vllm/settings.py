@@ -1,13 +1,44 @@
 """Checks what can be checked before vLLM servers are started."""
 
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reskill_jax.modules import missing
 
 _LOGPROBS_MODE = "--logprobs-mode"
+# Share of a device's memory that neither trainer nor server may count on: both have a
+# CUDA context, and workspace of libraries beside what they allocate.
+ROOM = 0.05
+# What tells JAX how much of a device to take, before it starts; the first is the newer
+# name of the second.
+_FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_ALLOCATOR = "XLA_PYTHON_CLIENT_ALLOCATOR"
+
+
+def trainer_variables(trainer_memory: float) -> dict[str, str]:
+    """Return the environment variables that give a trainer its share of devices.
+
+    JAX reads them when it starts its backend; servers are on the same devices.
+
+    Args:
+        trainer_memory: share of each device's memory; 0: what it needs at the time,
+            by an allocator that gives back what is freed.
+    """
+    if trainer_memory:
+        return {_FRACTIONS[0]: f"{trainer_memory:g}"}
+    return {_ALLOCATOR: "platform"}
+
+
+def set_trainer_variables(
+    trainer_memory: float, variables: MutableMapping[str, str] = os.environ
+) -> None:
+    """Set them for this process, unless one is set: `problems` compares it."""
+    if not any(variables.get(name) for name in (*_FRACTIONS, _ALLOCATOR)):
+        variables.update(trainer_variables(trainer_memory))
 
 
 def problems(
@@ -21,6 +52,11 @@ def problems(
     libnccl: str,
     processes: int,
     overlap: int,
+    colocate: bool,
+    trainer_memory: float,
+    gpu_memory_utilization: float,
+    tensor_parallel_size: int,
+    variables: Mapping[str, str] = os.environ,
     **_: Any,
 ) -> Iterator[str]:
     """Yield what does not fit; each problem begins with the argument's name.
@@ -35,6 +71,11 @@ def problems(
         libnccl: path of the library; empty: it is looked for.
         processes: of the trainer.
         overlap: whether batches are collected during the update.
+        colocate: whether servers are on the trainer's devices.
+        trainer_memory: share of each device that the trainer then takes.
+        gpu_memory_utilization: share of each device that a server takes.
+        tensor_parallel_size: devices of a server.
+        variables: of the environment.
     """
     if needs := missing("vllm", "httpx"):
         yield f"executable={executable!r}: asking it {needs}"
@@ -65,6 +106,86 @@ def problems(
         )
     if transfer == "nccl":
         yield from _nccl_problems(bool(urls or devices), processes, overlap)
+    if colocate:
+        yield from _sharing_problems(transfer, overlap)
+        yield from _share_problems(trainer_memory, gpu_memory_utilization, bool(urls))
+        yield from _variable_problems(trainer_memory, variables)
+        if not urls:
+            yield from _place_problems(replicas, tensor_parallel_size, devices)
+
+
+def _sharing_problems(transfer: str, overlap: int) -> Iterator[str]:
+    """Servers that sleep during an update neither sample then nor join the trainer."""
+    if overlap:
+        yield (
+            "colocate=True: servers sleep during the update and cannot collect the "
+            "next batch then: use overlap=0, or devices of their own"
+        )
+    if transfer == "nccl":
+        yield (
+            "colocate=True: NCCL joins processes on different GPUs only: use "
+            "transfer='files'"
+        )
+
+
+def _share_problems(
+    trainer_memory: float, gpu_memory_utilization: float, running: bool
+) -> Iterator[str]:
+    """All shares of a device together leave some room."""
+    most = 1 - ROOM
+    if not gpu_memory_utilization and not running:
+        yield (
+            "gpu_memory_utilization=0 leaves a server's share to its arguments: with "
+            "colocate it is weighed against the trainer's, so give it here"
+        )
+    # What running servers take was said when they were started.
+    theirs = 0.0 if running else gpu_memory_utilization
+    # In floats, .5 + .45 is more than .95.
+    if trainer_memory + theirs > most + 1e-9:
+        yield (
+            f"trainer_memory={trainer_memory:g} and gpu_memory_utilization={theirs:g} "
+            f"are {trainer_memory + theirs:g} of each device, which must be at most "
+            f"{most:g}: lower one of them (--mode=compile tells what the trainer "
+            "needs), or use trainer_memory=0, with which it takes and gives back"
+        )
+
+
+def _variable_problems(
+    trainer_memory: float, variables: Mapping[str, str]
+) -> Iterator[str]:
+    """The environment says nothing else than the settings."""
+    ours = trainer_variables(trainer_memory)
+    for name in (*_FRACTIONS, _ALLOCATOR):
+        found = variables.get(name, "")
+        if found and found != ours.get(name):
+            yield (
+                f"trainer_memory={trainer_memory:g}: the environment has "
+                f"{name}={found}: unset it, since this key says it with colocate"
+            )
+
+
+def _place_problems(
+    replicas: int, tensor_parallel_size: int, devices: Sequence[str]
+) -> Iterator[str]:
+    """No device has two servers: their shares would add up."""
+    if replicas > 1 and not devices:
+        yield (
+            f"replicas={replicas} with colocate would all be on the first devices: "
+            "name those of each in devices"
+        )
+    cards = [card.strip() for entry in devices for card in entry.split(",")]
+    if doubled := [card for card, count in Counter(cards).items() if count > 1]:
+        yield (
+            f"devices={tuple(devices)}: {', '.join(doubled)} would have several "
+            "servers, whose shares of its memory add up: give each its own"
+        )
+    for entry in devices:
+        if len(entry.split(",")) != tensor_parallel_size:
+            yield (
+                f"devices={tuple(devices)}: each needs tensor_parallel_size="
+                f"{tensor_parallel_size} of them"
+            )
+            return
 
 
 def _nccl_problems(placed: bool, processes: int, overlap: int) -> Iterator[str]:

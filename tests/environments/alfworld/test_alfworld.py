@@ -93,6 +93,28 @@ def test_dev_is_a_part_of_train_that_is_not_trained_on(tmp_path):
         panel("train", 18)
 
 
+def test_splits_have_the_kinds_that_are_asked_for(tmp_path):
+    for index, kind in enumerate(KINDS[:-1] * 4):
+        for split in ("train", "valid_unseen"):
+            write_game(tmp_path, split, f"{kind}-Mug-None-Desk-{index}")
+
+    def panel(split, **keys):
+        return load(Settings(root=str(tmp_path), dev=8, **keys), workers=1).panel(
+            split, None
+        )
+
+    keys = {"kinds": "pick_and_place,examine", "eval_kinds": "transform"}
+    assert {t.kind for t in panel("train", **keys)} == {KINDS[0], KINDS[1]}
+    assert {t.kind for t in panel("valid_unseen", **keys)} == {*KINDS[2:5]}
+    assert {t.kind for t in panel("dev", **keys)} <= {*KINDS[2:5]}
+    # What is held out for choices does not depend on what is trained on.
+    everything = {t.id for t in panel("dev")}
+    assert {t.id for t in panel("dev", **keys)} <= everything
+    assert not {t.id for t in panel("train", **keys)} & everything
+    with pytest.raises(ValueError, match=r"^kinds='pick_two\w+': train has"):
+        panel("train", kinds="pick_two_obj_and_place")
+
+
 def test_another_game_at_the_same_place_is_another_task(tmp_path):
     path = write_game(tmp_path, "train", "look_at_obj_in_light-Mug-None-DeskLamp-301")
     (before,) = find_games(str(tmp_path), "train")

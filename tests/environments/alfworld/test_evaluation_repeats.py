@@ -36,7 +36,7 @@ def play(root, concurrency, workers):
         policy = build.load_policy(config)
         engine, _ = build.make_engine(config, policy, policy.params, 0, resources)
         collector = build.make_collector(config, environment, policy, engine, resources)
-        metrics, episodes = evaluate(
+        metrics, episodes, _ = evaluate(
             collector, panels, EmptyContext(), build.sampling(config), 0.0
         )
     kept = {k: v for k, v in metrics.items() if not k.startswith(("time/", "speed/"))}

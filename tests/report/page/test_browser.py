@@ -68,7 +68,13 @@ def report(tmp_path_factory):
 
 def test_every_section_says_what_the_run_did(browser, report):
     wanted = {
-        "overview": ("stopped before its end", "50.0%", "2:abcdef", "step 3 of 4"),
+        "overview": (
+            "stopped before its end",
+            "50.0%",
+            "2:abcdef",
+            "step 3 of 4",
+            "55.0%",
+        ),
         "trials": ("accepted", "+10.0 points", "cost +0.5 points", "20.0%"),
         "library": (
             "first-look",
@@ -76,8 +82,13 @@ def test_every_section_says_what_the_run_did(browser, report):
             "Reason: look",
             "no figures of an effect",
         ),
-        "episodes": ("28 of 28 episodes", "first difference", "invalid", "advantage"),
-        "training": ("Entropy", "waiting for episodes", "no figures of memory"),
+        "episodes": ("36 of 36 episodes", "first difference", "invalid", "advantage"),
+        "training": (
+            "Entropy",
+            "pass@4",
+            "waiting for episodes",
+            "no figures of memory",
+        ),
         "creator": ("analysis", "failed", "0.0000"),
         "comparison": ("all runs", "50.0%", "seed 8"),
     }
@@ -138,7 +149,7 @@ def test_figures_of_trials_lead_to_their_episodes(browser, report):
         trials.get_by_role("button", name="all types: list them").first.click()
         trials.get_by_role("button", name="step 1, group 0").click()
         episodes = tab.locator("#section-episodes")
-        assert "4 of 28 episodes" in episodes.inner_text()
+        assert "4 of 36 episodes" in episodes.inner_text()
         assert "step 1" in episodes.inner_text()
 
 
@@ -189,7 +200,7 @@ def test_ten_thousand_episodes_scroll(browser, tmp_path):
     assert report.stat().st_size < 30_000_000
     with opened(browser, report) as tab:
         episodes = turn_to(tab, "episodes")
-        assert "10,804 of 10,804 episodes" in episodes.inner_text()
+        assert "10,812 of 10,812 episodes" in episodes.inner_text()
         assert tab.locator(".row").count() < 40
         tab.locator(".list").evaluate("node => { node.scrollTop = node.scrollHeight }")
         last = tab.locator('[aria-posinset="10804"] button')

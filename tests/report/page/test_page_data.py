@@ -52,7 +52,7 @@ def test_what_a_killed_run_left_torn_is_left_out_and_the_damaged_is_named(tmp_pa
     assert len(found["run"]["problems"]) == 3
     assert problems.count("train-00001.jsonl, line ") == 3
     assert found["run"]["crash"] == "ValueError: no room"
-    assert len(found["episodes"]) == 28
+    assert len(found["episodes"]) == 36
     assert len(found["trials"]["list"]) == 1
 
 
@@ -208,3 +208,27 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     found = document(ours[0], other)["comparison"]
     assert (found["splits"], found["differences"]) == ([], [])
     assert "different tasks" in found["unlike"][0]
+
+
+def test_samples_stand_beside_the_greedy_figures_and_change_none(tmp_path):
+    found = document(write_run(tmp_path / "run"))
+    seen = found["evals"][-1]["splits"]["seen"]
+    assert (seen["n"], seen["kinds"]["place"]["n"]) == (2, 1)  # greedy episodes alone
+    shown = seen["sampled"]
+    assert (shown["samples"], shown["temperature"]) == (2, 0.7)
+    assert list(shown["all"]) == ["mean@2", "pass@2"]
+    assert shown["all"]["mean@2"] == {"rate": 0.55, "low": 0.35, "high": 0.75}
+    assert list(shown["places"]) == ["place"]
+    for path in (tmp_path / "run" / "episodes").glob("sampled-*"):
+        path.unlink()
+    again = document(Workdir(tmp_path / "run"))
+    assert again["evals"] == found["evals"]
+    assert len(found["episodes"]) - len(again["episodes"]) == 8
+
+
+def test_the_best_checkpoint_is_named_if_it_is_there(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    best = {"metric": "seen/mean@2", "step": 3, "value": 0.55}
+    assert document(workdir)["run"]["best"] == best
+    (workdir.checkpoints / "00000003").rmdir()
+    assert document(workdir)["run"]["best"] is None

