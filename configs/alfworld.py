@@ -60,7 +60,10 @@ SMOKE = {
     "eval.max_tasks": 3,
     "checkpoint.every": 1,
 }
-VARIANTS = {"paper": PAPER, "official": OFFICIAL, "cpu": CPU, "smoke": SMOKE}
+# With `cpu`: begin with the policy that was warmed on two worlds, this one and another.
+BOTH = {"warm_start.recipe": "alfworld-scienceworld"}
+SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH}
+VARIANTS = {"paper": PAPER, "official": OFFICIAL, **SMALL}
 
 
 def get_config(variant: str = "") -> ConfigDict:

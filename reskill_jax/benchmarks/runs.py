@@ -53,10 +53,14 @@ class Results:
     Attributes:
         path: of the file.
         commit: of the code that runs, taken before anything may change it.
+        config: file of the configuration that runs differ from.
+        variant: of it.
     """
 
     path: Path
     commit: str = field(default_factory=commit)
+    config: str = CONFIG
+    variant: str = "cpu"
 
     def find(self, name: str, configuration: str) -> Figures | None:
         """Return the figures of a run; None if there are none.
@@ -112,11 +116,11 @@ class Results:
             read: takes the figures from the workdir of a finished run.
             train: whether to make the run if there is none; otherwise None comes back.
         """
-        configuration = identity(changes)
+        configuration = identity(changes, self.variant, self.config)
         if (figures := self.find(name, configuration)) is not None:
             return figures
         if train:
-            finish(workdir, changes)
+            finish(workdir, changes, self.variant, config=self.config)
         if not is_finished(workdir, _steps(changes)):
             return None
         figures = read(Workdir(workdir))
@@ -124,20 +128,22 @@ class Results:
         return figures
 
 
-def configuration(changes: Changes, variant: str = "cpu") -> ConfigDict:
-    """Return the laboratory's configuration with some keys changed."""
-    config: ConfigDict = runpy.run_path(CONFIG)["get_config"](variant)
+def configuration(
+    changes: Changes, variant: str = "cpu", file: str = CONFIG
+) -> ConfigDict:
+    """Return a laboratory's configuration with some keys changed."""
+    config: ConfigDict = runpy.run_path(file)["get_config"](variant)
     config.update_from_flattened_dict(changes)
     return config
 
 
-def identity(changes: Changes, variant: str = "cpu") -> str:
+def identity(changes: Changes, variant: str = "cpu", file: str = CONFIG) -> str:
     """Hash what a run depends on: configuration and warm start, 12 hex digits.
 
     Keys at their defaults do not count, so that what was measured stays valid when
     there is a new key. What it was measured with beside that, the commit tells.
     """
-    config = configuration(changes, variant)
+    config = configuration(changes, variant, file)
     usual = flatten(get_config(config.env.name).to_dict())
     values = {
         key: value
@@ -154,7 +160,7 @@ def finish(
     changes: Changes,
     variant: str = "cpu",
     *,
-    config: str = "",
+    config: str = CONFIG,
     mode: str = "train",
 ) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
@@ -165,7 +171,7 @@ def finish(
         workdir: the run's directory.
         changes: keys of the configuration with their values; `num_steps` is one.
         variant: of the configuration.
-        config: file and variant of another configuration.
+        config: its file.
         mode: of the main program, train or adapt.
 
     Raises:
@@ -178,7 +184,7 @@ def finish(
         "-m",
         "reskill_jax.main",
         f"--mode={mode}",
-        f"--config={config or f'{CONFIG}:{variant}'}",
+        f"--config={config}:{variant}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]

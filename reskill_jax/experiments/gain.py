@@ -7,7 +7,8 @@ trains every seed with the main program, in a workdir of its own, and then plays
 task of a split several times with the policy that the run began with, without skills,
 and with the one that it ended with, with the library that it accepted. Differences are
 paired by task; their errors are over seeds where there are several, else over tasks.
-Interrupted, the same command goes on: finished runs and what was played are kept.
+Interrupted, the same command goes on: finished runs and what was played are kept, and
+those of --results need not be made again. More --seeds add to them.
 """
 
 import json
@@ -19,7 +20,7 @@ from absl import app, flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, finish
+from reskill_jax.benchmarks.runs import Changes, Figures, Results
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
@@ -76,43 +77,56 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
 def main(argv: Sequence[str]) -> None:
     """Train and play what is missing, then print the table."""
     del argv
-    rows: list[list[str | float]] = []
-    figures: dict[str, float] = {}
-    bars: dict[str, Bar] = {}
-    steps = _STEPS.value
-    workdirs: list[Workdir] = []
-    for seed in range(_SEEDS.value):
-        root = Path(_WORKDIR.value) / f"{steps}-{seed}"
-        changes: Changes = {
-            "seed": seed,
-            "num_steps": steps,
-            "checkpoint.every": min(steps, 5),
-            "eval.every": 0,
+    config, _, variant = _CONFIG.value.partition(":")
+    results = Results(Path(_RESULTS.value), config=config, variant=variant)
+    steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value
+    size = f"{','.join(splits)}: {_TASKS.value} tasks x {samples}"
+
+    def read(workdir: Workdir) -> Figures:
+        return {
+            split: [
+                played(workdir, split, k, samples, _TASKS.value) for k in (0, steps)
+            ]
+            for split in splits
         }
-        finish(root, changes, config=_CONFIG.value)
-        workdirs.append(Workdir(root))
-    for split in _SPLITS.value:
-        before, after = (
-            np.array(
-                [
-                    played(workdir, split, step, _SAMPLES.value, _TASKS.value)
-                    for workdir in workdirs
-                ],
-                np.float64,
-            )
-            for step in (0, steps)
+
+    seeds = []
+    for seed in range(_SEEDS.value):
+        figures = results.obtain(
+            f"{_CONFIG.value}, seed {seed}; {size}",
+            changes(seed, steps),
+            Path(_WORKDIR.value) / f"{steps}-{seed}",
+            read,
+            train=True,
         )
+        assert figures is not None  # it was made if it was not there
+        seeds.append(figures)
+    rows: list[list[str | float]] = []
+    means: dict[str, float] = {}
+    bars: dict[str, Bar] = {}
+    for split in splits:
+        by_seed = np.array([figures[split] for figures in seeds], np.float64)
+        before, after = by_seed[:, 0], by_seed[:, 1]
         mean, error = gain(before, after)
-        rows.append(
-            [split, len(workdirs), before.shape[1], before.mean(), after.mean()]
-        )
+        rows.append([split, len(seeds), before.shape[1], before.mean(), after.mean()])
         rows[-1] += [f"{mean:+.1%} ±{1.96 * error:.1%}"]
-        figures |= {f"{split}/before": before.mean(), f"{split}/after": after.mean()}
-        figures[f"{split}/gain_se"] = error
+        means |= {f"{split}/before": before.mean(), f"{split}/after": after.mean()}
+        means[f"{split}/gain_se"] = error
         bars[f"{split}/gain"] = Bar(mean, TARGET)
     header = ["split", "seeds", "tasks", "before", "after", "gain, 95%"]
     print(format_table(header, rows))
-    report("gain", {k: float(v) for k, v in figures.items()}, bars)
+    report("gain", {k: float(v) for k, v in means.items()}, bars)
+
+
+def changes(seed: int, steps: int) -> Changes:
+    """Return the keys in which a run differs from the configuration."""
+    return {
+        "seed": seed,
+        "num_steps": steps,
+        "checkpoint.every": min(steps, 5),
+        "eval.every": 0,
+        "eval.max_tasks": 5,  # what counts is played here, sampled
+    }
 
 
 if __name__ == "__main__":
@@ -120,6 +134,9 @@ if __name__ == "__main__":
         "config", "configs/scienceworld.py:cpu", "File and variant."
     )
     _WORKDIR = flags.DEFINE_string("workdir", "runs/gain", "Directory of all runs.")
+    _RESULTS = flags.DEFINE_string(
+        "results", "docs/results/gain.jsonl", "File with what was played."
+    )
     _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs.", lower_bound=1)
     _STEPS = flags.DEFINE_integer("steps", 30, "Training steps.", lower_bound=1)
     _SPLITS = flags.DEFINE_list("splits", ["test", "unseen"], "Whose tasks to play.")

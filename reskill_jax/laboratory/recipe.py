@@ -148,8 +148,17 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Content hash, 12 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _hash(asdict(self))
+
+    @property
+    def parts(self) -> tuple["Recipe", ...]:
+        """What is learnt from: one recipe for each world, steps alike."""
+        return (self,)
+
+    @property
+    def start(self) -> "Recipe | None":
+        """The recipe whose policy goes on learning; None: random weights."""
+        return None
 
     @property
     def world(self) -> World:
@@ -230,7 +239,69 @@ class ScienceRecipe(Recipe):
     )
 
 
+# What each world gives to the same steps. Weights that copy names out of a prompt
+# already need a little text for words that they have not met.
+_JOINT_HOUSES = (
+    TrainingPhase(30, text=1, taught=3),
+    TrainingPhase(130, taught=4),
+    TrainingPhase(100, taught=3, practised=2, rounds=1),
+)
+_JOINT_SCIENCE = (
+    TrainingPhase(30, text=3, fluent=2),
+    TrainingPhase(130, fluent=1, taught=5),
+    TrainingPhase(100, taught=4, practised=2, rounds=1),
+)
+
+
+@dataclass(frozen=True)
+class JointRecipe(Recipe):
+    """A policy for houses and for the short tasks of ScienceWorld.
+
+    It goes on from that for houses. One tokenizer is made for the texts of both.
+
+    Attributes:
+        begins_with: name of the recipe whose policy goes on learning.
+        others: what is learnt beside this recipe's own world. Of them only tasks,
+            demonstrations and phases count.
+    """
+
+    num_houses: int = 160
+    episodes: int = 4
+    held_out: int = 48
+    attempts: int = 64
+    memory: int = 2
+    shape: Shape = field(default_factory=lambda: Shape(vocab_size=1536))
+    learning_rate: float = 3e-3
+    decay: int = 150
+    phases: tuple[TrainingPhase, ...] = _JOINT_HOUSES
+    begins_with: str = "alfworld-small"
+    others: tuple[Recipe, ...] = (
+        ScienceRecipe(num_houses=160, attempts=64, phases=_JOINT_SCIENCE),
+    )
+
+    @property
+    def hash(self) -> str:
+        """Content hash; the recipe that it begins with is a part of the content."""
+        return _hash([asdict(self), [part.hash for part in (self.start, *self.others)]])
+
+    @property
+    def parts(self) -> tuple[Recipe, ...]:
+        """What is learnt from, this recipe first."""
+        return (self, *self.others)
+
+    @property
+    def start(self) -> Recipe:
+        """The recipe whose policy goes on learning."""
+        return RECIPES[self.begins_with]
+
+
+def _hash(content: object) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 RECIPES: dict[str, Recipe] = {
     "alfworld-small": Recipe(),
     "scienceworld-short": ScienceRecipe(),
+    "alfworld-scienceworld": JointRecipe(),
 }

@@ -19,7 +19,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
@@ -45,10 +45,11 @@ from reskill_jax.laboratory.fitting import (
     pack_episodes,
 )
 from reskill_jax.laboratory.recipe import RECIPES, Recipe, TrainingPhase
+from reskill_jax.laboratory.transplant import transplant
 from reskill_jax.laboratory.worlds import Shuffler
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
-from reskill_jax.policy.weights import save
+from reskill_jax.policy.weights import load, save
 from reskill_jax.rollout.demonstration import Demonstration, as_episode
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.prompts import PromptBuilder, render_note
@@ -86,27 +87,25 @@ def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, flo
     Returns:
         Held-out loss, number of demonstrations and their success.
     """
-    tasks = find_tasks(recipe, workers=workers)
-    count, seed = recipe.episodes, recipe.seed
-    fluent, taught = (
-        demonstrate_all(
-            tasks, settings, count, seed, workers=workers, world=recipe.world_name
-        )
-        for settings in (recipe.fluent, recipe.teaching)
-    )
-    held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
-    tokenizer = train_tokenizer(_texts(recipe, taught), recipe.shape.vocab_size)
+    parts, held_out = [], []
+    for of_world in recipe.parts:
+        part, measured = _demonstrated(of_world, workers)
+        parts.append(part)
+        held_out.append(measured)
+    texts = (text for part in parts for text in _texts(part.recipe, part.taught))
+    tokenizer = train_tokenizer(texts, recipe.shape.vocab_size)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
-    prompts = recipe.prompts(tokenizer)
     partial = output.with_name(f"{output.name}.partial")
-    params = _train(
-        recipe, tasks, (fluent, taught), tokenizer, partial / recipe.hash, workers
-    )
+    params = _train(recipe, parts, tokenizer, partial / recipe.hash, workers)
+    measured_episodes = [
+        as_episode(part.recipe.prompts(tokenizer), demonstration)
+        for part, measured in zip(parts, held_out, strict=True)
+        for demonstration in measured
+    ]
+    taught = [demonstration for part in parts for demonstration in part.taught]
     results = {
         "held_out_loss": mean_loss(
-            make_logprobs(decoder),
-            pack_episodes([as_episode(prompts, d) for d in held_out]),
-            params,
+            make_logprobs(decoder), pack_episodes(measured_episodes), params
         ),
         "demonstrations": float(len(taught)),
         "demonstrated_success": float(np.mean([d.success for d in taught])),
@@ -124,56 +123,101 @@ def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, flo
     return results
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A world to learn from: how, its tasks, and two kinds of demonstrations."""
+
+    recipe: Recipe
+    tasks: Sequence[Task]
+    fluent: Sequence[Demonstration]
+    taught: Sequence[Demonstration]
+    names: Shuffler
+
+
+def _demonstrated(recipe: Recipe, workers: int) -> tuple[_Part, list[Demonstration]]:
+    """Demonstrate in one world; beside it stand the demonstrations held out."""
+    tasks = find_tasks(recipe, workers=workers)
+    count, seed = recipe.episodes, recipe.seed
+    fluent, taught = (
+        demonstrate_all(
+            tasks, settings, count, seed, workers=workers, world=recipe.world_name
+        )
+        for settings in (recipe.fluent, recipe.teaching)
+    )
+    held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
+    names = recipe.world.names(taught)
+    return _Part(recipe, tasks, fluent, taught, names), held_out
+
+
+def _first_params(recipe: Recipe, tokenizer: Tokenizer, workers: int) -> Params:
+    """Return the weights that training begins with."""
+    decoder = recipe.shape.decoder(tokenizer.vocab_size)
+    if recipe.start is None:
+        return init(decoder, jax.random.key(recipe.seed))
+    directory = find_or_train(recipe.start, workers=workers)
+    _, params = load(directory)
+    return transplant(params, Tokenizer.load(directory), tokenizer)
+
+
 def _train(
     recipe: Recipe,
-    tasks: Sequence[Task],
-    demonstrations: tuple[Sequence[Demonstration], Sequence[Demonstration]],
+    parts: Sequence[_Part],
     tokenizer: Tokenizer,
     stored: Path,
     workers: int,
 ) -> Params:
     """Train through the recipe's segments, after those that are stored."""
-    fluent, taught = demonstrations
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
-    prompts = recipe.prompts(tokenizer)
-    names = recipe.world.names(taught)
     tx = make_optimizer(recipe.schedule())
     update = make_supervised_update(make_logprobs(decoder), tx)
-    state = init_state(init(decoder, jax.random.key(recipe.seed)), tx)
+    state = init_state(_first_params(recipe, tokenizer, workers), tx)
     done = 0
-    rounds: list[list[PlayedEpisode]] = []
+    # Of each part: rounds of episodes that the policy played.
+    rounds: list[list[list[PlayedEpisode]]] = [[] for _ in parts]
     with closing(Checkpointer(stored, keep=1)) as checkpointer:
         if restored := checkpointer.restore(state):
             done, state, host = restored
-            rounds = _read_rounds(host["rounds"], tasks)
-        for segment in recipe.segments():
-            if segment.end <= done:
+            rounds = [
+                _read_rounds(document, part.tasks)
+                for part, document in zip(parts, host["rounds"], strict=True)
+            ]
+        for segments in zip(*(part.recipe.segments() for part in parts), strict=True):
+            begin, end = segments[0].begin, segments[0].end
+            if end <= done:
                 continue
-            if segment.plays:
-                policy = decoder, state.params, tokenizer
-                seed = recipe.seed * 10_000 + segment.begin
-                played = play(recipe, tasks, seed, policy, workers=workers)
-                rounds = [*rounds, played][-recipe.memory :]
-            episodes_played = [episode for played in rounds for episode in played]
-            practised = correct_all(
-                episodes_played,
-                recipe.teaching,
-                workers=workers,
-                world=recipe.world_name,
-            )
-            pools = fluent, taught, practised
+            lessons = []
+            for k, (part, segment) in enumerate(zip(parts, segments, strict=True)):
+                if segment.plays:
+                    policy = decoder, state.params, tokenizer
+                    seed = recipe.seed * 10_000 + begin
+                    played = play(
+                        part.recipe, part.tasks, seed, policy, workers=workers
+                    )
+                    rounds[k] = [*rounds[k], played][-part.recipe.memory :]
+                practised = correct_all(
+                    [episode for played in rounds[k] for episode in played],
+                    part.recipe.teaching,
+                    workers=workers,
+                    world=part.recipe.world_name,
+                )
+                pools = part.fluent, part.taught, practised
+                prompts = part.recipe.prompts(tokenizer)
+                lessons.append((segment.phase, pools, part.names, prompts))
 
             def batches(
-                step: int, phase: TrainingPhase = segment.phase, pools: _Pools = pools
+                step: int, lessons: Sequence[_Lesson] = lessons
             ) -> list[PackedBatch]:
                 rng = random.Random(f"{recipe.seed}/{step}")
-                return pack_episodes(draw_episodes(rng, phase, pools, names, prompts))
+                drawn = [draw_episodes(rng, *lesson) for lesson in lessons]
+                return pack_episodes([x for episodes in drawn for x in episodes])
 
-            steps = range(segment.begin, segment.end)
-            state = fit(update, state, steps, batches)
-            document = [[_plain(episode) for episode in played] for played in rounds]
-            checkpointer.save(segment.end, state, {"rounds": document})
-            done = segment.end
+            state = fit(update, state, range(begin, end), batches)
+            document = [
+                [[_plain(episode) for episode in played] for played in of_part]
+                for of_part in rounds
+            ]
+            checkpointer.save(end, state, {"rounds": document})
+            done = end
     return state.params
 
 
@@ -181,6 +225,8 @@ def _train(
 _Pools = tuple[
     Sequence[Demonstration], Sequence[Demonstration], Sequence[Demonstration]
 ]
+# What `draw_episodes` draws from, after its generator.
+_Lesson = tuple[TrainingPhase, _Pools, Shuffler, PromptBuilder]
 
 
 def draw_episodes(

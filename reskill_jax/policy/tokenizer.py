@@ -145,6 +145,11 @@ class Tokenizer:
         """Number of ids: every id is below it."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
+    def vocabulary(self) -> dict[str, int]:
+        """Return all tokens, as the tokenizer's file writes them, and their ids."""
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return vocabulary
+
     def special(self, name: str) -> int:
         """Return the id of an added token.
 

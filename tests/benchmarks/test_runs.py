@@ -16,7 +16,7 @@ def program(monkeypatch):
     """Stand for the main program: writes what a finished run leaves; counts runs."""
     made = []
 
-    def finish(workdir, changes):
+    def finish(workdir, changes, variant="cpu", *, config=runs.CONFIG):
         made.append(workdir)
         writer = MetricWriter(workdir / "metrics.jsonl")
         writer.write(changes["num_steps"], {"x": 0.5 + len(made)}, phase="eval")

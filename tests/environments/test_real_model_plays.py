@@ -88,5 +88,5 @@ def test_a_real_model_plays_two_episodes(name):
     turns = [turn for episode in episodes for turn in episode.turns]
     assert all(len(episode.turns) == 2 or episode.success for episode in episodes)
     assert all(turn.text.strip() for turn in turns)
-    # Elsewhere it tells what it sees, whatever it is asked to write.
-    assert any(turn.valid for turn in turns) or name != "sql"
+    # In the other worlds it says what it would do, but not in the form of the example.
+    assert any(turn.valid for turn in turns) or name not in ("sql", "wands")

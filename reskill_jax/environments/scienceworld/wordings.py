@@ -11,8 +11,11 @@ _TASK = (
     "asked which one you mean: answer with its number."
 )
 _FORM = (
-    " Think in one sentence, then write your command between <action> and </action>."
-    "\n\n"
+    " Think in one sentence, then write your command between <action> and </action>.\n"
+)
+# A small model does as the example and the last line say and passes over the rest.
+_EXAMPLE = (
+    "\nExample of a turn:\nI look in the kitchen: <action>go to kitchen</action>\n\n"
 )
 _SKILLED = (
     " You also get skills that may help: follow those that apply and name them in your "
@@ -20,8 +23,8 @@ _SKILLED = (
 )
 
 FULL = Wording(
-    role=_TASK + _FORM,
-    role_with_skills=_TASK + _SKILLED + _FORM,
+    role=_TASK + _FORM + _EXAMPLE,
+    role_with_skills=_TASK + _SKILLED + _FORM + _EXAMPLE,
     start="Goal: {goal}\n\nWhat you see: {observation}\n",
     turn="\nCommand {turn}: {action}\nResult: {observation}\n",
     actions="\nPossible answers: {actions}\n",

@@ -1,0 +1,92 @@
+r"""One policy for two worlds beside the policies of each: sampled success, untrained.
+
+    python -m reskill_jax.experiments.worlds
+
+plays held-out tasks of the laboratories of ALFWorld and ScienceWorld without skills,
+with the policy that each was made for and with the one that was warmed on both. Errors
+are over tasks. What was played is kept in --results.
+"""
+
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags
+
+from reskill_jax import build
+from reskill_jax.benchmarks.reporting import format_table, report
+from reskill_jax.benchmarks.runs import Changes, Results, identity
+from reskill_jax.experiments.ceiling import play
+from reskill_jax.rollout.context import EmptyContext
+
+BOTH = "alfworld-scienceworld"
+# Configuration, and its split of held-out tasks.
+WORLDS = {"configs/alfworld.py": "valid_seen", "configs/scienceworld.py": "test"}
+
+
+def recipes(config_file: str) -> tuple[str, str]:
+    """Return the recipes to compare: that of the laboratory, and that of both."""
+    return runpy.run_path(config_file)["CPU"]["warm_start.recipe"], BOTH
+
+
+def success(
+    config_file: str, changes: Changes, split: str, tasks: int, samples: int
+) -> list[list[int]]:
+    """Play a split's tasks with the policy that a run would begin with.
+
+    Args:
+        config_file: of the laboratory.
+        changes: keys in which its variant `cpu` is changed.
+        split: whose tasks.
+        tasks: at most so many.
+        samples: episodes per task.
+
+    Returns:
+        Whether they succeeded, 0 or 1, [tasks][samples].
+    """
+    config = runpy.run_path(config_file)["get_config"]("cpu")
+    config.update_from_flattened_dict(changes)
+    environment = build.load_environment(config)
+    panel = environment.panel(split, tasks)
+    arms = {"": EmptyContext()}
+    played = play(config, environment, panel, arms, None, samples)
+    kept: list[list[int]] = played[:, 0].astype(int).tolist()
+    return kept
+
+
+def main(argv: Sequence[str]) -> None:
+    """Play what is missing, then print the table."""
+    del argv
+    tasks, samples = _TASKS.value, _SAMPLES.value
+    rows: list[list[str | float]] = []
+    figures: dict[str, float] = {}
+    for config_file, split in WORLDS.items():
+        results = Results(Path(_RESULTS.value))
+        for recipe in recipes(config_file):
+            changes: Changes = {"warm_start.recipe": recipe}
+            name = f"{recipe} on {split}: {tasks} tasks x {samples}"
+            key = identity(changes, file=config_file)
+            found = results.find(name, key)
+            if found is None:
+                found = {
+                    "success": success(config_file, changes, split, tasks, samples)
+                }
+                results.add(name, key, found)
+            by_task = np.mean(found["success"], axis=1)
+            error = float(by_task.std(ddof=1) / np.sqrt(len(by_task)))
+            interval = f"{by_task.mean():.1%} ±{1.96 * error:.1%}"
+            rows.append([Path(config_file).stem, split, recipe, len(by_task), interval])
+            figures[f"{recipe} on {split}"] = float(by_task.mean())
+    header = ["world", "split", "policy", "tasks", "success, 95%"]
+    print(format_table(header, rows))
+    report("worlds", figures, {})
+
+
+if __name__ == "__main__":
+    _RESULTS = flags.DEFINE_string(
+        "results", "docs/results/worlds.jsonl", "File with what was played."
+    )
+    _TASKS = flags.DEFINE_integer("tasks", 48, "Of each world.", lower_bound=2)
+    _SAMPLES = flags.DEFINE_integer("samples", 4, "Episodes a task.", lower_bound=1)
+    app.run(main)
