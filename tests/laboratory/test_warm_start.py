@@ -183,22 +183,3 @@ def test_the_hash_of_a_joint_recipe_holds_what_it_begins_with(monkeypatch):
     monkeypatch.setitem(RECIPES, "alfworld-small", Recipe(seed=1))
     assert recipe.hash != before
     assert replace(recipe, others=()).hash != recipe.hash
-
-
-@pytest.mark.slow
-def test_a_joint_recipe_goes_on_from_the_policy_that_it_names(
-    warm_start, small, tmp_path
-):
-    """Without a step worth its name, on another tokenizer: no longer at random."""
-    phases = (TrainingPhase(2, taught=1), TrainingPhase(2, practised=1, rounds=1))
-    other = replace(small, phases=phases)
-    recipe = JointRecipe(
-        num_houses=4, episodes=2, held_out=2, attempts=3, memory=1, phases=phases,
-        shape=Shape(vocab_size=600), learning_rate=1e-5, warmup=1, decay=1,
-        teaching=small.teaching, others=(other,),
-    )  # fmt: skip
-    results = warm_start.train_policy(recipe, tmp_path / "out", workers=1)
-    vocabulary = load(tmp_path / "out")[0].vocab_size
-    assert vocabulary <= 600
-    assert results["demonstrations"] == 2 * (4 * 2 - 2)
-    assert results["held_out_loss"] < np.log(vocabulary)
