@@ -195,6 +195,6 @@ def test_the_program_names_the_variants_there_are(tmp_path):
     done = run_flags(tmp_path, "configs/alfworld.py:cpu,tiny")
     assert done.returncode != 0
     assert (
-        "has no variant 'tiny': choose from paper, official, cpu, smoke, dapo, "
+        "has no variant 'tiny': choose from paper, official, cpu, smoke, both, "
         in done.stderr
     )
