@@ -87,7 +87,7 @@ def supervise(
         bank: the skills that episodes show.
         steps: optimiser steps.
         batch: episodes per step, drawn without replacement, epoch by epoch.
-        learning_rate: greatest; a tenth of the steps warms up, then it falls along a cosine.
+        learning_rate: greatest: a tenth of the steps warms up, then a cosine falls.
         held_out: episodes that are only measured.
         failures: whether lost episodes are imitated, too.
 
