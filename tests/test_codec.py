@@ -106,6 +106,7 @@ trials = st.builds(
     st.just(((1.0, 2.5), (0.1, 1.0))),
     st.lists(array(np.int64, None, 2, 2), max_size=3),
     st.lists(array(np.int64, None, 2, 2), max_size=3),
+    st.lists(tuples(text), max_size=3),
     st.lists(st.integers(1, 2), max_size=2),
 )
 

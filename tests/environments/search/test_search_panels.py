@@ -93,6 +93,7 @@ def test_a_reported_set_that_is_absent_is_skipped_by_name(caplog):
     config = ConfigDict(
         {
             "env": {"name": "search"},
+            "adapt": {"split": "train"},
             "eval": {"splits": REPORTED, "max_tasks": 4, "panel": ()},
         }
     )
