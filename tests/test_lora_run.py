@@ -45,7 +45,9 @@ def arrays(workdir):
 @pytest.fixture(scope="module")
 def finished(policy, tmp_path_factory):
     workdir = Workdir(tmp_path_factory.mktemp("straight"))
-    train(corridor_config(policy, **OPTIONS), workdir)
+    config = corridor_config(policy, **OPTIONS)
+    workdir.bind(config.to_dict())
+    train(config, workdir)
     return workdir
 
 

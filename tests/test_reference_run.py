@@ -87,6 +87,7 @@ def test_a_copy_is_the_policy_of_that_step_and_exports_leave_it_out(policy, tmp_
         policy, **OPTIONS | {"num_steps": 2, "grpo__reference_mix": 1.0}
     )
     workdir = Workdir(tmp_path / "run")
+    workdir.bind(config.to_dict())
     train(config, workdir)
     with ExitStack() as resources:
         run = open_run(config, workdir, resources)
