@@ -68,8 +68,7 @@ def clip(
 ) -> Surrogate:
     """Clip the ratio of each token (PPO, arXiv 1707.06347), with a dual clip."""
     del packed
-    log_ratio = logprobs - old_logprobs
-    ratio = jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    ratio = jnp.exp(_log_ratio(logprobs, old_logprobs))
     return _clipped(ratio, advantages, limits)
 
 
@@ -92,7 +91,7 @@ def gspo(
     The mean log ratio of n tokens varies as 1 / sqrt(n), so that limits for turns of
     tens of tokens are greater than those published for answers of a thousand.
     """
-    log_ratio = jnp.clip(logprobs - old_logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    log_ratio = _log_ratio(logprobs, old_logprobs)
     mean = jax.lax.stop_gradient(turn_mean(log_ratio, packed))
     own = logprobs - jax.lax.stop_gradient(logprobs)  # 0, with a gradient
     return _clipped(jnp.exp(mean + own), advantages, limits)
@@ -113,13 +112,16 @@ def dppo_tv(
     them further away.
     """
     del packed
-    log_ratio = logprobs - old_logprobs
-    ratio = jnp.exp(jnp.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    ratio = jnp.exp(_log_ratio(logprobs, old_logprobs))
     change = jnp.exp(logprobs) - jnp.exp(old_logprobs)
     high = (advantages > 0) & (change > limits.dppo_delta)
     low = (advantages < 0) & (change < -limits.dppo_delta)
     values = jnp.where(high | low, 0.0, -advantages * ratio)
     return Surrogate(values, ratio, low, high, jnp.zeros_like(high))
+
+
+def _log_ratio(logprobs: jax.Array, old_logprobs: Array) -> jax.Array:
+    return jnp.clip(logprobs - old_logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def _clipped(ratio: jax.Array, advantages: Array, limits: Limits) -> Surrogate:
