@@ -185,9 +185,9 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
             return batch
 
     class Logbook(train.Logbook):
-        def evaluation(self, step, metrics, episodes, panels):
+        def evaluation(self, step, metrics, episodes, panels, sampled=()):
             note("eval", step, episodes)
-            super().evaluation(step, metrics, episodes, panels)
+            super().evaluation(step, metrics, episodes, panels, sampled)
 
     monkeypatch.setattr(run, "Batches", Batches)
     monkeypatch.setattr(train, "Logbook", Logbook)

@@ -39,7 +39,7 @@ def test_all_turns_are_asked_for_and_flat_ones_share_no_prefix(flat):
     episodes = [Episode(task, 0, i, 0, "", "", [trunk], turns) for i in range(2)]
     engine = Recorder()
     config = SimpleNamespace(vocab_size=64)
-    policy = SimpleNamespace(params=None, config=config)
+    policy = SimpleNamespace(params=None, config=config, join=lambda params: params)
     job.play_again(engine, episodes, policy, flat=flat)
     assert [len(r.prompt) for r in engine.asked] == [4, 4, 5, 5, 6, 6]
     assert {r.sampling.max_tokens for r in engine.asked} == {2}

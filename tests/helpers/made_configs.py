@@ -25,7 +25,9 @@ _TEXTS = {
     "env.root": ("",),
     "env.source": ("",),  # the set has to be here
     "env.dev": (0, 1),  # of four tasks
-    "env.houses": ("small", "medium", ""),
+    "env.houses": ("small", "medium"),  # games of other folders are not everywhere
+    "env.houses_train": (4, 8),  # each takes some milliseconds
+    "env.houses_eval": (3, 5),
     "env.kinds": ("", "transform,pick_and_place"),
     "env.eval_kinds": ("", "examine"),
     "prompt.wording": ("full", "brief"),

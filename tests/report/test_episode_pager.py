@@ -15,7 +15,7 @@ def test_episodes_are_found_newest_first(tmp_path):
     reader = Reader(write_run(tmp_path / "run"))
     steps = [step for _, step, _ in find(reader, Wanted(phase="train"))]
     assert steps == [3] * 8 + [2] * 8 + [1] * 8
-    assert len(list(find(reader, Wanted()))) == 28
+    assert len(list(find(reader, Wanted()))) == 24 + 12  # train, eval
     assert len(list(find(reader, Wanted(task="TASK-1", step=2)))) == 4
     assert len(list(find(reader, Wanted(arm=1, phase="train", kind="place")))) == 6
     assert list(find(reader, Wanted(skill="none"))) == []

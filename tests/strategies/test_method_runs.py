@@ -10,6 +10,7 @@ from report_checks import reported
 
 from reskill_jax import build, train
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.panels import write_panels
 from reskill_jax.rollout.demonstration import as_episode, read_demonstrations
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.supervise import supervise
@@ -44,8 +45,10 @@ def test_a_killed_run_ends_like_one_that_was_not(
     policy, tmp_path, monkeypatch, name, overlap
 ):
     config = corridor_config(policy, name, rollout__overlap=overlap, **QUICK)
+    panels = build.load_tasks(config).panels.held_out
     for place in ("straight", "killed"):
         Workdir(tmp_path / place).bind(config.to_dict())
+        write_panels(panels, Workdir(tmp_path / place))
     train.train(config, Workdir(tmp_path / "straight"))
     for step in (2, 4, 5):
         killed_at(step, monkeypatch)

@@ -73,10 +73,10 @@ class FilesTransfer:
     async def send(self, api: Api, weights: Path, version: str, *, fresh: bool) -> None:
         """Have a server load a directory; see `Transfer.send`."""
         if fresh or api.url not in self._has_plugin:
-            self._has_plugin[api.url] = await self._send_manifest(api)
+            self._has_plugin[api.url] = await self._init(api)
         if self._has_plugin[api.url]:
             async with api.update(version):
-                await api.receive({"path": str(weights)})
+                await api.receive({"path": str(weights), "manifest": self._manifest})
             return
         try:
             check(weights, self._manifest)
@@ -87,10 +87,10 @@ class FilesTransfer:
             ) from error
         await api.reload(str(weights), version)
 
-    async def _send_manifest(self, api: Api) -> bool:
-        """Send a server the shapes of all tensors; return whether it has our plugin."""
+    async def _init(self, api: Api) -> bool:
+        """Have a server expect weights; return whether it has our plugin."""
         try:
-            await api.init_transfer({"manifest": self._manifest})
+            await api.init_transfer({})
         except ServerError as error:
             if _NOT_CONFIGURED not in str(error):
                 raise

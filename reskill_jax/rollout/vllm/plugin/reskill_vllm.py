@@ -30,29 +30,24 @@ BACKEND = "reskill_files"
 
 
 @dataclass
-class InitInfo(WeightTransferInitInfo):
-    """Sent once: the shape of every tensor that the trainer will send."""
+class UpdateInfo(WeightTransferUpdateInfo):
+    """The directory with all tensors of one version, and the shape of every tensor.
 
+    Shapes come with every update, since trainers of other models may ask as well.
+    """
+
+    path: str = ""
     manifest: dict[str, list[int]] = field(default_factory=dict)
 
 
-@dataclass
-class UpdateInfo(WeightTransferUpdateInfo):
-    """The directory with all tensors of one version."""
-
-    path: str = ""
-
-
-class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+class FilesEngine(WeightTransferEngine[WeightTransferInitInfo, UpdateInfo]):
     """Loads a directory of safetensors files, whole or not at all."""
 
-    init_info_cls = InitInfo
+    init_info_cls = WeightTransferInitInfo
     update_info_cls = UpdateInfo
 
-    def init_transfer_engine(self, init_info: InitInfo) -> None:
-        """Remember the manifest."""
-        manifest = init_info.manifest
-        self._manifest = {name: tuple(shape) for name, shape in manifest.items()}
+    def init_transfer_engine(self, init_info: WeightTransferInitInfo) -> None:
+        """Do nothing: an update says all."""
 
     def start_weight_update(self) -> None:
         """Leave the model unchanged until the files are checked."""
@@ -68,9 +63,9 @@ class FilesEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load a directory; see `update_weights`."""
-        if not self._manifest:
-            raise ValueError("no manifest: call /init_weight_transfer_engine first")
-        files = check(Path(update_info.path), self._manifest)
+        manifest = update_info.manifest
+        shapes = {name: tuple(shape) for name, shape in manifest.items()}
+        files = check(Path(update_info.path), shapes)
         initialize_layerwise_reload(self.model)
         self._loaded = True
         self.model.load_weights(_read(files))
