@@ -227,6 +227,14 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
         if old != new:
             shown = ["absent" if v is absent else json.dumps(v) for v in (old, new)]
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
+    if unlike := sorted(stored.keys() ^ wanted.keys()):
+        lines.append(
+            f"Keys that are absent on one side (config.{unlike[0]}) come of another "
+            "version of this program or another env.name: only the version that began "
+            "the run resumes it. This one looks at it (--mode=show, report, evaluate, "
+            "export); what --mode=export writes can start a new run, by "
+            "--config.policy.path and --config.strategy.bank."
+        )
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
         f"config.{EXTENDABLE} may grow, and change what begins with one of "
