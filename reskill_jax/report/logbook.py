@@ -11,7 +11,7 @@ import numpy as np
 
 from reskill_jax.codec import encode
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.report.metrics import MetricWriter, cut, sampled_names
+from reskill_jax.report.metrics import MetricWriter, cut, sampled_words
 from reskill_jax.report.progress import Progress
 from reskill_jax.report.trackers import (
     SHOWN_EPISODES,
@@ -270,24 +270,12 @@ def summary(
             failed = metrics[f"{split}/failed_{kind}"]
             rate = f"void, {failed:g} {kind} failed for good"
         else:
-            rate = f"{metrics[f'{split}/success']:.1%}{_sampled(metrics, split)}"
+            greedy = f"{metrics[f'{split}/success']:.1%}"
+            rate = ", ".join(filter(None, (greedy, sampled_words(metrics, split))))
         rates.append(f"{split} {rate} ({panel.label})")
     varies = any(metrics.get(f"{split}/batch_invariant") == 0 for split in panels)
     note = "; the engine is not batch-invariant, so that a repeat may differ"
     return f"evaluation after {step} steps: {', '.join(rates)}{note if varies else ''}"
-
-
-def _sampled(metrics: Mapping[str, float], split: str) -> str:
-    """Say what samples showed; empty where there are none."""
-    parts = [
-        f"{name} {metrics[f'{split}/{name}']:.1%} "
-        f"[{metrics[f'{split}/{name}_low']:.0%}, {metrics[f'{split}/{name}_high']:.0%}]"
-        for name in sampled_names(metrics, split)
-    ]
-    if not parts:
-        return ""
-    temperature = metrics[f"{split}/temperature"]
-    return f", at temperature {temperature:g} {', '.join(parts)}"
 
 
 def _dropped(task: str, reason: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from reskill_jax.report.metrics import sampled_names
 from reskill_jax.skills.skill import Skill
 
 Trial = Mapping[str, Any]
@@ -152,4 +153,23 @@ def _success(evaluation: Mapping[str, Any] | None) -> list[str]:
         tasks = int(panel.partition(":")[0])
         error = (rate * (1 - rate) / tasks) ** 0.5
         rows.append(f"| {split} | {rate:.1%} | {error:.1%} | {panel} |")
+    sampled = [
+        (split, name) for split in panels for name in sampled_names(evaluation, split)
+    ]
+    if sampled:
+        rows += [
+            "",
+            "mean@n is the success of n samples per task, pass@k the chance that one "
+            "of k succeeds; intervals are over tasks.",
+            "",
+            "| split | sampled | temperature | value | 95% interval |",
+            "|---|---|---|---|---|",
+        ]
+    for split, name in sampled:
+        value, low, high = (
+            evaluation[f"{split}/{name}{end}"] for end in ("", "_low", "_high")
+        )
+        shown = f"{value:.1%} | {low:.1%} to {high:.1%}"
+        temperature = evaluation[f"{split}/temperature"]
+        rows.append(f"| {split} | {name} | {temperature:g} | {shown} |")
     return rows

@@ -16,6 +16,7 @@ from reskill_jax.report.page.reading import Reader
 from reskill_jax.report.page.trials import trials_document
 from reskill_jax.workdir import Workdir, flatten
 
+_EVALUATED = ("eval", "sampled")  # phases of episodes
 _POINTS = 2_000  # steps of metrics on a page, at most
 
 
@@ -286,14 +287,14 @@ def _comparison(
         return None
     runs = [Summary(workdir.root.resolve().name, config, evals, rows)]
     runs[0] = Summary(
-        runs[0].name, config, evals, [r for r in rows if r.phase == "eval"]
+        runs[0].name, config, evals, [r for r in rows if r.phase in _EVALUATED]
     )
     for other in others:
         own = Reader(other, reader.problems)
         found = [
             Row(phase, step, e.split, e.task, e.kind, e.group, e.bank, e.success)
             for phase, step, path in own.episode_files()
-            if phase == "eval"
+            if phase in _EVALUATED
             for e in own.episodes(path)
         ]
         flat = flatten(other.read_config())

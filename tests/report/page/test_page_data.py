@@ -269,9 +269,24 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     found = document(ours[0], ours[1], other)["comparison"]
     assert found["groups"] == ["strategy.name=reskill", "strategy.name=grpo"]
     assert (found["step"], found["splits"]) == (3, ["seen"])
-    [difference] = found["differences"]
+    difference, *sampled = found["differences"]
+    assert difference["figure"] == "greedy success"
     assert difference["tasks"]["mean"] == 0.5  # of two tasks, one is won by both
     assert difference["wins"] == [1, 1, 0]
+    # All samples of ours win one task of two, in `grpo` one of two samples does.
+    again = [e | {"index": i, "success": not i} for e in evaluated for i in range(2)]
+    write_lines(other.episodes / "sampled-00003.jsonl", again)
+    found = document(ours[0], ours[1], other)["comparison"]
+    sampled = {d["figure"]: d["tasks"]["mean"] for d in found["differences"][1:]}
+    assert sampled == {"mean@2": 0.0, "pass@2": 0.5}
+    means = {m["figure"]: m["mean"] for m in found["means"] if m["n"] == 2}
+    assert means == {"greedy success": 0.5, "mean@2": 0.55, "pass@2": 0.65}
+    text = other.metrics.read_text()
+    other.metrics.write_text(
+        text.replace('"seen/temperature": 0.7', '"seen/temperature": 1')
+    )
+    found = document(ours[0], ours[1], other)["comparison"]
+    assert [d["figure"] for d in found["differences"]] == ["greedy success"]
     text = other.metrics.read_text().replace("2:abcdef", "2:another")
     other.metrics.write_text(text)
     found = document(ours[0], other)["comparison"]

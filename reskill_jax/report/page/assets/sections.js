@@ -206,7 +206,7 @@ function bankGraph(data) {
       svg.append(...box(left, top, bank.to, (bank.verdict === "rejected" ? "\u2718 rejected, step " : bank.verdict === "on trial" ? "\u2026 on trial since step " : "\u25cb not chosen, step ") + bank.step, bank.verdict === "rejected" ? "var(--bad)" : "var(--rule)"));
     });
   });
-  return h("figure", null, h("figcaption", null, "Libraries by content hash"), h("p", { class: "note" }, "To the right: accepted. Below: candidates that grew from a library and were not accepted."), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of libraries" }, svg));
+  return h("figure", null, h("figcaption", null, "Libraries by content hash"), h("p", { class: "note" }, "To the right: accepted. Below: candidates that grew from a library, not accepted or on trial."), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of libraries" }, svg));
 }
 
 function changes(lib) {
@@ -303,9 +303,9 @@ function comparison(data) {
   c.unlike.forEach((line) => nodes.push(h("p", { class: "warn" }, bdi(line))));
   for (const split of c.splits) {
     nodes.push(h("h3", null, bdi(split)), lineChart({ title: "Success, " + split, wide: true, percent: true, low: 0, series: c.runs.map((r) => ({ name: `${r.name} (seed ${r.seed})`, points: r.curve[split] })) }));
-    nodes.push(table("Mean success", ["group", "runs", "mean success", "95% interval over runs"], c.means.filter((m) => m.split === split).map((m) => [bdi(m.group), m.n, percent(m.mean), m.half === null ? "needs two runs" : `\u00b1 ${(100 * m.half).toFixed(1)} points`]), [1, 2, 3]));
+    nodes.push(table("Mean success", ["group", "figure", "runs", "mean", "95% interval over runs"], c.means.filter((m) => m.split === split).map((m) => [bdi(m.group), m.figure, m.n, percent(m.mean), m.half === null ? "needs two runs" : m.half === 0 ? "none, the runs are equal" : `\u00b1 ${(100 * m.half).toFixed(1)} points`]), [2, 3, 4]));
     const differences = c.differences.filter((d) => d.split === split);
-    if (differences.length) nodes.push(table("Paired differences", ["difference", "on the same tasks, 95%", "tasks better, same, worse", "between runs of the same seed, 95%"], differences.map((d) => [[bdi(d.other), " minus ", bdi(d.first)], half(d.tasks), d.wins.join(", "), half(d.seeds)]), []));
+    if (differences.length) nodes.push(table("Paired differences", ["difference", "figure", "on the same tasks, 95%", "tasks better, same, worse", "between runs of the same seed, 95%"], differences.map((d) => [[bdi(d.other), " minus ", bdi(d.first)], d.figure, half(d.tasks), d.wins.join(", "), half(d.seeds)]), []));
   }
   nodes.push(h("h3", null, "Runs"), table("Runs", ["run", "seed", "group"], c.runs.map((r) => [bdi(r.name), String(r.seed), bdi(r.group)])));
   return nodes;
