@@ -104,7 +104,7 @@ class Logbook:
             file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
         for trial in learned.decisions:
             self._trackers.document(step, "trial", as_code(trial))
-        self._keep_candidates(step, learned.on_trial)
+        self._keep_candidates(learned.on_trial)
         if incumbent.hash != self._saved:
             self._save(step, incumbent)
             self._saved = incumbent.hash
@@ -128,12 +128,12 @@ class Logbook:
             compared=isinstance(incumbent, BankContext) or any(e.arm for e in episodes),
         )
 
-    def _keep_candidates(self, step: int, candidates: Sequence[Any]) -> None:
+    def _keep_candidates(self, candidates: Sequence[Any]) -> None:
         """Write what is on trial where that has changed; methods without trials: no."""
         if candidates == self._on_trial:
             return
         if candidates or self._workdir.on_trial.exists():
-            document = {"step": step, "candidates": list(candidates)}
+            document = {"candidates": list(candidates)}
             write_text(self._workdir.on_trial, json.dumps(document, indent=2) + "\n")
         self._on_trial = candidates
 

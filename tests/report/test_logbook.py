@@ -91,7 +91,7 @@ def test_what_is_on_trial_is_kept_until_it_is_not(tmp_path):
     assert json.loads(workdir.on_trial.read_text())["candidates"] == [candidate]
     with Logbook(workdir, **START | {"done": 2}) as logbook:  # a resumed run
         logbook.step(3, {}, [], Learned(), EmptyContext())
-    assert json.loads(workdir.on_trial.read_text()) == {"step": 3, "candidates": []}
+    assert json.loads(workdir.on_trial.read_text()) == {"candidates": []}
 
 
 def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):

@@ -118,9 +118,8 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class OnTrial:
-    """The file of the candidates that were on trial after a step."""
+    """The file of the candidates that were on trial after the newest step."""
 
-    step: int
     candidates: tuple[Candidate, ...]
 
 
@@ -215,9 +214,9 @@ class Reader:
             trials: decided ones; a killed run may have written a decision last.
         """
         found = self._document(self.workdir.on_trial, OnTrial)
-        if found is None or found.step < max((t.step for t in trials), default=0):
-            return []
-        return list(found.candidates)
+        decided = max((trial.step for trial in trials), default=0)
+        every = () if found is None else found.candidates
+        return [candidate for candidate in every if candidate.start >= decided]
 
     def calls(self) -> list[CallLine]:
         """Return the creator's calls, in order."""
