@@ -79,11 +79,13 @@ class SkillRL:
         settings = self._settings = SkillrlSettings(**setup.settings["skillrl"])
         given: tuple[Entry, ...] = ()
         if settings.library:
+            name = f"skillrl.library={settings.library!r}"
             try:
                 given = read_entries(Path(settings.library))
             except ValueError as error:
-                name = f"skillrl.library={settings.library!r}"
                 raise ValueError(f"{name}: {error}") from error
+            if not given:
+                raise ValueError(f"{name} holds no skills: to start without, use ''")
         self._library = SkillLibrary.from_json(
             SkillLibrary(settings, given).to_json(), setup.resources
         )

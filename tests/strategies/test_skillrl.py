@@ -218,6 +218,10 @@ def test_a_given_library_is_read_and_not_distilled_again(tmp_path):
         assert writer.calls == []
     with pytest.raises(ValueError, match=r"skillrl.library='/no': /no: no such"):
         game(library="/no")
+    save_entries((), tmp_path)
+    for path in (tmp_path, tmp_path / "skills.json"):
+        with pytest.raises(ValueError, match="holds no skills: to start without"):
+            game(library=str(path))
 
 
 def test_how_much_shorter_skills_are_than_episodes_is_told():
