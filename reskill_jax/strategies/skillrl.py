@@ -21,7 +21,13 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.environments.task import Task
 from reskill_jax.llm.retry import CallError
 from reskill_jax.memories.settings import SkillrlSettings
-from reskill_jax.memories.skill_entries import GENERAL, MISTAKES, Entry, EntryEdit
+from reskill_jax.memories.skill_entries import (
+    GENERAL,
+    MISTAKES,
+    Entry,
+    EntryEdit,
+    about,
+)
 from reskill_jax.memories.skill_evidence import SkillEvidence, compression
 from reskill_jax.memories.skill_files import read_entries
 from reskill_jax.memories.skill_library import SkillLibrary
@@ -86,6 +92,7 @@ class SkillRL:
                 raise ValueError(f"{name}: {error}") from error
             if not given:
                 raise ValueError(f"{name} holds no skills: to start without, use ''")
+            self._tell_strange(name, given)
         self._library = SkillLibrary.from_json(
             SkillLibrary(settings, given).to_json(), setup.resources
         )
@@ -135,6 +142,25 @@ class SkillRL:
         }
         status = f"{len(self._library.entries)} skills"
         return Learned(metrics, events, status=status)
+
+    def _tell_strange(self, name: str, given: Sequence[Entry]) -> None:
+        """Warn of given skills that no task here is of the type of."""
+        panel = self._setup.panel(self._setup.split, None)
+        kinds = {task.kind for task in panel.tasks}
+        strange = {
+            entry.category
+            for entry in given
+            if entry.category not in (GENERAL, MISTAKES)
+            and not any(about(entry.category, kind) for kind in kinds)
+        }
+        if strange:
+            logging.warning(
+                "%s has skills of types of tasks that are not played here and are "
+                "never shown: %s; the types here are %s",
+                name,
+                ", ".join(sorted(strange)),
+                ", ".join(sorted(kinds)) or "none",
+            )
 
     def _find_panel(self) -> tuple[Task, ...]:
         """Return the tasks beside training that evolution learns from."""
