@@ -1,12 +1,16 @@
 """Every method: resumes bit for bit, travels to other processes, writes and reads."""
 
+import json
+
 import numpy as np
 import pytest
 from method_cases import Game, make, opening, resumed, tasks, travelled
 
+from reskill_jax import distributed
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import NEED_BANK, STRATEGIES
+from reskill_jax.strategies.leader import Leader
 
 BANK = SkillBank(tuple(rule.skill() for rule in HELPFUL))
 METHODS = [
@@ -62,6 +66,19 @@ def test_contexts_are_the_same_in_every_process(name):
         assert (other, other.hash) == (context, context.hash)
         for task in tasks():
             assert opening(other, task) == opening(context, task)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *FIXED])
+def test_what_a_leader_decides_is_the_same_after_the_way_to_others(name, monkeypatch):
+    """Plans, results and the accepted context reach other processes as JSON text."""
+    monkeypatch.setattr(
+        distributed, "on_leader", lambda action: json.loads(json.dumps(action()))
+    )
+    alone, led = Game(quick(name)), Game(Leader(lambda: quick(name), {}))
+    assert led.run(8) == alone.run(8)
+    assert trace(led) == trace(alone)
+    assert led.strategy.incumbent == alone.strategy.incumbent
+    assert led.strategy.state() == alone.strategy.state()
 
 
 @pytest.mark.parametrize("name", METHODS)
