@@ -35,7 +35,7 @@ from reskill_jax.memories.writer import Writer
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup
+from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup, waits
 
 _FIRST = 12  # edits per type of task when the first library is distilled
 
@@ -235,7 +235,7 @@ class SkillRL:
         before = {entry.id for entry in self._library.entries}
         records: list[EpisodeRecord] = []  # that it was written from
         refused: Counter[str] = Counter()
-        for job, result in self._desk.take(step, wait=not self._learns):
+        for job, result in self._desk.take(step, wait=waits(self._setup, self._train)):
             held = decode(_Job, job, name="job")
             records += [r for won, lost in held["calls"] for r in (*won, *lost)]
             edits = [
@@ -257,11 +257,6 @@ class SkillRL:
         metrics = {f"skillrl/refused/{why}": float(n) for why, n in refused.items()}
         metrics |= {"memory/written": float(len(new))} | compression(records, new)
         return metrics, events
-
-    @property
-    def _learns(self) -> bool:
-        """Whether there is something else to do while a writer writes."""
-        return self._train and not self._setup.frozen
 
     def _read(self, episodes: Sequence[Episode]) -> int:
         """Count the episodes that were played on a library that was not empty."""
