@@ -245,3 +245,13 @@ class Setup:
         if problem := self.bank_problem(bank):
             raise ValueError(f"bank={directory!r}: {problem}")
         return bank
+
+
+def waits(setup: Setup, train: bool) -> bool:
+    """Tell whether a writer is waited for: a frozen policy has nothing else to do.
+
+    Args:
+        setup: of the run.
+        train: whether the strategy's plans train the policy.
+    """
+    return setup.frozen or not train
