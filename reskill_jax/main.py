@@ -43,7 +43,7 @@ from reskill_jax.command_line import parse_flags
 from reskill_jax.modules import ModuleError
 from reskill_jax.process import compilation_cache, tune_memory
 from reskill_jax.storage import write_text
-from reskill_jax.stored_config import add_stored_config, check_changes
+from reskill_jax.stored_config import add_stored_config, check_changes, complete
 from reskill_jax.termination import EXIT_CODE, TerminatedError
 from reskill_jax.workdir import Workdir
 
@@ -196,7 +196,10 @@ def _run(workdir: Workdir | None) -> int:
         from reskill_jax.report.page import write_report  # noqa: PLC0415
 
         others = [Workdir(Path(name)) for name in _COMPARE.value]
-        terminal.say(f"the report is {write_report(workdir, others)}")
+        path = write_report(
+            workdir, others, complete=lambda stored: complete(stored).config
+        )
+        terminal.say(f"the report is {path}")
         return 0
     compilation_cache(Path(".cache") / "xla")
     if _MODE.value == "evaluate":

@@ -294,6 +294,18 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     assert "different tasks" in found["unlike"][0]
 
 
+def test_keys_that_came_after_a_run_began_are_no_other_method(tmp_path):
+    old = write_run(tmp_path / "old")
+    new = write_run(tmp_path / "new", config=CONFIG | {"seed": 8, "added": 1})
+
+    def groups(**options):
+        found = run_document(old, (new,), lambda x: x, "today", **options)
+        return found["comparison"]["groups"]
+
+    assert groups() == ["added=None", "added=1"]
+    assert groups(complete=lambda stored: {"added": 1} | stored) == ["all runs"]
+
+
 def test_samples_stand_beside_the_greedy_figures_and_change_none(tmp_path):
     found = document(write_run(tmp_path / "run"))
     seen = found["evals"][-1]["splits"]["seen"]
