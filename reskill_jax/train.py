@@ -58,6 +58,7 @@ def train(
                     config.grpo.logprob_diff_warning,
                     config.report.trackers,
                     flatten(config.to_dict()),
+                    None if run.done else run.strategy.incumbent,
                 )
             )
         termination = resources.enter_context(Termination())
