@@ -114,14 +114,8 @@ def test_the_same_command_again_changes_nothing(finished, policy):
     assert outcome(workdir) == before
 
 
-@pytest.mark.parametrize(
-    "kill_after",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        3,
-        pytest.param(5, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # of runs that are killed, test_best_checkpoint has quick ones
+@pytest.mark.parametrize("kill_after", [1, 3, 5])
 def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
     finished, policy, tmp_path, kill_after
 ):
