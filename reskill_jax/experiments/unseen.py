@@ -46,6 +46,7 @@ from reskill_jax.benchmarks.runs import (
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.laboratory.known_proposals import KNOWN
@@ -105,11 +106,14 @@ ALONE = "no skills"
 ARMS = {
     ALONE: Arm(),
     "best rule": Arm(bank=SkillBank(tuple(r.skill() for r in KNOWN["helpful"][0]))),
+    # All that the creator can propose, untested.
+    "static": Arm(bank=SkillBank(tuple(rule.skill() for rule in HELPFUL))),
     "reskill": Arm({"strategy.name": "reskill"}),
     "auto_accept": Arm({"strategy.name": "auto_accept"}),
     "reskill+harmful": Arm({"strategy.name": "reskill", **_HARMFUL}),
     "auto_accept+harmful": Arm({"strategy.name": "auto_accept", **_HARMFUL}),
     "expel": Arm({"strategy.name": "expel"}),
+    "skillrl": Arm({"strategy.name": "skillrl"}),
     "grpo trained": Arm({"strategy.name": "grpo"}, "train"),
     "reskill trained": Arm({"strategy.name": "reskill"}, "train"),
 }
@@ -389,8 +393,10 @@ def summary(
             figures |= {f"{name}/gain": gain.mean, f"{name}/gain_se": gain.error}
     if gain := compare(found, "reskill", ALONE):
         bars["reskill over no skills"] = Bar(gain.mean, target)
-    if gain := compare(found, "reskill", "auto_accept"):
-        figures["reskill over auto_accept"] = gain.mean
+    for other in ("static", "auto_accept", "expel", "skillrl"):
+        if gain := compare(found, "reskill", other):
+            print(f"reskill over {other}: {points(gain)}")
+            figures[f"reskill over {other}"] = gain.mean
     if gain := compare(found, "reskill+harmful", "auto_accept+harmful"):
         bars["with harmful proposals, reskill over auto_accept"] = Bar(gain.low, 0.0)
     if gain := compare(found, "reskill trained", "grpo trained", "course"):

@@ -77,6 +77,16 @@ def test_the_table_has_gains_and_trials(capsys):
     assert "area under the curve" in capsys.readouterr().out
 
 
+def test_reskill_is_compared_with_every_other_way_to_adapt(capsys):
+    others = {"static", "auto_accept", "expel", "skillrl"}
+    found = {name: {0: figures(0, 1, 2), 1: figures(1, 1, 1)} for name in others}
+    values, _ = summary(FOUND | found, 0.2)
+    said = capsys.readouterr().out
+    for name in others:
+        assert values[f"reskill over {name}"] == pytest.approx(0.5)
+        assert f"reskill over {name}: +50.0 [" in said
+
+
 def test_figures_depend_on_the_run_before_and_on_the_arm(monkeypatch):
     monkeypatch.chdir(ROOT)
     names = {identity(Attempt("unseen", name, 0, SMALL).identity) for name in ARMS}
@@ -109,10 +119,10 @@ def test_the_course_of_a_run_is_read(tmp_path):
 @pytest.mark.slow
 def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name in ("best rule", "reskill", "reskill trained"):
+    for name in ("static", "reskill", "skillrl", "reskill trained"):
         found = Attempt("unseen", name, 0, SMALL).play(tmp_path)
         assert len(found["successes"]) == 3
         assert all(kind.count("_then_") for kind in found["kinds"])
-        assert ("course" in found) == (name != "best rule")
+        assert ("course" in found) == (name != "static")
     policies = [path.name for path in tmp_path.glob("policy-*")]
     assert sorted(policies) == ["policy-0", "policy-0.hf"]

@@ -120,6 +120,9 @@ def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
         told_why = "not sure enough at the last step" in x.events[0]
         assert told_why == (unsure == ["limit", False])
     assert learned[0].status == f"0 skills, trial of add {HELPFUL[0].name}"
+    (candidate,) = learned[0].on_trial
+    assert candidate["proposal"]["operations"][0]["skill"]["name"] == HELPFUL[0].name
+    assert candidate["start"] == 0
 
 
 def test_a_harmful_bundle_is_rejected_and_the_very_bank_comes_back():

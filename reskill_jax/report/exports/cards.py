@@ -86,7 +86,7 @@ def model_card(
     strategy: str,
     step: int,
     evaluation: Mapping[str, Any] | None,
-    skills: Sequence[str],
+    shown: str,
 ) -> str:
     """Write the README of an exported model.
 
@@ -96,7 +96,7 @@ def model_card(
         strategy: the method's name.
         step: training steps behind the weights.
         evaluation: the line of ``metrics.jsonl`` that belongs to this step, if any.
-        skills: names of the accepted library.
+        shown: what the prompt had beside the task, in a sentence.
     """
     head = {
         "library_name": "transformers",
@@ -109,7 +109,8 @@ def model_card(
         f"# A policy for {environment}",
         "",
         f"Trained from {base} by `{strategy}` for {step} steps with reskill_jax. "
-        "`run_config.json` is the configuration of the run.",
+        "`run_config.json` is the configuration of the run, `report.html` tells of the "
+        "whole run, later steps included.",
         "",
         "## Success",
         "",
@@ -117,14 +118,8 @@ def model_card(
         "",
         "## Skills",
         "",
+        shown,
     ]
-    if skills:
-        lines.append(
-            "The figures above are with the accepted library, `skills/`, in the "
-            f"prompt: {', '.join(skills)}. Without it the policy may do worse."
-        )
-    else:
-        lines.append("None: the prompt has no skills section.")
     lines += [
         "",
         "## Use",

@@ -50,7 +50,7 @@ def run_document(
         updated.__contains__,
         clean,
     )
-    trials = reader.trials()
+    trials, first = reader.trials(), reader.first_bank()
     evals = evaluations(metrics, played.rows, reader.columns())
     document: dict[str, Any] = {
         "run": _state(reader, flat, train, played, made)
@@ -59,8 +59,12 @@ def run_document(
         "evals": evals,
         "training": _training(played.rows, train),
         "metrics": _columns(train),
-        "trials": trials_document(trials, reader.expectations(), played.rows, metrics),
-        "library": library_document(trials, reader.skills()),
+        "trials": trials_document(
+            trials, reader.expectations(), played.rows, metrics, first
+        ),
+        "library": library_document(
+            trials, reader.skills(), first, reader.on_trial(trials)
+        ),
         "creator": creator_document(reader.calls(), train, flat),
         "comparison": _comparison(workdir, flat, evals, played.rows, others, reader),
     }

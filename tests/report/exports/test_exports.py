@@ -207,8 +207,9 @@ def test_a_model_card_gives_errors_panels_and_void_figures():
         strategy="grpo",
         step=7,
         evaluation=line,
-        skills=(),
+        shown="Nothing.",
     )
+    assert "Nothing." in card
     assert "| seen | 50.0% | 5.0% | 100:abc |" in card
     assert "| unseen | void: too many tasks failed for good | | 50:def |" in card
     head = yaml.safe_load(card.split("---")[1])
