@@ -29,7 +29,7 @@ CPU = {
     "prompt.max_tokens": 624,
     "prompt.actions": False,
     "policy.path": "",
-    "policy.logprob_chunk": 768,
+    "policy.logprob_chunk": 128,
     "warm_start.recipe": "alfworld-small",
     "rollout.tasks_per_step": 6,
     "rollout.max_turns": 16,

@@ -195,8 +195,7 @@ def _fields(
             raise ValueError(f"{place}.{key} is {value!r:.40}: needs a text")
         return cleaned
 
-    return (
-        text(title, _MOST_OF_TITLE),
-        text(principle, _MOST_CHARACTERS),
-        text(when, _MOST_CHARACTERS, ""),
-    )
+    named, condition = text(title, _MOST_OF_TITLE), text(when, _MOST_CHARACTERS, "")
+    # A condition that repeats the title is none; a SKILL.md, too, has it so.
+    condition = "" if condition == named else condition
+    return named, text(principle, _MOST_CHARACTERS), condition

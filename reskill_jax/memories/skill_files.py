@@ -1,7 +1,7 @@
 """SkillRL's skills as files: its own JSON, and directories of SKILL.md.
 
 library/skills.json
-library/general/check-places-once-3f2a10/SKILL.md
+library/general/check-places-once-3f2a10c4b7d9/SKILL.md
 library/mistakes/...
 library/<type of task>/...
 """
@@ -69,7 +69,7 @@ def save_entries(entries: Sequence[Entry], directory: Path) -> None:
 def to_skill(entry: Entry) -> Skill:
     """Return an entry as a skill that other agents can read."""
     words = re.findall(r"[a-z0-9]+", entry.title.casefold())
-    name = "-".join(["-".join(words)[:50].strip("-") or "skill", entry.id[:6]])
+    name = "-".join(["-".join(words)[:50].strip("-") or "skill", entry.id])
     return Skill(
         name=name,
         description=entry.title,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from method_cases import opening, travelled
 
@@ -21,7 +21,7 @@ from reskill_jax.memories.skill_entries import (
     to_document,
     tokens,
 )
-from reskill_jax.memories.skill_files import read_entries, save_entries
+from reskill_jax.memories.skill_files import read_entries, save_entries, to_skill
 from reskill_jax.memories.skill_library import SkillLibrary
 
 HEAT = Task("t/1", "pick_heat_then_place", "train", "heat some egg")
@@ -256,6 +256,15 @@ def test_long_texts_are_cut_to_what_a_skill_md_holds(tmp_path):
     assert read_entries(tmp_path) == (entry,)
 
 
+def test_many_skills_of_one_title_have_directories_of_their_own(tmp_path):
+    """Names end with the whole id: six of its digits are shared by some of 10,000."""
+    entries = tuple(Entry(GENERAL, "!", f"Do {n}.") for n in range(10_000))
+    assert len({to_skill(entry).name for entry in entries}) == 10_000
+    longest = Entry(GENERAL, "word " * 50, "Do it.")
+    save_entries((longest,), tmp_path)
+    assert read_entries(tmp_path / "skills.json") == (read_entries(tmp_path))
+
+
 def test_directories_are_read_by_the_rules_of_files(tmp_path):
     """A hand-written SKILL.md is cleaned like a text of the JSON form."""
     place = tmp_path / "general" / "by-hand" / "SKILL.md"
@@ -291,6 +300,7 @@ ENTRIES = st.lists(
 
 
 @settings(deadline=None)  # it writes files
+@example([Entry(GENERAL, "x:", "x:", "x:")])  # a condition that says nothing new
 @given(ENTRIES)
 def test_files_give_back_what_was_written(tmp_path_factory, entries):
     clean = from_document(to_document(tuple(entries)))
