@@ -35,7 +35,6 @@ EXTRAS = {
         "aiohttp>=3.10,<4",
         "bm25s>=0.3,<0.4",
         "PyStemmer>=3,<4",
-        "tenacity>=9,<10",  # repeats failed searches
     ],
     # Serves environments by OpenEnv's protocol; its own package brings 90 others.
     "openenv": ["aiohttp>=3.10,<4"],

@@ -29,7 +29,7 @@ CPU = {
     "prompt.max_tokens": 624,
     "prompt.actions": False,
     "policy.path": "",
-    "policy.logprob_chunk": 768,
+    "policy.logprob_chunk": 128,
     "warm_start.recipe": "alfworld-small",
     "rollout.tasks_per_step": 6,
     "rollout.max_turns": 16,
@@ -39,7 +39,7 @@ CPU = {
     "grpo.learning_rate": 3e-4,  # 1e-3 collapses within five steps
     "grpo.kl_coef": 0.0,  # saves the reference's pass, a quarter of an update
     "grpo.buckets": (512, 768),
-    "grpo.tokens_per_microbatch": 3072,
+    "grpo.tokens_per_microbatch": 1536,
     "strategy.max_skills": 6,
     "strategy.reservoir_min": 32,
     "eval.max_tasks": 48,

@@ -17,4 +17,4 @@ set_up alfworld,scienceworld,search,llm,vllm,tfds,wandb,trackio,docs,dev
 "$python" -m ruff format --check .
 "$python" -m mypy
 # In two processes, which take a file each: most of a test is compiling, on one core.
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -31,10 +31,17 @@ from reskill_jax.report.best import find_step
 from reskill_jax.report.exports.cards import model_card
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.page import write_report
+from reskill_jax.rollout.context import (
+    BankContext,
+    Context,
+    EmptyContext,
+    Readable,
+    open_context,
+)
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
-from reskill_jax.skills.skill import SkillBank
-from reskill_jax.skills.skill_md import load_bank, save_bank
+from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import read_json, write_text
+from reskill_jax.strategies import find_strategy
 from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
 
@@ -101,6 +108,8 @@ def export_run(
     if restored is None:
         raise ValueError(f"{workdir.checkpoints} holds no checkpoint yet: train on")
     params = restored.arrays["params"]
+    find_strategy(config.strategy.name)  # its module registers its contexts
+    context = open_context(restored.host["incumbent"], build.context_resources(config))
     if lora.rank:
         build.check_base(restored.host, build.describe_base(source))
     if adapters:
@@ -115,16 +124,26 @@ def export_run(
         source,
         params,
         dtype=dtype,
-        describe=partial(_describe, config, workdir, restored.step),
+        describe=partial(_describe, config, workdir, restored.step, context),
     )
     print(f"the policy after {restored.step} steps is in {output} ({dtype})")
 
 
-def _describe(config: ConfigDict, workdir: Workdir, step: int, output: Path) -> None:
-    """Put beside the weights what people and agents should know of them."""
+def _describe(
+    config: ConfigDict, workdir: Workdir, step: int, context: Context, output: Path
+) -> None:
+    """Put beside the weights what people and agents should know of them.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        step: of the weights.
+        context: that was accepted after that step; the workdir has the newest one.
+        output: a directory.
+    """
     secrets = environment_secrets(os.environ)
     _write(output / "run_config.json", scrub_all(config.to_dict(), secrets))
-    skills = load_bank(workdir.skills) if workdir.skills.is_dir() else SkillBank()
+    shown = _write_context(context, output)
     lines = [line for line in read_metrics(workdir.metrics) if line["phase"] == "eval"]
     card = model_card(
         base=config.policy.path or config.warm_start.recipe,
@@ -132,12 +151,35 @@ def _describe(config: ConfigDict, workdir: Workdir, step: int, output: Path) -> 
         strategy=config.strategy.name,
         step=step,
         evaluation=next((x for x in reversed(lines) if x["step"] == step), None),
-        skills=[skill.name for skill in skills.skills],
+        shown=shown,
     )
     write_text(output / "README.md", scrub(card, secrets))
-    if skills.skills:
-        save_bank(skills, output / "skills")
     write_report(workdir, output=output / "report.html")
+
+
+def _write_context(context: Context, output: Path) -> str:
+    """Write the accepted context, as far as it has a form; say what prompts show."""
+    if isinstance(context, BankContext):
+        if not context.bank.skills:
+            return "None: no skill was accepted up to this step."
+        save_bank(context.bank, output / "skills")
+        names = ", ".join(skill.name for skill in context.bank.skills)
+        return (
+            f"The figures above are with the library accepted at this step, `skills/`, "
+            f"in the prompt: {names}. Without it the policy may do worse."
+        )
+    if isinstance(context, EmptyContext):
+        return "None: the prompt has no skills section."
+    if isinstance(context, Readable):
+        context.save(output / "library")
+        where = "`library/`"
+    else:
+        where = "not in this folder but in the checkpoints of the run"
+    return (
+        "No skill bank: the figures above are with what the method shows beside the "
+        f"task ({context.kind}), as it was at this step, which is {where}. Without it "
+        "the policy may do worse."
+    )
 
 
 def export(

@@ -41,9 +41,9 @@ from ml_collections import ConfigDict, config_flags
 from reskill_jax import distributed, terminal
 from reskill_jax.command_line import parse_flags
 from reskill_jax.modules import ModuleError
-from reskill_jax.process import compilation_cache, keep_freed_memory
+from reskill_jax.process import compilation_cache, tune_memory
 from reskill_jax.storage import write_text
-from reskill_jax.stored_config import add_stored_config, check_changes
+from reskill_jax.stored_config import add_stored_config, check_changes, complete
 from reskill_jax.termination import EXIT_CODE, TerminatedError
 from reskill_jax.workdir import Workdir
 
@@ -196,13 +196,16 @@ def _run(workdir: Workdir | None) -> int:
         from reskill_jax.report.page import write_report  # noqa: PLC0415
 
         others = [Workdir(Path(name)) for name in _COMPARE.value]
-        terminal.say(f"the report is {write_report(workdir, others)}")
+        path = write_report(
+            workdir, others, complete=lambda stored: complete(stored).config
+        )
+        terminal.say(f"the report is {path}")
         return 0
     compilation_cache(Path(".cache") / "xla")
     if _MODE.value == "evaluate":
         from reskill_jax.evaluate import evaluate_run  # noqa: PLC0415
 
-        keep_freed_memory()
+        tune_memory()
         config = _changed_config(workdir)
         _share_devices(config)
         evaluate_run(config, workdir, _STEP.value)
@@ -290,7 +293,7 @@ def _train(workdir: Workdir) -> None:
     config = _CONFIG.value
     if _MODE.value == "adapt":
         config.adapt.frozen = True
-    keep_freed_memory()
+    tune_memory()
     _share_devices(config)
     # First, for this waits for all: one that ends earlier takes others down unheard.
     distributed.agree("the configuration", config.to_json(sort_keys=True))
@@ -333,7 +336,7 @@ def _compile() -> int:
 def _diagnose(workdir: Workdir) -> int:
     from reskill_jax.doctor.report import diagnose  # noqa: PLC0415
 
-    keep_freed_memory()
+    tune_memory()
     _share_devices(_CONFIG.value)
     code = diagnose(_CONFIG.value, workdir, _CHECK_SECONDS.value)
     sys.stdout.flush()

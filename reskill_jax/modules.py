@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 
-# The extra of this package that brings a module; tenacity also comes with `search`.
+# The extra of this package that brings a module.
 _EXTRAS = {
     "aiohttp": "search",
     "bm25s": "search",

@@ -27,7 +27,7 @@ from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
 from reskill_jax.policy.lora import merge
 from reskill_jax.policy.sharding import row_shards
 from reskill_jax.policy.weights import load
-from reskill_jax.process import compilation_cache, keep_freed_memory
+from reskill_jax.process import compilation_cache, tune_memory
 from reskill_jax.rollout.demonstration import (
     Demonstration,
     as_episode,
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     terminal.guard()
     compilation_cache(Path(".cache") / "xla")
-    keep_freed_memory()
+    tune_memory()
     try:
         before, after = supervise(
             _CONFIG.value,

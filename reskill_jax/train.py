@@ -46,7 +46,7 @@ def train(
     with ExitStack() as resources:
         run = open_run(config, workdir, resources, tasks)
         _tell_if_done(run.done, config.num_steps)
-        batches = run.batches(lambda step: _plan(config, run, step))
+        batches = run.batches(lambda step: plan_step(config, run, step))
         logbook = None
         if distributed.is_leader():
             logbook = resources.enter_context(
@@ -58,6 +58,7 @@ def train(
                     config.grpo.logprob_diff_warning,
                     config.report.trackers,
                     flatten(config.to_dict()),
+                    None if run.done else run.strategy.incumbent,
                 )
             )
         termination = resources.enter_context(Termination())
@@ -121,8 +122,17 @@ def _tell_if_done(done: int, steps: int) -> None:
         say(f"{done} of {steps} steps are done; raise --config.num_steps to go on")
 
 
-def _plan(config: ConfigDict, run: Run, step: int) -> Planned:
-    """Settle now what a step plays; await the episodes to be played."""
+def plan_step(config: ConfigDict, run: Run, step: int) -> Planned:
+    """Settle now what a step plays; await the episodes to be played.
+
+    Args:
+        config: of the run.
+        run: whose strategy and stream of tasks go on by this.
+        step: to be played, from 1.
+
+    Returns:
+        Its episodes, which are to be awaited, and which groups train.
+    """
     plan = run.strategy.plan(step, run.stream.draw)
     episodes = run.collector.collect(
         plan.tasks,

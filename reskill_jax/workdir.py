@@ -3,6 +3,8 @@
     config.json     the full configuration of the run, written at its first start
     lock            held while a process writes the run
     panels.json     which task types a column of the evaluation is the mean of
+    first_bank.json the skill bank that the run began with
+    on_trial.json   candidates that are on trial now
     trial.json      how trials run, and what is expected of them
     metrics.jsonl   what was measured, one line per step and phase
     tensorboard/    the same, as event files
@@ -90,6 +92,16 @@ class Workdir:
     def trials(self) -> Path:
         """Every decided trial, one JSON line each."""
         return self.root / "trials.jsonl"
+
+    @property
+    def first_bank(self) -> Path:
+        """The skill bank that the run began with, where its method has one."""
+        return self.root / "first_bank.json"
+
+    @property
+    def on_trial(self) -> Path:
+        """The candidates that were on trial after the newest step."""
+        return self.root / "on_trial.json"
 
     @property
     def skills(self) -> Path:
@@ -227,6 +239,14 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
         if old != new:
             shown = ["absent" if v is absent else json.dumps(v) for v in (old, new)]
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
+    if unlike := sorted(stored.keys() ^ wanted.keys()):
+        lines.append(
+            f"Keys that are absent on one side (config.{unlike[0]}) come of another "
+            "version of this program or another env.name: only the version that began "
+            "the run resumes it. This one looks at it (--mode=show, report, evaluate, "
+            "export); what --mode=export writes can start a new run, by "
+            "--config.policy.path and --config.strategy.bank."
+        )
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
         f"config.{EXTENDABLE} may grow, and change what begins with one of "

@@ -37,6 +37,33 @@ def refused_in_ci(report):
     return report
 
 
+# Files that take minutes, by their names. Two processes take a file each: with these
+# first, neither is left with a long one when the other is done.
+LONG = frozenset(
+    {
+        "test_decoder.py",
+        "test_distributed.py",
+        "test_extend.py",
+        "test_method_runs.py",
+        "test_methods_smoke.py",
+        "test_sharding.py",
+        "test_termination.py",
+        "test_train.py",
+        "test_train_failures.py",
+        "test_train_plans.py",
+        "test_validate.py",
+        "test_vllm.py",
+        "test_vllm_engine.py",
+        "test_warm_start.py",
+    }
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture
 def skips():
     """Why tests may be skipped, by the beginning of their ids."""

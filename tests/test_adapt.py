@@ -163,6 +163,24 @@ def test_what_does_not_fit_is_named(policy, changes, message):
         validate(config)
 
 
+def test_the_workdir_of_a_run_elsewhere_is_neither_gone_on_with_nor_a_policy(
+    adapted, policy
+):
+    """What is taken from another environment is its export, its bank, its library."""
+    config = get_config()
+    config.adapt.frozen = True
+    config.policy.path = str(policy)
+    with pytest.raises(ValueError, match=r"config.env.name: .corridor_environment. th"):
+        adapted.bind(config.to_dict())
+    config.policy.path = str(adapted.root)
+    with pytest.raises(ValueError, match=r"config.policy.path=.*is the workdir of a"):
+        validate(config)
+    config.policy.path = str(policy)
+    config.strategy.bank = str(adapted.root)
+    with pytest.raises(ValueError, match=r"strategy.bank=.*none of its directories"):
+        validate(config)
+
+
 def test_it_draws_from_the_split_that_is_named(policy, tmp_path):
     config = get_config()
     config.update_from_flattened_dict(

@@ -46,6 +46,7 @@ def two(policy, tmp_path_factory):
 
 
 @needs_alfworld
+@pytest.mark.slow
 def test_two_processes_do_what_one_process_does(two, policy, tmp_path):
     done = start(
         *command(tmp_path / "one", policy, "--config.mesh.fsdp=2"),

@@ -3,26 +3,36 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import transformers
+from click.testing import CliRunner
+from library_context import Library
 from ml_collections import ConfigDict
+from skills_ref.cli import main as agentskills
 
 from reskill_jax import build
 from reskill_jax.checkpoint import Checkpointer, CheckpointError
-from reskill_jax.export import export, export_run
+from reskill_jax.export import _write_context, export, export_run
 from reskill_jax.grpo.optimizer import init_state
+from reskill_jax.memories.settings import SkillrlSettings
+from reskill_jax.memories.skill_library import SkillLibrary
 from reskill_jax.memory_plan import decoder_of
-from reskill_jax.policy.decoder import init
+from reskill_jax.policy.decoder import hidden_states, init, logits
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.tokenizer import Tokenizer, train_tokenizer
 from reskill_jax.policy.weights import load, save
-from reskill_jax.stored_config import get_config
+from reskill_jax.rollout.context import BankContext, EmptyContext, context_to_json
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+from reskill_jax.skills.skill_md import load_bank, save_bank
+from reskill_jax.stored_config import complete, get_config
 from reskill_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +45,15 @@ DECODER = DecoderConfig(
     num_key_value_heads=1,
     head_dim=8,
     model_type="qwen2",
+)
+
+
+EARLY = SkillBank((Skill("open-first", "Open what is closed.", "a", "b"),))
+LATE = SkillBank(
+    (
+        *EARLY.skills,
+        Skill("look-around", "Look: 'twice'.", "c", "d", trigger=Trigger("beginning")),
+    )
 )
 
 
@@ -77,9 +96,11 @@ def workdir(source, tmp_path_factory) -> Workdir:
     workdir.bind(config.to_dict())
     tx, _ = build.make_grpo(config, DECODER)
     checkpointer = Checkpointer(workdir.checkpoints)
-    checkpointer.save(2, init_state(random(1), tx), {})
-    checkpointer.save(3, init_state(random(2), tx), {})
+    for step, bank in ((2, EARLY), (3, LATE)):
+        host = {"incumbent": context_to_json(BankContext(bank))}
+        checkpointer.save(step, init_state(random(step - 1), tx), host)
     checkpointer.close()
+    save_bank(SkillBank(), workdir.skills)  # of a later step that has no checkpoint
     return workdir
 
 
@@ -103,6 +124,7 @@ def test_the_command_writes_the_newest_policy(source, workdir, tmp_path):
         "model.safetensors",
         "report.html",
         "run_config.json",
+        "skills",
         "tokenizer.json",
         "tokenizer_config.json",
     ]
@@ -133,6 +155,98 @@ def test_any_checkpoint_can_be_exported(workdir, tmp_path, capsys):
     with pytest.raises(CheckpointError, match=r"of step 1: choose one of \[2, 3\]"):
         export_run(config, workdir, tmp_path / "c", step=1)
     assert not (tmp_path / "c").exists()
+
+
+def test_the_skills_are_those_of_the_exported_step(workdir, tmp_path):
+    config = get_config(str(workdir.root))
+    for step, bank in ((2, EARLY), (3, LATE)):
+        export_run(config, workdir, tmp_path / str(step), step=step)
+        assert load_bank(tmp_path / str(step) / "skills") == bank
+        card = (tmp_path / str(step) / "README.md").read_text()
+        assert ("look-around" in card) == (bank == LATE)
+        for skill in bank.skills:
+            path = tmp_path / str(step) / "skills" / skill.name
+            done = CliRunner().invoke(agentskills, ["validate", str(path)])
+            assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("context", "words", "folder"),
+    [
+        (BankContext(SkillBank()), "no skill was accepted up to this step", None),
+        (EmptyContext(), "the prompt has no skills section", None),
+        (Library(), "(test/library), as it was at this step, which is not in", None),
+        (
+            SkillLibrary(SkillrlSettings()),
+            "as it was at this step, which is `library/`",
+            "library",
+        ),
+    ],
+)
+def test_other_contexts_are_written_as_they_can_be(tmp_path, context, words, folder):
+    said = _write_context(context, tmp_path)
+    assert words in said
+    assert [path.name for path in tmp_path.iterdir()] == [folder] * bool(folder)
+
+
+def test_transformers_computes_what_our_decoder_computes(workdir, tmp_path):
+    torch = pytest.importorskip(
+        "torch", reason="needs the extra parity: pip install '.[parity]'"
+    )
+    export_run(get_config(str(workdir.root)), workdir, tmp_path / "a")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "a")
+    tokens = np.array([tokenizer("go to shelf 1, then go to shelf 1").input_ids])
+    assert tokens.shape[1] > 4
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "a", dtype=torch.float32
+    )
+    with torch.no_grad():
+        theirs = model.eval()(torch.tensor(tokens)).logits.numpy()
+    places = jnp.arange(tokens.shape[1])[None]
+    ends = jnp.full_like(places, tokens.shape[1])
+    states = hidden_states(DECODER, random(2), jnp.asarray(tokens), places, ends)
+    np.testing.assert_allclose(theirs, logits(DECODER, random(2), states), atol=1e-4)
+
+
+def test_a_run_of_an_earlier_version_is_exported_with_a_word(
+    workdir, source, tmp_path, capfd
+):
+    old = Workdir(tmp_path / "old")
+    shutil.copytree(workdir.root, old.root)
+    values = old.read_config()
+    for section, key in (("prompt", "wording"), ("eval", "samples"), ("grpo", "loss")):
+        del values[section][key]
+    del values["embedder"]
+    values["grpo"]["scale"] = "std"
+    old.config.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="only the version that began") as caught:
+        old.check(smoke(source).to_dict())  # training goes on as it began, or not
+    assert 'config.prompt.wording: absent there, "brief" now' in str(caught.value)
+    command = [sys.executable, "-m", "reskill_jax.main", "--mode=export", "--step=2"]
+    command += [f"--workdir={old.root}", f"--output={tmp_path / 'a'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    note = next(line for line in done.stderr.splitlines() if "another version" in line)
+    assert 'config.prompt.wording="full"' in note
+    assert 'config.embedder.name="lexical"' in note
+    assert "config.eval.samples=1" in note
+    assert "1 that only training needs" in note
+    assert note.endswith("keys that are no more are left out: config.grpo.scale")
+    assert load_bank(tmp_path / "a" / "skills") == EARLY
+
+
+def test_keys_that_looking_depends_on_are_never_left_out_or_guessed(workdir):
+    values = workdir.read_config()
+    values["prompt"]["shape"] = "round"  # it made prompts in a way unknown today
+    assert complete(values).config["prompt"]["shape"] == "round"
+    for section, key in (("policy", "path"), ("strategy", "name"), ("env", "name")):
+        values = workdir.read_config()
+        del values[section][key]
+        del values["embedder"]
+        assert complete(values) == (values, {}, {})
+    assert complete(workdir.read_config()).note == ""
 
 
 def test_the_command_takes_a_step_and_places_but_no_other_flags(workdir, tmp_path):

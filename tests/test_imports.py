@@ -31,7 +31,7 @@ LAYERS = (
     },
     {"command_line", "objectives"},  # words of flags; variants, as plain data
     {"distributed", "checkpoint", "workdir"},  # several processes; a run's directory
-    {"termination", "stored_config"},
+    {"termination"},
     {"skills", "llm"},
     {"environments", "policy", "trials"},
     {"rollout"},
@@ -42,7 +42,7 @@ LAYERS = (
     {"environments.*"},
     {"laboratory"},
     {"defaults", "report"},
-    {"build", "memory_shares"},
+    {"build", "memory_shares", "stored_config"},
     {"build_strategy", "memory_report", "keys", "gpu_topology"},
     {
         "validate",

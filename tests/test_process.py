@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,43 @@ from reskill_jax.process import compilation_cache
 compilation_cache(pathlib.Path(sys.argv[1]))
 print(jax.jit(lambda x: x * 2 + 1)(3.0))
 """
+
+
+SPAWN = """
+import multiprocessing, time
+from reskill_jax.process import end_with_parent
+if __name__ == "__main__":
+    pool = multiprocessing.get_context("spawn").Pool(2, end_with_parent)
+    pool.map_async(time.sleep, [600, 600], chunksize=1)
+    print(*(worker.pid for worker in pool._pool), flush=True)
+    time.sleep(600)
+"""
+
+
+def ended(pid, patience_s=60.0):
+    """Wait until a process has ended; whoever adopted it may not have noticed yet."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_workers_of_a_killed_program_end(tmp_path):
+    """Busy ones, too, that would never look whether anybody wants their results."""
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN)
+    program = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    workers = [int(pid) for pid in program.stdout.readline().split()]
+    assert len(workers) == 2
+    program.kill()
+    program.communicate()
+    assert all(map(ended, workers))
 
 
 def test_runs_of_a_program_get_the_same_memory_again():

@@ -29,6 +29,8 @@ def test_what_looks_like_a_secret_is_replaced(secret):
     ("text", "wanted"),
     [
         ("https://me:hunter2@host/x", f"https://me:{MARK}@host/x"),
+        ("https://opensesame@host/x", f"https://{MARK}@host/x"),
+        ("Authorization: Basic abcdef123", f"Authorization: Basic {MARK}"),
         ("Authorization: Bearer abcdef.123", f"Authorization: Bearer {MARK}"),
         ('{"api_key": "0123456789"}', f'{{"api_key": "{MARK}"}}'),
         ("?token=0123456789&x=1", f"?token={MARK}&x=1"),
@@ -43,6 +45,7 @@ def test_what_stands_after_a_telling_word_is_replaced(text, wanted):
     "text",
     [
         "go to desk 1",
+        "Basic knowledge of an api_key_variable",
         "max_tokens: 512, prompt_tokens=1234567",
         "SELECT key FROM songs WHERE name = 'A major'",
         "https://host:8000/path@2x",

@@ -21,6 +21,7 @@ from programs import (
     start,
     written,
 )
+from report_checks import reported
 
 from reskill_jax import build
 from reskill_jax.policy.weights import load
@@ -87,6 +88,9 @@ def parameters(workdir):
 
 def test_a_run_trains_evaluates_tries_skills_and_can_be_shown(finished):
     workdir, output = finished
+    found = reported(workdir)
+    assert found["trials"]["list"]
+    assert found["library"]["changes"]
     lines = read_metrics(Workdir(workdir).metrics)
     assert [x["step"] for x in lines if x["phase"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [x["step"] for x in lines if x["phase"] == "eval"] == [0, 6]
@@ -114,14 +118,8 @@ def test_the_same_command_again_changes_nothing(finished, policy):
     assert outcome(workdir) == before
 
 
-@pytest.mark.parametrize(
-    "kill_after",
-    [
-        pytest.param(1, marks=pytest.mark.slow),
-        3,
-        pytest.param(5, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow  # of runs that are killed, test_best_checkpoint has quick ones
+@pytest.mark.parametrize("kill_after", [1, 3, 5])
 def test_kill_9_and_resume_ends_like_an_uninterrupted_run(
     finished, policy, tmp_path, kill_after
 ):
@@ -156,14 +154,45 @@ def kill_and_resume(wanted, again, kill_after):
     time.sleep(0.05 * kill_after)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    assert reported(workdir, whole=False)["run"]["state"] == "stopped"
     resumed = start(*again)
     assert resumed.returncode == 0, resumed.stderr
     assert outcome(workdir) == outcome(wanted)
+    assert reported(workdir)["library"] == reported(wanted)["library"]
     step, arrays = parameters(workdir)
     wanted_step, wanted_arrays = parameters(wanted)
     assert step == wanted_step == 6
     for one, other in zip(arrays, wanted_arrays, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "steps"), [("grpo", 1), ("reskill", 0)])
+def test_runs_without_trials_or_steps_have_a_report(policy, tmp_path, strategy, steps):
+    """Zero steps: the run was killed at its first one."""
+    workdir = Workdir(tmp_path / "run")
+    changes = f"--config.strategy.name={strategy}", "--config.num_steps=1"
+    again = command(workdir.root, policy, *changes)
+    if steps:
+        done = start(*again)
+        assert done.returncode == 0, done.stderr
+    else:
+        process = subprocess.Popen(
+            again, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 300
+        while not list(workdir.episodes.glob("eval-*")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    found = reported(workdir.root, whole=bool(steps))
+    assert found["run"]["state"] == ("finished" if steps else "stopped")
+    assert (found["run"]["step"], found["trials"]["list"]) == (steps, [])
+    assert found["evals"][0]["step"] == 0
+    assert found["library"]["spans"] == []
+    assert workdir.first_bank.exists() == (strategy == "reskill")
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import resource
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reskill_jax import defaults
+from reskill_jax.memories.settings import METHODS
 from reskill_jax.storage import plain, write_text
 from reskill_jax.workdir import Workdir, flatten
 
@@ -64,6 +67,21 @@ def test_another_configuration_is_refused_with_all_keys_and_values(tmp_path):
     assert "clip" not in message
     assert "--workdir" in message
     assert workdir.read_config()["grpo"]["group_size"] == 8
+
+
+def test_the_constants_of_a_method_belong_to_the_run(tmp_path):
+    """What a method keeps was counted by them; a state of other ones would mix both."""
+    config = defaults.get_config("alfworld").to_dict()
+    workdir = Workdir(tmp_path)
+    workdir.bind(config)
+    for section in METHODS:
+        for key, value in config["strategy"][section].items():
+            other = copy.deepcopy(config)
+            other["strategy"][section][key] = f"not {value}"
+            with pytest.raises(ValueError, match=rf"config.strategy.{section}.{key}: "):
+                workdir.check(other)
+    with pytest.raises(ValueError, match=r"config.embedder.name: "):
+        workdir.check(config | {"embedder": config["embedder"] | {"name": "openai"}})
 
 
 def test_a_run_can_be_made_longer_but_not_shorter(tmp_path):

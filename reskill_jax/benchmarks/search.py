@@ -45,6 +45,7 @@ from reskill_jax.environments.search.wordings import FULL
 from reskill_jax.environments.task import Task
 from reskill_jax.policy.random_policy import random_policy
 from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.process import tune_memory
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.context import EmptyContext
 from reskill_jax.rollout.engine import Completion, Request, Sampling
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="questions of each set")
     flags = parser.parse_args()
 
+    tune_memory()  # as in a run
     figures: dict[str, float] = {}
     for name, of_set in found_per_set(flags).items():
         figures |= {f"{name}, {figure}": value for figure, value in of_set.items()}

@@ -27,9 +27,10 @@ from reskill_jax.benchmarks.runs import configuration
 from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.grpo.update import Update
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.rollout.prefetch import Batches, Planned
+from reskill_jax.rollout.prefetch import Batches
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
+from reskill_jax.train import plan_step
 from reskill_jax.workdir import Workdir
 
 SAVED = 0.25  # of the time of the updates
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         updates = [
             build.make_grpo(x, policy.config, policy.mesh)[1] for x in (config, kept)
         ]
-        batches = run.batches(lambda step: planned(config, run, step))
+        batches = run.batches(lambda step: plan_step(config, run, step))
         for step in range(1, _STEPS.value + 1):
             rows.append(list(measure(config, run, batches, updates, step)))
             print(format_table(_HEADER, rows[-1:]).splitlines()[-1], flush=True)
@@ -81,21 +82,6 @@ _HEADER = (
     "tokens dropped",
     "slots saved",
 )
-
-
-def planned(config: ConfigDict, run: Run, step: int) -> Planned:
-    """Settle what a step plays, as in training."""
-    plan = run.strategy.plan(step, run.stream.draw)
-    episodes = run.collector.collect(
-        plan.tasks,
-        plan.arms,
-        plan.contexts,
-        sampling=build.sampling(config),
-        seed=derive_seed(config.seed, "rollout", step),
-        what=f"step {step}: playing",
-        only_whole_groups=True,
-    )
-    return Planned(episodes, plan.training_groups, plan.effects)
 
 
 def measure(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax.doctor import devices, host, learner, processes, sampler, services
 from reskill_jax.doctor.checks import Check, Finding, Session, State, examine, several
-from reskill_jax.doctor.scrub import anonymous, hide_secrets
+from reskill_jax.scrub import anonymous, hide_secrets
 from reskill_jax.storage import write_text
 from reskill_jax.terminal import one_line, say
 from reskill_jax.workdir import Workdir

@@ -32,7 +32,7 @@ from reskill_jax.modules import missing
 from reskill_jax.terminal import activity, fail
 
 if TYPE_CHECKING:  # it needs an extra
-    from reskill_jax.environments.openenv_server import Players, Served
+    from reskill_jax.environments.openenv_session import Players, Served
 
 _OURS = ("name", "workers", "timeout_s", "max_attempts", "max_failed_groups")
 _TURNS = 50  # where no configuration says
@@ -119,7 +119,7 @@ def prepare(
     """
     if needed := missing("openenv", "aiohttp"):
         raise ValueError(f"serving {needed}")
-    from reskill_jax.environments.openenv_server import Served  # noqa: PLC0415
+    from reskill_jax.environments.openenv_session import Served  # noqa: PLC0415
 
     config = read_configuration(arguments.config) if arguments.config else {}
     section = dict(config.get("env", {}))

@@ -6,7 +6,7 @@ r"""What training is worth: sampled success on held-out tasks, before and after.
 trains every seed with the main program, in a workdir of its own, and then plays every
 task of a split several times with the policy that the run began with, without skills,
 and with the one that it ended with, with the library that it accepted. Differences are
-paired by task; their errors are over seeds where there are several, else over tasks.
+paired by seed and task; intervals are for other seeds and other tasks.
 Interrupted, the same command goes on: finished runs and what was played are kept, and
 those of --results need not be made again. More --seeds add to them.
 """
@@ -23,6 +23,7 @@ from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import Changes, Figures, Results
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
+from reskill_jax.report.statistics import paired_difference
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.stored_config import get_config
@@ -31,18 +32,21 @@ from reskill_jax.workdir import Workdir
 TARGET = 0.10  # gain in success
 
 
-def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Return the mean difference and its standard error.
+def describe(split: str, by_seed: np.ndarray) -> tuple[list[str | float], Figures, Bar]:
+    """Return a row of the table, figures and the bar of a split.
 
     Args:
-        before: success before training, float [seeds, tasks, samples].
-        after: success after it, likewise.
+        split: its name.
+        by_seed: successes, 0 or 1, [seeds, before and after, tasks, samples].
     """
-    by_task = (after - before).mean(axis=2)
-    values = by_task.mean(axis=1) if len(by_task) > 1 else by_task[0]
-    if len(values) < 2:
-        return float(values.mean()), float("nan")
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+    before, after = by_seed[:, 0], by_seed[:, 1]
+    gain = paired_difference(before, after)
+    means = {"before": float(before.mean()), "after": float(after.mean())}
+    figures = means | {"gain_se": gain.error, "gain_low": gain.low}
+    row: list[str | float] = [split, gain.seeds, gain.tasks, *means.values()]
+    row.append(f"{gain.mean:+.1%} [{gain.low:+.1%}, {gain.high:+.1%}]")
+    named = {f"{split}/{name}": value for name, value in figures.items()}
+    return row, named, Bar(gain.mean, TARGET)
 
 
 def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) -> list:
@@ -102,20 +106,16 @@ def main(argv: Sequence[str]) -> None:
         assert figures is not None  # it was made if it was not there
         seeds.append(figures)
     rows: list[list[str | float]] = []
-    means: dict[str, float] = {}
+    means: Figures = {}
     bars: dict[str, Bar] = {}
     for split in splits:
         by_seed = np.array([figures[split] for figures in seeds], np.float64)
-        before, after = by_seed[:, 0], by_seed[:, 1]
-        mean, error = gain(before, after)
-        rows.append([split, len(seeds), before.shape[1], before.mean(), after.mean()])
-        rows[-1] += [f"{mean:+.1%} ±{1.96 * error:.1%}"]
-        means |= {f"{split}/before": before.mean(), f"{split}/after": after.mean()}
-        means[f"{split}/gain_se"] = error
-        bars[f"{split}/gain"] = Bar(mean, TARGET)
+        row, found, bars[f"{split}/gain"] = describe(split, by_seed)
+        rows.append(row)
+        means |= found
     header = ["split", "seeds", "tasks", "before", "after", "gain, 95%"]
     print(format_table(header, rows))
-    report("gain", {k: float(v) for k, v in means.items()}, bars)
+    report("gain", means, bars)
 
 
 def changes(seed: int, steps: int) -> Changes:

@@ -6,7 +6,8 @@ plays each strategy for a few steps with the offline writer: in small houses wit
 policy that ships with the package, and on sample questions with a scripted agent that
 knows half of the answers and asks whatever memory it is told of. The weights stay as
 they are: what is shown is that a strategy's own text reaches later prompts. A fixed
-bank is given, not written.
+bank is given, not written. Left out are what shows no text, and ablations of ReSkill
+that show what it shows.
 """
 
 import asyncio

@@ -202,18 +202,22 @@ def _trees(number: int, episode: Episode, limit: int) -> Iterator[_Tree]:
 def _parts(
     indices: Sequence[int], turns: Sequence[Turn], limit: int
 ) -> Iterator[list[int]]:
-    """Cut turns, by increasing trunk length, into runs whose trees fit `limit`."""
+    """Cut turns, by increasing trunk length, into runs whose trees fit `limit`.
+
+    Runs are filled from the longest trunk on, so that what is left over, and takes a
+    copy of its trunk along, has the shortest one.
+    """
     part: list[int] = []
-    branches = 0
-    for index in indices:
+    slots = 0
+    for index in reversed(indices):
         turn = turns[index]
         branch = len(turn.branch) + len(turn.response) - 1
-        if part and turn.trunk_length + branches + branch > limit:
-            yield part
-            part, branches = [], 0
+        if part and slots + branch > limit:
+            yield part[::-1]
+            part = []
+        slots = (slots if part else turn.trunk_length) + branch
         part.append(index)
-        branches += branch
-    yield part
+    yield part[::-1]
 
 
 def _layout(

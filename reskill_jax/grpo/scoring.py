@@ -10,6 +10,7 @@ from reskill_jax.grpo.packing import PackedBatch
 from reskill_jax.policy.compute import DEFAULT, Compute
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.logprobs import token_logprobs
+from reskill_jax.policy.sharding import mesh_of
 
 
 def make_scores(
@@ -18,9 +19,14 @@ def make_scores(
     temperature: float = 1.0,
     compute: Compute = DEFAULT,
 ) -> ScoreFn:
-    """Build (params, packed) -> log-probs and entropies, as in `token_logprobs`."""
+    """Build (params, packed) -> log-probs and entropies, as in `token_logprobs`.
+
+    They have a meaning at response tokens only, few of most rows: on one device the
+    rest is not computed. On a mesh it is, since rows there would wait for each other.
+    """
 
     def scores(params: Any, packed: PackedBatch) -> tuple[jax.Array, jax.Array]:
+        wanted = None if mesh_of(params) else jnp.asarray(packed.mask) > 0
         return token_logprobs(
             config,
             params,
@@ -29,6 +35,7 @@ def make_scores(
             jnp.asarray(packed.visible_end),
             jnp.asarray(packed.targets),
             temperature=temperature,
+            wanted=wanted,
             compute=compute,
         )
 

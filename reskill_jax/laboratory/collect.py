@@ -22,6 +22,7 @@ from reskill_jax.laboratory.worlds import WORLDS
 from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import Tokenizer
+from reskill_jax.process import end_with_parent
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.context import BankContext
 from reskill_jax.rollout.demonstration import Demonstration
@@ -54,7 +55,9 @@ def demonstrate_all(
     found: list[Demonstration] = []
     total = len(tasks) * episodes
     with (
-        multiprocessing.get_context("spawn").Pool(workers) as processes,
+        multiprocessing.get_context("spawn").Pool(
+            workers, end_with_parent
+        ) as processes,
         activity("demonstrating", lambda: f"{len(found)} of {total} episodes"),
     ):
         for house in processes.imap(job, tasks, chunksize=4):
@@ -76,7 +79,9 @@ def correct_all(
     """
     job = partial(_correct, teaching=teaching, world=world)
     with (
-        multiprocessing.get_context("spawn").Pool(workers) as processes,
+        multiprocessing.get_context("spawn").Pool(
+            workers, end_with_parent
+        ) as processes,
         activity(f"correcting {len(played)} episodes"),
     ):
         return [d for d in processes.imap(job, played, chunksize=8) if d.turns]

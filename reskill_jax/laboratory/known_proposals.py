@@ -34,9 +34,16 @@ _SAYS_NOTHING = (
     ("Something was observed.", "Make of it what you make of it."),
     ("The episode goes on.", "Go on as you see fit."),
 )
+# Every condition with every advice, for what was tried once is not tried again: the
+# written pairs first, then each condition with the advice after its own, and so on.
 NEUTRAL = tuple(
-    Rule(f"remark-{number}", "Says nothing.", (wording,))
-    for number, wording in enumerate(_SAYS_NOTHING, 1)
+    Rule(
+        f"remark-{1 + turn * len(_SAYS_NOTHING) + place}",
+        "Says nothing.",
+        ((when, _SAYS_NOTHING[(place + turn) % len(_SAYS_NOTHING)][1]),),
+    )
+    for turn in range(len(_SAYS_NOTHING))
+    for place, (when, _) in enumerate(_SAYS_NOTHING)
 )
 KNOWN = {
     # Trials of these are A/A tests: what they accept is a false acceptance.

@@ -239,6 +239,36 @@ class ScienceRecipe(Recipe):
     )
 
 
+@dataclass(frozen=True)
+class RenamedScienceRecipe(ScienceRecipe):
+    """The same tasks, with names exchanged, so that the policy has to read them.
+
+    It goes on from the policy for houses, which copies names out of prompts already.
+
+    Attributes:
+        begins_with: name of the recipe whose policy goes on learning.
+    """
+
+    world_name: ClassVar[str] = "scienceworld-renamed"
+    learning_rate: float = 3e-3
+    phases: tuple[TrainingPhase, ...] = (
+        TrainingPhase(60, text=4, fluent=6, shuffled=1.0),
+        TrainingPhase(160, fluent=2, taught=8, shuffled=0.8),
+        TrainingPhase(140, taught=6, practised=4, rounds=2, shuffled=0.8),
+    )
+    begins_with: str = "alfworld-small"
+
+    @property
+    def hash(self) -> str:
+        """Content hash; the recipe that it begins with is a part of the content."""
+        return _hash([asdict(self), self.start.hash])
+
+    @property
+    def start(self) -> Recipe:
+        """The recipe whose policy goes on learning."""
+        return RECIPES[self.begins_with]
+
+
 # What each world gives to the same steps. Weights that copy names out of a prompt
 # already need a little text for words that they have not met.
 _JOINT_HOUSES = (
@@ -303,5 +333,6 @@ def _hash(content: object) -> str:
 RECIPES: dict[str, Recipe] = {
     "alfworld-small": Recipe(),
     "scienceworld-short": ScienceRecipe(),
+    "scienceworld-renamed": RenamedScienceRecipe(),
     "alfworld-scienceworld": JointRecipe(),
 }

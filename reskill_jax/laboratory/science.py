@@ -22,8 +22,8 @@ ROOMS = (
     *("kitchen", "living room", "outside", "workshop"),
 )
 # Of the animals that a garden has, those that live longest and shortest.
-_LONG = ("giant tortoise", "parrot", "crocodile", "elephant", "brown bear")
-_SHORT = ("chameleon", "mouse", "hedgehog", "ant", "dragonfly")
+LONG_LIVED = ("giant tortoise", "parrot", "crocodile", "elephant", "brown bear")
+SHORT_LIVED = ("chameleon", "mouse", "hedgehog", "ant", "dragonfly")
 # What does not live and stands in every room that has a box.
 _LIFELESS = ("table", "desk", "bed", "counter", "glass cup", "chair")
 # What a careless agent takes for an animal, a plant, or something that does not live.
@@ -80,7 +80,7 @@ class Situation:
         """Read the goal."""
         found = _GOAL.search(self.goal)
         self.wanted, self.box, self.room = found.groups() if found else ("", "", "")
-        self.ranks = _LONG if "longest" in self.goal else _SHORT
+        self.ranks = LONG_LIVED if "longest" in self.goal else SHORT_LIVED
 
     def see(self, action: str, text: str) -> None:
         """Take in what a command has led to."""

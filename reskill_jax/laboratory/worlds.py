@@ -6,7 +6,7 @@ A recipe names its world. A further one is an entry here, a script
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from reskill_jax.environments.scienceworld.wordings import WORDINGS as SCIENCE_W
 from reskill_jax.environments.wording import Wording
 from reskill_jax.laboratory.demonstrator import Demonstrator, Script
 from reskill_jax.laboratory.science import TAUGHT, ScienceDemonstrator
+from reskill_jax.laboratory.science_names import ScienceNames
 from reskill_jax.laboratory.shuffle import Names
 from reskill_jax.rollout.demonstration import Demonstration
 from reskill_jax.skills.rule import Rule
@@ -105,3 +106,5 @@ WORLDS = {
         response_tokens=24,
     ),
 }
+# The same simulator; what lives there has other names in every demonstration.
+WORLDS["scienceworld-renamed"] = replace(WORLDS["scienceworld"], names=ScienceNames.of)

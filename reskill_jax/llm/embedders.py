@@ -18,6 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reskill_jax.llm.retry import CallError, Failure
+
 NAMES = ("lexical", "encoder", "openai")
 DIMENSIONS = 1024  # of lexical vectors
 _KEPT = 20_000  # texts whose vectors are remembered
@@ -103,6 +105,7 @@ class Threaded:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="embedder")
         self._lock = threading.Lock()
         self._vectors: OrderedDict[str, Future[NDArray[np.float32]]] = OrderedDict()
+        self._width = 0  # of all vectors; not known before the first
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `Embedder`."""
@@ -131,12 +134,23 @@ class Threaded:
         try:
             vectors = self._compute()(list(begun))
             rows = _of_length_one(_checked(vectors, len(begun)))
+            self._check_width(rows.shape[1])
         except BaseException as error:
             for future in begun.values():
                 future.set_exception(error)
         else:
             for future, row in zip(begun.values(), rows, strict=True):
                 future.set_result(row)
+
+    def _check_width(self, width: int) -> None:
+        """Refuse vectors that cannot be compared with those that are remembered."""
+        with self._lock:
+            self._width = self._width or width
+            if width != self._width:
+                raise CallError(
+                    Failure.BAD_RESPONSE,
+                    f"vectors of {width} numbers, those before had {self._width}",
+                )
 
 
 def embed_now(embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:

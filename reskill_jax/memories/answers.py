@@ -81,7 +81,8 @@ class SkillEdit(_Answer):
 
     def edit(self) -> EntryEdit:
         """Return it as plain data."""
-        entry = Entry(self.category, self.title, self.principle, self.when)
+        when = "" if self.when == self.title else self.when
+        entry = Entry(self.category, self.title, self.principle, when)
         return EntryEdit(self.op, entry, self.target)
 
 

@@ -27,7 +27,8 @@ _HOW = (
 )
 _FOUND = "Principles from earlier tasks:"
 _NOTHING = "No principle is known about this."
-_ID = re.compile(r"\[([0-9a-f]{12})\]")
+# What begins a line of an answer: a principle's own text may hold such an id, too.
+_ID = re.compile(r"^\[([0-9a-f]{12})\] (?:do|avoid) \(", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ def apply_edits(
             texts.append(text)
             votes.append(NEW)
             known.add(_key(text))
-        elif not 0 <= edit.target < len(rules) or (edit.op == "edit" and not text):
+        elif not 0 <= edit.target < len(rules) or (
+            edit.op == "edit" and not _is_new(text, texts[edit.target], known)
+        ):
             unused += 1
         elif edit.op == "remove":
             votes[edit.target] -= removal
@@ -78,6 +80,11 @@ def apply_edits(
                 known.add(_key(text))
     kept = [VotedRule(t, v) for t, v in zip(texts, votes, strict=True) if v > 0]
     return tuple(sorted(kept, key=lambda rule: -rule.votes)), unused
+
+
+def _is_new(text: str, old: str, known: set[str]) -> bool:
+    """Tell whether a rule's new words are any, and not those of another rule."""
+    return bool(text) and (_key(text) == _key(old) or _key(text) not in known)
 
 
 def _key(text: str) -> str:

@@ -16,7 +16,9 @@ from reskill_jax.memories.texts import item_id
 GENERAL = "general"
 MISTAKES = "mistakes"
 MOST_TOKENS = 100  # of a distilled skill (paper: 10 to 20 times less than an episode)
+MOST_CATEGORY = 60  # characters of a category, which is the name of a directory, too
 _MOST_CHARACTERS = 2000  # of a field that is read from a file
+_MOST_OF_TITLE = 1000  # a SKILL.md has it as its description
 _CHARACTERS_PER_TOKEN = 4.0  # of English text, as vocabularies of chat models cut it
 _PIECE = re.compile(r"\w+|[^\w\s]")
 # What the released files call the skills of types of tasks.
@@ -135,6 +137,9 @@ def from_document(document: Any) -> tuple[Entry, ...]:
     """
     if not isinstance(document, Mapping):
         raise ValueError("the document is no JSON object of SkillRL's form")
+    parts = ("general_skills", *_SPELLINGS, "common_mistakes")
+    if not any(part in document for part in parts):
+        raise ValueError(f"the document has none of {', '.join(parts)}")
     found = [
         Entry(GENERAL, *_fields(skill, f"general_skills[{n}]", *_SKILL))
         for n, skill in enumerate(_list(document, "general_skills"))
@@ -144,11 +149,9 @@ def from_document(document: Any) -> tuple[Entry, ...]:
         if not isinstance(kinds, Mapping):
             raise ValueError(f"{spelling} is no object from type to skills")
         for kind in kinds:
+            category = _category(kind, spelling)
             found += [
-                Entry(
-                    clean(str(kind), 80),
-                    *_fields(skill, f"{spelling}.{kind}[{n}]", *_SKILL),
-                )
+                Entry(category, *_fields(skill, f"{spelling}.{kind}[{n}]", *_SKILL))
                 for n, skill in enumerate(_list(kinds, kind))
             ]
     found += [
@@ -169,16 +172,30 @@ def _list(holder: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
+def _category(kind: str, place: str) -> str:
+    category = clean(kind, 2 * MOST_CATEGORY)
+    if not 0 < len(category) <= MOST_CATEGORY:
+        raise ValueError(
+            f"{place} has the type {category!r}: needs a name of 1 to {MOST_CATEGORY} "
+            "characters"
+        )
+    return category
+
+
 def _fields(
     skill: Any, place: str, title: str, principle: str, when: str
 ) -> tuple[str, str, str]:
     if not isinstance(skill, Mapping):
         raise ValueError(f"{place} is no JSON object")
 
-    def text(key: str, default: str | None = None) -> str:
+    def text(key: str, most: int, default: str | None = None) -> str:
         value = skill.get(key, default)
-        if not isinstance(value, str) or not (value.strip() or default is not None):
+        cleaned = clean(value, most) if isinstance(value, str) else None
+        if cleaned is None or not (cleaned or default is not None):
             raise ValueError(f"{place}.{key} is {value!r:.40}: needs a text")
-        return clean(value, _MOST_CHARACTERS)
+        return cleaned
 
-    return text(title), text(principle), text(when, "")
+    named, condition = text(title, _MOST_OF_TITLE), text(when, _MOST_CHARACTERS, "")
+    # A condition that repeats the title is none; a SKILL.md, too, has it so.
+    condition = "" if condition == named else condition
+    return named, text(principle, _MOST_CHARACTERS), condition

@@ -1,7 +1,7 @@
 """SkillRL's skills as files: its own JSON, and directories of SKILL.md.
 
 library/skills.json
-library/general/check-places-once-3f2a10/SKILL.md
+library/general/check-places-once-3f2a10c4b7d9/SKILL.md
 library/mistakes/...
 library/<type of task>/...
 """
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from reskill_jax.memories.skill_entries import (
     GENERAL,
@@ -20,7 +20,7 @@ from reskill_jax.memories.skill_entries import (
     to_document,
 )
 from reskill_jax.skills.skill import Skill, SkillBank
-from reskill_jax.skills.skill_md import load_bank, save_bank
+from reskill_jax.skills.skill_md import SkillFileError, load_bank, save_bank
 from reskill_jax.storage import write_text
 
 JSON_FILE = "skills.json"
@@ -34,7 +34,12 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
         ValueError: there is none, or it cannot be read; names the file.
     """
     if path.is_dir():
-        return _read_directory(path)
+        try:
+            return _read_directory(path)
+        except SkillFileError:
+            raise  # it names the file
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     if not path.is_file():
         raise ValueError(f"{path}: no such file or directory: name a library")
     if path.stat().st_size > _MAX_BYTES:
@@ -64,7 +69,7 @@ def save_entries(entries: Sequence[Entry], directory: Path) -> None:
 def to_skill(entry: Entry) -> Skill:
     """Return an entry as a skill that other agents can read."""
     words = re.findall(r"[a-z0-9]+", entry.title.casefold())
-    name = "-".join(["-".join(words)[:50].strip("-") or "skill", entry.id[:6]])
+    name = "-".join(["-".join(words)[:50].strip("-") or "skill", entry.id])
     return Skill(
         name=name,
         description=entry.title,
@@ -84,7 +89,7 @@ def _read_directory(path: Path) -> tuple[Entry, ...]:
         for category in _categories(path)
         for skill in load_bank(path / _folder(category)).skills
     ]
-    return tuple({entry.id: entry for entry in found}.values())
+    return from_document(to_document(tuple(found)))  # by the rules for both forms
 
 
 def _categories(path: Path) -> list[str]:
@@ -101,5 +106,10 @@ def _categories(path: Path) -> list[str]:
 
 def _folder(category: str) -> str:
     """Return a name of a directory for any category; types of tasks keep theirs."""
-    name = quote(category, safe=" ")
-    return f"%2E{name[1:]}" if name.startswith(".") else name
+    taken = category == JSON_FILE
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in c.encode())
+        if c in "/%" or not c.isprintable() or (c == "." and (taken or not k))
+        else c
+        for k, c in enumerate(category)
+    )

@@ -19,6 +19,7 @@ from reskill_jax.memories.settings import SkillrlSettings
 from reskill_jax.memories.skill_entries import (
     GENERAL,
     MISTAKES,
+    MOST_CATEGORY,
     MOST_TOKENS,
     Entry,
     EntryEdit,
@@ -128,7 +129,8 @@ class SkillLibrary:
             yield "refine"
         if edit.op == "refine" and old is None:
             yield "target"
-        if edit.op == "add" and entry.category not in (GENERAL, MISTAKES, *kinds):
+        known = entry.category in (GENERAL, MISTAKES, *kinds)
+        if edit.op == "add" and not (known and len(entry.category) <= MOST_CATEGORY):
             yield "category"
         if not entry.title or not entry.principle:
             yield "empty"
@@ -139,7 +141,7 @@ class SkillLibrary:
             yield "full"
         # What is shown together; a skill may be right for two types of tasks.
         category = old.category if old else entry.category
-        rivals = self.of(category, *((GENERAL,) if category != MISTAKES else ()))
+        rivals = [e for e in self.entries if _shown_together(e.category, category)]
         others = [other for other in rivals if other is not old]
         if others and self._nearest(entry, others) >= self.settings.duplicate:
             yield "duplicate"
@@ -181,3 +183,10 @@ class SkillLibrary:
             decode(tuple[Entry, ...], entries),
             resources.get("embedder") or Lexical(),
         )
+
+
+def _shown_together(first: str, second: str) -> bool:
+    """Tell whether an episode may be shown skills of both categories as one list."""
+    if MISTAKES in (first, second):
+        return first == second
+    return first == second or GENERAL in (first, second)

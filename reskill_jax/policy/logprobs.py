@@ -25,6 +25,7 @@ def token_logprobs(
     targets: jax.Array,
     *,
     temperature: float | jax.Array = 1.0,
+    wanted: jax.Array | None = None,
     compute: Compute = DEFAULT,
 ) -> tuple[jax.Array, jax.Array]:
     """Score `targets` as the tokens that follow each index.
@@ -45,32 +46,60 @@ def token_logprobs(
         visible_end: int32 [B, T], see `attention.tree_mask`; 0 is padding.
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
+        wanted: bool [B, T], where scores are wanted; None: everywhere. Chunks without
+            any are skipped, for which each row's wanted columns come first.
         compute: how it is computed.
 
     Returns:
         Log-probabilities and entropies, float32 [B, T] each; what they are on padding
-        has no meaning. The compiler drops the entropy where nothing uses it.
+        and where they are not wanted has no meaning. The compiler drops the entropy
+        where nothing uses it.
     """
     states = hidden_states(config, params, tokens, positions, visible_end, compute)
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
+    columns: tuple[jax.Array, ...] = (states, targets, temperature)
     head = _split_head(config, base_of(params))
     score: Callable[..., Any] = functools.partial(_score, config, head)
     length, chunk = tokens.shape[1], compute.logprob_chunk
+    order = None
     if chunk < length:
         score = jax.checkpoint(score)
+        if wanted is not None:
+            score = _where_wanted(score)
+            order = jnp.argsort(~wanted, axis=1, stable=True)
+            columns = tuple(_take(x, order) for x in (*columns, wanted))
     whole = length // chunk * chunk if length // chunk > _UNROLLED else 0
     parts = [
-        score(*(x[:, at : at + chunk] for x in (states, targets, temperature)))
+        score(*(x[:, at : at + chunk] for x in columns))
         for at in range(whole, length, chunk)
     ]
     if whole:
-        pieces = (_cut(x[:, :whole], chunk) for x in (states, targets, temperature))
+        pieces = tuple(_cut(x[:, :whole], chunk) for x in columns)
         _, (logprobs, entropy) = jax.lax.scan(
-            lambda _, piece: (None, score(*piece)), None, tuple(pieces)
+            lambda _, piece: (None, score(*piece)), None, pieces
         )
         parts.insert(0, (_join(logprobs), _join(entropy)))
     logprobs, entropy = (jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
+    if order is not None:
+        back = jnp.argsort(order, axis=1)
+        logprobs, entropy = _take(logprobs, back), _take(entropy, back)
     return logprobs, entropy
+
+
+def _take(x: jax.Array, order: jax.Array) -> jax.Array:
+    """Take columns [B, C] of [B, T, ...]."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
+
+
+def _where_wanted(score: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a `_score` that returns zeros for chunks without a column that is wanted."""
+
+    def some(*columns: jax.Array) -> tuple[jax.Array, jax.Array]:
+        *others, wanted = columns
+        zeros = jnp.zeros(wanted.shape, jnp.float32)
+        return jax.lax.cond(jnp.any(wanted), score, lambda *_: (zeros, zeros), *others)
+
+    return some
 
 
 def _cut(x: jax.Array, chunk: int) -> jax.Array:

@@ -21,6 +21,11 @@ def path_problems(path: str) -> Iterator[str]:
             f"path={path!r} holds no config.json: name the Hugging Face directory of "
             "a model, with its weights and tokenizer"
         )
+    elif (Path(path) / "checkpoints").is_dir():
+        yield (
+            f"path={path!r} is the workdir of a run, which holds no model that can be "
+            "read by itself: export it (--mode=export) and name that directory"
+        )
 
 
 def reference_problems(reference: str, lora_rank: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.report.metrics import sampled_words
 from reskill_jax.skills.operations import describe
 from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
@@ -76,11 +77,13 @@ def _lines(path: Path) -> list[str]:
 
 def _metrics(line: dict[str, Any]) -> str:
     if line["phase"] == "eval":
-        rates = [
-            f"{key.removesuffix('/success')} {value:.1%}"
-            for key, value in sorted(line.items())
-            if key.endswith("/success") and isinstance(value, float)
-        ]
+        rates = []
+        for key, value in sorted(line.items()):
+            if key.endswith("/success") and isinstance(value, float):
+                split = key.removesuffix("/success")
+                rates.append(
+                    f"{split} {value:.1%} {sampled_words(line, split)}".strip()
+                )
         return one_line(f"evaluation after {line['step']} steps: {', '.join(rates)}")
     parts = [f"step {line['step']}"]
     for name, words in (

@@ -11,7 +11,7 @@ import numpy as np
 
 from reskill_jax.codec import encode
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.report.metrics import MetricWriter, cut, sampled_names
+from reskill_jax.report.metrics import MetricWriter, cut, sampled_words
 from reskill_jax.report.progress import Progress
 from reskill_jax.report.trackers import (
     SHOWN_EPISODES,
@@ -42,6 +42,7 @@ class Logbook:
             without a warning.
         trackers: names of those that show the run as well.
         config: of the run, by key, for them.
+        first: the context that a new run begins with; its bank, if it is one, is kept.
 
     As a context manager it tells the trackers at its end whether the run has failed.
     """
@@ -55,6 +56,7 @@ class Logbook:
         logprob_diff_warning: float,
         trackers: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        first: Context | None = None,
     ) -> None:
         self._workdir = workdir
         self._logprob_diff_warning = logprob_diff_warning
@@ -65,7 +67,11 @@ class Logbook:
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))
         self._saved = ""  # hash of the bank in the workdir
+        self._on_trial: Sequence[Any] | None = None  # in the workdir; None: not known
         cut(workdir.trials, start)
+        if isinstance(first, BankContext):
+            document = {"bank": first.hash, "skills": encode(first.bank.skills)}
+            write_text(workdir.first_bank, json.dumps(document, indent=2) + "\n")
         made = {name: make_tracker(name) for name in trackers}
         self._trackers = Trackers(made, self._progress.note)
         self._trackers.start(describe(workdir.root, config or {}, start))
@@ -98,6 +104,7 @@ class Logbook:
             file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
         for trial in learned.decisions:
             self._trackers.document(step, "trial", as_code(trial))
+        self._keep_candidates(learned.on_trial)
         if incumbent.hash != self._saved:
             self._save(step, incumbent)
             self._saved = incumbent.hash
@@ -120,6 +127,15 @@ class Logbook:
             trial=learned.status,
             compared=isinstance(incumbent, BankContext) or any(e.arm for e in episodes),
         )
+
+    def _keep_candidates(self, candidates: Sequence[Any]) -> None:
+        """Write what is on trial where that has changed; methods without trials: no."""
+        if candidates == self._on_trial:
+            return
+        if candidates or self._workdir.on_trial.exists():
+            document = {"candidates": list(candidates)}
+            write_text(self._workdir.on_trial, json.dumps(document, indent=2) + "\n")
+        self._on_trial = candidates
 
     def _save(self, step: int, incumbent: Context) -> None:
         """Write what people can read of the accepted context."""
@@ -254,24 +270,12 @@ def summary(
             failed = metrics[f"{split}/failed_{kind}"]
             rate = f"void, {failed:g} {kind} failed for good"
         else:
-            rate = f"{metrics[f'{split}/success']:.1%}{_sampled(metrics, split)}"
+            greedy = f"{metrics[f'{split}/success']:.1%}"
+            rate = ", ".join(filter(None, (greedy, sampled_words(metrics, split))))
         rates.append(f"{split} {rate} ({panel.label})")
     varies = any(metrics.get(f"{split}/batch_invariant") == 0 for split in panels)
     note = "; the engine is not batch-invariant, so that a repeat may differ"
     return f"evaluation after {step} steps: {', '.join(rates)}{note if varies else ''}"
-
-
-def _sampled(metrics: Mapping[str, float], split: str) -> str:
-    """Say what samples showed; empty where there are none."""
-    parts = [
-        f"{name} {metrics[f'{split}/{name}']:.1%} "
-        f"[{metrics[f'{split}/{name}_low']:.0%}, {metrics[f'{split}/{name}_high']:.0%}]"
-        for name in sampled_names(metrics, split)
-    ]
-    if not parts:
-        return ""
-    temperature = metrics[f"{split}/temperature"]
-    return f", at temperature {temperature:g} {', '.join(parts)}"
 
 
 def _dropped(task: str, reason: str) -> str:

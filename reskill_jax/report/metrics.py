@@ -107,6 +107,18 @@ def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
     return sorted(names, key=lambda name: (name[:4], int(name[5:])))
 
 
+def sampled_words(metrics: Mapping[str, Any], split: str) -> str:
+    """Say what a split's samples showed, with 95% intervals; empty without samples."""
+    parts = [
+        f"{name} {metrics[f'{split}/{name}']:.1%} "
+        f"[{metrics[f'{split}/{name}_low']:.0%}, {metrics[f'{split}/{name}_high']:.0%}]"
+        for name in sampled_names(metrics, split)
+    ]
+    if not parts:
+        return ""
+    return f"at temperature {metrics[f'{split}/temperature']:g} {', '.join(parts)}"
+
+
 def cut(path: Path, start: int, evaluation: int | None = None) -> None:
     """Drop lines of steps >= `start` and an unfinished last line, by one rename.
 

@@ -189,8 +189,11 @@ class BankContext:
 
     @classmethod
     def from_json(cls, document: Any, resources: Mapping[str, Any]) -> "BankContext":
-        """Make it again, with the same hash."""
-        return cls(decode(SkillBank, document))
+        """Make it again, with the same hash.
+
+        Checkpoints of earlier versions lack fields that came later.
+        """
+        return cls(decode(SkillBank, document, fields="known"))
 
 
 @runtime_checkable

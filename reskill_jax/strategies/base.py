@@ -124,6 +124,7 @@ class Learned:
         events: what happened, one line each, e.g. that a trial began or was decided.
         decisions: trials decided at this step, as JSON documents.
         status: the state of affairs in a few words, for the progress line.
+        on_trial: candidates that are on trial now, as JSON documents.
 
     Raises:
         TypeError: a part is of another type.
@@ -134,6 +135,7 @@ class Learned:
     events: tuple[str, ...] = ()
     decisions: tuple[dict[str, Any], ...] = ()
     status: str = ""
+    on_trial: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts' types."""
@@ -142,6 +144,9 @@ class Learned:
         _check_tuple("decisions", self.decisions, dict)
         for number, decision in enumerate(self.decisions):
             plain(decision, f"decisions[{number}]")
+        _check_tuple("on_trial", self.on_trial, dict)
+        for number, candidate in enumerate(self.on_trial):
+            plain(candidate, f"on_trial[{number}]")
         if not isinstance(self.status, str):
             raise TypeError(f"status={self.status!r:.80}: needs a str")
 
@@ -240,3 +245,13 @@ class Setup:
         if problem := self.bank_problem(bank):
             raise ValueError(f"bank={directory!r}: {problem}")
         return bank
+
+
+def waits(setup: Setup, train: bool) -> bool:
+    """Tell whether a writer is waited for: a frozen policy has nothing else to do.
+
+    Args:
+        setup: of the run.
+        train: whether the strategy's plans train the policy.
+    """
+    return setup.frozen or not train

@@ -25,7 +25,7 @@ from reskill_jax.memories.writer import Writer
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.strategies.base import Draw, Learned, Plan, Setup
+from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, waits
 
 
 def make(setup: Setup, *, train: bool = True) -> "Evolver":
@@ -170,7 +170,7 @@ class Evolver:
     def _take(self, step: int) -> int:
         """Add or merge what has been written; a known one may be gone by now."""
         written = 0
-        for _, result in self._desk.take(step):
+        for _, result in self._desk.take(step, wait=waits(self._setup, self._train)):
             for merge in decode(_Written, result)["merges"]:
                 known = {item.id: item for item in self._memory.items}
                 if merge["into"] in known:

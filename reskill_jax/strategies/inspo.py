@@ -24,7 +24,7 @@ from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.seeds import derive_seed
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup
+from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup, waits
 
 
 def make(setup: Setup, *, train: bool = True) -> "Inspo":
@@ -186,7 +186,7 @@ class Inspo:
                     count=self._settings.candidates,
                 )
                 self._desk.submit(step, encode(job))
-        for _, texts in self._desk.take(step):
+        for _, texts in self._desk.take(step, wait=waits(self._setup, self._train)):
             known = {member.text for member in self._members}
             self._candidates = [
                 text for text in dict.fromkeys(texts) if text not in known

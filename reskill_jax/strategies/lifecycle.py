@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reskill_jax.creator.reservoir import Tally
+from reskill_jax.rollout.context import BankContext, Context
 from reskill_jax.rollout.episode import Episode, Turn
 from reskill_jax.skills.skill import SkillBank
 
@@ -50,6 +51,13 @@ def lifecycle(bank: SkillBank, episodes: Sequence[Episode]) -> dict[str, float]:
         metrics["skills/name_as_action"] = float(np.mean(list(map(_acted, shown))))
         metrics["skills/named"] = float(np.mean(list(map(_named, shown))))
     return metrics
+
+
+def lifecycle_of(context: Context, episodes: Sequence[Episode]) -> dict[str, float]:
+    """Return the metrics of a context's bank; nothing where it is no bank."""
+    if not isinstance(context, BankContext):
+        return {}
+    return lifecycle(context.bank, episodes)
 
 
 def idle_episodes(

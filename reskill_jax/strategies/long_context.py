@@ -52,7 +52,9 @@ class LongContextStrategy:
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
         """Keep the newest successes."""
         played = {e.task.id: e.task for e in episodes}
-        left_out = [self._context.text(task)[1] > 0 for task in played.values()]
+        shown = {key: self._context.text(task) for key, task in played.items()}
+        left_out = [missing > 0 for _, missing in shown.values()]
+        read = sum(bool(shown[episode.task.id][0]) for episode in episodes)
         won: dict[str, EpisodeRecord] = {}
         for episode in episodes:
             record = episode.record(step)
@@ -64,7 +66,11 @@ class LongContextStrategy:
         older = (e for e in self._context.episodes if e.task not in won)
         kept = (*reversed(won.values()), *older)[: self._settings.episodes]
         self._context = replace(self._context, episodes=kept)
-        metrics = {"memory/items": float(len(kept)), "memory/written": float(len(won))}
+        metrics = {
+            "memory/items": float(len(kept)),
+            "memory/written": float(len(won)),
+            "memory/read": float(read),
+        }
         if left_out:
             metrics["memory/truncated"] = sum(left_out) / len(left_out)
         return Learned(metrics, status=f"{len(kept)} episodes")

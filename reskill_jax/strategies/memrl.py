@@ -24,7 +24,7 @@ from reskill_jax.memories.writer import Writer
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.strategies.base import Draw, Learned, Plan, Setup
+from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, waits
 
 
 def make(setup: Setup, *, train: bool = True) -> "Memrl":
@@ -118,7 +118,7 @@ class Memrl:
     def _take(self, step: int) -> int:
         """Add what has been written."""
         before = {item.id for item in self._memory.items}
-        for job, texts in self._desk.take(step):
+        for job, texts in self._desk.take(step, wait=waits(self._setup, self._train)):
             records = decode(_Job, job)["records"]
             for record, text in zip(records, texts, strict=True):
                 seen = record.observations[0] if record.observations else ""

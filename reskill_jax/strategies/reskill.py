@@ -224,6 +224,18 @@ class ReSkill:
             events=tuple(self._events),
             decisions=tuple(self._decisions),
             status=self._status(len(records)),
+            on_trial=self._on_trial(),
+        )
+
+    def _on_trial(self) -> tuple[dict[str, Any], ...]:
+        """Describe the candidates of the running trial, for the log."""
+        return tuple(
+            {
+                "start": self._course.start,
+                "proposal": encode(proposal),
+                "candidate": bank.hash,
+            }
+            for proposal, bank in (self._candidates if self._trial else ())
         )
 
     def _banks(self) -> tuple[SkillBank, ...]:

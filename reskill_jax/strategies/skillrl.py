@@ -21,7 +21,13 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.environments.task import Task
 from reskill_jax.llm.retry import CallError
 from reskill_jax.memories.settings import SkillrlSettings
-from reskill_jax.memories.skill_entries import GENERAL, MISTAKES, Entry, EntryEdit
+from reskill_jax.memories.skill_entries import (
+    GENERAL,
+    MISTAKES,
+    Entry,
+    EntryEdit,
+    about,
+)
 from reskill_jax.memories.skill_evidence import SkillEvidence, compression
 from reskill_jax.memories.skill_files import read_entries
 from reskill_jax.memories.skill_library import SkillLibrary
@@ -29,7 +35,7 @@ from reskill_jax.memories.writer import Writer
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.episode_record import EpisodeRecord
-from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup
+from reskill_jax.strategies.base import NOT_PLAYED, Draw, Learned, Plan, Setup, waits
 
 _FIRST = 12  # edits per type of task when the first library is distilled
 
@@ -79,11 +85,14 @@ class SkillRL:
         settings = self._settings = SkillrlSettings(**setup.settings["skillrl"])
         given: tuple[Entry, ...] = ()
         if settings.library:
+            name = f"skillrl.library={settings.library!r}"
             try:
                 given = read_entries(Path(settings.library))
             except ValueError as error:
-                name = f"skillrl.library={settings.library!r}"
                 raise ValueError(f"{name}: {error}") from error
+            if not given:
+                raise ValueError(f"{name} holds no skills: to start without, use ''")
+            self._tell_strange(name, given)
         self._library = SkillLibrary.from_json(
             SkillLibrary(settings, given).to_json(), setup.resources
         )
@@ -133,6 +142,25 @@ class SkillRL:
         }
         status = f"{len(self._library.entries)} skills"
         return Learned(metrics, events, status=status)
+
+    def _tell_strange(self, name: str, given: Sequence[Entry]) -> None:
+        """Warn of given skills that no task here is of the type of."""
+        panel = self._setup.panel(self._setup.split, None)
+        kinds = {task.kind for task in panel.tasks}
+        strange = {
+            entry.category
+            for entry in given
+            if entry.category not in (GENERAL, MISTAKES)
+            and not any(about(entry.category, kind) for kind in kinds)
+        }
+        if strange:
+            logging.warning(
+                "%s has skills of types of tasks that are not played here and are "
+                "never shown: %s; the types here are %s",
+                name,
+                ", ".join(sorted(strange)),
+                ", ".join(sorted(kinds)) or "none",
+            )
 
     def _find_panel(self) -> tuple[Task, ...]:
         """Return the tasks beside training that evolution learns from."""
@@ -207,7 +235,7 @@ class SkillRL:
         before = {entry.id for entry in self._library.entries}
         records: list[EpisodeRecord] = []  # that it was written from
         refused: Counter[str] = Counter()
-        for job, result in self._desk.take(step, wait=not self._learns):
+        for job, result in self._desk.take(step, wait=waits(self._setup, self._train)):
             held = decode(_Job, job, name="job")
             records += [r for won, lost in held["calls"] for r in (*won, *lost)]
             edits = [
@@ -229,11 +257,6 @@ class SkillRL:
         metrics = {f"skillrl/refused/{why}": float(n) for why, n in refused.items()}
         metrics |= {"memory/written": float(len(new))} | compression(records, new)
         return metrics, events
-
-    @property
-    def _learns(self) -> bool:
-        """Whether there is something else to do while a writer writes."""
-        return self._train and not self._setup.frozen
 
     def _read(self, episodes: Sequence[Episode]) -> int:
         """Count the episodes that were played on a library that was not empty."""

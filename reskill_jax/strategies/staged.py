@@ -7,6 +7,7 @@ from typing import Any, Literal
 from reskill_jax.rollout.context import Context
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup, Strategy
+from reskill_jax.strategies.lifecycle import lifecycle_of
 
 Order = Literal["skill_first", "policy_first"]
 
@@ -44,9 +45,10 @@ class Staged:
         return self.strategy.plan(step, draw).frozen()
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
-        """Learn about skills in their stage only."""
+        """Learn about skills in their stage only; tell of them in both."""
         if self._trains_policy(step):
-            return Learned(status=self.status)
+            metrics = lifecycle_of(self.incumbent, episodes)
+            return Learned(metrics, status=self.status)
         learned = self.strategy.observe(step, episodes)
         self.status = learned.status
         return learned

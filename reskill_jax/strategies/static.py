@@ -13,6 +13,7 @@ from reskill_jax.memories.shelf import ChosenSkills
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.strategies.base import Draw, Learned, Plan, Setup
+from reskill_jax.strategies.lifecycle import lifecycle_of
 
 Show = Literal["none", "triggered", "bm25", "random"]
 
@@ -53,8 +54,8 @@ class Static:
         return Plan.alike(tasks, self.context, self.group_size, train=self.train)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
-        """Learn nothing."""
-        return Learned()
+        """Learn nothing; of a bank, tell what the policy does with it."""
+        return Learned(lifecycle_of(self.context, episodes))
 
     @property
     def incumbent(self) -> Context:

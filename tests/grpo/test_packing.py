@@ -197,10 +197,10 @@ def test_a_tree_that_fits_no_bucket_is_cut_between_turns():
     episode = Episode(TASK, 0, 0, 0, "", "", [trunk], turns)
     (batch,) = pack([episode], buckets=[8], tokens_per_microbatch=16)
     assert batch.tokens.tolist() == [
-        [1, 2, 3, 9, 9, 9, 9, 0],  # two turns
-        [1, 2, 3, 4, 9, 9, 0, 0],  # the third, with the whole trunk before it
+        [1, 2, 3, 4, 9, 9, 9, 9],  # the two turns with the longest trunks
+        [1, 2, 9, 9, 0, 0, 0, 0],  # the first, which repeats the least
     ]
-    assert batch.positions[1].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert batch.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 3, 4]
 
 
 def test_too_long_turn_names_lengths_and_key():

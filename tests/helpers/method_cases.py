@@ -60,6 +60,7 @@ def setup(bank=None, group_size=4, tasks_per_step=3, seed=1, desk=None, **method
         group_size=group_size,
         resources={},
         frozen=False,
+        split="train",
         panel=lambda split, limit: TaskPanel(panel_tasks(split, limit)),
         load_bank=lambda: bank or SkillBank(),
         make_desk=desk or (lambda work: Desk(OfflineWriter(), work)),

@@ -82,6 +82,6 @@ def test_neutral_bundles_pass_verification_and_say_nothing_of_the_environment():
         mine = replace(proposal, bank=bank.hash)
         assert isinstance(verify(mine, Evidence(bank, [])), Verified)
     texts = [f"{s.when_to_use} {s.action}" for p in proposals for s in added(p)]
-    assert len(set(texts)) == len(texts) == 6
+    assert len(set(texts)) == len(texts) == 36  # trials, enough for a rate
     verbs = {"open", "take", "go to", "put", "heat", "cool", "clean", "search"}
     assert not any(verb in text.lower() for text in texts for verb in verbs)

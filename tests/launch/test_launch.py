@@ -44,6 +44,7 @@ APT_CACHE = """#!/usr/bin/env bash
 ID = """#!/usr/bin/env bash
 echo "${USER_ID:-1000}"
 """
+PYTEST = "python -m pytest -n 2 --dist loadfile --no-loadscope-reorder"
 
 
 class Machine:
@@ -241,7 +242,7 @@ def test_test_runs_the_checks_then_pytest(tmp_path):
         "python -m ruff check .",
         "python -m ruff format --check .",
         "python -m mypy",
-        "python -m pytest -n 2 --dist loadfile -k a or b",
+        f"{PYTEST} -k a or b",
     ]
 
 
@@ -257,9 +258,7 @@ def test_ci_says_that_it_is_ci_and_runs_all_tests(tmp_path):
     machine = Machine(tmp_path)
     assert machine.run(".ci/run").returncode == 0
     assert machine.calls("CI=") == ["CI=true"]
-    assert machine.calls("-m pytest") == [
-        "python -m pytest -n 2 --dist loadfile -m slow or not slow"
-    ]
+    assert machine.calls("-m pytest") == [f"{PYTEST} -m slow or not slow"]
 
 
 def test_ci_fails_where_a_check_fails(tmp_path):

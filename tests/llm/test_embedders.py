@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socketserver
 import subprocess
 import sys
 import threading
@@ -119,6 +120,17 @@ def test_what_is_no_vector_is_refused(rows):
         embed_now(embedder, ["a"])
 
 
+def test_a_service_that_changes_the_length_of_its_vectors_is_named():
+    """Another model behind the same name; what is known already stays usable."""
+    lengths = iter([3, 4, 3])
+    embedder = Threaded("liar", lambda: lambda texts: np.ones((1, next(lengths))))
+    embed_now(embedder, ["a"])
+    with pytest.raises(CallError, match="of 4 numbers, those before had 3") as caught:
+        embed_now(embedder, ["a", "b"])
+    assert caught.value.failure is Failure.BAD_RESPONSE  # an episode's, not the run's
+    assert embed_now(embedder, ["b", "a"]).shape == (2, 3)
+
+
 class Embeddings:
     """A server's side: fails as often as it is told, then answers in reverse order."""
 
@@ -186,6 +198,37 @@ def test_a_refusal_is_final_and_shows_no_key(monkeypatch):
     assert caught.value.failure is Failure.REFUSED
     assert fault.calls == 1
     assert "very-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_a_service_that_hangs_is_given_up(head):
+    """Before it says anything, or in the middle of its answer."""
+    asked = []
+
+    class Hanging(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(65536))
+            self.request.sendall(head)
+            done.wait(60)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    pytest.importorskip("openai", reason="needs the extra llm")
+    done = threading.Event()
+    with Server(("127.0.0.1", 0), Hanging) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        try:
+            with pytest.raises(CallError) as caught:
+                service(url, timeout_s=0.2, max_attempts=2)(["a"])
+        finally:
+            done.set()
+            server.shutdown()
+    assert caught.value.failure is Failure.TIMEOUT
+    assert len(asked) == 2
 
 
 VECTOR = {"index": 0, "embedding": [1.0]}

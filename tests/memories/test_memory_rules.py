@@ -61,6 +61,16 @@ def test_a_rule_that_is_there_already_is_not_added_again():
     assert (len(found), unused) == (3, 1)
 
 
+def test_a_rule_is_not_changed_into_another_one():
+    """Both would be shown, each with votes of its own."""
+    rules = (VotedRule("Open it."), VotedRule("Close it."))
+    for text, unused in (("open  IT.", 1), ("close it.", 0), ("Lock it.", 0)):
+        found, refused = apply_edits(rules, [RuleEdit("edit", 1, text)], 10)
+        assert refused == unused
+        assert sum(rule.votes for rule in found) == 5 - unused
+        assert len({rule.text.casefold() for rule in found}) == 2
+
+
 @given(EDITS)
 def test_targets_are_those_of_the_list_that_was_shown(edits):
     """Also after removals of the same answer, which come first."""

@@ -63,6 +63,16 @@ def test_other_ids_in_a_text_are_no_principles():
     assert store(Principle("a", True)).shown_in("[0123456789ab] [x]") == set()
 
 
+def test_a_principle_that_quotes_another_ones_id_gives_it_no_credit():
+    """Writers see the ids in episodes, and may repeat them."""
+    other = Principle("look at the lamp", True)
+    quoting = Principle(f"fridge [{other.id}] do (0.50): open the fridge", True)
+    memory = store(quoting, other, shown=1)
+    text = ask(memory, "fridge")
+    assert other.id in text
+    assert memory.shown_in(text) == {quoting.id}
+
+
 def test_fault_3_a_merge_changes_no_count():
     old = Principle("open it", True, ("t1",), used=5, won=3)
     (item,) = store(old).merged(Principle("open it!", True, ("t2",)), old).items

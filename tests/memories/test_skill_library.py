@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from method_cases import opening, travelled
 
@@ -21,7 +21,7 @@ from reskill_jax.memories.skill_entries import (
     to_document,
     tokens,
 )
-from reskill_jax.memories.skill_files import read_entries, save_entries
+from reskill_jax.memories.skill_files import read_entries, save_entries, to_skill
 from reskill_jax.memories.skill_library import SkillLibrary
 
 HEAT = Task("t/1", "pick_heat_then_place", "train", "heat some egg")
@@ -113,6 +113,10 @@ def test_the_same_may_be_right_for_two_types_but_not_again_in_general():
     assert not library(*ALL).admit(again, ("cool",), 3)[1]
     again = [add("heat", LOOK.title, LOOK.principle)]
     assert library(*ALL).admit(again, ("heat",), 3)[1] == {"duplicate": 1}
+    again = [add(GENERAL, WARM.title, WARM.principle, WARM.when)]
+    assert library(*ALL).admit(again, ("heat",), 3)[1] == {"duplicate": 1}
+    as_mistake = [add(MISTAKES, LOOK.title, LOOK.principle)]  # in a list of its own
+    assert not library(*ALL).admit(as_mistake, ("heat",), 3)[1]
 
 
 @pytest.mark.parametrize(("angle", "refused"), [(36, True), (37.5, False)])
@@ -210,6 +214,14 @@ def test_both_spellings_of_the_released_files_are_read():
         ),
         ({"query_type_skills": []}, "query_type_skills is no object"),
         ({"task_specific_skills": {"a": 3}}, "a is no list"),
+        # With another spelling a run would silently begin without any skill.
+        ({"skills": RELEASED["general_skills"]}, "has none of general_skills, task_sp"),
+        ({"general_skills": [{"title": "\u200b"}]}, r"\[0\].title is .*: needs a text"),
+        (
+            {"query_type_skills": {"\u200b": []}},
+            "has the type '': needs a name of 1 to",
+        ),
+        ({"query_type_skills": {"x" * 61: []}}, "x': needs a name of 1 to 60 char"),
     ],
 )
 def test_what_is_no_library_is_named(tmp_path, document, message):
@@ -221,13 +233,63 @@ def test_what_is_no_library_is_named(tmp_path, document, message):
         read_entries(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe{", b"[" * 100_000, b"NaN", b'{"general_skills": ['],
+    ids=repr,
+)
+def test_damaged_files_are_named(tmp_path, content):
+    path = tmp_path / "skills.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"skills.json: "):
+        read_entries(path)
+
+
+def test_long_texts_are_cut_to_what_a_skill_md_holds(tmp_path):
+    skill = {
+        "title": "t " * 1500,
+        "principle": "p " * 1500,
+        "when_to_apply": "w " * 1500,
+    }
+    (entry,) = from_document({"general_skills": [skill]})
+    save_entries((entry,), tmp_path)
+    assert read_entries(tmp_path) == (entry,)
+
+
+def test_many_skills_of_one_title_have_directories_of_their_own(tmp_path):
+    """Names end with the whole id: six of its digits are shared by some of 10,000."""
+    entries = tuple(Entry(GENERAL, "!", f"Do {n}.") for n in range(10_000))
+    assert len({to_skill(entry).name for entry in entries}) == 10_000
+    longest = Entry(GENERAL, "word " * 50, "Do it.")
+    save_entries((longest,), tmp_path)
+    assert read_entries(tmp_path / "skills.json") == (read_entries(tmp_path))
+
+
+def test_directories_are_read_by_the_rules_of_files(tmp_path):
+    """A hand-written SKILL.md is cleaned like a text of the JSON form."""
+    place = tmp_path / "general" / "by-hand" / "SKILL.md"
+    place.parent.mkdir(parents=True)
+    place.write_text("---\nname: by-hand\ndescription: Look\n---\n\nOne.\n\nTwo.\n")
+    assert read_entries(tmp_path) == (Entry(GENERAL, "Look", "One. Two."),)
+    (tmp_path / "general").rename(tmp_path / ("x" * 61))
+    with pytest.raises(ValueError, match=f"{tmp_path}: .* needs a name of 1 to 60"):
+        read_entries(tmp_path)
+
+
+def test_a_type_with_a_name_too_long_for_a_directory_gets_no_skills():
+    kind = "x" * 61
+    found, why = library().admit([add(kind, "a", "b")], (kind,), 3)
+    assert (found.entries, why) == ((), {"category": 1})
+
+
 TEXT = st.text("abc <>:#'\"\\`é…[INST]/", min_size=1, max_size=20).map(
     lambda text: f"x{text}"
 )
 ENTRIES = st.lists(
     st.builds(
         Entry,
-        st.sampled_from([GENERAL, MISTAKES, "heat", "a/b", ".x", "two words"]),
+        st.sampled_from([GENERAL, MISTAKES, "heat", "a/b", ".x", "..", "two words"])
+        | st.sampled_from(["skills.json", "%2Ex", ".general.new", "é" * 60, "🥚" * 60]),
         TEXT,
         TEXT,
         st.just("") | TEXT,
@@ -238,6 +300,7 @@ ENTRIES = st.lists(
 
 
 @settings(deadline=None)  # it writes files
+@example([Entry(GENERAL, "x:", "x:", "x:")])  # a condition that says nothing new
 @given(ENTRIES)
 def test_files_give_back_what_was_written(tmp_path_factory, entries):
     clean = from_document(to_document(tuple(entries)))

@@ -113,6 +113,27 @@ def test_fault_d_the_store_is_bounded_by_utility_never_at_the_new_ones_cost():
     assert [item.text for item in store.items] == ["t0", "t2", "new"]
 
 
+def test_fault_e_means_of_groups_tell_memories_apart_where_most_is_lost():
+    """By returns of +-1, one after another, utilities of a weak policy are noise.
+
+    One memory is shown where 20% are won, the other where 5% are; ten groups of eight.
+    """
+    rng, right = np.random.default_rng(0), {"groups": 0, "one by one": 0}
+    for _ in range(200):
+        won = {key: rng.random((10, 8)) < p for key, p in (("a", 0.2), ("b", 0.05))}
+        items = [Experience(key, key, True) for key in won]
+        returns = {item.id: (2 * won[item.key].mean(1) - 1).tolist() for item in items}
+        a, b = memory(*items).rewarded(returns).items
+        right["groups"] += a.q > b.q
+        returns = {
+            item.id: (2.0 * won[item.key].ravel() - 1).tolist() for item in items
+        }
+        a, b = memory(*items).rewarded(returns).items
+        right["one by one"] += a.q > b.q
+    assert right["groups"] > 190
+    assert right["one by one"] < 175
+
+
 def test_a_near_key_is_shared_and_contents_are_never_merged():
     near = plus(
         memory(Experience(GOAL, "a", True)), Experience(GOAL.upper(), "b", False)

@@ -295,6 +295,49 @@ def test_logprobs_and_entropy_are_those_of_the_softmax(row, chunk):
         np.testing.assert_allclose(entropy[b], uncertainty, atol=5e-4)
 
 
+@pytest.mark.parametrize("chunk", [20, 6, 2])  # one, some in a row, and a loop
+def test_scores_that_are_wanted_are_those_of_all_columns(row, chunk):
+    params = noisy(CONFIG)
+    wanted = np.zeros((2, 20), bool)
+    wanted[0, [3, 4, 11]] = wanted[1, [0, 19]] = True
+
+    def total(params, wanted_only):
+        scores = token_logprobs(
+            CONFIG,
+            params,
+            *row,
+            temperature=0.7,
+            wanted=jnp.asarray(wanted) if wanted_only else None,
+            compute=Compute(logprob_chunk=chunk),
+        )
+        scores = [jnp.where(wanted, x, 0.0) for x in scores]
+        return scores[0].sum() - 0.3 * scores[1].sum(), scores
+
+    compute = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        compute(params, True),
+        compute(params, False),
+    )
+
+
+def test_columns_that_are_not_wanted_have_no_logits(row):
+    params = noisy(CONFIG)
+    params["embed"]["embedding"] = params["embed"]["embedding"].at[7].set(jnp.nan)
+    tokens, positions, ends, targets = row
+    tokens, targets = tokens.at[tokens == 7].set(8), targets.at[targets == 7].set(8)
+    wanted = jnp.zeros((2, 20), bool).at[0, 13].set(True)
+    logprobs, entropy = score(
+        CONFIG,
+        params,
+        *(tokens, positions, ends, targets),
+        wanted=wanted,
+        compute=Compute(logprob_chunk=5),
+    )
+    # A chunk of logits has a NaN in every column: one was computed.
+    assert np.isnan(logprobs).sum() == np.isnan(entropy).sum() == 2 * 5
+
+
 def test_chunks_that_do_not_divide_the_rows_are_a_loop_and_a_rest(row):
     params = noisy(CONFIG)
     shorter = [x[:, :19] for x in row]

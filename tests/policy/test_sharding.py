@@ -91,9 +91,8 @@ def test_one_device_has_no_mesh():
     assert make_mesh((1, -1, 1), jax.devices()[:1]) is None
 
 
-@pytest.mark.parametrize(
-    "tier", ["not slow", pytest.param("slow", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tier", ["not slow", "slow"])
 def test_everything_holds_on_eight_devices(tier):
     """The number of simulated devices is fixed when a process starts."""
     tests = Path(__file__).with_name("on_eight.py")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from report_runs import write_run
+from report_runs import samples, write_run
 
 from reskill_jax.report.follow import follow
 
@@ -19,10 +19,12 @@ def test_what_is_written_meanwhile_is_told_until_the_run_ends(tmp_path):
         assert next(told) == "step 4 | success 50%"
         with workdir.metrics.open("a") as file:
             line = {"phase": "eval", "step": 4, "seen/success": 0.25}
+            line |= samples("seen", 0.5)
             file.write(json.dumps(line) + '\n{"phase":')
         workdir.trials.write_text(trial + trial)
         assert {next(told), next(told)} == {
-            "evaluation after 4 steps: seen 25.0%",
+            "evaluation after 4 steps: seen 25.0% at temperature 0.7 "
+            "mean@2 50.0% [30%, 70%], pass@2 60.0% [40%, 80%]",
             "step 2: accepted (effect +10.0%) add first-look",
         }
     assert list(told) == ["no process writes this run"]

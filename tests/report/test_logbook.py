@@ -81,6 +81,19 @@ def test_a_step_leaves_what_was_learnt_and_the_accepted_bank(tmp_path, capsys):
     assert (workdir.episodes / "train-00002.jsonl").read_text() == ""
 
 
+def test_what_is_on_trial_is_kept_until_it_is_not(tmp_path):
+    workdir, candidate = Workdir(tmp_path), {"candidate": "a"}
+    with Logbook(workdir, **START, first=EmptyContext()) as logbook:
+        logbook.step(1, {}, [], Learned(), EmptyContext())
+        assert not workdir.on_trial.exists()  # nor the first bank: there is none
+        assert not workdir.first_bank.exists()
+        logbook.step(2, {}, [], Learned(on_trial=(candidate,)), EmptyContext())
+    assert json.loads(workdir.on_trial.read_text())["candidates"] == [candidate]
+    with Logbook(workdir, **START | {"done": 2}) as logbook:  # a resumed run
+        logbook.step(3, {}, [], Learned(), EmptyContext())
+    assert json.loads(workdir.on_trial.read_text()) == {"candidates": []}
+
+
 def test_the_line_of_an_episode_tells_all_but_its_tokens(tmp_path):
     turns = [
         Turn(0, 3, np.arange(2), np.arange(5), np.zeros(5), 7, "o", "<a>x", "x", True,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
 
 import corridor
@@ -12,6 +13,9 @@ import pytest
 from reskill_jax.codec import CodecError, decode, encode
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.task import Task
+from reskill_jax.llm.embedders import Threaded, lexical
+from reskill_jax.memories.settings import MemrlSettings
+from reskill_jax.memories.utility import Experience, UtilityMemory
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
@@ -217,3 +221,37 @@ def test_a_document_that_is_no_episode_is_refused(episodes, damage, message):
     with pytest.raises(CodecError) as error:
         decode(Episode, document)
     assert message in str(error.value)
+
+
+def test_an_embedder_that_hangs_stops_no_other_episode(parts):
+    """It answers once an episode that does not need it has ended."""
+    engine, pool, prompts = parts
+    ended = threading.Event()
+
+    class Watched:
+        batch_invariant = engine.batch_invariant
+        generate = engine.generate
+
+        def release(self, session):
+            ended.set()
+            engine.release(session)
+
+    def compute(texts):
+        assert ended.wait(60)
+        return lexical(texts)
+
+    memory = UtilityMemory(
+        MemrlSettings(threshold=0.0),
+        (Experience("reach door 3", "go right", True),),
+        Threaded("slow", lambda: compute),
+    )
+    collector = Collector(
+        Watched(), pool, prompts, corridor.FORMAT, max_turns=5, concurrency=6
+    )
+    episodes = asyncio.run(
+        collector.collect(
+            corridor.tasks(2), ARMS, (CONTEXTS[0], memory), sampling=SAMPLING, seed=7
+        )
+    )
+    assert all(("go right" in e.opening) == (e.arm == 1) for e in episodes)
+    assert not any(e.lost for e in episodes)

@@ -13,6 +13,8 @@ from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.alfworld.wordings import WORDINGS
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import Observation
+from reskill_jax.memories.principles import TAG, Principle, Principles
+from reskill_jax.memories.settings import EvolverSettings
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
@@ -272,3 +274,20 @@ class Opens:
 
     async def begin(self, task, goal, observation):
         return StaticGuide(OPENING)
+
+
+def test_evolver_fault_7_what_is_too_long_for_a_prompt_costs_no_reply(pool):
+    """EvolveR's released code raises there, and drops the replies of a whole batch."""
+    known = tuple(Principle(f"mugs {k} {'and cups ' * 40}", True) for k in range(4))
+    memory = Principles(EvolverSettings(), known)
+    says = [f"<{TAG}>mugs {k}</{TAG}>" for k in range(5)] + act("write a")
+    prompts = builder(max_tokens=800)
+    episodes = play(pool, memory, says, prompts=prompts, size=3)
+    for episode in episodes:
+        assert not episode.lost
+        assert [turn.text.strip() for turn in episode.turns] == says
+        answers = [memory.answer(f"mugs {k}") for k in range(5)]
+        for seen, answer in zip(episode.observations[1:], answers, strict=False):
+            assert seen == asyncio.run(answer)
+        for turn in episode.turns:
+            assert turn.trunk_length + len(turn.branch) <= 800

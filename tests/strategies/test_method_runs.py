@@ -9,11 +9,15 @@ from programs import deterministic, run_two, save_random_policy, written
 from report_checks import reported
 
 from reskill_jax import build, train
+from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.panels import write_panels
+from reskill_jax.rollout.context import BankContext
 from reskill_jax.rollout.demonstration import as_episode, read_demonstrations
 from reskill_jax.skills.skill import SkillBank
+from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.supervise import supervise
+from reskill_jax.validate import validate
 from reskill_jax.workdir import Workdir
 
 pytestmark = pytest.mark.slow
@@ -84,6 +88,27 @@ def test_the_leader_decides_for_two_processes(policy, tmp_path, name):
     metrics = read_metrics(workdir.metrics)
     assert metrics[-1]["step"] == 6
     assert any(line.get("memory/read") for line in metrics)
+
+
+def test_the_final_bank_on_the_initial_policy_is_an_evaluation_alone(policy, tmp_path):
+    """The control that tells what the text alone is worth."""
+    bank = SkillBank((HELPFUL[0].skill(general=True),))
+    save_bank(bank, tmp_path / "skills")
+    options = {"num_steps": 0, "strategy__bank": str(tmp_path / "skills")}
+    config = corridor_config(policy, "static", **options)
+    validate(config)
+    workdir = Workdir(tmp_path / "run")
+    workdir.bind(config.to_dict())
+    train.train(config, workdir)
+    lines = read_metrics(workdir.metrics)
+    assert [(line["phase"], line["step"]) for line in lines] == [("eval", 0)]
+    assert "held_out/success" in lines[0]
+    played = [
+        json.loads(line)
+        for path in workdir.episodes.glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert {line["bank"] for line in played} == {BankContext(bank).hash}
 
 
 def test_a_cold_start_imitates_episodes_with_the_skills_that_they_were_shown(

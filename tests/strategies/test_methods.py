@@ -1,12 +1,18 @@
 """Every method: resumes bit for bit, travels to other processes, writes and reads."""
 
+import json
+
 import numpy as np
 import pytest
 from method_cases import Game, make, opening, resumed, tasks, travelled
 
+from reskill_jax import distributed
 from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.memories.desk import Desk
+from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import NEED_BANK, STRATEGIES
+from reskill_jax.strategies.leader import Leader
 
 BANK = SkillBank(tuple(rule.skill() for rule in HELPFUL))
 METHODS = [
@@ -64,6 +70,19 @@ def test_contexts_are_the_same_in_every_process(name):
             assert opening(other, task) == opening(context, task)
 
 
+@pytest.mark.parametrize("name", [*METHODS, *FIXED])
+def test_what_a_leader_decides_is_the_same_after_the_way_to_others(name, monkeypatch):
+    """Plans, results and the accepted context reach other processes as JSON text."""
+    monkeypatch.setattr(
+        distributed, "on_leader", lambda action: json.loads(json.dumps(action()))
+    )
+    alone, led = Game(quick(name)), Game(Leader(lambda: quick(name), {}))
+    assert led.run(8) == alone.run(8)
+    assert trace(led) == trace(alone)
+    assert led.strategy.incumbent == alone.strategy.incumbent
+    assert led.strategy.state() == alone.strategy.state()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_written_is_shown_later(name):
     game = Game(quick(name))
@@ -72,8 +91,28 @@ def test_what_is_written_is_shown_later(name):
     learned = [first, *game.run(9, start=2)]
     assert any(x.metrics.get("memory/items") for x in learned)
     assert {*game.openings} - before  # something was shown that was not known at first
-    if name != "long_context":
-        assert any(x.metrics.get("memory/read") for x in learned)
+    assert any(x.metrics.get("memory/read") for x in learned)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if not name.startswith("long")]
+)
+@pytest.mark.parametrize("delay_steps", [0, 2])
+def test_a_writer_is_waited_for_where_nothing_else_is_to_be_done(name, delay_steps):
+    """With a frozen policy a step reads all that the steps before it have written."""
+
+    def desk(work):
+        return Desk(OfflineWriter(), work, background=True, delay_steps=delay_steps)
+
+    ready, waiting = Game(quick(name)), Game(quick(name, desk=desk))
+    if not (frozen := name in FROZEN or name.endswith("_frozen")):
+        waiting.strategy._setup.frozen = True  # --mode=adapt
+    assert waiting.run(8) == ready.run(8)
+    assert trace(waiting) == trace(ready)
+    if not frozen and delay_steps:
+        beside = Game(quick(name, desk=desk))
+        beside.run(8)
+        assert trace(beside) != trace(ready)
 
 
 @pytest.mark.parametrize("name", [*METHODS, *FIXED])

@@ -14,7 +14,11 @@ from reskill_jax.creator.proposal import PENDING, Proposal
 from reskill_jax.creator.reservoir import Reservoir
 from reskill_jax.environments.alfworld.rules import HARMFUL, HELPFUL
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.laboratory.known_proposals import ScriptedCreator, addition
+from reskill_jax.laboratory.known_proposals import (
+    ScriptedCreator,
+    addition,
+    known_proposals,
+)
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.skills.operations import Add, Delete
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -116,6 +120,9 @@ def test_a_helpful_bundle_is_tried_accepted_and_the_next_one_follows():
         told_why = "not sure enough at the last step" in x.events[0]
         assert told_why == (unsure == ["limit", False])
     assert learned[0].status == f"0 skills, trial of add {HELPFUL[0].name}"
+    (candidate,) = learned[0].on_trial
+    assert candidate["proposal"]["operations"][0]["skill"]["name"] == HELPFUL[0].name
+    assert candidate["start"] == 0
 
 
 def test_a_harmful_bundle_is_rejected_and_the_very_bank_comes_back():
@@ -125,6 +132,21 @@ def test_a_harmful_bundle_is_rejected_and_the_very_bank_comes_back():
     assert [trial["accepted"] for trial in history(strategy)] == [False]
     assert banks(strategy) == (before,)
     assert strategy.incumbent.bank is before
+
+
+def test_in_the_a_a_control_what_is_accepted_is_a_false_acceptance():
+    """Both arms win alike: settings promise that at most 30% are accepted."""
+    strategy = make()
+    strategy._creator = ScriptedCreator(known_proposals("neutral", 0))
+    strategy._max_skills = 36
+    run(strategy, 60, (0.3, 0.3))
+    found = history(strategy)
+    tried = [op["skill"]["name"] for t in found for op in t["proposal"]["operations"]]
+    assert tried == [f"remark-{number}" for number in range(1, len(found) + 1)]
+    accepted = sum(trial["accepted"] for trial in found)
+    assert len(strategy.incumbent.bank.skills) == accepted
+    assert len(found) >= 10
+    assert accepted <= 0.5 * len(found)  # 30%, and two standard errors
 
 
 def test_a_trial_counts_whole_groups_only_and_a_step_without_any_is_none_of_it():
@@ -378,6 +400,10 @@ def test_skills_evolve_in_their_stage_only(order):
         assert len(plan.contexts) == 1 or not trains
         learned = play(staged, step, (0.2, 0.6))
         decided.append("trial/accepted" in learned.metrics)
+        # Skills are told of in both stages, once there are any.
+        has = bool(staged.strategy._bank.skills) and bool(plan.contexts[0].bank.skills)
+        assert ("skills/named" in learned.metrics) or not has
+    assert staged.incumbent.bank.skills
     assert any(decided[:6]) == skill_first
     assert any(decided[6:]) != skill_first
     again = Staged(make(), setup, 99, order)  # as if the run were made longer

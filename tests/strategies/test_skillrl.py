@@ -218,6 +218,21 @@ def test_a_given_library_is_read_and_not_distilled_again(tmp_path):
         assert writer.calls == []
     with pytest.raises(ValueError, match=r"skillrl.library='/no': /no: no such"):
         game(library="/no")
+    save_entries((), tmp_path)
+    for path in (tmp_path, tmp_path / "skills.json"):
+        with pytest.raises(ValueError, match="holds no skills: to start without"):
+            game(library=str(path))
+
+
+def test_skills_for_tasks_of_another_environment_are_told(tmp_path, caplog):
+    """They would never be shown, and nobody would know."""
+    given = (Entry(GENERAL, "a", "b"), Entry("heat", "c", "d"), Entry("boil", "e", "f"))
+    save_entries(given[:2], tmp_path)
+    game(library=str(tmp_path))
+    assert "never shown" not in caplog.text
+    save_entries(given, tmp_path)
+    game(library=str(tmp_path))
+    assert "never shown: boil; the types here are heat, put" in caplog.text
 
 
 def test_how_much_shorter_skills_are_than_episodes_is_told():

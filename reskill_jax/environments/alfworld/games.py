@@ -23,6 +23,7 @@ from typing import Any
 
 from reskill_jax.environments.alfworld.environment import SPLITS
 from reskill_jax.environments.alfworld.house_settings import PRESETS, HouseSettings
+from reskill_jax.process import end_with_parent
 from reskill_jax.storage import cache_directory
 from reskill_jax.terminal import activity
 
@@ -100,7 +101,9 @@ def _write_games(root: pathlib.Path, settings: HouseSettings, workers: int) -> N
     digest = hashlib.sha256()
     redrawn = 0
     with concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn")
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=end_with_parent,
     ) as pool:
         games = (pool.map if workers > 1 else map)(make, splits, indices)
         written = 0

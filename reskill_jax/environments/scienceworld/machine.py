@@ -86,6 +86,9 @@ class Machine:
                 "scala.util.Random"
             ).getDeclaredField("self")
             self._generator.setAccessible(True)
+            # Every name of a package that is looked up is a call of its own.
+            string = self.java.java.lang.String
+            self._join, self.as_text = string.join, string.valueOf
         self._present: weakref.ref[Simulator] | None = None
         weakref.finalize(self, _end, self._gateway, self.process)
 
@@ -108,7 +111,7 @@ class Machine:
 
     def strings(self, values: Any) -> list[str]:
         """Return a list of Java's, in one call instead of one for each element."""
-        joined = self.java.java.lang.String.join("\n", values)
+        joined = self._join("\n", values)
         return joined.split("\n") if joined else []
 
     def _silence(self) -> None:
@@ -176,11 +179,12 @@ class Simulator:
             if command.strip().lower() in _ANSWERED_BEFORE:
                 text = self._server.step(command)
             else:
-                result = self._world.step(command)
-                self._result = result._2(), result._3()
-                text = result._1() or _NOTHING
-            fraction, completed = self._result
-            score = round(100 * fraction)
+                # One call instead of one for each of text, score and end.
+                result = self._machine.as_text(self._world.step(command))
+                text, fraction, completed = result[1:-1].rsplit(",", 2)
+                self._result = float(fraction), completed == "true"
+                text = _NOTHING if text in ("", "null") else text
+            score, completed = round(100 * self._result[0]), self._result[1]
             return text, score, score < 0 or completed
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from reskill_jax.report.metrics import sampled_names
 from reskill_jax.skills.skill import Skill
 
 Trial = Mapping[str, Any]
@@ -86,7 +87,7 @@ def model_card(
     strategy: str,
     step: int,
     evaluation: Mapping[str, Any] | None,
-    skills: Sequence[str],
+    shown: str,
 ) -> str:
     """Write the README of an exported model.
 
@@ -96,7 +97,7 @@ def model_card(
         strategy: the method's name.
         step: training steps behind the weights.
         evaluation: the line of ``metrics.jsonl`` that belongs to this step, if any.
-        skills: names of the accepted library.
+        shown: what the prompt had beside the task, in a sentence.
     """
     head = {
         "library_name": "transformers",
@@ -109,7 +110,8 @@ def model_card(
         f"# A policy for {environment}",
         "",
         f"Trained from {base} by `{strategy}` for {step} steps with reskill_jax. "
-        "`run_config.json` is the configuration of the run.",
+        "`run_config.json` is the configuration of the run, `report.html` tells of the "
+        "whole run, later steps included.",
         "",
         "## Success",
         "",
@@ -117,14 +119,8 @@ def model_card(
         "",
         "## Skills",
         "",
+        shown,
     ]
-    if skills:
-        lines.append(
-            "The figures above are with the accepted library, `skills/`, in the "
-            f"prompt: {', '.join(skills)}. Without it the policy may do worse."
-        )
-    else:
-        lines.append("None: the prompt has no skills section.")
     lines += [
         "",
         "## Use",
@@ -157,4 +153,23 @@ def _success(evaluation: Mapping[str, Any] | None) -> list[str]:
         tasks = int(panel.partition(":")[0])
         error = (rate * (1 - rate) / tasks) ** 0.5
         rows.append(f"| {split} | {rate:.1%} | {error:.1%} | {panel} |")
+    sampled = [
+        (split, name) for split in panels for name in sampled_names(evaluation, split)
+    ]
+    if sampled:
+        rows += [
+            "",
+            "mean@n is the success of n samples per task, pass@k the chance that one "
+            "of k succeeds; intervals are over tasks.",
+            "",
+            "| split | sampled | temperature | value | 95% interval |",
+            "|---|---|---|---|---|",
+        ]
+    for split, name in sampled:
+        value, low, high = (
+            evaluation[f"{split}/{name}{end}"] for end in ("", "_low", "_high")
+        )
+        shown = f"{value:.1%} | {low:.1%} to {high:.1%}"
+        temperature = evaluation[f"{split}/temperature"]
+        rows.append(f"| {split} | {name} | {temperature:g} | {shown} |")
     return rows

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from reskill_jax.report.page.data import run_document
+from reskill_jax.report.page.data import Complete, run_document
 from reskill_jax.report.page.html import page
 from reskill_jax.scrub import environment_secrets, scrub_all
 from reskill_jax.storage import write_text
@@ -25,7 +25,10 @@ from reskill_jax.workdir import Workdir
 
 
 def write_report(
-    workdir: Workdir, others: Sequence[Workdir] = (), output: Path | None = None
+    workdir: Workdir,
+    others: Sequence[Workdir] = (),
+    output: Path | None = None,
+    complete: Complete = dict,
 ) -> Path:
     """Write the report of a run, by one rename, and return its path.
 
@@ -33,6 +36,7 @@ def write_report(
         workdir: of the run.
         others: of the runs that it is compared with.
         output: the file; None: ``report.html`` of the run.
+        complete: see `run_document`.
 
     Raises:
         FileNotFoundError: a directory holds no run.
@@ -41,7 +45,7 @@ def write_report(
     clean = partial(scrub_all, secrets=environment_secrets(os.environ))
     with activity("making the report"):
         made = time.strftime("%Y-%m-%d %H:%M")
-        text = page(run_document(workdir, others, clean, made))
+        text = page(run_document(workdir, others, clean, made, complete))
         path = output or workdir.root / "report.html"
         write_text(path, text)
     return path

@@ -7,8 +7,10 @@ from typing import Any
 
 from reskill_jax.report.page.figures import mean_interval, short
 from reskill_jax.report.page.played import Row
+from reskill_jax.rollout.metrics import pass_at_k
 from reskill_jax.workdir import PLACES
 
+GREEDY = "greedy success"  # beside the names of sampled figures
 _NOT_A_METHOD = ("seed", "num_steps", "eval.every", *PLACES)
 
 
@@ -20,7 +22,7 @@ class Summary:
         name: its directory.
         config: flat.
         evals: evaluations as in the page's data.
-        rows: episodes of evaluations.
+        rows: episodes of evaluations, greedy and sampled ones.
     """
 
     name: str
@@ -33,7 +35,8 @@ def comparison_document(runs: Sequence[Summary]) -> dict[str, Any]:
     """Compare runs; those that differ in nothing but the seed are one group.
 
     Every figure is of the last step at which all runs were evaluated, of splits whose
-    panels (hash of the tasks) are the same in all of them.
+    panels (hash of the tasks) are the same in all of them. Sampled figures are compared
+    where all runs have as many samples per task at the same temperature.
     """
     groups = _groups(runs)
     common = set.intersection(*({e["step"] for e in run.evals} for run in runs))
@@ -63,13 +66,24 @@ def comparison_document(runs: Sequence[Summary]) -> dict[str, Any]:
             "splits": splits,
             "unlike": unlike,
             "means": [
-                {"group": name, "split": split, **_mean(own, split, step)}
+                {
+                    "group": name,
+                    "split": split,
+                    "figure": figure,
+                    **_mean(own, split, step, figure),
+                }
                 for split in splits
+                for figure in (GREEDY, *_sampled(runs, split, step))
                 for name, own in groups.items()
             ],
             "differences": [
-                {"split": split, **_difference(first, other, split, step)}
+                {
+                    "split": split,
+                    "figure": figure,
+                    **_difference(first, other, split, step, figure),
+                }
                 for split in splits
+                for figure in (GREEDY, *_sampled(runs, split, step))
                 for first, other in _pairs(list(groups.items()))
             ],
         }
@@ -124,13 +138,33 @@ def _splits(runs: Sequence[Summary], step: int | None) -> tuple[list[str], list[
     return sorted(same), sorted(unlike)
 
 
-def _mean(runs: Sequence[Summary], split: str, step: int | None) -> dict[str, Any]:
+def _sampled(runs: Sequence[Summary], split: str, step: int | None) -> list[str]:
+    """Return the names of sampled figures that all runs have, of the same sampling."""
+    all_found = [_at(run, split, step).get("sampled") for run in runs]
+    found = [sampled for sampled in all_found if sampled is not None]
+    if len(found) < len(runs):
+        return []
+    ways = {(sampled["samples"], sampled["temperature"]) for sampled in found}
+    return list(found[0]["all"]) if len(ways) == 1 else []
+
+
+def _at(run: Summary, split: str, step: int | None) -> Mapping[str, Any]:
+    """Return a split's figures at a step; empty where it was not evaluated."""
+    evaluation = next(e for e in run.evals if e["step"] == step)
+    found: Mapping[str, Any] = evaluation["splits"].get(split, {})
+    return found
+
+
+def _mean(
+    runs: Sequence[Summary], split: str, step: int | None, figure: str
+) -> dict[str, Any]:
     rates = []
     for run in runs:
-        evaluation = next(e for e in run.evals if e["step"] == step)
-        value = evaluation["splits"].get(split, {}).get("rate")
-        if value is not None:
-            rates.append(value)
+        found = _at(run, split, step)
+        if figure != GREEDY:
+            found = found["sampled"]["all"][figure]
+        if found.get("rate") is not None:
+            rates.append(found["rate"])
     return mean_interval(rates) | {"runs": rates}
 
 
@@ -144,16 +178,20 @@ def _difference(
     other: tuple[str, Sequence[Summary]],
     split: str,
     step: int | None,
+    figure: str,
 ) -> dict[str, Any]:
     """Return other minus first, task by task, and between the seeds' means.
 
     ``tasks`` has an interval over tasks with the seeds as they are, ``seeds`` one over
     runs, paired by seed, where both have the same seeds.
     """
-    a, b = (_by_task(runs, split, step) for runs in (first[1], other[1]))
+    a, b = (_by_task(runs, split, step, figure) for runs in (first[1], other[1]))
     tasks = [b[task] - a[task] for task in sorted(a.keys() & b.keys())]
     rates = [
-        {run.config.get("seed"): _mean([run], split, step)["mean"] for run in runs}
+        {
+            run.config.get("seed"): _mean([run], split, step, figure)["mean"]
+            for run in runs
+        }
         for runs in (first[1], other[1])
     ]
     seeds = [
@@ -174,11 +212,33 @@ def _difference(
     }
 
 
-def _by_task(runs: Sequence[Summary], split: str, step: int | None) -> dict[str, float]:
-    """Return each task's success, averaged over runs."""
-    found: dict[str, list[bool]] = defaultdict(list)
+def _by_task(
+    runs: Sequence[Summary], split: str, step: int | None, figure: str
+) -> dict[str, float]:
+    """Return a figure of each task, averaged over runs."""
+    found: dict[str, list[float]] = defaultdict(list)
     for run in runs:
+        won: dict[str, list[bool]] = defaultdict(list)
         for row in run.rows:
-            if row.step == step and row.split == split:
-                found[row.task].append(row.success)
-    return {task: sum(won) / len(won) for task, won in found.items()}
+            if (row.phase, row.step, row.split) == (_phase(figure), step, split):
+                won[row.task].append(row.success)
+        for task, outcomes in won.items():
+            if len(outcomes) >= _needed(figure):  # else the file is damaged
+                found[task].append(_share(outcomes, figure))
+    return {task: sum(shares) / len(shares) for task, shares in found.items()}
+
+
+def _phase(figure: str) -> str:
+    return "eval" if figure == GREEDY else "sampled"
+
+
+def _needed(figure: str) -> int:
+    """Return how many episodes of a task a figure is of, at least."""
+    return 1 if figure == GREEDY else int(figure.partition("@")[2])
+
+
+def _share(outcomes: Sequence[bool], figure: str) -> float:
+    """Return success of episodes of a task: their mean, or the chance of one of k."""
+    count, won = len(outcomes), sum(outcomes)
+    passes = figure.startswith("pass@")
+    return pass_at_k(count, won, _needed(figure)) if passes else won / count

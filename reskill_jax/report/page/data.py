@@ -16,6 +16,9 @@ from reskill_jax.report.page.reading import Reader
 from reskill_jax.report.page.trials import trials_document
 from reskill_jax.workdir import Workdir, flatten
 
+# Of a nested configuration.
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+_EVALUATED = ("eval", "sampled")  # phases of episodes
 _POINTS = 2_000  # steps of metrics on a page, at most
 
 
@@ -24,6 +27,7 @@ def run_document(
     others: Sequence[Workdir],
     clean: Callable[[Any], Any],
     made: str,
+    complete: Complete = dict,
 ) -> dict[str, Any]:
     """Return the data of a report.
 
@@ -32,6 +36,8 @@ def run_document(
         others: of the runs that it is compared with.
         clean: scrubs a document of secrets.
         made: when, in words.
+        complete: gives a run's configuration the keys that came after it began, so that
+            these do not tell it from the runs that it is compared with.
 
     Raises:
         FileNotFoundError: there is no run.
@@ -50,7 +56,7 @@ def run_document(
         updated.__contains__,
         clean,
     )
-    trials = reader.trials()
+    trials, first = reader.trials(), reader.first_bank()
     evals = evaluations(metrics, played.rows, reader.columns())
     document: dict[str, Any] = {
         "run": _state(reader, flat, train, played, made)
@@ -59,10 +65,16 @@ def run_document(
         "evals": evals,
         "training": _training(played.rows, train),
         "metrics": _columns(train),
-        "trials": trials_document(trials, reader.expectations(), played.rows, metrics),
-        "library": library_document(trials, reader.skills()),
+        "trials": trials_document(
+            trials, reader.expectations(), played.rows, metrics, first
+        ),
+        "library": library_document(
+            trials, reader.skills(), first, reader.on_trial(trials)
+        ),
         "creator": creator_document(reader.calls(), train, flat),
-        "comparison": _comparison(workdir, flat, evals, played.rows, others, reader),
+        "comparison": _comparison(
+            workdir, complete, evals, played.rows, others, reader
+        ),
     }
     document["run"]["problems"] = reader.problems
     # Episodes are clean already, one by one.
@@ -272,7 +284,7 @@ def _best(
 
 def _comparison(
     workdir: Workdir,
-    config: Mapping[str, Any],
+    complete: Complete,
     evals: Sequence[Mapping[str, Any]],
     rows: Sequence[Row],
     others: Sequence[Workdir],
@@ -280,19 +292,18 @@ def _comparison(
 ) -> dict[str, Any] | None:
     if not others:
         return None
-    runs = [Summary(workdir.root.resolve().name, config, evals, rows)]
-    runs[0] = Summary(
-        runs[0].name, config, evals, [r for r in rows if r.phase == "eval"]
-    )
+    config = flatten(complete(workdir.read_config()))
+    evaluated = [row for row in rows if row.phase in _EVALUATED]
+    runs = [Summary(workdir.root.resolve().name, config, evals, evaluated)]
     for other in others:
         own = Reader(other, reader.problems)
         found = [
             Row(phase, step, e.split, e.task, e.kind, e.group, e.bank, e.success)
             for phase, step, path in own.episode_files()
-            if phase == "eval"
+            if phase in _EVALUATED
             for e in own.episodes(path)
         ]
-        flat = flatten(other.read_config())
+        flat = flatten(complete(other.read_config()))
         lines = evaluations(own.metrics(), found, own.columns())
         runs.append(Summary(other.root.resolve().name, flat, lines, found))
     return comparison_document(runs)

@@ -6,23 +6,31 @@ from dataclasses import asdict, replace
 from difflib import SequenceMatcher
 from typing import Any
 
-from reskill_jax.report.page.reading import TrialLine
+from reskill_jax.creator.proposal import Proposal
+from reskill_jax.report.page.reading import Candidate, TrialLine
 from reskill_jax.skills.operations import Add, Modify, Operation
 from reskill_jax.skills.skill import Skill, Trigger
 
+ON_TRIAL = "on trial"  # the verdict before there is one
 _FIELDS = ("description", "when_to_use", "action", "example", "trigger")
 
 
 def library_document(
-    trials: Sequence[TrialLine], current: Sequence[tuple[str, str]]
+    trials: Sequence[TrialLine],
+    current: Sequence[tuple[str, str]],
+    first: Sequence[Skill] | None = None,
+    on_trial: Sequence[Candidate] = (),
 ) -> dict[str, Any]:
     """Return changes of the library, and how it is now.
 
     Args:
         trials: decided ones, in order.
         current: names and SKILL.md texts of the accepted bank.
+        first: the skills that the run began with; None: not known, in files of earlier
+            versions.
+        on_trial: candidates that are not decided yet.
     """
-    known: dict[str, Skill] = {}  # skills of the accepted bank, as far as known
+    known = {skill.name: skill for skill in first or ()}  # those that are accepted
     changes: list[dict[str, Any]] = []
     for number, trial in enumerate(trials):
         accepted = dict(known)
@@ -30,17 +38,12 @@ def library_document(
             old = known.get(operation.name)
             new = _applied(old, operation)
             changes.append(
-                {
+                _change(trial.proposal, i, old)
+                | {
                     "trial": number,
                     "step": trial.step,
                     "start": trial.start,
-                    "op": type(operation).__name__.lower(),
-                    "name": operation.name,
                     "verdict": trial.verdict,
-                    "reason": _at(trial.proposal.reasons, i),
-                    "evidence": _at(trial.proposal.evidence, i),
-                    "diff": _difference(old, new, operation),
-                    "unknown": old is None and not isinstance(operation, Add),
                     "meter": [
                         asdict(m) for m in trial.meter if m.name == operation.name
                     ],
@@ -52,20 +55,48 @@ def library_document(
                 accepted.pop(operation.name, None)
         if trial.accepted:
             known = accepted
+    for candidate in on_trial:
+        tried = {"trial": None, "step": candidate.start, "start": candidate.start}
+        changes += [
+            _change(candidate.proposal, i, known.get(operation.name))
+            | tried
+            | {"verdict": ON_TRIAL, "meter": []}
+            for i, operation in enumerate(candidate.proposal.operations)
+        ]
+    names = None if first is None else [skill.name for skill in first]
     return {
         "changes": changes,
-        "spans": _spans(changes, [name for name, _ in current]),
-        "banks": _banks(trials),
+        "spans": _spans(changes, [name for name, _ in current], names),
+        "banks": _banks(trials, on_trial),
         "current": [{"name": name, "text": text} for name, text in current],
     }
 
 
-def changed_triggers(trials: Sequence[TrialLine]) -> list[tuple[Trigger, ...] | None]:
+def _change(proposal: Proposal, place: int, old: Skill | None) -> dict[str, Any]:
+    """Describe one operation of a bundle; `old` is None where it is not known."""
+    operation = proposal.operations[place]
+    return {
+        "op": type(operation).__name__.lower(),
+        "name": operation.name,
+        "reason": _at(proposal.reasons, place),
+        "evidence": _at(proposal.evidence, place),
+        "diff": _difference(old, _applied(old, operation), operation),
+        "unknown": old is None and not isinstance(operation, Add),
+    }
+
+
+def changed_triggers(
+    trials: Sequence[TrialLine], first: Sequence[Skill] | None = None
+) -> list[tuple[Trigger, ...] | None]:
     """Return per trial the triggers of the skills that it changes, old and new ones.
 
-    None where a skill is of the first library, whose text the run's files do not hold.
+    None where a skill is of the first library and the run's files do not hold that.
+
+    Args:
+        trials: decided ones, in order.
+        first: see `library_document`.
     """
-    known: dict[str, Skill] = {}
+    known = {skill.name: skill for skill in first or ()}
     found: list[tuple[Trigger, ...] | None] = []
     for trial in trials:
         after = dict(known)
@@ -140,19 +171,23 @@ def _text(value: Any) -> str:
 
 
 def _spans(
-    changes: Sequence[Mapping[str, Any]], current: Sequence[str]
+    changes: Sequence[Mapping[str, Any]],
+    current: Sequence[str],
+    first: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """Return per skill when it was in the accepted bank, and what was tried with it.
 
-    A skill of the first bank, that no operation has added, begins at step 0; one that
-    is there now ends with the run (None).
+    A skill of the first bank begins at step 0; where that is not known, it is one that
+    no operation has added. One that is there now ends with the run (None).
     """
-    names = list(dict.fromkeys([*(c["name"] for c in changes), *current]))
+    named = [*(first or ()), *(c["name"] for c in changes), *current]
+    names = list(dict.fromkeys(named))
     spans = []
     for name in names:
         own = [change for change in changes if change["name"] == name]
         lives: list[list[int | None]] = []
-        if not own or own[0]["op"] != "add":
+        added = bool(own) and own[0]["op"] == "add"
+        if not added if first is None else name in first:
             lives.append([0, None])
         for change in own:
             if change["verdict"] != "accepted":
@@ -166,9 +201,20 @@ def _spans(
     return spans
 
 
-def _banks(trials: Sequence[TrialLine]) -> list[dict[str, Any]]:
+def _banks(
+    trials: Sequence[TrialLine], on_trial: Sequence[Candidate]
+) -> list[dict[str, Any]]:
     """Return the banks that were tried: each grew from another one."""
-    return [
+    running = [
+        {
+            "from": candidate.proposal.bank,
+            "to": candidate.candidate,
+            "step": candidate.start,
+            "verdict": ON_TRIAL,
+        }
+        for candidate in on_trial
+    ]
+    decided = [
         {
             "from": trial.proposal.bank,
             "to": trial.candidate,
@@ -177,6 +223,7 @@ def _banks(trials: Sequence[TrialLine]) -> list[dict[str, Any]]:
         }
         for trial in trials
     ]
+    return decided + running
 
 
 def _at(items: Sequence[str], place: int) -> str:

@@ -5,7 +5,7 @@ cannot be read is left out and named in `problems`, which the page shows.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from reskill_jax.creator.proposal import Proposal
 from reskill_jax.report.follow import is_running
 from reskill_jax.report.metrics import RESERVED
 from reskill_jax.skills.contrast import Contrast
+from reskill_jax.skills.skill import Skill
 from reskill_jax.storage import read_json
 from reskill_jax.workdir import Workdir
 
@@ -107,6 +108,30 @@ class TrialLine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A candidate that is on trial, see `strategies.reskill`."""
+
+    start: int
+    proposal: Proposal
+    candidate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTrial:
+    """The file of the candidates that were on trial after the newest step."""
+
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstBank:
+    """The file of the bank that a run began with."""
+
+    bank: str
+    skills: tuple[Skill, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CallLine:
     """A call to a language model; an `error` has no response."""
 
@@ -177,6 +202,22 @@ class Reader:
         """Return the decided trials, in order."""
         return list(self._typed(self.workdir.trials, TrialLine))
 
+    def first_bank(self) -> tuple[Skill, ...] | None:
+        """Return the skills of the first bank; None: there is none, or not known."""
+        found = self._document(self.workdir.first_bank, FirstBank)
+        return None if found is None else found.skills
+
+    def on_trial(self, trials: Sequence[TrialLine]) -> list[Candidate]:
+        """Return the candidates on trial.
+
+        Args:
+            trials: decided ones; a killed run may have written a decision last.
+        """
+        found = self._document(self.workdir.on_trial, OnTrial)
+        decided = max((trial.step for trial in trials), default=0)
+        every = () if found is None else found.candidates
+        return [candidate for candidate in every if candidate.start >= decided]
+
     def calls(self) -> list[CallLine]:
         """Return the creator's calls, in order."""
         return list(self._typed(self.workdir.creator_calls, CallLine))
@@ -193,14 +234,8 @@ class Reader:
 
     def columns(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Return, by split, the task types of each column; empty where not recorded."""
-        if not self.workdir.panels.exists():
-            return {}
-        try:
-            document = read_json(self.workdir.panels)
-            return decode(PanelsFile, document, name="panels.json", fields="any").kinds
-        except ValueError as error:
-            self.tell(str(error))
-            return {}
+        found = self._document(self.workdir.panels, PanelsFile)
+        return {} if found is None else found.kinds
 
     def skills(self) -> list[tuple[str, str]]:
         """Return the accepted bank: names and the text of SKILL.md files, in order."""
@@ -243,6 +278,16 @@ class Reader:
     def is_running(self) -> bool:
         """Tell whether a process writes this run."""
         return is_running(self.workdir)
+
+    def _document(self, path: Path, kind: type[_T]) -> _T | None:
+        """Return what a file holds; None: it is not there, or damaged."""
+        if not path.exists():
+            return None
+        try:
+            return decode(kind, read_json(path), name=path.name, fields="any")
+        except ValueError as error:
+            self.tell(str(error))
+            return None
 
     def _typed(self, path: Path, kind: Callable[..., _T]) -> Iterator[_T]:
         for place, line in self._objects(path):

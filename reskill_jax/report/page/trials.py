@@ -9,7 +9,7 @@ from reskill_jax.report.page.library import changed_triggers
 from reskill_jax.report.page.played import Row
 from reskill_jax.report.page.reading import PathPoint, TrialLine
 from reskill_jax.skills.operations import Delete, describe
-from reskill_jax.skills.skill import Trigger, could_fire
+from reskill_jax.skills.skill import Skill, Trigger, could_fire
 
 
 def trials_document(
@@ -17,6 +17,7 @@ def trials_document(
     expectations: Mapping[str, Any],
     rows: Sequence[Row],
     metrics: Sequence[Mapping[str, Any]],
+    first: Sequence[Skill] | None = None,
 ) -> dict[str, Any]:
     """Return all trials, the running one, and what was expected of them.
 
@@ -25,6 +26,7 @@ def trials_document(
         expectations: of `trial.json`; empty where there are none.
         rows: of all episodes.
         metrics: lines of the run.
+        first: the skills that it began with; None: not known.
     """
     settings = expectations.get("settings")
     settings = settings if isinstance(settings, Mapping) else {}
@@ -37,7 +39,7 @@ def trials_document(
             "list": [
                 _trial(trial, settings, by_step, triggers)
                 for trial, triggers in zip(
-                    trials, changed_triggers(trials), strict=True
+                    trials, changed_triggers(trials, first), strict=True
                 )
             ],
             "running": _running(trials, settings, metrics),

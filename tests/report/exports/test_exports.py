@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_runs import samples
 
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.report.exports.__main__ import export
@@ -200,16 +201,18 @@ def test_a_card_holds_the_evidence_of_its_skill_and_no_other(workdir):
 
 def test_a_model_card_gives_errors_panels_and_void_figures():
     line = {"panels": {"seen": "100:abc", "unseen": "50:def"}, "seen/success": 0.5}
-    line |= {"unseen/success": 0.1, "unseen/void": 1.0}
+    line |= {"unseen/success": 0.1, "unseen/void": 1.0} | samples("seen", 0.25)
     card = model_card(
         base="tiny",
         environment="sql",
         strategy="grpo",
         step=7,
         evaluation=line,
-        skills=(),
+        shown="Nothing.",
     )
+    assert "Nothing." in card
     assert "| seen | 50.0% | 5.0% | 100:abc |" in card
+    assert "| seen | mean@2 | 0.7 | 25.0% | 5.0% to 45.0% |" in card
     assert "| unseen | void: too many tasks failed for good | | 50:def |" in card
     head = yaml.safe_load(card.split("---")[1])
     assert head["library_name"] == "transformers"

@@ -2,14 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import CONFIG, episode, write_lines, write_run
 
+from reskill_jax.codec import encode
+from reskill_jax.creator.proposal import Proposal
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
+from reskill_jax.report.logbook import Logbook
 from reskill_jax.report.page import write_report
 from reskill_jax.report.page.data import run_document
 from reskill_jax.report.page.figures import (
@@ -24,7 +28,10 @@ from reskill_jax.report.page.played import Row, read_played
 from reskill_jax.report.page.reading import Reader
 from reskill_jax.report.page.trials import bounds, unexposed, win_loss
 from reskill_jax.report.panels import write_panels
-from reskill_jax.skills.skill import Trigger
+from reskill_jax.rollout.context import BankContext, EmptyContext
+from reskill_jax.skills.operations import Add, Modify
+from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+from reskill_jax.strategies.base import Learned
 from reskill_jax.trials import paired
 from reskill_jax.workdir import Workdir
 
@@ -201,6 +208,44 @@ def test_small_samples_have_wide_intervals():
     assert mean_interval([0.4, 0.6])["half"] == pytest.approx(1.2706, abs=1e-4)
 
 
+def test_the_first_library_and_what_is_on_trial_are_on_the_timeline(tmp_path):
+    """As a run writes them: by the logbook, while it goes on."""
+    workdir = write_run(tmp_path / "run")
+    words, reader = ("a", "b"), Reader(workdir)
+    old, older = Skill("be-old", "An old one.", *words), Skill("be-gone", "x", *words)
+    change = Proposal(
+        (Modify("be-old", {"action": "c"}), Add(Skill("be-new", "y", *words))),
+        ("why", "because"),
+        ("seen", "heard"),
+        "hash",
+    )
+    candidate = {"start": 2, "proposal": encode(change), "candidate": "next"}
+
+    def spans():
+        library = document(workdir)["library"]
+        return {s["name"]: (s["lives"], s["events"]) for s in library["spans"]}
+
+    assert spans() == {"first-look": ([[2, None]], [[2, "add", "accepted", 0]])}
+    start = {"total": 4, "done": 3, "evaluated": True, "logprob_diff_warning": 1.0}
+    first = BankContext(SkillBank((old, older)))
+    with Logbook(workdir, **start, first=first) as logbook:
+        logbook.step(4, {}, [], Learned(on_trial=(candidate,)), EmptyContext())
+    found = document(workdir)
+    assert found["run"]["problems"] == []
+    assert spans()["be-gone"] == ([[0, None]], [])
+    assert spans()["be-old"] == ([[0, None]], [[2, "modify", "on trial", None]])
+    assert spans()["be-new"] == ([], [[2, "add", "on trial", None]])
+    modify = found["library"]["changes"][1]
+    assert not modify["unknown"]
+    assert modify["diff"] == [{"field": "action", "parts": [("-", "b"), ("+", "c")]}]
+    assert found["library"]["banks"][-1]["verdict"] == "on trial"
+    # A kill may come between the line of a decision and this file.
+    (past,) = reader.trials()
+    assert reader.on_trial([replace(past, step=5)]) == []
+    workdir.on_trial.write_text("[")
+    assert "on_trial.json is not JSON" in document(workdir)["run"]["problems"][0]
+
+
 @given(st.text(), st.text())
 def test_word_diffs_hold_both_texts(old, new):
     parts = words(old, new)
@@ -224,14 +269,41 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     found = document(ours[0], ours[1], other)["comparison"]
     assert found["groups"] == ["strategy.name=reskill", "strategy.name=grpo"]
     assert (found["step"], found["splits"]) == (3, ["seen"])
-    [difference] = found["differences"]
+    difference, *sampled = found["differences"]
+    assert difference["figure"] == "greedy success"
     assert difference["tasks"]["mean"] == 0.5  # of two tasks, one is won by both
     assert difference["wins"] == [1, 1, 0]
+    # All samples of ours win one task of two, in `grpo` one of two samples does.
+    again = [e | {"index": i, "success": not i} for e in evaluated for i in range(2)]
+    write_lines(other.episodes / "sampled-00003.jsonl", again)
+    found = document(ours[0], ours[1], other)["comparison"]
+    sampled = {d["figure"]: d["tasks"]["mean"] for d in found["differences"][1:]}
+    assert sampled == {"mean@2": 0.0, "pass@2": 0.5}
+    means = {m["figure"]: m["mean"] for m in found["means"] if m["n"] == 2}
+    assert means == {"greedy success": 0.5, "mean@2": 0.55, "pass@2": 0.65}
+    text = other.metrics.read_text()
+    other.metrics.write_text(
+        text.replace('"seen/temperature": 0.7', '"seen/temperature": 1')
+    )
+    found = document(ours[0], ours[1], other)["comparison"]
+    assert [d["figure"] for d in found["differences"]] == ["greedy success"]
     text = other.metrics.read_text().replace("2:abcdef", "2:another")
     other.metrics.write_text(text)
     found = document(ours[0], other)["comparison"]
     assert (found["splits"], found["differences"]) == ([], [])
     assert "different tasks" in found["unlike"][0]
+
+
+def test_keys_that_came_after_a_run_began_are_no_other_method(tmp_path):
+    old = write_run(tmp_path / "old")
+    new = write_run(tmp_path / "new", config=CONFIG | {"seed": 8, "added": 1})
+
+    def groups(**options):
+        found = run_document(old, (new,), lambda x: x, "today", **options)
+        return found["comparison"]["groups"]
+
+    assert groups() == ["added=None", "added=1"]
+    assert groups(complete=lambda stored: {"added": 1} | stored) == ["all runs"]
 
 
 def test_samples_stand_beside_the_greedy_figures_and_change_none(tmp_path):

@@ -47,7 +47,8 @@ function lineChart(options) {
   const head = h("figcaption", null, options.title);
   if (!points.length) return h("figure", null, head, h("p", { class: "note" }, options.empty || "No figures yet."));
   const width = options.wide ? 960 : 480, height = options.wide ? 300 : 220;
-  const left = 52, right = 12, top = options.marks && options.marks.length ? 28 : 12, bottom = 36;
+  // Letters of a small chart are larger: it is drawn at two thirds of its size.
+  const left = options.wide ? 52 : 66, right = 12, top = options.marks && options.marks.length ? 28 : 12, bottom = options.wide ? 36 : 42;
   const values = points.flatMap((p) => [p[1], p[2], p[3]]).filter((v) => v !== undefined && v !== null)
     .concat((options.rules || []).map((r) => r.y));
   let low = options.low ?? Math.min(...values), high = options.high ?? Math.max(...values);
@@ -69,8 +70,7 @@ function lineChart(options) {
   svg.append(s("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, stroke: "var(--rule)" }),
     s("text", { x: (left + width - right) / 2, y: height - 3, "text-anchor": "middle" }, options.xname || "step"));
   for (const rule of options.rules || []) svg.append(
-    s("line", { x1: left, x2: width - right, y1: y(rule.y), y2: y(rule.y), stroke: "var(--rule)", "stroke-dasharray": "4 3" }),
-    s("text", { x: width - right, y: y(rule.y) - 4, "text-anchor": "end" }, rule.name));
+    s("line", { x1: left, x2: width - right, y1: y(rule.y), y2: y(rule.y), stroke: "var(--rule)", "stroke-dasharray": "4 3" }));
   for (const mark of options.marks || []) {
     const good = mark.verdict === "accepted", paint = good ? "var(--good)" : mark.verdict === "rejected" ? "var(--bad)" : "var(--rule)";
     svg.append(s("line", { x1: x(mark.x), x2: x(mark.x), y1: top - 6, y2: height - bottom, stroke: paint, "stroke-dasharray": good ? null : "2 4", "stroke-opacity": 0.7 }),
@@ -86,6 +86,8 @@ function lineChart(options) {
     if (line.dots) for (const p of line.points) svg.append(s("circle", { cx: x(p[0]), cy: y(p[1]), r: 1.8, fill: paint, "fill-opacity": 0.55 }));
     else if (!line.plain && (line.points.length <= 30 || options.wide && line.points.length <= 60)) for (const p of line.points) svg.append(marker(line.i % 4, x(p[0]) + (banded.length && !line.band ? 3 * line.i : 0), y(p[1]), paint, 3.5));
   }
+  for (const rule of options.rules || []) svg.append(s("text", { x: width - right, y: y(rule.y) - 4, "text-anchor": "end" }, rule.name));
+  if (!options.wide) svg.setAttribute("class", "small");
   const names = series.map((line) => ({ name: line.name, paint: line.paint || colour(line.i), dash: DASHES[line.i % DASHES.length], marker: line.i % 4, plain: line.plain, shape: line.dots ? "dot" : undefined }));
   for (const kind of ["accepted", "rejected", "not chosen"]) if ((options.marks || []).some((m) => m.verdict === kind))
     names.push({ name: "trial " + kind, paint: kind === "accepted" ? "var(--good)" : kind === "rejected" ? "var(--bad)" : "var(--rule)", shape: kind === "accepted" ? 2 : kind === "rejected" ? "cross" : "ring" });

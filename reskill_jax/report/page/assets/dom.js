@@ -85,7 +85,7 @@ function cards(items) {
     h("div", null, h("dt", null, name), h("dd", null, value), note ? h("dd", null, note) : null)));
 }
 
-const VERDICTS = { accepted: ["\u2714 accepted", "good"], rejected: ["\u2718 rejected", "bad"], "not chosen": ["\u25cb not chosen", ""] };
+const VERDICTS = { accepted: ["\u2714 accepted", "good"], rejected: ["\u2718 rejected", "bad"], "not chosen": ["\u25cb not chosen", ""], "on trial": ["\u2026 on trial", ""] };
 
 function verdict(word) {
   const [text, kind] = VERDICTS[word] || [word, ""];

@@ -151,7 +151,7 @@ function expectations(all) {
 
 function library(data) {
   const lib = data.library;
-  if (!lib.changes.length && !lib.current.length) return [h("p", null, data.run.has_bank ? "The library is empty, and no change of it was decided yet." : ["This run's method (", bdi(data.run.strategy), ") keeps no library of skills."])];
+  if (!lib.changes.length && !lib.current.length && !lib.spans.length) return [h("p", null, data.run.has_bank ? "The library is empty, and no change of it was decided yet." : ["This run's method (", bdi(data.run.strategy), ") keeps no library of skills."])];
   const ending = "/effect_logprob", meter = Object.entries(data.metrics.names).filter(([name]) => name.startsWith("skills/") && name.endsWith(ending));
   const newest = (values) => values.reduce((last, v, i) => v === null ? last : [data.metrics.steps[i], v], null);
   return [timeline(data), bankGraph(data),
@@ -172,12 +172,15 @@ function timeline(data) {
     const y = 4 + i * row + row / 2, name = span.name.length > 32 ? span.name.slice(0, 31) + "\u2026" : span.name;
     svg.append(s("text", { x: left - 12, y: y + 4, "text-anchor": "end", class: "strong" }, name));
     for (const [from, to] of span.lives) svg.append(s("rect", { x: x(from), y: y - 6, width: Math.max(x(to ?? end) - x(from), 2), height: 12, fill: "var(--c0)", "fill-opacity": 0.35, stroke: "var(--c0)" }));
-    for (const [step, op, word] of span.events) svg.append(s("g", null, s("title", null, `step ${step}: ${op} ${word}`),
-      marker(word === "accepted" ? (op === "add" ? 2 : op === "delete" ? 1 : 3) : word === "rejected" ? "cross" : "ring", x(step), y, word === "accepted" ? "var(--good)" : word === "rejected" ? "var(--bad)" : "var(--rule)", 5)));
+    for (const [step, op, word] of span.events) {
+      if (word === "on trial" && step < end) svg.append(s("path", { d: `M${x(step)} ${y}H${x(end)}`, stroke: "var(--rule)", "stroke-width": 2, "stroke-dasharray": "4 3" }));
+      svg.append(s("g", null, s("title", null, `step ${step}: ${op} ${word}`),
+      marker(word === "accepted" ? (op === "add" ? 2 : op === "delete" ? 1 : 3) : word === "rejected" ? "cross" : word === "on trial" ? 0 : "ring", x(step), y, word === "accepted" ? "var(--good)" : word === "rejected" ? "var(--bad)" : "var(--rule)", 5)));
+    }
   });
   const good = "var(--good)";
   return h("figure", null, h("figcaption", null, "Timeline of skills"), h("p", { class: "note" }, "A bar: the skill is in the accepted library."),
-    legend([{ name: "added", shape: 2, paint: good }, { name: "changed", shape: 3, paint: good }, { name: "deleted", shape: 1, paint: good }, { name: "change rejected", shape: "cross", paint: "var(--bad)" }, { name: "not chosen", shape: "ring", paint: "var(--rule)" }]), sideways("timeline of skills", svg));
+    legend([{ name: "added", shape: 2, paint: good }, { name: "changed", shape: 3, paint: good }, { name: "deleted", shape: 1, paint: good }, { name: "change rejected", shape: "cross", paint: "var(--bad)" }, { name: "not chosen", shape: "ring", paint: "var(--rule)" }, { name: "on trial", dash: "4 3", paint: "var(--rule)" }]), sideways("timeline of skills", svg));
 }
 
 function bankGraph(data) {
@@ -200,15 +203,15 @@ function bankGraph(data) {
     tried[i].forEach((bank, k) => {
       const left = x + (k % 4) * cell + 8, top = 56 + Math.floor(k / 4) * tall;
       if (k < 4) svg.append(s("path", { d: k ? `M${left - 16} ${top + 20}H${left}` : `M${left + 12} 46V${top}`, fill: "none", stroke: "var(--rule)", "stroke-dasharray": "3 3" }));
-      svg.append(...box(left, top, bank.to, (bank.verdict === "rejected" ? "\u2718 rejected, step " : "\u25cb not chosen, step ") + bank.step, bank.verdict === "rejected" ? "var(--bad)" : "var(--rule)"));
+      svg.append(...box(left, top, bank.to, (bank.verdict === "rejected" ? "\u2718 rejected, step " : bank.verdict === "on trial" ? "\u2026 on trial since step " : "\u25cb not chosen, step ") + bank.step, bank.verdict === "rejected" ? "var(--bad)" : "var(--rule)"));
     });
   });
-  return h("figure", null, h("figcaption", null, "Libraries by content hash"), h("p", { class: "note" }, "To the right: accepted. Below: candidates that grew from a library and were not accepted."), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of libraries" }, svg));
+  return h("figure", null, h("figcaption", null, "Libraries by content hash"), h("p", { class: "note" }, "To the right: accepted. Below: candidates that grew from a library, not accepted or on trial."), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Graph of libraries" }, svg));
 }
 
 function changes(lib) {
-  return lib.changes.map((c, i) => [c, i]).reverse().map(([c, i]) => h("div", { class: "change", id: lib.changes.findIndex((o) => o.trial === c.trial) === i ? "trial-" + c.trial : null, tabindex: -1 },
-    h("h4", null, `${c.op} `, bdi(c.name)), h("p", null, verdict(c.verdict), ` at step ${c.step}`, c.start === null || c.start === undefined || c.start === c.step ? "" : `, tried from step ${c.start + 1}`),
+  return lib.changes.map((c, i) => [c, i]).reverse().map(([c, i]) => h("div", { class: "change", id: c.trial !== null && lib.changes.findIndex((o) => o.trial === c.trial) === i ? "trial-" + c.trial : null, tabindex: -1 },
+    h("h4", null, `${c.op} `, bdi(c.name)), h("p", null, verdict(c.verdict), c.trial === null ? `, from step ${c.step + 1}` : ` at step ${c.step}`, c.start === null || c.start === undefined || c.start === c.step ? "" : `, tried from step ${c.start + 1}`),
     c.reason ? h("p", null, "Reason: ", bdi(c.reason)) : null, c.evidence ? h("p", null, "Evidence: ", bdi(c.evidence)) : null,
     (c.meter || []).map((m) => h("p", null, `Skill meter, ${m.arm ? "candidate" : "accepted library"}: `, bdi(m.verdict), `, ${m.mean.toFixed(3)} nats per token (at first ${m.first.toFixed(3)}), ${m.turns} turns`)),
     c.unknown ? h("p", { class: "note" }, "The earlier text is of the first library and not in the run's files.") : null,
@@ -300,9 +303,9 @@ function comparison(data) {
   c.unlike.forEach((line) => nodes.push(h("p", { class: "warn" }, bdi(line))));
   for (const split of c.splits) {
     nodes.push(h("h3", null, bdi(split)), lineChart({ title: "Success, " + split, wide: true, percent: true, low: 0, series: c.runs.map((r) => ({ name: `${r.name} (seed ${r.seed})`, points: r.curve[split] })) }));
-    nodes.push(table("Mean success", ["group", "runs", "mean success", "95% interval over runs"], c.means.filter((m) => m.split === split).map((m) => [bdi(m.group), m.n, percent(m.mean), m.half === null ? "needs two runs" : `\u00b1 ${(100 * m.half).toFixed(1)} points`]), [1, 2, 3]));
+    nodes.push(table("Mean success", ["group", "figure", "runs", "mean", "95% interval over runs"], c.means.filter((m) => m.split === split).map((m) => [bdi(m.group), m.figure, m.n, percent(m.mean), m.half === null ? "needs two runs" : m.half === 0 ? "none, the runs are equal" : `\u00b1 ${(100 * m.half).toFixed(1)} points`]), [2, 3, 4]));
     const differences = c.differences.filter((d) => d.split === split);
-    if (differences.length) nodes.push(table("Paired differences", ["difference", "on the same tasks, 95%", "tasks better, same, worse", "between runs of the same seed, 95%"], differences.map((d) => [[bdi(d.other), " minus ", bdi(d.first)], half(d.tasks), d.wins.join(", "), half(d.seeds)]), []));
+    if (differences.length) nodes.push(table("Paired differences", ["difference", "figure", "on the same tasks, 95%", "tasks better, same, worse", "between runs of the same seed, 95%"], differences.map((d) => [[bdi(d.other), " minus ", bdi(d.first)], d.figure, half(d.tasks), d.wins.join(", "), half(d.seeds)]), []));
   }
   nodes.push(h("h3", null, "Runs"), table("Runs", ["run", "seed", "group"], c.runs.map((r) => [bdi(r.name), String(r.seed), bdi(r.group)])));
   return nodes;

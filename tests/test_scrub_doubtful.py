@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reskill_jax.doctor.scrub import anonymous, hide_secrets
+from reskill_jax.scrub import anonymous, hide_secrets
 
 ALPHABET = st.sampled_from("abcXYZ0189-_")
 SECRETS = [
