@@ -10,6 +10,12 @@ from hypothesis import settings
 settings.register_profile("deterministic", derandomize=True)
 settings.load_profile("deterministic")
 
+# Most of a test is compiling the same programs as others: they are compiled once, and
+# kept for the next time. Before anything imports jax.
+CACHE = Path(__file__).parents[1] / ".cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 IN_CI = os.environ.get("CI") in ("true", "1")
 
 

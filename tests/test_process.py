@@ -100,7 +100,11 @@ def test_nothing_changes_where_there_are_accelerators(package, monkeypatch):
 def test_compiled_programs_are_found_by_the_next_process(tmp_path):
     cache, unused = tmp_path / "cache", tmp_path / "unused"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for name in (
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    ):
+        environment.pop(name, None)
 
     def compile_in(directory: Path, **extra: str) -> set[str]:
         done = subprocess.run(

@@ -323,7 +323,8 @@ def test_scores_that_are_wanted_are_those_of_all_columns(row, chunk):
 
 def test_columns_that_are_not_wanted_have_no_logits(row):
     params = noisy(CONFIG)
-    params["embed"]["embedding"] = params["embed"]["embedding"].at[7].set(jnp.nan)
+    damaged = params["embed"]["embedding"].at[7].set(jnp.nan)
+    params = params | {"embed": {"embedding": damaged}}
     tokens, positions, ends, targets = row
     tokens, targets = tokens.at[tokens == 7].set(8), targets.at[targets == 7].set(8)
     wanted = jnp.zeros((2, 20), bool).at[0, 13].set(True)
