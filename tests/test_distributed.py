@@ -98,6 +98,7 @@ def two_plans(policy, tmp_path_factory):
     return directory / "run"
 
 
+@pytest.mark.slow
 def test_two_processes_plan_as_one_does(two_plans, policy, tmp_path):
     done = start(
         *ALL_LIBERTIES(tmp_path / "one", policy, "--config.mesh.fsdp=2"),

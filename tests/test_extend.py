@@ -126,6 +126,7 @@ def test_every_block_is_a_file_and_every_example_has_a_command(place):
     assert {n for mode, n in commands() if mode == "train"} == files - {"config"}
 
 
+@pytest.mark.slow
 def test_the_environment_trains_and_scores_at_the_turn_limit(place, policy):
     output = run(place, "letters", policy)
     workdir = place / "runs" / "letters"
@@ -245,6 +246,7 @@ print(json.dumps(next(v for k, v in answers.items() if f'"{{k}}"' in schema)))
 """
 
 
+@pytest.mark.slow
 def test_a_command_can_be_the_creators_language_model(place, policy, tmp_path):
     pytest.importorskip("pydantic", reason="needs the extra llm: pip install '.[llm]'")
     (tmp_path / "model.py").write_text(MODEL)

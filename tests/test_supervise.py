@@ -122,6 +122,7 @@ def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_pa
         )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
     reason="needs the extra alfworld: pip install '.[alfworld]'",

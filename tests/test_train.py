@@ -240,6 +240,7 @@ def test_with_overlap_batches_are_one_update_old_and_evaluations_are_not(
     assert min(off[1:]) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_random_policy_trains_without_any_files(tmp_path):
     """A step from weights that are made in the cache, by the shipped program."""
     command = [

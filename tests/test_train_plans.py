@@ -132,6 +132,7 @@ def test_groups_may_have_other_sizes_than_configured(policy, tmp_path):
         assert "grpo/loss" in trained(tmp_path)[step]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_step_that_waits_for_its_strategy(
     straight, policy, tmp_path, monkeypatch
 ):

@@ -34,6 +34,7 @@ def doctor(workdir, *words, **variables):
     return start(*COMMAND, f"--workdir={workdir}", *words, env=variables)
 
 
+@pytest.mark.slow
 def test_a_host_that_works_is_found_to_work_and_secrets_stay(tmp_path):
     secret = {"LAB_API_KEY": "open-sesame", "RESKILL_NOTE": "see open-sesame"}
     done = doctor(tmp_path / "run", **os.environ | CPU | HELPERS | secret)

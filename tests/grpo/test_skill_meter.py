@@ -150,6 +150,7 @@ def test_updates_are_the_same_bit_for_bit_after_the_meter():
     assert ends[0][1] == ends[1][1]
 
 
+@pytest.mark.slow
 def test_adapters_are_scored_as_the_weights_that_they_are_merged_into():
     config = DecoderConfig(
         vocab_size=VOCAB + 1,

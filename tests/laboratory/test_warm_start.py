@@ -58,6 +58,7 @@ def made(warm_start, small, tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_a_recipe_is_made_once_and_leaves_a_policy_that_learnt(warm_start, small, made):
     directory, root = made
     assert directory == root / "warm_start" / small.hash
@@ -122,6 +123,7 @@ def demonstrations(small, **kwargs):
     return demonstrate_all(tasks, small.teaching, small.episodes, small.seed, workers=1)
 
 
+@pytest.mark.slow
 def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
     tokenizer = Tokenizer.load(made[0])
     prompts = small.prompts(tokenizer)
@@ -141,6 +143,7 @@ def test_demonstrations_become_the_prompts_that_rollouts_have(small, made):
             assert turn.response[-1] == tokenizer.eos_id
 
 
+@pytest.mark.slow
 def test_the_shipped_policy_is_the_one_that_its_recipe_makes(warm_start, made):
     """Same recipe, same demonstrations, and on those the loss that was recorded."""
     recipe = RECIPES["alfworld-small"]

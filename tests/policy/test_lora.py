@@ -80,7 +80,10 @@ def test_new_adapters_change_nothing(base):
     assert loss(Adapted(base, None, SCALE)) == loss(base)  # the reference
 
 
-@pytest.mark.parametrize("targets", [tuple(TARGETS), ("q_proj", "down_proj")])
+@pytest.mark.parametrize(
+    "targets",
+    [pytest.param(tuple(TARGETS), marks=pytest.mark.slow), ("q_proj", "down_proj")],
+)
 def test_loss_and_gradients_are_those_of_the_dense_matrices(base, targets):
     adapters = noisy(base, targets)
     frozen = Adapted(base, None, SCALE)

@@ -81,6 +81,7 @@ def test_a_killed_server_starts_again_at_its_own_socket(options, place):
     server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_server_ends_with_its_trainer_also_by_kill_9(tmp_path, place, deaf):
     executable = tmp_path / "vllm"
