@@ -52,7 +52,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(executable, model, tmp_path_factory):
-    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout_s=20.0)
+    # Longer than any response takes on a busy machine: what is slower counts as hung.
+    engine = start(executable, model, tmp_path_factory.mktemp("engine"), timeout_s=40.0)
     yield engine
     engine.close()
 

@@ -240,7 +240,7 @@ def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
 ):
     version = fresh._weights[1] + 1
     fresh.push(weights(model[1], 1), version)
-    asked = requests(model, 4, tokens=400)
+    asked = requests(model, 4, tokens=150)
     expected = ask(fresh, asked)
     restarted = fresh.counters["restarted"]
     completions = []
