@@ -24,7 +24,7 @@ from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
 from reskill_jax.policy.logprobs import token_logprobs
-from reskill_jax.process import keep_freed_memory
+from reskill_jax.process import tune_memory
 
 _ROWS = flags.DEFINE_integer("rows", 4, "Rows of a batch.")
 _LENGTH = flags.DEFINE_integer("length", 768, "Tokens of a row.")
@@ -40,7 +40,7 @@ SHAPES = {  # vocabulary, hidden, feed-forward, layers, heads, key-value heads
 def main(argv: Sequence[str]) -> None:
     """Time every shape in both libraries."""
     del argv
-    keep_freed_memory()  # as in a run
+    tune_memory()  # as in a run
     peak = matmul_peak()
     shape = (_ROWS.value, _LENGTH.value)
     size = math.prod(shape)

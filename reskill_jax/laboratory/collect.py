@@ -5,6 +5,7 @@ import multiprocessing
 import random
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing.pool import Pool
 
 import numpy as np
 
@@ -55,9 +56,7 @@ def demonstrate_all(
     found: list[Demonstration] = []
     total = len(tasks) * episodes
     with (
-        multiprocessing.get_context("spawn").Pool(
-            workers, end_with_parent
-        ) as processes,
+        _worker_pool(workers) as processes,
         activity("demonstrating", lambda: f"{len(found)} of {total} episodes"),
     ):
         for house in processes.imap(job, tasks, chunksize=4):
@@ -79,12 +78,14 @@ def correct_all(
     """
     job = partial(_correct, teaching=teaching, world=world)
     with (
-        multiprocessing.get_context("spawn").Pool(
-            workers, end_with_parent
-        ) as processes,
+        _worker_pool(workers) as processes,
         activity(f"correcting {len(played)} episodes"),
     ):
         return [d for d in processes.imap(job, played, chunksize=8) if d.turns]
+
+
+def _worker_pool(workers: int) -> Pool:
+    return multiprocessing.get_context("spawn").Pool(workers, end_with_parent)
 
 
 def play(
