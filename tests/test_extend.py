@@ -68,8 +68,7 @@ def policy(tmp_path_factory):
 
 def start(place, name, *flags, mode="train", **environment):
     """Start a command of the page, with these flags after its own."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
-    ours = CPU | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": cache}
+    ours = CPU | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, *commands()[mode, name], *flags],
         cwd=place,

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from programs import CPU, ROOT, get_config, start
+from programs import CPU, get_config, start
 from report_checks import reported
 
 from reskill_jax.report.metrics import read_metrics
@@ -41,7 +41,6 @@ def test_keys_of_the_environment_are_checked():
     reason="the extra `scienceworld` is not installed",
 )
 def test_smoke_needs_no_java_of_the_system(tmp_path):
-    xla = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
     # No folder of PATH but the environment's own.
     without = {"PATH": os.path.dirname(sys.executable), "JAVA_HOME": ""}
     done = start(
@@ -50,7 +49,7 @@ def test_smoke_needs_no_java_of_the_system(tmp_path):
         "reskill_jax.main",
         "--config=configs/scienceworld.py:smoke",
         f"--workdir={tmp_path / 'run'}",
-        env=os.environ | CPU | {"JAX_COMPILATION_CACHE_DIR": xla} | without,
+        env=os.environ | CPU | without,
     )
     assert done.returncode == 0, done.stderr
     workdir = Workdir(tmp_path / "run")
