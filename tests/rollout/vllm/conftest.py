@@ -60,7 +60,9 @@ def engine(executable, model, tmp_path_factory):
 
 @pytest.fixture
 def fresh(engine, model):
-    """The engine, with the weights of seed 0."""
+    """The engine, with the weights of seed 0 and no session of another test."""
+    for session in list(engine._replica_of):
+        engine.release(session)
     newest = engine._weights[1]
     engine.push(weights(model[1], 0), newest + 1)
     return engine

@@ -245,8 +245,10 @@ def test_a_server_that_ends_or_hangs_is_replaced_and_nothing_is_lost(
     restarted = fresh.counters["restarted"]
     completions = []
     thread = threading.Thread(target=lambda: completions.extend(ask(fresh, asked)))
+    # A stopped server cannot answer before it ends, however slow this test is.
+    os.killpg(fresh._replicas[0].server.pid, signal.SIGSTOP)
     thread.start()
-    time.sleep(0.05)  # less than the responses take
+    time.sleep(1.0)
     os.killpg(fresh._replicas[0].server.pid, signal_)
     thread.join()
     assert fresh.counters["restarted"] == restarted + 1
