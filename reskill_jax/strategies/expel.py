@@ -90,7 +90,7 @@ class Expel:
         self._insights = Insights.from_json(
             Insights(settings).to_json(), setup.resources
         )
-        self._desk = setup.make_desk(_work)
+        self._desk = setup.make_desk(_work, True)
 
     @property
     def incumbent(self) -> Context:
@@ -128,7 +128,7 @@ class Expel:
             job = failures(self._reflections, left[::-1], step)
             self._desk.submit(step, {"reflect": job})
             tasks = {e.task.id: e.task for e in left}
-            for _, written in self._desk.take(step, wait=True):
+            for _, written in self._desk.take(step):
                 for task, text in written:
                     self._reflections = self._reflections.plus(tasks[task], text)
         written = len(self._reflections.items) - before
@@ -167,7 +167,7 @@ class Expel:
             max_rules=self._settings.max_rules,
         )
         self._desk.submit(step, encode(job))
-        for _, result in self._desk.take(step, wait=True):
+        for _, result in self._desk.take(step):
             found = decode(_Extracted, result)
             self._insights = replace(
                 self._insights, rules=found["rules"], solved=tuple(won)

@@ -100,7 +100,7 @@ class SkillRL:
         # Steps whose episodes are gathered; a given library needs none.
         self._gathered = settings.gather_steps if given else 0
         self._panel = self._find_panel()
-        self._desk = setup.make_desk(distil)
+        self._desk = setup.make_desk(distil, waits(setup, train))
 
     @property
     def incumbent(self) -> Context:
@@ -235,7 +235,7 @@ class SkillRL:
         before = {entry.id for entry in self._library.entries}
         records: list[EpisodeRecord] = []  # that it was written from
         refused: Counter[str] = Counter()
-        for job, result in self._desk.take(step, wait=waits(self._setup, self._train)):
+        for job, result in self._desk.take(step):
             held = decode(_Job, job, name="job")
             records += [r for won, lost in held["calls"] for r in (*won, *lost)]
             edits = [

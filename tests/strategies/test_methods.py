@@ -101,12 +101,13 @@ def test_what_is_written_is_shown_later(name):
 def test_a_writer_is_waited_for_where_nothing_else_is_to_be_done(name, delay_steps):
     """With a frozen policy a step reads all that the steps before it have written."""
 
-    def desk(work):
-        return Desk(OfflineWriter(), work, background=True, delay_steps=delay_steps)
+    def desk(work, wait):
+        beside = {"background": True, "delay_steps": delay_steps}
+        return Desk(OfflineWriter(), work, **beside, wait=wait)
 
-    ready, waiting = Game(quick(name)), Game(quick(name, desk=desk))
-    if not (frozen := name in FROZEN or name.endswith("_frozen")):
-        waiting.strategy._setup.frozen = True  # --mode=adapt
+    frozen = name in FROZEN or name.endswith("_frozen")
+    adapting = quick(name, desk=desk, frozen=not frozen)  # as in --mode=adapt
+    ready, waiting = Game(quick(name)), Game(adapting)
     assert waiting.run(8) == ready.run(8)
     assert trace(waiting) == trace(ready)
     if not frozen and delay_steps:

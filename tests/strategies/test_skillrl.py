@@ -40,7 +40,9 @@ def game(*scripted, won=lambda task, text, seed: False, **settings):
     """A game of two steps per evolution; nobody wins unless said otherwise."""
     writer = Seeing(*scripted)
     settings = {"gather_steps": 0, "every": 2, "least": 4} | settings
-    strategy = make("skillrl", desk=lambda work: Desk(writer, work), skillrl=settings)
+    strategy = make(
+        "skillrl", desk=lambda work, wait: Desk(writer, work), skillrl=settings
+    )
     return Game(strategy, won=won), writer
 
 
