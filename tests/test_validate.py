@@ -430,6 +430,20 @@ def test_a_bank_is_read_before_any_work(tmp_path):
     assert f"config.strategy.bank='{tmp_path}': {tmp_path}/broken/SKILL.md: " in line
 
 
+def test_a_library_is_read_before_any_work(tmp_path):
+    config = get_config()
+    config.strategy.name = "skillrl"
+    config.strategy.skillrl.library = str(tmp_path)
+    start = f"  config.strategy.skillrl.library='{tmp_path}"
+    (line,) = refusal(config)
+    assert line.startswith(f"{start}' holds no skills")
+    config.strategy.skillrl.library = str(tmp_path / "no.json")
+    (line,) = refusal(config)
+    assert line.startswith(f"{start}/no.json': {tmp_path}/no.json: no such file")
+    config.strategy.name = "grpo"  # which reads none
+    validate(config)
+
+
 def test_a_trial_that_could_not_end_in_its_steps_is_refused():
     config = get_config()
     config.trial.max_steps = 8

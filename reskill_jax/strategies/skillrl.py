@@ -85,14 +85,8 @@ class SkillRL:
         settings = self._settings = SkillrlSettings(**setup.settings["skillrl"])
         given: tuple[Entry, ...] = ()
         if settings.library:
-            name = f"skillrl.library={settings.library!r}"
-            try:
-                given = read_entries(Path(settings.library))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            if not given:
-                raise ValueError(f"{name} holds no skills: to start without, use ''")
-            self._tell_strange(name, given)
+            given = read_entries(Path(settings.library))  # settings.py has checked it
+            self._tell_strange(f"skillrl.library={settings.library!r}", given)
         self._library = SkillLibrary.from_json(
             SkillLibrary(settings, given).to_json(), setup.resources
         )
@@ -170,11 +164,6 @@ class SkillRL:
         if split is None:
             return ()
         panel = self._setup.panel(split, self._settings.panel_tasks)
-        if not panel.tasks:
-            raise ValueError(
-                f"skillrl.evolve_from={self._settings.evolve_from!r}: the split "
-                f"{split!r} has no tasks: use 'train', or bring its data"
-            )
         if self._settings.evolve_from == "paper":
             logging.warning(
                 "skills are learnt from %s, as published: its figures leak", split
