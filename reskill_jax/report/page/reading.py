@@ -106,6 +106,12 @@ class TrialLine:
             return "not chosen"
         return "accepted" if self.accepted else "rejected"
 
+    @property
+    def steps(self) -> range:
+        """Training steps of the trial; old files do not tell where it began."""
+        first = self.step if self.start is None else self.start + 1
+        return range(first, self.step + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
