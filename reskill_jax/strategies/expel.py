@@ -112,8 +112,8 @@ class Expel:
         """Remember and reflect, and extract at the end; then learn nothing."""
         if not self._gathering:
             read = sum(bool(self._insights.rules) for _ in episodes)
-            read_now = {"memory/read": float(read)}
-            return Learned(self._sizes() | read_now, status=self._status())
+            now = {"memory/read": float(read), "memory/written": 0.0}
+            return Learned(self._sizes() | now, status=self._status())
         for episode in episodes:
             self._keep(episode.record(step))
         self._episodes += len(episodes)
@@ -121,6 +121,7 @@ class Expel:
         solved = {e.task.id for e in episodes if e.success}
         self._attempts.record(lambda chain, task: task in solved)
         before = len(self._reflections.items)
+        read = sum(bool(self._reflections.about(e.task)) for e in episodes)
         if self._attempts.made < self._attempts.most:
             # One reflection per task and attempt, on the first try that failed.
             first = {e.task.id: e for e in reversed(episodes)}
@@ -132,7 +133,7 @@ class Expel:
                 for task, text in written:
                     self._reflections = self._reflections.plus(tasks[task], text)
         written = len(self._reflections.items) - before
-        metrics = {"memory/written": float(written)}
+        metrics = {"memory/written": float(written), "memory/read": float(read)}
         if not self._gathering:
             metrics["memory/unused_edits"] = float(self._extract(step))
         metrics |= self._desk.take_metrics() | self._sizes()

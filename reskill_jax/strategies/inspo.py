@@ -171,7 +171,7 @@ class Inspo:
         for group in trained:
             self._weigh(group)
             self._buffer(step, group)
-        metrics: dict[str, float] = {}
+        metrics = {"memory/written": 0.0}
         events: list[str] = []
         if self._candidates:
             events = self._admit(step, checks, members)

@@ -92,6 +92,8 @@ def test_what_is_written_is_shown_later(name):
     assert any(x.metrics.get("memory/items") for x in learned)
     assert {*game.openings} - before  # something was shown that was not known at first
     assert any(x.metrics.get("memory/read") for x in learned)
+    common = {"memory/items", "memory/written", "memory/read"}
+    assert all(x.metrics.keys() >= common for x in learned)  # curves without gaps
 
 
 @pytest.mark.parametrize(
