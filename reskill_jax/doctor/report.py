@@ -41,6 +41,8 @@ def checks(config: ConfigDict, seconds: float = 0.0) -> list[Check]:
     if config.engine.name == "vllm":
         start += config.engine.vllm.start_timeout_s
     ask = _QUICK_S + config.creator.llm.timeout_s
+    patience = config.embedder.timeout_s * config.embedder.max_attempts
+    embed = 2 * _QUICK_S + patience  # with pauses
     trained = ("devices", "policy")
     sampled = (*trained, "engine")
     found = [
@@ -57,6 +59,7 @@ def checks(config: ConfigDict, seconds: float = 0.0) -> list[Check]:
         Check("attention", devices.attention_programs, trained, 2 * _QUICK_S),
         Check("engine", sampler.engine, trained, start),
         Check("creator", services.creator, ("configuration",), ask),
+        Check("embedder", services.embedder, ("configuration",), embed),
         Check("log-probs", sampler.agreement, sampled, _WORK_S),
         Check("sleep", sampler.sleep, sampled, _WORK_S),
         Check("update", learner.update, trained, _WORK_S),
