@@ -190,7 +190,15 @@ def test_values_at_the_edge_are_taken(key, value):
         ({"grpo.schedule": "linear"}, "grpo.decay_steps=0 does not go with schedule="),
         ({"grpo.decay_steps": 9}, "grpo.decay_steps=9 does not go with schedule="),
         (
-            {"grpo.min_learning_rate": 0.5},
+            {"grpo.min_learning_rate": 1e-5},
+            "grpo.min_learning_rate=1e-05 is never reached with schedule='constant'",
+        ),
+        (
+            {
+                "grpo.min_learning_rate": 0.5,
+                "grpo.schedule": "linear",
+                "grpo.decay_steps": 9,
+            },
             "grpo.min_learning_rate=0.5 is above learning_rate=0.0003",
         ),
         (
