@@ -438,6 +438,14 @@ def test_a_bank_is_read_before_any_work(tmp_path):
     assert f"config.strategy.bank='{tmp_path}': {tmp_path}/broken/SKILL.md: " in line
 
 
+def test_adapters_alone_are_no_policy(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    config = get_config()
+    config.policy.path = str(tmp_path)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.policy.path='{tmp_path}' holds adapters, not a ")
+
+
 def test_a_library_is_read_before_any_work(tmp_path):
     config = get_config()
     config.strategy.name = "skillrl"
