@@ -112,8 +112,10 @@ def _trial_files(
         yield "history.json", history(trials, started=_iso(began))
         return
     now = _iso(datetime.now(UTC).timestamp())
+    files = Reader(workdir).episode_files()
+    played = [(step, path) for phase, step, path in files if phase == "train"]
     for trial in trials:
-        paths = (workdir.episodes / f"train-{step:05d}.jsonl" for step in trial.steps)
+        paths = [path for step, path in played if step in trial.steps]
         lines = (line for path in paths for line in read_records(path))
         document = benchmark(trial, lines, model=model, created=now)
         if document["runs"]:

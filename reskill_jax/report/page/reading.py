@@ -108,9 +108,12 @@ class TrialLine:
 
     @property
     def steps(self) -> range:
-        """Training steps of the trial; old files do not tell where it began."""
-        first = self.step if self.start is None else self.start + 1
-        return range(first, self.step + 1)
+        """Training steps of the trial; none where it is not told when it began.
+
+        To be asked, not gone through: a damaged file may name any numbers.
+        """
+        first = self.step if self.start is None else self.start
+        return range(first + 1, self.step + 1)
 
 
 @dataclass(frozen=True, kw_only=True)

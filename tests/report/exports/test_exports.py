@@ -176,6 +176,13 @@ def test_a_trial_that_could_not_measure_all_is_written_all_the_same(workdir, tmp
     )
 
 
+@pytest.mark.parametrize("to", ["benchmark", "history", "cards"])
+def test_a_trial_of_any_number_of_steps_ends(workdir, tmp_path, to):
+    line = trial(10**18, "old", "new", True, start=-(10**18))
+    workdir.trials.write_text(json.dumps(line) + "\n")
+    export(workdir, to, tmp_path / "out")
+
+
 def test_a_damaged_trial_is_named(workdir, tmp_path):
     with workdir.trials.open("a") as file:
         file.write('{"step": "two"}\n')

@@ -294,6 +294,15 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     assert "different tasks" in found["unlike"][0]
 
 
+def test_a_trial_of_any_number_of_steps_is_shown(tmp_path):
+    """A damaged line: nobody goes through a 10^18 steps."""
+    workdir = write_run(tmp_path / "run")
+    (line,) = map(json.loads, workdir.trials.read_text().splitlines())
+    write_lines(workdir.trials, [line | {"start": -(10**18), "step": 10**18}])
+    (shown,) = document(workdir)["trials"]["list"]
+    assert shown["groups"]  # of the episodes that there are
+
+
 def test_a_run_that_ended_early_is_named_where_it_holds_back_the_others(tmp_path):
     runs = [write_run(tmp_path / name, config=CONFIG) for name in "abc"]
     assert document(*runs)["comparison"]["behind"] == []
