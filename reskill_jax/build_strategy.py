@@ -192,13 +192,14 @@ def make_desk(
     calls: Path,
     servers: Sequence[str],
     work: Work,
+    wait: bool,
 ) -> Desk:
     """Build what writes texts for a strategy, from the section `creator`.
 
     A creator of somebody's own writes skills only; validation refuses it here.
     """
     if config.creator.name == "offline":
-        return Desk(OfflineWriter(rules), work)
+        return Desk(OfflineWriter(rules), work, wait=wait)
     # Not imported above: pydantic comes with an extra.
     from reskill_jax.creator.factory import make_caller  # noqa: PLC0415
     from reskill_jax.creator.prompting import Prompts  # noqa: PLC0415
@@ -208,4 +209,5 @@ def make_desk(
     shared = {key: creator[key] for key in ("llm", "budget", "retry", "replay")}
     caller = make_caller(creator["name"], calls, servers=servers, **shared)
     writer = LlmWriter(caller, Prompts(creator["prompts"]))
-    return Desk(writer, work, background=True, delay_steps=creator["delay_steps"])
+    delay_steps = creator["delay_steps"]
+    return Desk(writer, work, background=True, delay_steps=delay_steps, wait=wait)

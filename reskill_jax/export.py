@@ -84,9 +84,11 @@ def export_run(
     """
     refuse_existing(output)
     if config.adapt.frozen:
+        path, recipe = config.policy.path, config.warm_start.recipe
+        weights = f"policy.path={path!r}" if path else f"warm_start.recipe={recipe!r}"
         raise ValueError(
             "config.adapt.frozen=True: the run has no weights of its own: those of "
-            f"config.policy.path={config.policy.path!r} are all there are"
+            f"config.{weights} are all there are"
         )
     source = build.policy_directory(config)
     decoder, lora = load_config(source), config.policy.lora

@@ -249,7 +249,9 @@ def _topology(name: str) -> list[Any]:
             raise ValueError(f"config.mesh.{error}") from error
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"config.mesh.topology={name!r} needs libtpu: pip install '.[tpu]'"
+            f"config.mesh.topology={name!r} needs libtpu, if it is of TPUs: pip "
+            "install '.[tpu]'. The GPUs that are known are "
+            f"{', '.join(CARDS)}, as in h100:8"
         )
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # ask no cloud where we are
     from jax.experimental import topologies  # noqa: PLC0415

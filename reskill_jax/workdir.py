@@ -249,7 +249,7 @@ def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str
         )
     lines.append(
         "Give the run its own values to resume it, or choose another --workdir. Only "
-        f"config.{EXTENDABLE} may grow, and change what begins with one of "
-        f"{', '.join(PLACES)}."
+        f"config.{EXTENDABLE} may grow, and keys change that begin with one of these: "
+        f"{', '.join(PLACES)}"
     )
     return "\n".join(lines)

@@ -111,6 +111,26 @@ def test_a_mistake_of_an_environments_module_names_it(fault, message):
         build.load_tasks(config)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"evolve_from": "dev"}, r"evolve_from='dev': split='dev': choose"),
+        (
+            {"evolve_from": "paper", "reported_split": "test"},
+            r"reported_split='test': split='test': choose",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["skillrl", "skillrl_frozen"])
+def test_a_split_that_a_strategy_lacks_is_refused_by_its_key(name, keys, message):
+    config = corridor_config("p", strategy__name=name)
+    config.strategy.skillrl.update(keys)
+    with pytest.raises(ValueError, match=rf"^config\.strategy\.skillrl\.{message}"):
+        build.load_tasks(config)
+    config.strategy.name = "grpo"  # which has none
+    build.load_tasks(config)
+
+
 def test_a_split_that_is_not_there_is_refused_by_its_key():
     config = corridor_config("p", eval__splits=("held_out", "test"))
     with pytest.raises(

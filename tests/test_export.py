@@ -157,6 +157,17 @@ def test_any_checkpoint_can_be_exported(workdir, tmp_path, capsys):
     assert not (tmp_path / "c").exists()
 
 
+def test_an_adapted_run_names_the_weights_that_it_played_with(workdir, tmp_path):
+    config = get_config(str(workdir.root))
+    config.adapt.frozen = True
+    with pytest.raises(ValueError, match=r"those of config\.policy\.path='/.+ are all"):
+        export_run(config, workdir, tmp_path / "a")
+    config.policy.path = ""
+    recipe = r"those of config\.warm_start\.recipe='alfworld-small' are all"
+    with pytest.raises(ValueError, match=recipe):
+        export_run(config, workdir, tmp_path / "a")
+
+
 def test_the_skills_are_those_of_the_exported_step(workdir, tmp_path):
     config = get_config(str(workdir.root))
     for step, bank in ((2, EARLY), (3, LATE)):

@@ -160,9 +160,12 @@ def test_reads_what_compilers_say_a_program_needs(message):
 
 @pytest.mark.skipif(LIBTPU is not None, reason="libtpu is installed")
 def test_says_what_to_install_for_a_topology(config):
-    config.mesh.topology = "v6e:2x2"
-    with pytest.raises(ValueError, match=r"'v6e:2x2' needs libtpu: pip install"):
-        compile_run(config)
+    for topology in ("v6e:2x2", "a100:8"):  # what is unknown may be a card
+        config.mesh.topology = topology
+        with pytest.raises(
+            ValueError, match=rf"'{topology}' needs libtpu, .*known are h100, h200, as"
+        ):
+            compile_run(config)
 
 
 @pytest.mark.slow

@@ -190,7 +190,15 @@ def test_values_at_the_edge_are_taken(key, value):
         ({"grpo.schedule": "linear"}, "grpo.decay_steps=0 does not go with schedule="),
         ({"grpo.decay_steps": 9}, "grpo.decay_steps=9 does not go with schedule="),
         (
-            {"grpo.min_learning_rate": 0.5},
+            {"grpo.min_learning_rate": 1e-5},
+            "grpo.min_learning_rate=1e-05 is never reached with schedule='constant'",
+        ),
+        (
+            {
+                "grpo.min_learning_rate": 0.5,
+                "grpo.schedule": "linear",
+                "grpo.decay_steps": 9,
+            },
             "grpo.min_learning_rate=0.5 is above learning_rate=0.0003",
         ),
         (
@@ -428,6 +436,28 @@ def test_a_bank_is_read_before_any_work(tmp_path):
     (tmp_path / "broken" / "SKILL.md").write_text("no front matter")
     (line,) = refusal(config)
     assert f"config.strategy.bank='{tmp_path}': {tmp_path}/broken/SKILL.md: " in line
+
+
+def test_adapters_alone_are_no_policy(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    config = get_config()
+    config.policy.path = str(tmp_path)
+    (line,) = refusal(config)
+    assert line.startswith(f"  config.policy.path='{tmp_path}' holds adapters, not a ")
+
+
+def test_a_library_is_read_before_any_work(tmp_path):
+    config = get_config()
+    config.strategy.name = "skillrl"
+    config.strategy.skillrl.library = str(tmp_path)
+    start = f"  config.strategy.skillrl.library='{tmp_path}"
+    (line,) = refusal(config)
+    assert line.startswith(f"{start}' holds no skills")
+    config.strategy.skillrl.library = str(tmp_path / "no.json")
+    (line,) = refusal(config)
+    assert line.startswith(f"{start}/no.json': {tmp_path}/no.json: no such file")
+    config.strategy.name = "grpo"  # which reads none
+    validate(config)
 
 
 def test_a_trial_that_could_not_end_in_its_steps_is_refused():

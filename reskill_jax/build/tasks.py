@@ -22,6 +22,7 @@ from reskill_jax.environments.registry import ENVIRONMENTS, environment_module
 from reskill_jax.llm.embedders import Compute, Embedder, Lexical, Threaded
 from reskill_jax.llm.embedding_service import EmbeddingService, Service
 from reskill_jax.modules import naming
+from reskill_jax.strategies.settings import own_splits
 from reskill_jax.terminal import activity
 from reskill_jax.termination import TerminatedError
 
@@ -112,11 +113,13 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
     """Load the tasks of the run.
 
     A held-out split whose data are not here has no tasks, as its environment has said;
-    it is left out.
+    it is left out. Splits that a strategy plays beside are tried only, so that a run
+    which could not start does not begin.
 
     Raises:
         ValueError: there are no tasks to train on, a split cannot be evaluated on, a
-            held-out panel is not the pinned one, or splits share a task.
+            held-out panel is not the pinned one, a split of the strategy is not there,
+            or splits share a task.
         ModuleError: see `load_environment`.
     """
 
@@ -151,6 +154,17 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
         check_pins(held_out, config.eval.panel)
     except ValueError as error:
         raise ValueError(f"config.eval.panel: {error}") from error
+    own = own_splits(config.strategy.name, config.strategy.skillrl)
+    for key, split in own.items():
+        try:
+            found = load(split, 1).tasks
+        except ValueError as error:
+            raise ValueError(f"config.strategy.{key}: {error}") from error
+        if not found:
+            raise ValueError(
+                f"config.strategy.{key}: {split} has no tasks: bring its data, or use "
+                "config.strategy.skillrl.evolve_from='train'"
+            )
     return Panels(train, held_out)
 
 

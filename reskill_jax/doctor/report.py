@@ -22,7 +22,8 @@ from reskill_jax.terminal import one_line, say
 from reskill_jax.workdir import Workdir
 
 REPORT = "doctor.txt"
-_LONGEST = 400  # characters of a finding in the table
+_LONGEST = 400  # characters of a line of a finding in the table
+_LINES = 12  # of those after the first, the last ones
 _CLOSING_S = 30.0  # seconds for what was started to end
 _QUICK_S, _WORK_S = 60.0, 300.0  # seconds for a look, and for what compiles or loads
 # Variables whose values a report shows; of all others it holds nothing.
@@ -40,6 +41,8 @@ def checks(config: ConfigDict, seconds: float = 0.0) -> list[Check]:
     if config.engine.name == "vllm":
         start += config.engine.vllm.start_timeout_s
     ask = _QUICK_S + config.creator.llm.timeout_s
+    patience = config.embedder.timeout_s * config.embedder.max_attempts
+    embed = 2 * _QUICK_S + patience  # with pauses
     trained = ("devices", "policy")
     sampled = (*trained, "engine")
     found = [
@@ -56,6 +59,7 @@ def checks(config: ConfigDict, seconds: float = 0.0) -> list[Check]:
         Check("attention", devices.attention_programs, trained, 2 * _QUICK_S),
         Check("engine", sampler.engine, trained, start),
         Check("creator", services.creator, ("configuration",), ask),
+        Check("embedder", services.embedder, ("configuration",), embed),
         Check("log-probs", sampler.agreement, sampled, _WORK_S),
         Check("sleep", sampler.sleep, sampled, _WORK_S),
         Check("update", learner.update, trained, _WORK_S),
@@ -96,10 +100,17 @@ def diagnose(config: ConfigDict, workdir: Workdir, seconds: float = 0.0) -> int:
 
 
 def row(finding: Finding) -> str:
-    """Write a finding as a line, with the way out below it; more is in its trace."""
-    text = one_line(finding.text.splitlines()[0][:_LONGEST])
-    line = f"{finding.state:<8} {finding.check:<14} {finding.seconds:6.1f} s  {text}"
-    return line + (f"\n{'':>33}-> {finding.way_out}" if finding.way_out else "")
+    """Write a finding as a line, with the rest of it and the way out below.
+
+    Errors name every wrong key, or quote the end of a server's log, in lines of their
+    own; more than is shown here is in the trace.
+    """
+    first, *rest = [one_line(line[:_LONGEST]) for line in finding.text.splitlines()]
+    line = f"{finding.state:<8} {finding.check:<14} {finding.seconds:6.1f} s  {first}"
+    below = [line for line in rest if line][-_LINES:]
+    if finding.way_out:
+        below.append(f"-> {finding.way_out}")
+    return "\n".join([line, *(f"{'':>33}{text}" for text in below)])
 
 
 def report(config: ConfigDict, found: Sequence[Finding]) -> str:

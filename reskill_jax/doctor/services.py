@@ -1,4 +1,4 @@
-"""Plays a turn in the run's environment, and asks the creator's language model."""
+"""Plays a turn in the run's environment, and asks language model and embedder."""
 
 import asyncio
 import json
@@ -14,8 +14,10 @@ from reskill_jax.doctor.checks import Finding, Session, ok, part, skipped, slow,
 from reskill_jax.environments.action_format import ActionFormat
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.task import Task
+from reskill_jax.llm.embedders import embed_now
+from reskill_jax.llm.retry import CallError
 from reskill_jax.rollout.collector import Players
-from reskill_jax.strategies import asks_creator
+from reskill_jax.strategies import STRATEGIES, WRITING, asks_creator
 
 _SLOW_S = 5.0  # seconds for a turn
 _WORD = "water"
@@ -34,6 +36,11 @@ _WAYS_OUT = {
     "right, and this host may connect to it (proxy, firewall)",
     "timeout": "raise config.creator.llm.timeout_s, or choose a faster model",
 }
+_NO_VECTORS = (
+    "see whether the service is up and this host may connect to it, and whether "
+    "config.embedder.base_url, model and api_key_variable are right; or use "
+    "--config.embedder.name=lexical"
+)
 _OTHER_WAY_OUT = (
     "see whether the service knows structured answers; if not: "
     "--config.creator.llm.structured=False"
@@ -128,6 +135,24 @@ def creator(session: Session) -> Finding:
         calls = Path(config.creator.replay)
         return ok(f"replay of {calls}, {calls.stat().st_size:,} bytes")
     return _ask(session, name)
+
+
+def embedder(session: Session) -> Finding:
+    """Have a text embedded, as methods do that look up what is similar."""
+    name, method = session.config.embedder.name, session.config.strategy.name
+    if method in STRATEGIES and method not in WRITING:
+        return skipped(f"config.strategy.name={method!r} looks nothing up")
+    embedding = build.context_resources(session.config)["embedder"]
+    started = time.perf_counter()
+    try:
+        vectors = embed_now(embedding, [_WORD])
+    except CallError as error:
+        return wrong(f"{name}: {error}", _NO_VECTORS)
+    seconds = time.perf_counter() - started
+    text = f"{name}: a vector of {vectors.shape[1]} numbers in {seconds:.1f} s"
+    if seconds > _SLOW_S and name != "encoder":  # which was loaded first
+        return slow(text, "episodes begin with it: is the service overloaded?")
+    return ok(text)
 
 
 def _ask(session: Session, name: str) -> Finding:

@@ -96,7 +96,12 @@ def problems(
             f"decay_steps={decay_steps} does not go with schedule={schedule!r}: it is "
             "the length of linear and cosine, and 0 with constant"
         )
-    if min_learning_rate > learning_rate:
+    if schedule == "constant" and min_learning_rate:
+        yield (
+            f"min_learning_rate={min_learning_rate} is never reached with "
+            "schedule='constant': set it to 0, or choose linear or cosine"
+        )
+    elif min_learning_rate > learning_rate:
         yield (
             f"min_learning_rate={min_learning_rate} is above learning_rate="
             f"{learning_rate}: it is what a schedule falls to; lower it"

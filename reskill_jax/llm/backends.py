@@ -10,12 +10,13 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+_MOST_TOKENS = 1e12  # of an answer; also tells numbers that are none
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
 NAMES = ("openai", "anthropic", "bedrock")  # services
 SIDECAR = "sidecar"  # the policy itself, see `sidecar`
@@ -184,11 +185,9 @@ class OpenAI(_Backend):
             **options,
         ) as response:
             answer = read(response.iter_bytes(), deadline)
-        usage = answer.get("usage") or {}
         return ChatResponse(
             _content(answer["choices"][0]["message"].get("content")),
-            int(usage.get("prompt_tokens") or 0),
-            int(usage.get("completion_tokens") or 0),
+            *usage(answer, "prompt_tokens", "completion_tokens"),
         )
 
 
@@ -230,11 +229,9 @@ class Anthropic(_Backend):
             **options,
         ) as response:
             answer = read(response.iter_bytes(), deadline)
-        usage = answer.get("usage") or {}
         return ChatResponse(
             _text(answer["content"], lambda block: block.get("input")),
-            int(usage.get("input_tokens") or 0),
-            int(usage.get("output_tokens") or 0),
+            *usage(answer, "input_tokens", "output_tokens"),
         )
 
 
@@ -279,14 +276,12 @@ class Bedrock(_Backend):
             inferenceConfig={"maxTokens": model.max_tokens} | self._temperature(),
             **options,
         )
-        usage = answer.get("usage") or {}
         return ChatResponse(
             _text(
                 answer["output"]["message"]["content"],
                 lambda block: block.get("toolUse", {}).get("input"),
             ),
-            int(usage.get("inputTokens") or 0),
-            int(usage.get("outputTokens") or 0),
+            *usage(answer, "inputTokens", "outputTokens"),
         )
 
 
@@ -317,6 +312,22 @@ def read(
     if not isinstance(answer, dict):
         raise ValueError("the service sent JSON that is not an object")
     return answer
+
+
+def usage(answer: Mapping[str, Any], *names: str) -> list[int]:
+    """Return the counts of tokens that an answer tells; 0 where it tells none.
+
+    Raises:
+        ValueError: a count is none, which a budget could not be held by.
+    """
+    told = answer.get("usage") or {}
+    if not isinstance(told, Mapping):
+        raise ValueError(f"the service sent usage={told!r:.40}: needs an object")
+    counts = [told.get(name) or 0 for name in names]
+    for name, count in zip(names, counts, strict=True):
+        if type(count) not in (int, float) or not 0 <= count < _MOST_TOKENS:
+            raise ValueError(f"the service sent {name}={count!r:.40}: needs a count")
+    return [int(count) for count in counts]
 
 
 _MAKERS: dict[str, Callable[[Model], Backend]] = {

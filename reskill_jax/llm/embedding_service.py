@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reskill_jax.llm.backends import ChatResponse, Model, read
+from reskill_jax.llm.backends import ChatResponse, Model, read, usage
 from reskill_jax.llm.budget import Budget, Spending
 from reskill_jax.llm.retry import (
     Breaker,
@@ -138,8 +138,8 @@ class EmbeddingService:
             timeout=seconds,
         ) as response:
             answer = read(response.iter_bytes(), deadline, _MAX_BYTES)
-        usage = answer.get("usage") or {}
-        return parse(answer, len(texts)), int(usage.get("prompt_tokens") or 0)
+        (tokens,) = usage(answer, "prompt_tokens")
+        return parse(answer, len(texts)), tokens
 
     @cached_property
     def _client(self) -> Any:
@@ -158,6 +158,8 @@ def parse(answer: dict[str, Any], count: int) -> NDArray[np.float32]:
     """
     rows: dict[int, Any] = {}
     for entry in _entries(answer):
+        if entry["index"] in rows:
+            raise ValueError(f"two embeddings of the text {entry['index']}")
         rows[entry["index"]] = entry["embedding"]
     if sorted(rows) != [*range(count)]:
         raise ValueError(f"embeddings of {len(rows)} texts, not of the {count} sent")

@@ -138,7 +138,8 @@ def classify(error: Exception) -> Failure:
         return known.get(status, other)
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return Failure.TIMEOUT
-    # JSON of a wrong shape, no JSON at all, or too much of it.
-    if isinstance(error, ValueError | LookupError | TypeError | AttributeError):
+    # JSON of a wrong shape, no JSON at all, or too much or too deep of it.
+    wrong = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+    if isinstance(error, wrong):
         return Failure.BAD_RESPONSE
     return Failure.UNREACHABLE

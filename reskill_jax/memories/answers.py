@@ -81,8 +81,7 @@ class SkillEdit(_Answer):
 
     def edit(self) -> EntryEdit:
         """Return it as plain data."""
-        when = "" if self.when == self.title else self.when
-        entry = Entry(self.category, self.title, self.principle, when)
+        entry = Entry(self.category, self.title, self.principle, self.when)
         return EntryEdit(self.op, entry, self.target)
 
 

@@ -48,6 +48,8 @@ class Desk:
         work: does a job with it.
         background: whether jobs are done in a thread.
         delay_steps: see the module; 0: as soon as a job is done.
+        wait: take each job at once, however long it takes: for methods that have
+            nothing else to do meanwhile.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Desk:
         *,
         background: bool = False,
         delay_steps: int = 0,
+        wait: bool = False,
     ):
         self._writer = writer
         self._work = work
         self._background = background
-        self._delay_steps = delay_steps
+        self._delay_steps = 0 if wait else delay_steps
+        self._wait = wait or delay_steps > 0
         self._jobs: list[_Job] = []
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -73,23 +77,21 @@ class Desk:
             self._jobs.append(_Job(step, job))
         self._go_on()
 
-    def take(self, step: int, *, wait: bool = False) -> list[tuple[Any, Any]]:
+    def take(self, step: int) -> list[tuple[Any, Any]]:
         """Return jobs with their results, once, as far as they are due.
 
         A job that failed has none: its error is logged and counted.
 
         Args:
             step: the present one.
-            wait: take all, however long they take: for methods that have nothing else
-                to do meanwhile.
         """
         self._go_on()  # those of a restart
         taken: list[tuple[Any, Any]] = []
         while self._jobs:
             job = self._jobs[0]
-            if not wait and self._delay_steps and step < job.step + self._delay_steps:
+            if step < job.step + self._delay_steps:
                 break
-            if wait or self._delay_steps:
+            if self._wait:
                 job.done.wait()
             if not job.done.is_set():
                 break

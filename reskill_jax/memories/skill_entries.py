@@ -33,7 +33,8 @@ class Entry:
         category: `GENERAL`, `MISTAKES`, or a type of task.
         title: a few words; of a mistake, what is done wrong.
         principle: what to do; of a mistake, what to do instead.
-        when: when it applies; of a mistake, why it happens. May be empty.
+        when: when it applies; of a mistake, why it happens. May be empty, and is where
+            it only repeats the title, as that of a SKILL.md without a condition does.
         born: step that wrote it; 0: it was given.
     """
 
@@ -42,6 +43,11 @@ class Entry:
     principle: str
     when: str = ""
     born: int = 0
+
+    def __post_init__(self) -> None:
+        """Leave out a condition that is none."""
+        if self.when == self.title:
+            object.__setattr__(self, "when", "")
 
     @property
     def id(self) -> str:
@@ -196,6 +202,4 @@ def _fields(
         return cleaned
 
     named, condition = text(title, _MOST_OF_TITLE), text(when, _MOST_CHARACTERS, "")
-    # A condition that repeats the title is none; a SKILL.md, too, has it so.
-    condition = "" if condition == named else condition
     return named, text(principle, _MOST_CHARACTERS), condition

@@ -80,12 +80,7 @@ def to_skill(entry: Entry) -> Skill:
 
 def _read_directory(path: Path) -> tuple[Entry, ...]:
     found = [
-        Entry(
-            category,
-            skill.description,
-            skill.action,
-            "" if skill.when_to_use == skill.description else skill.when_to_use,
-        )
+        Entry(category, skill.description, skill.action, skill.when_to_use)
         for category in _categories(path)
         for skill in load_bank(path / _folder(category)).skills
     ]

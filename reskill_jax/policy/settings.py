@@ -16,6 +16,11 @@ def path_problems(path: str) -> Iterator[str]:
         if path.removeprefix(PREFIX) not in SHAPES:
             known = ", ".join(repr(PREFIX + shape) for shape in SHAPES)
             yield f"path={path!r}: choose one of {known}, or name a directory"
+    elif (Path(path) / "adapter_config.json").is_file():
+        yield (
+            f"path={path!r} holds adapters, not a whole model: export the run merged "
+            "(--mode=export without --export_adapters) and name that directory"
+        )
     elif not (Path(path) / "config.json").is_file():
         yield (
             f"path={path!r} holds no config.json: name the Hugging Face directory of "

@@ -67,6 +67,7 @@ class Logbook:
         self._resources = ExitStack()
         self._resources.enter_context(notices_to(self._progress.note))
         self._saved = ""  # hash of the bank in the workdir
+        self._told_of_cuts = False
         self._on_trial: Sequence[Any] | None = None  # in the workdir; None: not known
         cut(workdir.trials, start)
         if isinstance(first, BankContext):
@@ -108,6 +109,14 @@ class Logbook:
         if incumbent.hash != self._saved:
             self._save(step, incumbent)
             self._saved = incumbent.hash
+        cut = metrics.get("rollout/opening_cut", 0.0)
+        if cut and not self._told_of_cuts:
+            self._told_of_cuts = True
+            self._progress.note(
+                f"step {step}: WARNING: prompts had no room for all that opens an "
+                f"episode in {cut:.0%} of those (rollout/opening_cut): raise "
+                "config.prompt.max_tokens, or have less shown"
+            )
         difference = metrics.get("rollout/logprob_diff", 0.0)
         if difference > self._logprob_diff_warning:
             staleness = metrics["rollout/staleness"]

@@ -186,6 +186,7 @@ class Collector:
             guide = await begin(context, episode.task, episode.goal, now)
             episode.opening = guide.opening
             talk = Conversation(self.prompts, episode.goal, now, guide)
+            episode.opening_cut = not talk.whole
             previous = None  # the last action that did not answer a question
             while not now.done and len(episode.turns) < self.max_turns:
                 notes = guide.notes(now, previous)
@@ -306,6 +307,10 @@ def rollout_metrics(
         f"time/{prefix}": seconds,
         f"speed/{prefix}_tokens": sampled / seconds,
     }
+    opened = [e for e in episodes if e.opening]
+    if opened:
+        cut = float(np.mean([e.opening_cut for e in opened]))
+        figures[f"{prefix}/opening_cut"] = cut
     scores = {
         f"{prefix}/{name}": float(np.mean([e.scores.get(name, 0.0) for e in episodes]))
         for name in names

@@ -37,6 +37,12 @@ class Conversation:
         goal: the task's.
         observation: the first one.
         guide: the context's, for this episode.
+
+    Attributes:
+        observations: texts so far.
+        actions: those played.
+        trunks: a list of tokens per window.
+        whole: whether all of the guide's opening is shown.
     """
 
     def __init__(
@@ -49,7 +55,7 @@ class Conversation:
         self._builder = builder
         self._goal = goal
         self._guide = guide
-        self._head, self._usual = builder.head(
+        self._head, self._usual, self.whole = builder.head(
             goal, observation.text, guide, builder.usual(observation)
         )
         self._turns: list[list[int]] = []  # encoded past turns

@@ -106,6 +106,7 @@ class Episode:
         lost: why it could not be played, for a reason outside this program; then it has
             no turns. Empty: it was played.
         opening: what its context said at the start, whole.
+        opening_cut: whether prompts had room for a part of that only.
         arm_effect: what the arm was expected to add to the success rate, by all that
             was known before the batch was played; 0 for the incumbent.
     """
@@ -124,6 +125,7 @@ class Episode:
     scores: dict[str, float] = field(default_factory=dict)
     lost: str = ""
     opening: str = ""
+    opening_cut: bool = False
     arm_effect: float = 0.0
 
     def __post_init__(self) -> None:

@@ -44,6 +44,20 @@ _HEAD_CUTS = (
 )
 
 
+class Head(NamedTuple):
+    """What every window of an episode begins with.
+
+    Attributes:
+        ids: its tokens.
+        usual: the usual actions that are among them.
+        whole: whether all of the guide's opening is.
+    """
+
+    ids: list[int]
+    usual: tuple[str, ...]
+    whole: bool
+
+
 class _Fixed(NamedTuple):
     """Tokens of the fixed text of each part of a prompt."""
 
@@ -116,14 +130,11 @@ class PromptBuilder:
 
     def head(
         self, goal: str, observation: str, guide: Guide, usual: Sequence[str] = ()
-    ) -> tuple[list[int], tuple[str, ...]]:
+    ) -> Head:
         """Encode what every window of an episode begins with.
 
         What depends on the guide comes last where it can, so that rollouts of a group
         on different contexts share what comes before.
-
-        Returns:
-            The tokens, and the usual actions that are among them.
         """
         limit = self._fixed.head + self._room * _HEAD // _PARTS
         for goal_part, observation_part, opening_part, listed in _HEAD_CUTS:
@@ -140,7 +151,7 @@ class PromptBuilder:
             ids = list(self.tokenizer.user_prefix) + self.tokenizer.encode(text)
             if len(ids) <= limit:
                 break
-        return ids, shown
+        return Head(ids, shown, opening == guide.opening)
 
     def turn(self, turn: int, action: str, observation: str) -> list[int]:
         """Encode one past turn, numbered from 1."""
@@ -358,7 +369,7 @@ class PromptBuilder:
         guides = (_Nothing(False), _Nothing(True))
         last = self.max_turns
         self._fixed, self._room = _Fixed(0, 0, 0), 0
-        heads = [self.head("", "", guide)[0] for guide in guides]
+        heads = [self.head("", "", guide).ids for guide in guides]
         if self.layout == "paper":
             heads = [
                 self._paper_head("", (), last, "", guide, _ALL_CUT) for guide in guides

@@ -214,7 +214,8 @@ class Setup:
             tells whether it analyses episodes (ablation).
         resources: what contexts need and JSON cannot hold, by name.
         make_desk: makes what writes texts for the strategy, by the rules of the
-            environment or with the creator's language model; its argument does a job.
+            environment or with the creator's language model; its arguments do a job,
+            and tell whether it is waited for, see `waits`.
         split: whose tasks are drawn.
         frozen: whether the policy never learns, whatever plans say (adaptation).
     """
@@ -229,7 +230,9 @@ class Setup:
     bank_problem: Callable[[SkillBank], str]
     make_creator: Callable[[bool], Creator]
     resources: Mapping[str, Any] = field(default_factory=dict)
-    make_desk: Callable[[Work], Desk] = lambda work: Desk(OfflineWriter(), work)
+    make_desk: Callable[[Work, bool], Desk] = lambda work, wait: Desk(
+        OfflineWriter(), work, wait=wait
+    )
     split: str = "train"
     frozen: bool = False
 

@@ -87,7 +87,9 @@ class Evolver:
         self._memory = Principles.from_json(
             Principles(self._settings).to_json(), setup.resources
         )
-        self._desk = setup.make_desk(partial(write, setup.resources))
+        self._desk = setup.make_desk(
+            partial(write, setup.resources), waits(setup, train)
+        )
 
     @property
     def incumbent(self) -> Context:
@@ -170,7 +172,7 @@ class Evolver:
     def _take(self, step: int) -> int:
         """Add or merge what has been written; a known one may be gone by now."""
         written = 0
-        for _, result in self._desk.take(step, wait=waits(self._setup, self._train)):
+        for _, result in self._desk.take(step):
             for merge in decode(_Written, result)["merges"]:
                 known = {item.id: item for item in self._memory.items}
                 if merge["into"] in known:

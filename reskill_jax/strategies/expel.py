@@ -90,7 +90,7 @@ class Expel:
         self._insights = Insights.from_json(
             Insights(settings).to_json(), setup.resources
         )
-        self._desk = setup.make_desk(_work)
+        self._desk = setup.make_desk(_work, True)
 
     @property
     def incumbent(self) -> Context:
@@ -112,8 +112,8 @@ class Expel:
         """Remember and reflect, and extract at the end; then learn nothing."""
         if not self._gathering:
             read = sum(bool(self._insights.rules) for _ in episodes)
-            read_now = {"memory/read": float(read)}
-            return Learned(self._sizes() | read_now, status=self._status())
+            now = {"memory/read": float(read), "memory/written": 0.0}
+            return Learned(self._sizes() | now, status=self._status())
         for episode in episodes:
             self._keep(episode.record(step))
         self._episodes += len(episodes)
@@ -121,6 +121,7 @@ class Expel:
         solved = {e.task.id for e in episodes if e.success}
         self._attempts.record(lambda chain, task: task in solved)
         before = len(self._reflections.items)
+        read = sum(bool(self._reflections.about(e.task)) for e in episodes)
         if self._attempts.made < self._attempts.most:
             # One reflection per task and attempt, on the first try that failed.
             first = {e.task.id: e for e in reversed(episodes)}
@@ -128,11 +129,11 @@ class Expel:
             job = failures(self._reflections, left[::-1], step)
             self._desk.submit(step, {"reflect": job})
             tasks = {e.task.id: e.task for e in left}
-            for _, written in self._desk.take(step, wait=True):
+            for _, written in self._desk.take(step):
                 for task, text in written:
                     self._reflections = self._reflections.plus(tasks[task], text)
         written = len(self._reflections.items) - before
-        metrics = {"memory/written": float(written)}
+        metrics = {"memory/written": float(written), "memory/read": float(read)}
         if not self._gathering:
             metrics["memory/unused_edits"] = float(self._extract(step))
         metrics |= self._desk.take_metrics() | self._sizes()
@@ -167,7 +168,7 @@ class Expel:
             max_rules=self._settings.max_rules,
         )
         self._desk.submit(step, encode(job))
-        for _, result in self._desk.take(step, wait=True):
+        for _, result in self._desk.take(step):
             found = decode(_Extracted, result)
             self._insights = replace(
                 self._insights, rules=found["rules"], solved=tuple(won)

@@ -113,7 +113,7 @@ class Inspo:
         self._failures: list[EpisodeRecord] = []  # newest last, by group
         self._recent: list[Task] = []  # buffered training tasks, newest last
         self._checked = 0  # episodes played for verification
-        self._desk = setup.make_desk(write)
+        self._desk = setup.make_desk(write, waits(setup, train))
 
     @property
     def incumbent(self) -> Context:
@@ -171,7 +171,7 @@ class Inspo:
         for group in trained:
             self._weigh(group)
             self._buffer(step, group)
-        metrics: dict[str, float] = {}
+        metrics = {"memory/written": 0.0}
         events: list[str] = []
         if self._candidates:
             events = self._admit(step, checks, members)
@@ -186,7 +186,7 @@ class Inspo:
                     count=self._settings.candidates,
                 )
                 self._desk.submit(step, encode(job))
-        for _, texts in self._desk.take(step, wait=waits(self._setup, self._train)):
+        for _, texts in self._desk.take(step):
             known = {member.text for member in self._members}
             self._candidates = [
                 text for text in dict.fromkeys(texts) if text not in known

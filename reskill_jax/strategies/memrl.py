@@ -59,7 +59,7 @@ class Memrl:
         self._memory = UtilityMemory.from_json(
             UtilityMemory(settings).to_json(), setup.resources
         )
-        self._desk = setup.make_desk(write)
+        self._desk = setup.make_desk(write, waits(setup, train))
         self._lost = 0  # look-ups at this step that failed
 
     @property
@@ -118,7 +118,7 @@ class Memrl:
     def _take(self, step: int) -> int:
         """Add what has been written."""
         before = {item.id for item in self._memory.items}
-        for job, texts in self._desk.take(step, wait=waits(self._setup, self._train)):
+        for job, texts in self._desk.take(step):
             records = decode(_Job, job)["records"]
             for record, text in zip(records, texts, strict=True):
                 seen = record.observations[0] if record.observations else ""

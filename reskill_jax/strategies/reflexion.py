@@ -80,7 +80,7 @@ class Reflexion:
         # By chain, tasks solved at each attempt, of all finished batches.
         self._totals = [[0] * self._settings.attempts for _ in CHAINS]
         self._played = 0  # tasks of those batches
-        self._desk = setup.make_desk(reflect)
+        self._desk = setup.make_desk(reflect, True)
 
     @property
     def incumbent(self) -> Context:
@@ -119,7 +119,7 @@ class Reflexion:
         before = len(self._reflections.items)
         if self._attempts.made < self._attempts.most:
             self._desk.submit(step, failures(self._reflections, shown, step))
-        for _, written in self._desk.take(step, wait=True):
+        for _, written in self._desk.take(step):
             for task, text in written:
                 self._reflections = self._reflections.plus(tasks[task], text)
         items = len(self._reflections.items)

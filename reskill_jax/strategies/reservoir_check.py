@@ -25,7 +25,7 @@ def check_reservoir(reservoir: Reservoir, setup: Setup) -> None:
             f"creator would never be asked: lower it to {tasks} or less"
         )
     played = min(tasks, setup.num_steps * setup.tasks_per_step)
-    if needed > reservoir.most(played, both_outcomes=False):
+    if played and needed > reservoir.most(played, both_outcomes=False):
         logging.warning(
             "reservoir_min=%d: %d tasks are played, with one record per task and "
             "outcome, so that the creator is asked late or never",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reskill_jax.memories.skill_files import read_entries
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.strategies import NEED_BANK, WITHOUT_BANK, holds_trials
 
@@ -58,12 +59,8 @@ def problems(
             f"candidates={candidates}: a trial of preset={trial_preset!r} has one, "
             "those of preset='ours' take more"
         )
-    from_dev = name.startswith("skillrl") and skillrl["evolve_from"] == "dev"
-    if from_dev and "dev" in eval_splits:
-        yield (
-            "skillrl.evolve_from='dev': dev is in eval.splits, so that its figures "
-            "would leak: evaluate on other splits"
-        )
+    if _is_skillrl(name):
+        yield from _skillrl_problems(skillrl, eval_splits)
     if frozen and name in ("skill_first", "policy_first"):
         yield (
             f"name={name!r} has a stage in which the policy learns, and this one is "
@@ -93,6 +90,45 @@ def trial_problems(
             f"{max_steps * episodes} episodes, and the trial would go on beyond them: "
             "lower the one or raise the other"
         )
+
+
+def own_splits(name: str, skillrl: Mapping[str, Any]) -> dict[str, str]:
+    """Return the splits that a strategy plays tasks of beside those of a run.
+
+    Args:
+        name: of the strategy.
+        skillrl: settings of SkillRL.
+
+    Returns:
+        Splits by the arguments that ask for them.
+    """
+    if not _is_skillrl(name) or skillrl["evolve_from"] == "train":
+        return {}
+    if skillrl["evolve_from"] == "dev":
+        return {"skillrl.evolve_from='dev'": "dev"}
+    split = skillrl["reported_split"]
+    return {f"skillrl.reported_split={split!r}": split}
+
+
+def _is_skillrl(name: str) -> bool:
+    return name in ("skillrl", "skillrl_frozen")
+
+
+def _skillrl_problems(
+    skillrl: Mapping[str, Any], eval_splits: Sequence[str]
+) -> Iterator[str]:
+    if skillrl["evolve_from"] == "dev" and "dev" in eval_splits:
+        yield (
+            "skillrl.evolve_from='dev': dev is in eval.splits, so that its figures "
+            "would leak: evaluate on other splits"
+        )
+    if skillrl["library"]:
+        named = f"skillrl.library={skillrl['library']!r}"
+        try:
+            if not read_entries(Path(skillrl["library"])):
+                yield f"{named} holds no skills: to start without, use ''"
+        except ValueError as error:
+            yield f"{named}: {error}"
 
 
 def _bank_problems(name: str, bank: str) -> Iterator[str]:

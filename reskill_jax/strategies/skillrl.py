@@ -85,14 +85,8 @@ class SkillRL:
         settings = self._settings = SkillrlSettings(**setup.settings["skillrl"])
         given: tuple[Entry, ...] = ()
         if settings.library:
-            name = f"skillrl.library={settings.library!r}"
-            try:
-                given = read_entries(Path(settings.library))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
-            if not given:
-                raise ValueError(f"{name} holds no skills: to start without, use ''")
-            self._tell_strange(name, given)
+            given = read_entries(Path(settings.library))  # settings.py has checked it
+            self._tell_strange(f"skillrl.library={settings.library!r}", given)
         self._library = SkillLibrary.from_json(
             SkillLibrary(settings, given).to_json(), setup.resources
         )
@@ -100,7 +94,7 @@ class SkillRL:
         # Steps whose episodes are gathered; a given library needs none.
         self._gathered = settings.gather_steps if given else 0
         self._panel = self._find_panel()
-        self._desk = setup.make_desk(distil)
+        self._desk = setup.make_desk(distil, waits(setup, train))
 
     @property
     def incumbent(self) -> Context:
@@ -170,11 +164,6 @@ class SkillRL:
         if split is None:
             return ()
         panel = self._setup.panel(split, self._settings.panel_tasks)
-        if not panel.tasks:
-            raise ValueError(
-                f"skillrl.evolve_from={self._settings.evolve_from!r}: the split "
-                f"{split!r} has no tasks: use 'train', or bring its data"
-            )
         if self._settings.evolve_from == "paper":
             logging.warning(
                 "skills are learnt from %s, as published: its figures leak", split
@@ -235,7 +224,7 @@ class SkillRL:
         before = {entry.id for entry in self._library.entries}
         records: list[EpisodeRecord] = []  # that it was written from
         refused: Counter[str] = Counter()
-        for job, result in self._desk.take(step, wait=waits(self._setup, self._train)):
+        for job, result in self._desk.take(step):
             held = decode(_Job, job, name="job")
             records += [r for won, lost in held["calls"] for r in (*won, *lost)]
             edits = [

@@ -138,6 +138,25 @@ def test_the_creator_is_asked_once(session, monkeypatch, status, answer, state, 
 
 
 @pytest.mark.skipif(
+    importlib.util.find_spec("openai") is None, reason="needs openai: the extra llm"
+)
+def test_the_embedder_is_asked(session, monkeypatch):
+    monkeypatch.setenv("LAB", "open-sesame-key")
+    config = session.config
+    config.strategy.name = "grpo"
+    assert services.embedder(session).state is State.SKIPPED
+    config.strategy.name = "memrl"
+    assert services.embedder(session).text.startswith("lexical: a vector of 1024 ")
+    config.embedder.name, config.embedder.model = "openai", "model"
+    config.embedder.api_key_variable, config.embedder.max_attempts = "LAB", 1
+    config.embedder.base_url = "http://127.0.0.1:9/v1"  # nobody listens
+    finding = services.embedder(session)
+    assert finding.state is State.WRONG
+    assert finding.text.startswith("openai: unreachable: ")
+    assert "config.embedder.base_url" in finding.way_out
+
+
+@pytest.mark.skipif(
     importlib.util.find_spec("aiohttp") is None, reason="needs the extra search"
 )
 def test_a_dead_retriever_is_named(session):

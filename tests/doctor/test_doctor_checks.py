@@ -79,6 +79,23 @@ def test_what_needs_a_failed_check_is_not_tried(session):
     assert "-> mend it" in row(findings["first"])
 
 
+def test_the_table_shows_all_that_an_error_names(session):
+    """Errors of the configuration have a line for every key, after one that says so."""
+
+    def raises(session):
+        raise ValueError("it cannot run:\n  config.a=1: no\n\n  config.b=2: \x1b[31mno")
+
+    shown = row(found(session, Check("configuration", raises))["configuration"])
+    first, *below = shown.splitlines()
+    assert first.endswith("it cannot run:")
+    assert [line.strip() for line in below[:1]] == ["config.a=1: no"]
+    assert "config.b=2" in below[1]
+    assert "\x1b" not in shown
+    many = row(wrong("ended\n" + "\n".join(map(str, range(50))), "mend it"))
+    assert many.splitlines()[-2:] == [f"{'':>33}49", f"{'':>33}-> mend it"]
+    assert len(many.splitlines()) < 20
+
+
 def test_a_check_that_forgot_what_it_needs_is_named(session):
     findings = found(session, Check("policy", lambda s: ok(str(part(s.policy)))))
     assert "lacks a name in `needs`" in findings["policy"].text

@@ -47,7 +47,15 @@ def panel_tasks(split, limit):
     )
 
 
-def setup(bank=None, group_size=4, tasks_per_step=3, seed=1, desk=None, **methods):
+def setup(
+    bank=None,
+    group_size=4,
+    tasks_per_step=3,
+    seed=1,
+    desk=None,
+    frozen=False,
+    **methods,
+):
     """A setup with the default settings but for `methods`: section -> values."""
     settings = {name: encode(kind()) for name, kind in METHODS.items()}
     for name, values in methods.items():
@@ -59,11 +67,11 @@ def setup(bank=None, group_size=4, tasks_per_step=3, seed=1, desk=None, **method
         tasks_per_step=tasks_per_step,
         group_size=group_size,
         resources={},
-        frozen=False,
+        frozen=frozen,
         split="train",
         panel=lambda split, limit: TaskPanel(panel_tasks(split, limit)),
         load_bank=lambda: bank or SkillBank(),
-        make_desk=desk or (lambda work: Desk(OfflineWriter(), work)),
+        make_desk=desk or (lambda work, wait: Desk(OfflineWriter(), work, wait=wait)),
     )
 
 

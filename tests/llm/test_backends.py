@@ -1,12 +1,20 @@
 """Anthropic's and Amazon's SDKs against scripted HTTP: what is sent and understood."""
 
 import json
+import time
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from reskill_jax.benchmarks.llm_server import LlmServer, reply
-from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model, make_backend
+from reskill_jax.llm.backends import (
+    ChatRequest,
+    ChatResponse,
+    Model,
+    make_backend,
+    read,
+    usage,
+)
 from reskill_jax.llm.retry import Failure, classify
 
 REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
@@ -116,6 +124,32 @@ def test_openai_answers_in_parts(content, text):
     with LlmServer(lambda stage, prompt: "", fault=Capturing(body)) as server:
         backend = make_backend(Model("openai", "m", server.url, "PATH"))
         assert backend.complete(REQUEST) == ChatResponse(text, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "many",
+        [1],
+        *({"prompt_tokens": n} for n in (-5, float("inf"), "5", True, 10**400)),
+    ],
+)
+def test_what_is_no_count_of_tokens_is_a_bad_response(told):
+    """A budget is held by it: less than nothing would never be spent."""
+    with pytest.raises(ValueError, match="the service sent") as error:
+        usage({"usage": told}, "prompt_tokens")
+    assert classify(error.value) is Failure.BAD_RESPONSE
+
+
+def test_usage_that_is_not_told_counts_nothing():
+    for answer in ({}, {"usage": None}, {"usage": {"b": None}}):
+        assert usage(answer, "a", "b") == [0, 0]
+
+
+def test_json_that_is_too_deep_is_a_bad_response():
+    with pytest.raises(RecursionError) as error:
+        read([b"[" * 100_000], time.monotonic() + 60)
+    assert classify(error.value) is Failure.BAD_RESPONSE
 
 
 @pytest.mark.parametrize("content", [5, {"text": "a"}, [5], [{"text": 5}]])

@@ -240,6 +240,7 @@ VECTOR = {"index": 0, "embedding": [1.0]}
         None,
         [],
         [VECTOR, VECTOR | {"index": 2}],
+        [VECTOR, VECTOR | {"embedding": [2.0]}],
         [VECTOR | {"embedding": ["1"]}],
         [VECTOR | {"embedding": []}],
         [VECTOR | {"embedding": [0.0]}],

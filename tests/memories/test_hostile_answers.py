@@ -100,9 +100,9 @@ def test_nothing_that_is_answered_stops_a_run_or_leaves_its_place(name, kind, tm
     with LlmServer(lambda stage, prompt: HOSTILE[kind](stage)) as server:
 
         def fresh():
-            def desk(work):
+            def desk(work, wait):
                 asking = caller(server.url, tmp_path / "calls.jsonl")
-                return Desk(LlmWriter(asking, Prompts()), work)
+                return Desk(LlmWriter(asking, Prompts()), work, wait=wait)
 
             return make(name, desk=desk, **QUICK)
 

@@ -58,9 +58,9 @@ def llm_writer(server, path, **options):
     return LlmWriter(caller(server.url, path, **options), Prompts())
 
 
-def desk(server, path, work, delay_steps=1):
+def desk(server, path, work, wait):
     writer = llm_writer(server, path)
-    return Desk(writer, work, background=True, delay_steps=delay_steps)
+    return Desk(writer, work, background=True, delay_steps=1, wait=wait)
 
 
 def test_a_lesson_by_rule_answers_what_went_wrong_and_is_not_repeated():
@@ -174,13 +174,13 @@ def test_with_a_language_model_a_killed_run_ends_the_same(name, tmp_path):
         ]
         assert any(x.get("writer/calls") for x in learned)
         for game in (straight, broken):
-            game.strategy._desk.take(99, wait=True)
+            game.strategy._desk.take(99)
 
     # And from the log alone, without the server.
-    def replayed(work):
+    def replayed(work, wait):
         replay = Caller(None, CallLog(tmp_path / "c", tmp_path / "a"))
         writer = LlmWriter(replay, Prompts())
-        return Desk(writer, work, background=True, delay_steps=1)
+        return Desk(writer, work, background=True, delay_steps=1, wait=wait)
 
     again = Game(make(name, desk=replayed, **quick))
     assert list(map(figures, again.run(6))) == learned
@@ -213,11 +213,11 @@ def test_a_slow_writer_stops_nothing_and_jobs_keep_their_order():
     held = made.state()
     assert [job["job"] for job in held["jobs"]] == ["slow", "quick"]
     gate.set()
-    assert [job for job, _ in made.take(2, wait=True)] == ["slow", "quick"]
-    assert made.idle
-    other = Desk(Slow(), work, background=True)
-    other.restore(json.loads(json.dumps(held)))
-    assert [job for job, _ in other.take(2, wait=True)] == ["slow", "quick"]
+    for delayed in ({"wait": True}, {"delay_steps": 1}):
+        other = Desk(Slow(), work, background=True, **delayed)
+        other.restore(json.loads(json.dumps(held)))
+        assert [job for job, _ in other.take(2)] == ["slow", "quick"]
+        assert other.idle
 
 
 def test_with_a_delay_a_result_counts_exactly_so_many_steps_later():
@@ -229,10 +229,10 @@ def test_with_a_delay_a_result_counts_exactly_so_many_steps_later():
 
 def test_a_writer_that_fails_is_told_and_the_next_job_is_done(caplog):
     for background in (True, False):
-        made = Desk(OfflineWriter(), work, background=background)
+        made = Desk(OfflineWriter(), work, background=background, wait=True)
         made.submit(1, "fail")
         made.submit(1, "quick")
-        assert made.take(1, wait=True) == [("quick", "quick")]
+        assert made.take(1) == [("quick", "quick")]
         assert made.take_metrics() == {"writer/errors/internal": 1}
     assert "the writer failed" in caplog.text
 

@@ -59,6 +59,18 @@ def test_says_that_what_was_learnt_since_is_part_of_the_difference(tmp_path, cap
     assert "| success 100% |" in shown  # there is no bank to compare
 
 
+def test_it_is_told_once_that_openings_had_no_room(tmp_path, capsys):
+    logbook = Logbook(Workdir(tmp_path), **START)
+    for step, share in ((1, 0.0), (2, 0.25), (3, 1.0)):
+        metrics = {"rollout/opening_cut": share}
+        logbook.step(step, metrics, [], Learned(), EmptyContext())
+    logbook.close()
+    shown = capsys.readouterr().out
+    assert shown.count("WARNING") == 1
+    assert "step 2: WARNING: prompts had no room for all that opens an episode" in shown
+    assert "in 25% of those" in shown
+
+
 def test_a_step_leaves_what_was_learnt_and_the_accepted_bank(tmp_path, capsys):
     bank = SkillBank((Skill("look-first", "d", "Always.", "Look."),))
     workdir = Workdir(tmp_path)

@@ -18,7 +18,7 @@ from reskill_jax.memories.settings import EvolverSettings
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.tokenizer import train_tokenizer
-from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.collector import Collector, rollout_metrics
 from reskill_jax.rollout.context import (
     BankContext,
     EmptyContext,
@@ -137,6 +137,20 @@ def test_an_opening_that_is_too_long_is_cut(layout):
     text = TOKENIZER.decode(talk.trunks[0][: prompt.trunk_length] + prompt.branch)
     assert "Remember. Remember." in text
     assert " ..." in text
+
+
+def test_it_is_told_that_an_opening_was_cut(pool):
+    """One that does not fit is another method than the one that was asked for."""
+    says = act("write a", "send")
+    episodes = [
+        play(pool, Opens(), says, prompts=builder(**changes))[0]
+        for changes in ({}, {"wording": WORDINGS["brief"], "max_tokens": 150})
+    ]
+    assert [episode.opening_cut for episode in episodes] == [False, True]
+    assert episodes[1].opening == OPENING  # what the context said, all the same
+    assert rollout_metrics(episodes, 1.0)["rollout/opening_cut"] == 0.5
+    [plain] = play(pool, EmptyContext(), says)
+    assert "rollout/opening_cut" not in rollout_metrics([plain], 1.0)
 
 
 def test_an_engine_reads_what_the_opening_says(pool):

@@ -102,7 +102,9 @@ seen: list = []
 def test_fault_5_the_writer_sees_no_answer_only_the_outcome():
     """A task's source may hold what the environment scores by."""
     seen.clear()
-    strategy = make("evolver", tasks_per_step=1, desk=lambda work: Desk(Seeing(), work))
+    strategy = make(
+        "evolver", tasks_per_step=1, desk=lambda work, wait: Desk(Seeing(), work)
+    )
     game = Game(strategy, count=1)
     plan = strategy.plan(1, game.stream.draw)
     secret = replace(plan.tasks[0], source="the answer is 42")

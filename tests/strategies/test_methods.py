@@ -92,6 +92,8 @@ def test_what_is_written_is_shown_later(name):
     assert any(x.metrics.get("memory/items") for x in learned)
     assert {*game.openings} - before  # something was shown that was not known at first
     assert any(x.metrics.get("memory/read") for x in learned)
+    common = {"memory/items", "memory/written", "memory/read"}
+    assert all(x.metrics.keys() >= common for x in learned)  # curves without gaps
 
 
 @pytest.mark.parametrize(
@@ -101,12 +103,13 @@ def test_what_is_written_is_shown_later(name):
 def test_a_writer_is_waited_for_where_nothing_else_is_to_be_done(name, delay_steps):
     """With a frozen policy a step reads all that the steps before it have written."""
 
-    def desk(work):
-        return Desk(OfflineWriter(), work, background=True, delay_steps=delay_steps)
+    def desk(work, wait):
+        beside = {"background": True, "delay_steps": delay_steps}
+        return Desk(OfflineWriter(), work, **beside, wait=wait)
 
-    ready, waiting = Game(quick(name)), Game(quick(name, desk=desk))
-    if not (frozen := name in FROZEN or name.endswith("_frozen")):
-        waiting.strategy._setup.frozen = True  # --mode=adapt
+    frozen = name in FROZEN or name.endswith("_frozen")
+    adapting = quick(name, desk=desk, frozen=not frozen)  # as in --mode=adapt
+    ready, waiting = Game(quick(name)), Game(adapting)
     assert waiting.run(8) == ready.run(8)
     assert trace(waiting) == trace(ready)
     if not frozen and delay_steps:

@@ -40,7 +40,9 @@ def game(*scripted, won=lambda task, text, seed: False, **settings):
     """A game of two steps per evolution; nobody wins unless said otherwise."""
     writer = Seeing(*scripted)
     settings = {"gather_steps": 0, "every": 2, "least": 4} | settings
-    strategy = make("skillrl", desk=lambda work: Desk(writer, work), skillrl=settings)
+    strategy = make(
+        "skillrl", desk=lambda work, wait: Desk(writer, work), skillrl=settings
+    )
     return Game(strategy, won=won), writer
 
 
@@ -216,12 +218,6 @@ def test_a_given_library_is_read_and_not_distilled_again(tmp_path):
         played.run(2)
         assert "Given: Do it." in played.openings[0]
         assert writer.calls == []
-    with pytest.raises(ValueError, match=r"skillrl.library='/no': /no: no such"):
-        game(library="/no")
-    save_entries((), tmp_path)
-    for path in (tmp_path, tmp_path / "skills.json"):
-        with pytest.raises(ValueError, match="holds no skills: to start without"):
-            game(library=str(path))
 
 
 def test_skills_for_tasks_of_another_environment_are_told(tmp_path, caplog):

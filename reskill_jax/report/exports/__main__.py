@@ -27,6 +27,7 @@ from reskill_jax.report.exports.atif import trajectory
 from reskill_jax.report.exports.cards import skill_card
 from reskill_jax.report.exports.dataset import write_dataset
 from reskill_jax.report.exports.skill_creator import benchmark, history
+from reskill_jax.report.page.reading import Reader, TrialLine
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.storage import read_records, write_text
@@ -67,7 +68,7 @@ def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
         files = write_dataset(lines, environment=config["env"]["name"])
     elif to == "cards":
         measured = f"policy {model!r} on {config['env']['name']}"
-        trials = list(read_records(workdir.trials))
+        trials = _trials(workdir)
         files = {
             f"{skill.name}.md": skill_card(skill, trials, measured_with=measured)
             for skill in load_bank(workdir.skills).skills
@@ -103,7 +104,7 @@ def _trajectories(
 def _trial_files(
     workdir: Workdir, to: str, model: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    trials = list(read_records(workdir.trials))
+    trials = _trials(workdir)
     if not trials:
         return
     if to == "history":
@@ -111,14 +112,28 @@ def _trial_files(
         yield "history.json", history(trials, started=_iso(began))
         return
     now = _iso(datetime.now(UTC).timestamp())
+    files = Reader(workdir).episode_files()
+    played = [(step, path) for phase, step, path in files if phase == "train"]
     for trial in trials:
-        steps = range(trial["start"] + 1, trial["step"] + 1)
-        paths = (workdir.episodes / f"train-{step:05d}.jsonl" for step in steps)
+        paths = [path for step, path in played if step in trial.steps]
         lines = (line for path in paths for line in read_records(path))
         document = benchmark(trial, lines, model=model, created=now)
         if document["runs"]:
-            name = f"trial-{trial['step']:05d}-{trial['candidate']}"
+            name = f"trial-{trial.step:05d}-{trial.candidate}"
             yield f"{name}/benchmark.json", document
+
+
+def _trials(workdir: Workdir) -> list[TrialLine]:
+    """Return the decided trials.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    reader = Reader(workdir)
+    trials = reader.trials()
+    if reader.problems:
+        raise ValueError(reader.problems[0])
+    return trials
 
 
 def _chosen(workdir: Workdir, episodes: str) -> list[Path]:

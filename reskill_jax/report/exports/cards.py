@@ -6,17 +6,17 @@ from typing import Any
 import yaml
 
 from reskill_jax.report.metrics import sampled_names
+from reskill_jax.report.page.reading import TrialLine
+from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill import Skill
 
-Trial = Mapping[str, Any]
 
-
-def skill_card(skill: Skill, trials: Sequence[Trial], *, measured_with: str) -> str:
+def skill_card(skill: Skill, trials: Sequence[TrialLine], *, measured_with: str) -> str:
     """Write a skill's card, in Markdown.
 
     Args:
         skill: of the accepted library.
-        trials: all lines of ``trials.jsonl``, oldest first.
+        trials: all that were decided, oldest first.
         measured_with: the policy and environment that the evidence is of.
     """
     trigger = skill.trigger
@@ -54,29 +54,23 @@ def skill_card(skill: Skill, trials: Sequence[Trial], *, measured_with: str) -> 
     return "\n".join(lines) + "\n"
 
 
-def changed(trial: Trial) -> dict[str, str]:
-    """Return what a bundle does, add, modify or delete, by name of the skill."""
-    return {
-        (operation.get("skill") or operation)["name"]: operation["type"]
-        for operation in trial["proposal"]["operations"]
-    }
+def changed(trial: TrialLine) -> list[str]:
+    """Return the names of the skills that a bundle adds, modifies or deletes."""
+    return list(dict.fromkeys(o.name for o in trial.proposal.operations))
 
 
-def verdict(trial: Trial) -> str:
-    """Say how a trial ended."""
-    if trial["accepted"]:
-        return "accepted"
-    return "not chosen" if trial.get("not_chosen") else "rejected"
-
-
-def _trial_row(trial: Trial) -> str:
-    bundle = ", ".join(f"{what} {name}" for name, what in changed(trial).items())
-    contrast = trial.get("contrast")
+def _trial_row(trial: TrialLine) -> str:
+    bundle = ", ".join(map(describe, trial.proposal.operations))
+    contrast = trial.contrast
     effect = chance = "not measured"
     if contrast:
-        effect = f"{contrast['effect']:+.1%} ± {contrast['standard_error']:.1%}"
-        chance = f"{contrast['probability']:.0%}"
-    cells = (str(trial["step"]), bundle, effect, chance, verdict(trial))
+        error = contrast.standard_error
+        within = "" if error is None else f" ± {error:.1%}"
+        effect, chance = (
+            f"{contrast.effect:+.1%}{within}",
+            f"{contrast.probability:.0%}",
+        )
+    cells = (str(trial.step), bundle, effect, chance, trial.verdict)
     return f"| {' | '.join(cells)} |"
 
 

@@ -9,18 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
-from reskill_jax.report.exports.cards import changed, verdict
+from reskill_jax.report.exports.cards import changed
+from reskill_jax.report.page.reading import TrialLine
+from reskill_jax.skills.contrast import Contrast
 
 Line = Mapping[str, Any]
 
 
 def benchmark(
-    trial: Mapping[str, Any], lines: Iterable[Line], *, model: str, created: str
+    trial: TrialLine, lines: Iterable[Line], *, model: str, created: str
 ) -> dict[str, Any]:
     """Write the episodes of a trial.
 
     Args:
-        trial: a line of ``trials.jsonl``.
+        trial: a decided one.
         lines: training episodes; those of other steps and banks are left out.
         model: the policy that played, in a few words.
         created: time of the export, ISO 8601.
@@ -29,14 +31,11 @@ def benchmark(
         benchmark.json: an eval is a task at a training step, the first configuration
         is the candidate, the second the incumbent.
     """
-    candidate, incumbent = trial["candidate"], trial["proposal"]["bank"]
-    names = {candidate: "new_skill", incumbent: "old_skill"}
+    names = {trial.candidate: "new_skill", trial.proposal.bank: "old_skill"}
     played = [
         line
         for line in lines
-        if trial["start"] < line["step"] <= trial["step"]
-        and line["bank"] in names
-        and not line["lost"]
+        if line["step"] in trial.steps and line["bank"] in names and not line["lost"]
     ]
     evals = {
         key: number
@@ -66,29 +65,29 @@ def benchmark(
     }
 
 
-def history(trials: Sequence[Mapping[str, Any]], *, started: str) -> dict[str, Any]:
+def history(trials: Sequence[TrialLine], *, started: str) -> dict[str, Any]:
     """Write the lineage of a library: every bank that was on trial, and its parent.
 
     Args:
-        trials: the lines of ``trials.jsonl``, oldest first.
+        trials: all that were decided, oldest first.
         started: time at which the run began, ISO 8601.
 
     Returns:
         history.json. A version is the content hash of a bank.
     """
-    current = trials[0]["proposal"]["bank"] if trials else ""
+    current = trials[0].proposal.bank if trials else ""
     iterations: list[dict[str, Any]] = []
     if current:
-        rate = (trials[0]["rates"] or [None])[0]
+        rate = (trials[0].rates or [None])[0]
         iterations.append(_iteration(current, None, rate, "baseline"))
     for trial in trials:
-        result = "won" if trial["accepted"] else "lost"
-        if trial.get("not_chosen"):
+        result = "won" if trial.accepted else "lost"
+        if trial.not_chosen:
             result = "tie"
-        parent, version = trial["proposal"]["bank"], trial["candidate"]
-        rate = trial["rates"][-1] if trial["rates"] else None
+        parent, version = trial.proposal.bank, trial.candidate
+        rate = trial.rates[-1] if trial.rates else None
         iterations.append(_iteration(version, parent, rate, result))
-        current = version if trial["accepted"] else current
+        current = version if trial.accepted else current
     # A bank may come back: its newest line is the one in use.
     for iteration in reversed(iterations):
         if iteration["version"] == current and iteration["grading_result"] != "lost":
@@ -159,26 +158,38 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def _notes(trial: Mapping[str, Any]) -> list[str]:
-    ended = verdict(trial)
-    if trial.get("not_chosen"):
+def _notes(trial: TrialLine) -> list[str]:
+    ended = trial.verdict
+    if trial.not_chosen:
         ended += ": another candidate of the same trial was better"
     notes = [
-        f"The trial of training steps {trial['start'] + 1} to {trial['step']} ended: "
-        f"{ended} ({trial.get('stop_reason') or 'no reason given'}).",
+        f"The trial of training steps {trial.steps.start} to {trial.step} ended: "
+        f"{ended} ({trial.stop_reason or 'no reason given'}).",
         "pass_rate and its stddev are over runs; the trial compares within groups of "
         "the same task. Times are not recorded.",
     ]
-    contrast = trial.get("contrast")
-    if contrast:
-        notes.append(
-            f"Effect within groups {contrast['effect']:+.3f}, standard error "
-            f"{contrast['standard_error']:.3f}, probability that it is worth its cost "
-            f"{contrast['probability']:.3f}; on tasks where a changed skill could be "
-            f"shown {contrast['exposed_effect']:+.3f}, standard error "
-            f"{contrast['exposed_standard_error']:.3f}."
-        )
+    if trial.contrast:
+        notes.append(_effect(trial.contrast))
     return notes
+
+
+def _effect(found: Contrast) -> str:
+    """Say what a trial measured, as far as it could."""
+    text = (
+        f"Effect within groups {found.effect:+.3f}{_error(found.standard_error)}, "
+        f"probability that it is worth its cost {found.probability:.3f}"
+    )
+    if found.exposed_effect is None:
+        return f"{text}; no changed skill could be shown."
+    error = _error(found.exposed_standard_error)
+    return (
+        f"{text}; on tasks where a changed skill could be shown "
+        f"{found.exposed_effect:+.3f}{error}."
+    )
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f", standard error {error:.3f}"
 
 
 def _iteration(

@@ -63,6 +63,7 @@ def comparison_document(runs: Sequence[Summary]) -> dict[str, Any]:
             ],
             "groups": list(groups),
             "step": step,
+            "behind": _behind(runs, step),
             "splits": splits,
             "unlike": unlike,
             "means": [
@@ -118,6 +119,20 @@ def _groups(runs: Sequence[Summary]) -> dict[str, list[Summary]]:
             known[whole] = f"{name} ({run.name})" if name in groups else name
         groups.setdefault(known[whole], []).append(run)
     return groups
+
+
+def _behind(runs: Sequence[Summary], step: int | None) -> list[str]:
+    """Say which runs keep the others at an earlier step: one was killed, perhaps."""
+    if step is None:
+        return []
+    own = [max(e["step"] for e in run.evals) for run in runs]
+    newest = max(own)
+    return [
+        f"{run.name} was evaluated at step {last} last, others at step {newest}: the "
+        f"figures of all runs are of step {step}"
+        for run, last in zip(runs, own, strict=True)
+        if last < newest
+    ]
 
 
 def _splits(runs: Sequence[Summary], step: int | None) -> tuple[list[str], list[str]]:

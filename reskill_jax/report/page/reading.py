@@ -106,6 +106,15 @@ class TrialLine:
             return "not chosen"
         return "accepted" if self.accepted else "rejected"
 
+    @property
+    def steps(self) -> range:
+        """Training steps of the trial; none where it is not told when it began.
+
+        To be asked, not gone through: a damaged file may name any numbers.
+        """
+        first = self.step if self.start is None else self.start
+        return range(first + 1, self.step + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:

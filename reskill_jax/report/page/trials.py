@@ -127,10 +127,8 @@ def _trial(
     operations = trial.proposal.operations
     deletes = bool(operations) and all(isinstance(o, Delete) for o in operations)
     contrast = trial.contrast
-    steps = range(
-        (trial.start if trial.start is not None else trial.step) + 1, trial.step + 1
-    )
-    rows = [row for step in steps for row in by_step.get(step, ())]
+    steps = trial.steps
+    rows = [row for step in sorted(by_step) if step in steps for row in by_step[step]]
     return {
         "step": trial.step,
         "start": trial.start,

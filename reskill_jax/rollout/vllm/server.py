@@ -116,9 +116,11 @@ class Server:
         self._socket.unlink(missing_ok=True)
 
     def tail(self, lines: int = 20) -> str:
-        """Return the end of its log."""
+        """Return the end of its log, or what an empty one may mean."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        shown = "\n".join(text.splitlines()[-lines:])
+        name = self._options.executable
+        return shown or f"(it wrote nothing: is executable={name!r} that of vLLM?)"
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._socket.unlink(missing_ok=True)

@@ -9,16 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import samples
 
+from reskill_jax.codec import decode, encode
+from reskill_jax.creator.proposal import Proposal
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.report.exports.__main__ import export
 from reskill_jax.report.exports.atif import trajectory
 from reskill_jax.report.exports.cards import model_card, skill_card
 from reskill_jax.report.exports.skill_creator import benchmark, history
+from reskill_jax.report.page.reading import TrialLine
+from reskill_jax.skills.operations import Add, Delete
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.workdir import Workdir
 
 SKILL = HELPFUL[0].skill()
+
+# Where no group had both arms: see `skills.contrast`.
+UNSURE = {"effect": 0.2, "standard_error": None, "probability": 0.8}
 
 
 def episode(step, index, bank, success, **changes):
@@ -51,19 +58,23 @@ def episode(step, index, bank, success, **changes):
 
 
 def trial(step, parent, candidate, accepted, **changes):
-    operation = {"type": "add", "skill": {"name": SKILL.name}}
+    proposal = encode(Proposal((Add(SKILL),), ("r",), ("e",), parent))
     contrast = {"effect": 0.5, "standard_error": 0.1, "probability": 0.9}
     contrast |= {"exposed_effect": 0.5, "exposed_standard_error": 0.1}
     return {
         "step": step,
         "start": step - 2,
-        "proposal": {"operations": [operation], "bank": parent},
+        "proposal": proposal,
         "candidate": candidate,
         "accepted": accepted,
         "contrast": contrast,
         "rates": [0.5, 1.0],
         "stop_reason": "clear",
     } | changes
+
+
+def decided(*values, **changes):
+    return decode(TrialLine, trial(*values, **changes), fields="any")
 
 
 @pytest.fixture
@@ -152,22 +163,49 @@ def test_a_trial_is_the_comparison_of_its_own_episodes(workdir, tmp_path):
     assert any("+0.500, standard error 0.100" in note for note in found["notes"])
 
 
+def test_a_trial_that_could_not_measure_all_is_written_all_the_same(workdir, tmp_path):
+    """Errors and effects on some tasks are None where there is nothing to go by."""
+    line = trial(2, "old", "new", False, contrast=UNSURE)
+    workdir.trials.write_text(json.dumps(line) + "\n")
+    export(workdir, "benchmark", tmp_path / "out")
+    (text,) = written(tmp_path / "out").values()
+    assert any(
+        note.startswith("Effect within groups +0.200, probability that")
+        and note.endswith("no changed skill could be shown.")
+        for note in json.loads(text)["notes"]
+    )
+
+
+@pytest.mark.parametrize("to", ["benchmark", "history", "cards"])
+def test_a_trial_of_any_number_of_steps_ends(workdir, tmp_path, to):
+    line = trial(10**18, "old", "new", True, start=-(10**18))
+    workdir.trials.write_text(json.dumps(line) + "\n")
+    export(workdir, to, tmp_path / "out")
+
+
+def test_a_damaged_trial_is_named(workdir, tmp_path):
+    with workdir.trials.open("a") as file:
+        file.write('{"step": "two"}\n')
+    with pytest.raises(ValueError, match=r"^trials.jsonl, line 2"):
+        export(workdir, "cards", tmp_path / "out")
+
+
 def test_lost_episodes_and_other_banks_take_no_part():
     lines = [
         episode(1, 0, "old", True),
         episode(1, 1, "other", True),
         episode(1, 2, "new", True, lost="broken"),
     ]
-    found = benchmark(trial(2, "old", "new", True), lines, model="m", created="t")
+    found = benchmark(decided(2, "old", "new", True), lines, model="m", created="t")
     assert [run["configuration"] for run in found["runs"]] == ["old_skill"]
 
 
 def test_the_lineage_names_each_bank_its_parent_and_the_current_one():
     trials = [
-        trial(2, "a", "b", True),
-        trial(4, "b", "c", False),
-        trial(6, "b", "d", False, not_chosen=True),
-        trial(8, "b", "e", False, rates=None, contrast=None),
+        decided(2, "a", "b", True),
+        decided(4, "b", "c", False),
+        decided(6, "b", "d", False, not_chosen=True),
+        decided(8, "b", "e", False, rates=None, contrast=None),
     ]
     found = history(trials, started="t")
     rows = [
@@ -187,14 +225,19 @@ def test_the_lineage_names_each_bank_its_parent_and_the_current_one():
 
 
 def test_a_card_holds_the_evidence_of_its_skill_and_no_other(workdir):
-    other = trial(9, "b", "z", False)
-    other["proposal"]["operations"] = [{"type": "delete", "name": "another"}]
-    trials = [trial(2, "a", "b", True), other, trial(4, "b", "c", False, contrast=None)]
+    deletes = encode(Proposal((Delete("another"),), ("r",), ("e",), "b"))
+    trials = [
+        decided(2, "a", "b", True),
+        decided(9, "b", "z", False, proposal=deletes),
+        decided(4, "b", "c", False, contrast=None),
+        decided(5, "b", "c", False, contrast=UNSURE, not_chosen=True),
+    ]
     card = skill_card(SKILL, trials, measured_with="policy 'tiny'")
     rows = [line for line in card.splitlines() if line.startswith("| ")][1:]
     assert rows == [
         f"| 2 | add {SKILL.name} | +50.0% ± 10.0% | 90% | accepted |",
         f"| 4 | add {SKILL.name} | not measured | not measured | rejected |",
+        f"| 5 | add {SKILL.name} | +20.0% | 80% | not chosen |",
     ]
     assert "policy 'tiny' only" in card
 

@@ -294,6 +294,30 @@ def test_methods_are_compared_on_the_same_tasks_only(tmp_path):
     assert "different tasks" in found["unlike"][0]
 
 
+def test_a_trial_of_any_number_of_steps_is_shown(tmp_path):
+    """A damaged line: nobody goes through a 10^18 steps."""
+    workdir = write_run(tmp_path / "run")
+    (line,) = map(json.loads, workdir.trials.read_text().splitlines())
+    write_lines(workdir.trials, [line | {"start": -(10**18), "step": 10**18}])
+    (shown,) = document(workdir)["trials"]["list"]
+    assert shown["groups"]  # of the episodes that there are
+
+
+def test_a_run_that_ended_early_is_named_where_it_holds_back_the_others(tmp_path):
+    runs = [write_run(tmp_path / name, config=CONFIG) for name in "abc"]
+    assert document(*runs)["comparison"]["behind"] == []
+    first, *_ = runs[1].metrics.read_text().splitlines()
+    runs[1].metrics.write_text(f"{first}\n")  # killed after the first evaluation
+    found = document(*runs)["comparison"]
+    assert found["step"] == 0
+    (line,) = found["behind"]
+    assert line.startswith("b was evaluated at step 0 last, others at step 3: ")
+    runs[1].metrics.write_text("")  # or before it
+    found = document(*runs)["comparison"]
+    assert (found["step"], found["behind"]) == (None, [])
+    assert "no step at which all of these runs" in found["unlike"][0]
+
+
 def test_keys_that_came_after_a_run_began_are_no_other_method(tmp_path):
     old = write_run(tmp_path / "old")
     new = write_run(tmp_path / "new", config=CONFIG | {"seed": 8, "added": 1})

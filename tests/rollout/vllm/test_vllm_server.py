@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,3 +104,14 @@ time.sleep(600)
     trainer.kill()
     trainer.wait()
     assert group_ends(pid), "the server outlived its trainer"
+
+
+def test_a_program_that_ends_without_a_word_is_told(options, place):
+    """A wrong executable may do so; an empty log would tell nobody."""
+    server = Server(replace(options, executable="true"), place)
+    try:
+        server._process.wait(30)
+        assert server.ended()
+        assert "executable='true'" in server.tail()
+    finally:
+        server.stop()

@@ -300,7 +300,7 @@ function comparison(data) {
   const c = data.comparison;
   if (!c) return [h("p", null, "This report is of one run. To compare: --mode=report --workdir=A --compare=B,C")];
   const nodes = [h("p", null, c.step === null ? "No step at which all were evaluated." : `Figures are of step ${c.step}, the last one at which all ${c.runs.length} runs were evaluated, on the same tasks. `, "Runs that differ in the seed only are one group.")];
-  c.unlike.forEach((line) => nodes.push(h("p", { class: "warn" }, bdi(line))));
+  [...c.behind, ...c.unlike].forEach((line) => nodes.push(h("p", { class: "warn" }, bdi(line))));
   for (const split of c.splits) {
     nodes.push(h("h3", null, bdi(split)), lineChart({ title: "Success, " + split, wide: true, percent: true, low: 0, series: c.runs.map((r) => ({ name: `${r.name} (seed ${r.seed})`, points: r.curve[split] })) }));
     nodes.push(table("Mean success", ["group", "figure", "runs", "mean", "95% interval over runs"], c.means.filter((m) => m.split === split).map((m) => [bdi(m.group), m.figure, m.n, percent(m.mean), m.half === null ? "needs two runs" : m.half === 0 ? "none, the runs are equal" : `\u00b1 ${(100 * m.half).toFixed(1)} points`]), [2, 3, 4]));
