@@ -19,6 +19,7 @@ command may be interrupted and started again. Several commands with other --seed
 run side by side.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -64,7 +65,7 @@ from reskill_jax.skills.skill import SkillBank
 from reskill_jax.strategies import find_strategy
 from reskill_jax.workdir import Workdir
 
-SPLIT = "valid_unseen"
+SPLITS = ("valid_unseen", "valid_seen")  # other floor plans, or those of training
 _HARMFUL: Changes = {"creator.inject": "harmful", "creator.inject_every": 2}
 
 
@@ -111,6 +112,9 @@ ARMS = {
     "reskill": Arm({"strategy.name": "reskill"}),
     "auto_accept": Arm({"strategy.name": "auto_accept"}),
     "reskill+harmful": Arm({"strategy.name": "reskill", **_HARMFUL}),
+    "uniform+harmful": Arm(
+        {"strategy.name": "uniform", "trial.preset": "paper", **_HARMFUL}
+    ),
     "auto_accept+harmful": Arm({"strategy.name": "auto_accept", **_HARMFUL}),
     "expel": Arm({"strategy.name": "expel"}),
     "skillrl": Arm({"strategy.name": "skillrl"}),
@@ -162,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
     size = Size(**{name: flag.value or 0 for name, flag in _SIZES.items()})
     for name in _ARMS.value:
         for seed in map(int, _SEEDS.value):
-            attempt = Attempt(_EXPERIMENT.value, name, seed, size)
+            attempt = Attempt(_EXPERIMENT.value, name, seed, size, _SPLIT.value)
             key = identity(attempt.identity)
             figures = results.find(attempt.title, key)
             if figures is None and time.monotonic() < deadline:
@@ -185,17 +189,21 @@ class Attempt:
         name: of the arm, key of `ARMS`.
         seed: of the runs.
         size: of the runs.
+        split: what the held-out tasks are of.
     """
 
     experiment: str
     name: str
     seed: int
     size: Size
+    split: str = SPLITS[0]
 
     @property
     def title(self) -> str:
         """What stands beside its figures."""
         size = f"{self.size.tasks} x {self.size.samples}"
+        if self.split != SPLITS[0]:
+            size += f" of {self.split}"
         return f"{self.experiment}, {self.name}, seed {self.seed}, {size}"
 
     @property
@@ -263,7 +271,7 @@ class Attempt:
             if self.arm.mode == "train":
                 params = load_params(config, run, self.size.steps)
         environment = build.load_environment(config)
-        panel: TaskPanel = environment.panel(SPLIT, self.size.tasks)
+        panel: TaskPanel = environment.panel(self.split, self.size.tasks)
         told = course(run) if self.arm.changes else {}
         arms = {"": context}
         print(f"playing {panel.label}: {self.title}", flush=True)
@@ -397,8 +405,11 @@ def summary(
         if gain := compare(found, "reskill", other):
             print(f"reskill over {other}: {points(gain)}")
             figures[f"reskill over {other}"] = gain.mean
-    if gain := compare(found, "reskill+harmful", "auto_accept+harmful"):
-        bars["with harmful proposals, reskill over auto_accept"] = Bar(gain.low, 0.0)
+    by_harm = ("reskill+harmful", "uniform+harmful", "auto_accept+harmful")
+    for one, other in itertools.combinations(by_harm, 2):
+        if gain := compare(found, one, other):
+            print(f"{one} over {other}: {points(gain)}")
+            bars[f"{one} over {other}, lower end"] = Bar(gain.low, 0.0)
     if gain := compare(found, "reskill trained", "grpo trained", "course"):
         print(
             f"further training, area under the curve, reskill over grpo: {points(gain)}"
@@ -415,6 +426,7 @@ if __name__ == "__main__":
     _EXPERIMENT = flags.DEFINE_enum("experiment", "unseen", [*EXPERIMENTS], "Which.")
     _ARMS = flags.DEFINE_list("arms", [*ARMS], "Their names.")
     _SEEDS = flags.DEFINE_list("seeds", [*map(str, range(8))], "Which seeds.")
+    _SPLIT = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "Of the held-out tasks.")
     _SIZES = {
         x.name: flags.DEFINE_integer(x.name, getattr(Size, x.name), "See `Size`.")
         for x in fields(Size)
