@@ -1,5 +1,6 @@
-"""What is compared where a policy has not learnt, and that it can be made."""
+"""What is compared on the same held-out tasks, and that it can be made."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,16 +10,10 @@ from programs import ROOT
 from reskill_jax.benchmarks.runs import identity
 from reskill_jax.codec import encode
 from reskill_jax.creator.proposal import PastTrial, Proposal
-from reskill_jax.experiments.unseen import (
-    ALONE,
-    ARMS,
-    Attempt,
-    Size,
-    compare,
-    course,
-    summary,
-    table,
-)
+from reskill_jax.experiments import ablations, adaptation, laboratory, unseen
+from reskill_jax.experiments.arms import ALONE, ARMS
+from reskill_jax.experiments.attempt import Attempt, Size, course
+from reskill_jax.experiments.comparison import compare, summary, table
 from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.skills.operations import Delete
 from reskill_jax.workdir import Workdir
@@ -66,21 +61,46 @@ def test_other_tasks_are_not_compared():
 
 
 def test_the_table_has_gains_and_trials(capsys):
-    rows = {row.split("  ")[0]: row for row in table(FOUND).splitlines()[2:]}
+    rows = {row.split("  ")[0]: row for row in table(FOUND, ALONE).splitlines()[2:]}
     assert "25.0%" in rows[ALONE]
     assert "+50.0 [" in rows["reskill"]
     assert rows["reskill"].endswith("1 of 2")
-    values, bars = summary(FOUND, 0.2)
+    values, bars = summary(FOUND, unseen.EXPERIMENT)
     assert values["reskill/seeds"] == 3
+    assert values["reskill trained/area"] == pytest.approx(0.375)
     assert bars["reskill over no skills"].met
-    assert set(bars) == {"reskill over no skills", "area, reskill over grpo, lower end"}
+    surely = "area under the curve, reskill trained over grpo trained, lower end"
+    assert set(bars) == {"reskill over no skills", surely}
+    assert bars[surely].value < values[surely.removesuffix(", lower end")]
     assert "area under the curve" in capsys.readouterr().out
+
+
+def test_an_arm_without_a_run_has_no_area():
+    alone = {
+        seed: {k: v for k, v in f.items() if k != "course"}
+        for seed, f in FOUND[ALONE].items()
+    }
+    found = FOUND | {ALONE: alone}
+    assert compare(found, "reskill", ALONE, "course") is None
+    assert compare(found, "reskill", ALONE).mean == pytest.approx(0.5)
+    assert "area" not in {
+        name.split("/")[-1] for name in summary({ALONE: alone}, unseen.EXPERIMENT)[0]
+    }
+
+
+@pytest.mark.parametrize("module", [unseen, adaptation, laboratory, ablations])
+def test_experiments_name_arms_that_there_are(module):
+    experiment = module.EXPERIMENT
+    assert module.__name__.endswith(experiment.name)
+    assert set(experiment.arms) <= set(ARMS)
+    claimed = {name for x in experiment.claims for name in (x.one, x.other)}
+    assert claimed <= set(experiment.arms)
 
 
 def test_reskill_is_compared_with_every_other_way_to_adapt(capsys):
     others = {"static", "auto_accept", "expel", "skillrl"}
     found = {name: {0: figures(0, 1, 2), 1: figures(1, 1, 1)} for name in others}
-    values, _ = summary(FOUND | found, 0.2)
+    values, _ = summary(FOUND | found, unseen.EXPERIMENT)
     said = capsys.readouterr().out
     for name in others:
         assert values[f"reskill over {name}"] == pytest.approx(0.5)
@@ -89,11 +109,14 @@ def test_reskill_is_compared_with_every_other_way_to_adapt(capsys):
 
 def test_figures_depend_on_the_run_before_and_on_the_arm(monkeypatch):
     monkeypatch.chdir(ROOT)
-    names = {identity(Attempt("unseen", name, 0, SMALL).identity) for name in ARMS}
+
+    def key(name, seed=0, size=SMALL):
+        return identity(Attempt(unseen.EXPERIMENT, name, seed, size).identity)
+
+    names = {key(name) for name in ARMS}
     assert len(names) == len(ARMS)
-    assert identity(Attempt("unseen", ALONE, 1, SMALL).identity) not in names
-    longer = Size(2, *(getattr(SMALL, x) for x in ("steps", "tasks", "samples")))
-    assert identity(Attempt("unseen", ALONE, 0, longer).identity) not in names
+    assert key(ALONE, seed=1) not in names
+    assert key(ALONE, size=dataclasses.replace(SMALL, first_steps=2)) not in names
 
 
 def test_the_course_of_a_run_is_read(tmp_path):
@@ -119,8 +142,8 @@ def test_the_course_of_a_run_is_read(tmp_path):
 @pytest.mark.slow
 def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name in ("static", "reskill", "skillrl", "reskill trained"):
-        found = Attempt("unseen", name, 0, SMALL).play(tmp_path)
+    for name in ("static", "reskill", "skillrl", "reskill trained", "static trained"):
+        found = Attempt(unseen.EXPERIMENT, name, 0, SMALL).play(tmp_path)
         assert len(found["successes"]) == 3
         assert all(kind.count("_then_") for kind in found["kinds"])
         assert ("course" in found) == (name != "static")

@@ -1,0 +1,132 @@
+"""Ways to play that experiments compare on the same held-out tasks.
+
+An `Experiment` says which kinds of tasks plain GRPO trains the warm start on first,
+which kinds come then, and which arms meet them. An arm may be
+
+- that policy alone, or with a bank that it is given;
+- that policy, which learns no more, with what a strategy has found out on the kinds
+  that come then (``--mode=adapt``);
+- a policy that a strategy has trained further on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from reskill_jax.benchmarks.runs import Changes
+from reskill_jax.environments.alfworld.rules import HELPFUL
+from reskill_jax.laboratory.known_proposals import KNOWN
+from reskill_jax.skills.rule import Rule
+from reskill_jax.skills.skill import SkillBank
+
+ALONE = "no skills"
+_HARMFUL: Changes = {"creator.inject": "harmful", "creator.inject_every": 2}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to play.
+
+    Attributes:
+        changes: keys of the run that finds out what to show; none: there is no run.
+        mode: of that run.
+        bank: what is shown where there is no run, or what the run begins with.
+    """
+
+    changes: Changes = field(default_factory=dict)
+    mode: str = "adapt"
+    bank: SkillBank | None = None
+
+
+def _bank(rules: Sequence[Rule]) -> SkillBank:
+    return SkillBank(tuple(rule.skill() for rule in rules))
+
+
+ARMS = {
+    ALONE: Arm(),
+    "best rule": Arm(bank=_bank(KNOWN["helpful"][0])),
+    # All that the creator can propose, untested.
+    "static": Arm(bank=_bank(HELPFUL)),
+    "reskill": Arm({"strategy.name": "reskill"}),
+    "auto_accept": Arm({"strategy.name": "auto_accept"}),
+    # Half of the proposals are known to harm.
+    "reskill+harmful": Arm({"strategy.name": "reskill", **_HARMFUL}),
+    "uniform+harmful": Arm(
+        {"strategy.name": "uniform", "trial.preset": "paper", **_HARMFUL}
+    ),
+    "auto_accept+harmful": Arm({"strategy.name": "auto_accept", **_HARMFUL}),
+    "expel": Arm({"strategy.name": "expel"}),
+    "skillrl": Arm({"strategy.name": "skillrl"}),
+    **{
+        f"{name} trained": Arm({"strategy.name": name}, "train")
+        for name in (
+            *("grpo", "reskill", "auto_accept", "skillrl", "memrl", "evolver", "inspo"),
+            *("no_discount", "last_step", "no_analyzer", "skill_first", "policy_first"),
+        )
+    },
+    "paper trained": Arm(
+        {"strategy.name": "reskill", "trial.preset": "paper"}, "train"
+    ),
+    "uniform trained": Arm(
+        {"strategy.name": "uniform", "trial.preset": "paper"}, "train"
+    ),
+    "static trained": Arm({"strategy.name": "static"}, "train", _bank(HELPFUL)),
+    "reskill+harmful trained": Arm({"strategy.name": "reskill", **_HARMFUL}, "train"),
+    "auto_accept+harmful trained": Arm(
+        {"strategy.name": "auto_accept", **_HARMFUL}, "train"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What an experiment promises of one arm over another.
+
+    Attributes:
+        one: the arm that gains.
+        other: what it gains over.
+        least: the gain that is promised, as a share of episodes.
+        what: ``successes`` on held-out tasks, or the area under the ``course``.
+        surely: whether the lower end of the interval must reach it, not the mean alone.
+    """
+
+    one: str
+    other: str
+    least: float
+    what: str = "successes"
+    surely: bool = False
+
+    def __str__(self) -> str:
+        """Name it in figures."""
+        area = "area under the curve, " if self.what == "course" else ""
+        return f"{area}{self.one} over {self.other}"
+
+
+# What is played without gradients, and what is promised of it.
+ADAPTING = (
+    *("best rule", "static", "reskill", "auto_accept", "expel", "skillrl"),
+    *("reskill+harmful", "uniform+harmful", "auto_accept+harmful"),
+)
+ADAPTING_CLAIMS = (
+    *(Claim("reskill", x, 0.0) for x in ("static", "auto_accept", "expel", "skillrl")),
+    Claim("reskill+harmful", "uniform+harmful", 0.0),
+    Claim("uniform+harmful", "auto_accept+harmful", 0.0),
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms that meet the same tasks.
+
+    Attributes:
+        name: of the command, of its runs and of the file of its results.
+        trained: kinds of tasks that GRPO trains on first; empty: it does not.
+        met: kinds of tasks that come then; empty: all.
+        arms: keys of `ARMS`; the others are compared with the first one.
+        claims: what is promised.
+    """
+
+    name: str
+    trained: str
+    met: str
+    arms: tuple[str, ...]
+    claims: tuple[Claim, ...] = ()
