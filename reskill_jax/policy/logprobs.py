@@ -8,14 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from reskill_jax.policy.compute import DEFAULT, Compute
-from reskill_jax.policy.decoder import (
-    Params,
-    hidden_states,
-    logits,
-    skips_last,
-    states_reader,
-    take,
-)
+from reskill_jax.policy.decoder import Params, hidden_states, logits
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.lora import Adapted, base_of
 from reskill_jax.policy.sharding import VOCABULARY, constrain
@@ -54,8 +47,7 @@ def token_logprobs(
         targets: int32 [B, T], the token to score after each index.
         temperature: divides the logits; broadcasts to [B, T].
         wanted: bool [B, T], where scores are wanted; None: everywhere. Chunks without
-            any are skipped, for which each row's wanted columns come first; so is the
-            last layer there, where that pays (`skips_last`).
+            any are skipped, for which each row's wanted columns come first.
         compute: how it is computed.
 
     Returns:
@@ -63,25 +55,19 @@ def token_logprobs(
         and where they are not wanted has no meaning. The compiler drops the entropy
         where nothing uses it.
     """
-    rows = (config, params, tokens, positions, visible_end, compute)
+    states = hidden_states(config, params, tokens, positions, visible_end, compute)
     temperature = jnp.broadcast_to(jnp.float32(temperature), targets.shape)
+    columns: tuple[jax.Array, ...] = (states, targets, temperature)
     head = _split_head(config, base_of(params))
     score: Callable[..., Any] = functools.partial(_score, config, head)
     length, chunk = tokens.shape[1], compute.logprob_chunk
-    columns: tuple[jax.Array, ...]
     order = None
-    if chunk >= length or wanted is None:
-        columns = hidden_states(*rows), targets, temperature
-        score = score if chunk >= length else jax.checkpoint(score)
-    else:
-        order = jnp.argsort(~wanted, axis=1, stable=True)
-        rest = (take(x, order) for x in (targets, temperature, wanted))
-        if skips_last(config, params):
-            columns = order, *rest
-            score = _after_reading(states_reader(*rows), score)
-        else:
-            columns = take(hidden_states(*rows), order), *rest
-        score = _where_wanted(jax.checkpoint(score))
+    if chunk < length:
+        score = jax.checkpoint(score)
+        if wanted is not None:
+            score = _where_wanted(score)
+            order = jnp.argsort(~wanted, axis=1, stable=True)
+            columns = tuple(_take(x, order) for x in (*columns, wanted))
     whole = length // chunk * chunk if length // chunk > _UNROLLED else 0
     parts = [
         score(*(x[:, at : at + chunk] for x in columns))
@@ -96,15 +82,13 @@ def token_logprobs(
     logprobs, entropy = (jnp.concatenate(x, axis=1) for x in zip(*parts, strict=True))
     if order is not None:
         back = jnp.argsort(order, axis=1)
-        logprobs, entropy = take(logprobs, back), take(entropy, back)
+        logprobs, entropy = _take(logprobs, back), _take(entropy, back)
     return logprobs, entropy
 
 
-def _after_reading(
-    read: Callable[[jax.Array], jax.Array], score: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Make a `_score` that takes the slots of states instead of states."""
-    return lambda slots, *columns: score(read(slots), *columns)
+def _take(x: jax.Array, order: jax.Array) -> jax.Array:
+    """Take columns [B, C] of [B, T, ...]."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 2)), 1)
 
 
 def _where_wanted(score: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,8 +41,8 @@ def tree_mask(visible_end: jax.Array) -> jax.Array:
 
 
 def _mask(queries: jax.Array, visible_end: jax.Array) -> jax.Array:
-    """Return the rows of `tree_mask` of queries at slots [..., S]: bool [..., S, T]."""
-    queries = queries[..., None]
+    """Return the rows of `tree_mask` of queries at slots [S]: bool [..., S, T]."""
+    queries = queries[:, None]
     causal = queries >= jnp.arange(visible_end.shape[-1])
     return causal & (queries < visible_end[..., None, :])
 
@@ -137,34 +137,6 @@ def attention(
     if length >= _LONG and whole_blocks and platform == "cpu":
         return _per_device(_sparse, query, key, value, visible_end)
     return _dense(query, key, value, visible_end)
-
-
-def attention_from(
-    slots: jax.Array,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    visible_end: jax.Array,
-) -> jax.Array:
-    """Compute what `attention` computes at a few slots of each row, on one device.
-
-    Args:
-        slots: int32 [B, S].
-        query: [B, S, N, H], of these slots.
-        key: [B, T, K, H], of all.
-        value: [B, T, K, H].
-        visible_end: int32 [B, T].
-
-    Returns:
-        [B, S, N, H]; in padding, finite values without meaning.
-    """
-    batch, count, heads, width = query.shape
-    kv_heads = key.shape[2]
-    query = query.reshape(batch, count, kv_heads, heads // kv_heads, width)
-    query = query.transpose(0, 2, 3, 1, 4) * width**-0.5  # [B, K, G, S, H]
-    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)  # [B, K, T, H]
-    out = block_attention.plain(query, key, value, _mask(slots, visible_end))
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, count, heads, width)
 
 
 @contextlib.contextmanager

@@ -23,17 +23,6 @@ _MASKED = -1e30  # finite, so that a fully masked row (padding) yields no NaN
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
-def plain(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
-) -> jax.Array:
-    """Attend with few queries [B, K, G, S, H] to [B, K, T, H]; bool `mask` [B, S, T].
-
-    In one block, with the gradients that JAX derives.
-    """
-    weights = jax.nn.softmax(_scores(query, key, mask), axis=-1).astype(value.dtype)
-    return _product("bkgts,bksh->bkgth", weights, value).astype(query.dtype)
-
-
 @jax.custom_vjp
 def dense(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
