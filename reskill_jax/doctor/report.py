@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import jax
@@ -103,9 +104,10 @@ def row(finding: Finding) -> str:
     """Write a finding as a line, with the rest of it and the way out below.
 
     Errors name every wrong key, or quote the end of a server's log, in lines of their
-    own; more than is shown here is in the trace.
+    own; more than is shown here is in the trace, like the traceback of a worker.
     """
-    first, *rest = [one_line(line[:_LONGEST]) for line in finding.text.splitlines()]
+    lines = [one_line(line[:_LONGEST]) for line in finding.text.splitlines()]
+    first, *rest = takewhile(lambda line: not line.startswith("Traceback "), lines)
     line = f"{finding.state:<8} {finding.check:<14} {finding.seconds:6.1f} s  {first}"
     below = [line for line in rest if line][-_LINES:]
     if finding.way_out:

@@ -94,6 +94,7 @@ def test_a_reported_set_that_is_absent_is_skipped_by_name(caplog):
         {
             "env": {"name": "search"},
             "adapt": {"split": "train"},
+            "strategy": {"name": "grpo", "skillrl": {}},
             "eval": {"splits": REPORTED, "max_tasks": 4, "panel": ()},
         }
     )
