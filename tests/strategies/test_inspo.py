@@ -96,7 +96,7 @@ def test_candidates_are_verified_apart_and_the_best_fill_the_population():
 def test_a_generation_asks_from_failures_for_what_there_is_room_for():
     strategy = make("inspo", inspo={"every": 2, "least_groups": 100, "population": 2})
     game = Game(strategy, won=lambda task, text, seed: False)
-    assert "memory/written" not in game.step(1).metrics
+    assert game.step(1).metrics["memory/written"] == 0
     assert game.step(2).metrics["memory/written"] == 2
     assert len(strategy._candidates) == 2
     game.step(3)
