@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reskill_jax.trials import calibration, paired, thompson
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.calibration import HIGH, LOW, Shape
 from reskill_jax.trials.trial_config import TrialConfig
-
-_LOW, _HIGH = 0.02, 0.98  # success on any task
 
 
 class World(NamedTuple):
@@ -66,7 +64,7 @@ def simulate(
         _play, shape=shape, steps=config.max_steps, discount=config.discount
     )
     grid = np.linspace(-3, 4, 2001)
-    mean = grid.clip(_LOW, _HIGH)
+    mean = grid.clip(LOW, HIGH)
     if world.task_sd:
         mean = calibration.mean_success(grid, world.task_sd)
     rule = (
@@ -98,9 +96,9 @@ def _trial(effects, rule, world, table, key, *, shape, steps, discount):
             group_size=shape.group_size,
         )
         means = level + drift * t + jnp.append(jnp.zeros(1), effects)
-        mu = jnp.interp(jnp.clip(means, _LOW, _HIGH), *table)
+        mu = jnp.interp(jnp.clip(means, LOW, HIGH), *table)
         z = jax.random.normal(task_key, (shape.tasks, 1))
-        rates = jnp.take_along_axis(jnp.clip(mu + task_sd * z, _LOW, _HIGH), drawn, 1)
+        rates = jnp.take_along_axis(jnp.clip(mu + task_sd * z, LOW, HIGH), drawn, 1)
         wins = jax.random.uniform(win_key, drawn.shape) < rates
         of_arm = drawn[..., None] == arms
         n = of_arm.sum(1)

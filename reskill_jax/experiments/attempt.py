@@ -211,8 +211,7 @@ class Attempt:
         config = configuration(changes)
         params = None
         context: Context = EmptyContext()
-        if self.arm.bank and not self.arm.changes:
-            context = BankContext(self.arm.bank)
+        told: Figures = {}
         if self.arm.changes:
             if self.arm.bank:
                 bank = root / f"bank-{self.arm.bank.hash}"
@@ -220,12 +219,13 @@ class Attempt:
                     save_bank(self.arm.bank, bank)
                 changes["strategy.bank"] = str(bank)
             finish(run.root, changes, mode=self.arm.mode)
-            context = accepted(run, config)
+            context, told = accepted(run, config), course(run)
             if self.arm.mode == "train":
                 params = load_params(config, run, self.size.steps)
+        elif self.arm.bank:
+            context = BankContext(self.arm.bank)
         environment = build.load_environment(config)
         panel: TaskPanel = environment.panel(self.split, self.size.tasks)
-        told = course(run) if self.arm.changes else {}
         arms = {"": context}
         print(f"playing {panel.label}: {self.title}", flush=True)
         success = play(config, environment, panel, arms, params, self.size.samples)

@@ -11,7 +11,7 @@ Trials are those of training (`Trial`, `MemoryEstimate`); what is simulated is w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -20,15 +20,13 @@ from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.skills.skill import Skill, SkillBank
-from reskill_jax.trials import thompson
 from reskill_jax.trials.bounds import make_config
-from reskill_jax.trials.calibration import Shape, mean_success
+from reskill_jax.trials.calibration import HIGH, LOW, Shape, difficulty
 from reskill_jax.trials.discount import MemoryEstimate
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import TrialConfig
 
 LEVEL = 0.2  # success on the average task when a trial begins
-LOW, HIGH = 0.02, 0.98  # success on any task
 # Candidates for the best constant memory, in episodes.
 MEMORIES = (*np.geomspace(8, 8192, 11).round().tolist(), np.inf)
 NOTHING = Skill("nothing", "It does nothing.", "Always.", "Go on.")
@@ -49,10 +47,14 @@ class World:
     task_sd: float
     drift: float
 
+    @property
+    def batch(self) -> str:
+        """Name the batch's shape."""
+        return f"{self.shape.tasks}x{self.shape.group_size}"
+
     def __str__(self) -> str:
         """Name the world in figures."""
-        batch = f"{self.shape.tasks}x{self.shape.group_size}"
-        return f"{batch} sd{self.task_sd:g} drift{self.drift:g}"
+        return f"{self.batch} sd{self.task_sd:g} drift{self.drift:g}"
 
 
 class Run(NamedTuple):
@@ -94,38 +96,24 @@ def hold(trial: Trial, world: World, seed: int) -> float:
     tasks, group_size = world.shape.tasks, world.shape.group_size
     groups = np.repeat(np.arange(tasks), group_size)
     chance, key = np.random.default_rng(seed), jax.random.key(seed)
-    for step in range(trial.config.max_steps):
-        level = min(LEVEL + world.drift * step, HIGH)
-        difficulty = world.task_sd * chance.standard_normal(tasks)
-        rates = (_centre(level, world.task_sd) + difficulty).clip(LOW, HIGH)
+    levels = np.minimum(LEVEL + world.drift * np.arange(trial.config.max_steps), HIGH)
+    for step, centre in enumerate(difficulty(levels, world.task_sd)):
+        spread = world.task_sd * chance.standard_normal(tasks)
+        rates = (centre + spread).clip(LOW, HIGH)
         arms = trial.assign(jax.random.fold_in(key, step), tasks, group_size)
         wins = chance.random(arms.shape) < rates[:, None]
         trial.observe(arms.ravel(), wins.ravel(), groups)
         if trial.decide():
             break
-    return level
+    return float(levels[step])
 
 
 def success(trial: Trial, memory: float) -> float:
     """Return the posterior mean of the incumbent's success, under a memory."""
-    counts = trial.padded_counts().sum(1)[:, 0]  # [T, 2]
-    weights = thompson.on_host(thompson.step_weights, discount="adaptive")
-    keep = trial.config.mode == "paired"
-    posterior = thompson.on_host(thompson.posterior, keep_prior=keep)
-    wins, episodes = counts[:, :1], counts[:, 1:]  # [T, 1]
-    shapes = posterior(
-        (np.ones(1), np.ones(1)), wins, episodes, weights(episodes, memory)
-    )
-    alpha, beta = (float(x[0]) for x in shapes)
+    # A trial writes down an infinite memory as none.
+    held = replace(trial, memory=memory if np.isfinite(memory) else None)
+    alpha, beta = held.evidence(0)
     return alpha / (alpha + beta)
-
-
-def _centre(level: float, task_sd: float) -> float:
-    """Return mu such that clip(mu + sd z) is `level` on average."""
-    if not task_sd:
-        return level
-    grid = np.linspace(-3, 4, 2001)
-    return float(np.interp(level, mean_success(grid, task_sd), grid))
 
 
 def describe(runs: Sequence[Run]) -> dict[str, float]:
@@ -178,10 +166,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _row(preset: str, world: World, found: dict[str, float]) -> list[str | float]:
     memory = "{memory:.0f} [{memory_low:.0f}, {memory_high:.0f}]".format(**found)
-    shape = f"{world.shape.tasks}x{world.shape.group_size}"
     errors = [found[key] for key in ("error", "error_undiscounted", "error_best")]
     best = f"{found['memory_best']:.0f}"
-    row = [preset, shape, f"{world.task_sd:g}", f"{world.drift:g}", memory, best]
+    row = [preset, world.batch, f"{world.task_sd:g}", f"{world.drift:g}", memory, best]
     return [*row, *(round(error, 1) for error in errors)]
 
 

@@ -109,12 +109,12 @@ class Logbook:
         if incumbent.hash != self._saved:
             self._save(step, incumbent)
             self._saved = incumbent.hash
-        cut = metrics.get("rollout/opening_cut", 0.0)
-        if cut and not self._told_of_cuts:
+        share = metrics.get("rollout/opening_cut", 0.0)
+        if share and not self._told_of_cuts:
             self._told_of_cuts = True
             self._progress.note(
                 f"step {step}: WARNING: prompts had no room for all that opens an "
-                f"episode in {cut:.0%} of those (rollout/opening_cut): raise "
+                f"episode in {share:.0%} of those (rollout/opening_cut): raise "
                 "config.prompt.max_tokens, or have less shown"
             )
         difference = metrics.get("rollout/logprob_diff", 0.0)

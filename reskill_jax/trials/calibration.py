@@ -37,7 +37,7 @@ PROPOSAL_STEPS = 20.0
 WORLDS = tuple((level, sd) for level in (0.2, 0.5, 0.8) for sd in (0.0, 0.4))
 # Of what creators propose: worth in success rate, and how often.
 EFFECTS, SHARES = (0.10, 0.05, 0.02, 0.0, -0.05), (0.1, 0.2, 0.2, 0.3, 0.2)
-_LOW, _HIGH = 0.02, 0.98  # success on any task
+LOW, HIGH = 0.02, 0.98  # success on any task
 _SEED = 20
 
 _sums = thompson.on_host(paired.paired_sums)
@@ -135,12 +135,12 @@ def play(
     for number, (level, sd) in enumerate(worlds):
         rng = np.random.default_rng((_SEED, seed, number))
         means = level + np.concatenate([np.zeros((runs, 1)), true], 1)  # [R, K]
-        mu = _difficulty(np.clip(means, _LOW, _HIGH), sd)[:, None]
+        mu = difficulty(np.clip(means, LOW, HIGH), sd)[:, None]
         totals = []
         for _ in range(steps):
             episodes = equal_shares(shape, rng)  # [B, K]
             z = rng.normal(size=(runs, shape.tasks, 1))
-            rates = np.clip(mu + sd * z, _LOW, _HIGH)  # [R, B, K]
+            rates = np.clip(mu + sd * z, LOW, HIGH)  # [R, B, K]
             wins = rng.binomial(episodes, rates)
             totals.append(_sums(wins, np.broadcast_to(episodes, wins.shape)))
         found.append(_effect(np.cumsum(totals, 0).swapaxes(0, 1)))
@@ -319,7 +319,7 @@ def _paper_accepted(
     """Return the share of trials of one world that the published rule accepts."""
     rng = np.random.default_rng(seed)
     level, sd = world
-    mu = _difficulty(np.clip([level, level + true], _LOW, _HIGH), sd)
+    mu = difficulty(np.clip([level, level + true], LOW, HIGH), sd)
     wins, losses = np.ones((2, runs, 2))
     for _ in range(max(config.max_steps, -(-config.min_episodes // shape.episodes))):
         mean, mass = wins / (wins + losses), wins + losses
@@ -329,7 +329,7 @@ def _paper_accepted(
         new = rng.binomial(shape.group_size, share, (runs, shape.tasks))
         episodes = np.stack([shape.group_size - new, new], -1)
         z = rng.normal(size=(runs, shape.tasks, 1))
-        won = rng.binomial(episodes, np.clip(mu + sd * z, _LOW, _HIGH)).sum(1)
+        won = rng.binomial(episodes, np.clip(mu + sd * z, LOW, HIGH)).sum(1)
         wins, losses = wins + won, losses + episodes.sum(1) - won
     mean = wins / (wins + losses)
     return float((mean[:, 1] > mean[:, 0]).mean())
@@ -443,7 +443,7 @@ def _best(
     return best
 
 
-def _difficulty(means: np.ndarray, sd: float) -> np.ndarray:
+def difficulty(means: np.ndarray, sd: float) -> np.ndarray:
     """Return mu such that clip(mu + sd z, .02, .98) has these means for normal z."""
     if sd == 0:
         return means
@@ -453,7 +453,7 @@ def _difficulty(means: np.ndarray, sd: float) -> np.ndarray:
 
 def mean_success(mu: np.ndarray, sd: float) -> np.ndarray:
     """Mean over tasks of clip(mu + sd z, .02, .98) for normal z, closed form."""
-    a, b = (_LOW - mu) / sd, (_HIGH - mu) / sd
+    a, b = (LOW - mu) / sd, (HIGH - mu) / sd
     pdf = [np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) for x in (a, b)]
     inside = mu * (ndtr(b) - ndtr(a)) + sd * (pdf[0] - pdf[1])
-    return _LOW * ndtr(a) + _HIGH * ndtr(-b) + inside
+    return LOW * ndtr(a) + HIGH * ndtr(-b) + inside
