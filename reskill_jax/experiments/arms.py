@@ -63,6 +63,14 @@ ARMS = {
             *("no_discount", "last_step", "no_analyzer", "skill_first", "policy_first"),
         )
     },
+    # At a tenth of the learning rate GRPO takes tens of steps, as it does for large
+    # policies, and not the four that this small one needs.
+    **{
+        f"{name} trained slowly": Arm(
+            {"strategy.name": name, "grpo.learning_rate": 3e-5}, "train"
+        )
+        for name in ("grpo", "reskill")
+    },
     "paper trained": Arm(
         {"strategy.name": "reskill", "trial.preset": "paper"}, "train"
     ),

@@ -24,11 +24,15 @@ EXPERIMENT = Experiment(
         ALONE,
         *ADAPTING,
         *("grpo trained", "reskill trained"),
+        *("grpo trained slowly", "reskill trained slowly"),
     ),
     (
         Claim("reskill", ALONE, 0.20),
         *ADAPTING_CLAIMS,
-        Claim("reskill trained", "grpo trained", 0.0, "course", surely=True),
+        *(
+            Claim(f"reskill {how}", f"grpo {how}", 0.0, "course", surely=True)
+            for how in ("trained", "trained slowly")
+        ),
     ),
 )
 
