@@ -2,11 +2,11 @@
 
     python -m reskill_jax.experiments.presets --workdir=runs/presets --seeds=3
 
-trains configs/alfworld.py:cpu with every variant of `objectives.OBJECTIVES` and as it
-is, one run after another, each in its own workdir. Runs are resumed where they were
-stopped, and the figures of finished ones are kept in --results, so that the command may
-be interrupted and started again; --minutes ends it by itself. --tiny tries the command
-in minutes, with runs that say nothing.
+trains configs/alfworld.py:cpu with every variant of `objectives.OBJECTIVES`, as it is,
+and without groups that tie, one run after another, each in its own workdir. Runs are
+resumed where they were stopped, and the figures of finished ones are kept in --results,
+so that the command may be interrupted and started again; --minutes ends it by itself.
+--tiny tries the command in minutes, with runs that say nothing.
 
 Success is greedy, on games that are held out for choices (split `dev`), never on those
 that are reported. Differences are to the first objective, paired by seed.
@@ -28,6 +28,7 @@ from reskill_jax.workdir import Workdir
 
 PRESETS: dict[str, Changes] = {
     "default": {},
+    "ties dropped": {"grpo.drop_zero_variance": True},
     **{name: dict(changes) for name, changes in OBJECTIVES.items()},
 }
 _DEV = 48  # games, beside the 200 of the main job
