@@ -29,7 +29,7 @@ from reskill_jax.strategies.checked import CheckedStrategy
 from reskill_jax.strategies.leader import Leader
 from reskill_jax.termination import TerminatedError
 from reskill_jax.trials.bounds import settled
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 
 
 def make_strategy(

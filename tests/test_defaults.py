@@ -17,7 +17,7 @@ from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.retry import RetryPolicy
 from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.trials.bounds import KEYS, make_config
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.validate import validate
 from reskill_jax.workdir import flatten

@@ -3,8 +3,8 @@
 Whole runs (`trial_simulation`) seldom have two bundles of the same worth on trial at
 once. Here all candidates of a trial have known effects, and add or drop a skill. The
 functions are those that `Trial` uses, clear losers are dropped, and the policy may
-learn meanwhile; worlds are as in `trials.calibration`, which chose the bounds, but
-others than those that it looked at.
+learn meanwhile; worlds are as in `trials.simulation`, but others than those in which
+the bounds were chosen.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reskill_jax.trials import calibration, paired, thompson
-from reskill_jax.trials.calibration import HIGH, LOW, Shape
+from reskill_jax.trials import paired, simulation, thompson
+from reskill_jax.trials.shape import Shape
+from reskill_jax.trials.simulation import HIGH, LOW
 from reskill_jax.trials.trial_config import TrialConfig
 
 
@@ -63,17 +64,14 @@ def simulate(
     play = thompson.on_host(
         _play, shape=shape, steps=config.max_steps, discount=config.discount
     )
-    grid = np.linspace(-3, 4, 2001)
-    mean = grid.clip(LOW, HIGH)
-    if world.task_sd:
-        mean = calibration.mean_success(grid, world.task_sd)
     rule = (
         paired.Bounds(*map(np.asarray, config.bounds(deletes=deletes))),
         config.effect_sd,
         config.cost(0 if deletes else 1),
     )
     keys = jax.random.split(jax.random.key(seed), runs)
-    return play(keys, np.array(effects), rule, tuple(world), (mean, grid))
+    table = simulation.success_table(world.task_sd)
+    return play(keys, np.array(effects), rule, tuple(world), table)
 
 
 def _play(keys, effects, rule, world, table, **static):

@@ -16,7 +16,8 @@ from absl import app, flags
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.trials import calibration
 from reskill_jax.trials.bounds import BOUNDS
-from reskill_jax.trials.calibration import Grid, Shape
+from reskill_jax.trials.calibration import Grid
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 
 _SHAPES = flags.DEFINE_list(

@@ -22,7 +22,8 @@ import numpy as np
 from jax import Array
 
 from reskill_jax.trials import paired, thompson
-from reskill_jax.trials.calibration import EFFECTS, SHARES, mean_success
+from reskill_jax.trials.calibration import EFFECTS, SHARES
+from reskill_jax.trials.simulation import success_table
 from reskill_jax.trials.trial_config import TrialConfig
 
 CAPACITY = 8  # skills in a bank
@@ -126,11 +127,10 @@ def simulate(
     """
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(seed), runs)
-        mu = np.linspace(-3, 4, 2001)
         world = (
             scenario.task_sd,
             SLOPE * scenario.drift,
-            (mu, _means(mu, scenario.task_sd)),
+            success_table(scenario.task_sd),
         )
         rule = jax.tree.map(float, Rule.of(config))
         steps = _simulate(
@@ -192,7 +192,7 @@ def _step(key, state, step, *, world, rule, shape, paper, uniform):
 
     arms = assign(keys[0], state, rule, shape, paper, uniform)  # [B, G]
     z = jax.random.normal(keys[1], (shape[0], 1))
-    rates = jnp.clip(_inverse(means, table) + task_sd * z, 0.02, 0.98)  # [B, 2]
+    rates = jnp.clip(jnp.interp(means, *table) + task_sd * z, 0.02, 0.98)  # [B, 2]
     wins = jax.random.uniform(keys[2], shape) < jnp.take_along_axis(rates, arms, 1)
     of_arm = arms[..., None] == jnp.arange(2)
     state = state._replace(
@@ -328,13 +328,3 @@ def judge(wins, episodes, length, memory, rule, paper):
     effect, error = paired.paired_effect(paired.paired_sums(wins, episodes), weights)
     chance = paired.probability_above(effect, error, rule.effect_sd, rule.cost)
     return paired.verdict(chance, length, totals.sum(), rule.bounds)[0]
-
-
-def _means(mu, sd):
-    """Mean success over tasks, by mu."""
-    return mean_success(mu, sd) if sd else mu.clip(0.02, 0.98)
-
-
-def _inverse(means, table):
-    mu, success = table
-    return jnp.interp(means, success, mu)

@@ -24,7 +24,7 @@ from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.single_trials import World
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps
 from reskill_jax.trials import bounds, calibration
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 
 _TRIALS = flags.DEFINE_integer(

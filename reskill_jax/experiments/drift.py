@@ -21,8 +21,9 @@ from absl import app, flags
 from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.skills.skill import Skill, SkillBank
 from reskill_jax.trials.bounds import make_config
-from reskill_jax.trials.calibration import HIGH, LOW, Shape, difficulty
 from reskill_jax.trials.discount import MemoryEstimate
+from reskill_jax.trials.shape import Shape
+from reskill_jax.trials.simulation import HIGH, LOW, difficulty
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import TrialConfig
 

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from reskill_jax.storage import write_text
 from reskill_jax.strategies import holds_trials
 from reskill_jax.trials.bounds import KEYS, expected, make_config
-from reskill_jax.trials.calibration import Rates, Shape
+from reskill_jax.trials.calibration import Rates
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.workdir import Workdir
 

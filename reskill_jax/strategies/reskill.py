@@ -37,8 +37,8 @@ from reskill_jax.strategies.reservoir_check import check_reservoir
 from reskill_jax.strategies.skill_effects import SkillEffects
 from reskill_jax.strategies.staged import Order, Staged
 from reskill_jax.trials.bounds import make_config
-from reskill_jax.trials.calibration import Shape
 from reskill_jax.trials.discount import MemoryEstimate
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import Decision, TrialConfig
 

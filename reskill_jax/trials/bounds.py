@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 from reskill_jax.trials import calibration
-from reskill_jax.trials.calibration import Grid, Rates, Shape
+from reskill_jax.trials.calibration import Grid, Rates
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 
 # By tasks, rollouts per task and candidates: the fields below, in this order.

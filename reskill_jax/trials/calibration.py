@@ -1,4 +1,4 @@
-"""What a trial's bounds lead to, and which of them keep promises: by simulation.
+"""What a trial's bounds lead to, and which of them keep promises.
 
 How much a step tells follows from the batch's shape: 48 episodes tell less than 1,280,
 and rollouts that are shared out among four arms less than those of two. So bounds are
@@ -9,15 +9,13 @@ chosen by shape (`bounds.py` keeps those of shipped shapes):
 - of candidates that only drop skills, at most 3% of the trials where all are worth -5
   points accept one; a skill that does nothing may go.
 
-Trials are played in six worlds, where mean success is 20, 50 or 80% and tasks are alike
-or differ in difficulty (success on a task is a clipped normal with standard deviation
-.4); promises hold in the worst of them. Arms have equal shares, evidence is not
-discounted. Every figure is a function of the shape and of the seed in this file.
+Promises hold in the worst of the worlds of `simulation.py`. Every figure is a function
+of the shape and of the seed in that file.
 """
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -25,8 +23,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr
 
-from reskill_jax.trials import by_type, paired, thompson
+from reskill_jax.trials import by_type, thompson
 from reskill_jax.trials.paired import Bounds
+from reskill_jax.trials.shape import Shape
+from reskill_jax.trials.simulation import (
+    HIGH,
+    LOW,
+    SEED,
+    WORLDS,
+    Decisions,
+    Paths,
+    chances,
+    decide,
+    difficulty,
+    play,
+)
 from reskill_jax.trials.trial_config import TrialConfig
 
 NULL_LIMIT, HARMFUL_LIMIT = 0.30, 0.03
@@ -34,39 +45,9 @@ LEAST_POWER = 0.60  # below, a group must not be divided among several candidate
 # Steps that a proposal is worth beside those of its trial: for so long a rejected one
 # is not tried again (`creator.verify.Limits.cooldown_steps`).
 PROPOSAL_STEPS = 20.0
-WORLDS = tuple((level, sd) for level in (0.2, 0.5, 0.8) for sd in (0.0, 0.4))
 # Of what creators propose: worth in success rate, and how often.
 EFFECTS, SHARES = (0.10, 0.05, 0.02, 0.0, -0.05), (0.1, 0.2, 0.2, 0.3, 0.2)
-LOW, HIGH = 0.02, 0.98  # success on any task
-_SEED = 20
-
-_sums = thompson.on_host(paired.paired_sums)
-_effect = thompson.on_host(paired.effect_of_sums)
 _harmed = thompson.on_host(by_type.harmed)
-
-
-class Shape(NamedTuple):
-    """What a step tells about a candidate follows from these.
-
-    Attributes:
-        tasks: groups of a step.
-        group_size: rollouts of a group.
-        candidates: on trial at once.
-    """
-
-    tasks: int
-    group_size: int
-    candidates: int = 1
-
-    @property
-    def episodes(self) -> int:
-        """Of a step."""
-        return self.tasks * self.group_size
-
-    def __str__(self) -> str:
-        """Name it in messages."""
-        several = f", {self.candidates} candidates" if self.candidates > 1 else ""
-        return f"{self.tasks} x {self.group_size}{several}"
 
 
 @dataclass(frozen=True)
@@ -99,122 +80,6 @@ class Rates:
         )
 
 
-class Paths(NamedTuple):
-    """What simulated trials find out, step by step.
-
-    Attributes:
-        true: [W, R, C] effects of the candidates.
-        effects: [W, R, T, C] estimates after each step.
-        errors: [W, R, T, C] their standard errors.
-    """
-
-    true: np.ndarray
-    effects: np.ndarray
-    errors: np.ndarray
-
-
-def play(
-    shape: Shape,
-    true: np.ndarray,
-    *,
-    steps: int,
-    seed: int,
-    worlds: Sequence[tuple[float, float]] = WORLDS,
-) -> Paths:
-    """Play trials whose arms have equal shares of every group.
-
-    Args:
-        shape: of the batch.
-        true: [R, C] effects of the candidates of each trial.
-        steps: T.
-        seed: of all randomness.
-        worlds: (mean success of the incumbent, spread of tasks) each.
-    """
-    runs = len(true)
-    found = []
-    for number, (level, sd) in enumerate(worlds):
-        rng = np.random.default_rng((_SEED, seed, number))
-        means = level + np.concatenate([np.zeros((runs, 1)), true], 1)  # [R, K]
-        mu = difficulty(np.clip(means, LOW, HIGH), sd)[:, None]
-        totals = []
-        for _ in range(steps):
-            episodes = equal_shares(shape, rng)  # [B, K]
-            z = rng.normal(size=(runs, shape.tasks, 1))
-            rates = np.clip(mu + sd * z, LOW, HIGH)  # [R, B, K]
-            wins = rng.binomial(episodes, rates)
-            totals.append(_sums(wins, np.broadcast_to(episodes, wins.shape)))
-        found.append(_effect(np.cumsum(totals, 0).swapaxes(0, 1)))
-    effects, errors = np.moveaxis(np.array(found), 1, 0)
-    return Paths(np.broadcast_to(true, (len(worlds), *true.shape)), effects, errors)
-
-
-def equal_shares(shape: Shape, rng: np.random.Generator) -> np.ndarray:
-    """Return how many rollouts of each group each arm gets, [B, K].
-
-    As `thompson.assign_stratified` does for equal probabilities.
-    """
-    arms = shape.candidates + 1
-    offsets = (np.arange(shape.tasks) + rng.random()) / shape.tasks
-    ends = shape.group_size * np.arange(1, arms + 1) / arms
-    upto = np.ceil(ends - offsets[:, None] - 1e-9).clip(0)
-    upto[:, -1] = shape.group_size
-    return np.diff(upto, prepend=0).astype(int)
-
-
-def chances(paths: Paths, effect_sd: float, cost: float) -> np.ndarray:
-    """Return `paired.probability_above` for every step and candidate."""
-    variance = effect_sd**2
-    share = variance / (variance + paths.errors**2)
-    sd = np.sqrt(variance * (1 - share))
-    return ndtr((paths.effects * share - cost) / sd)
-
-
-class Decisions(NamedTuple):
-    """What simulated trials decided.
-
-    Attributes:
-        accepted: the number of the candidate; -1: none.
-        steps: of the trial.
-    """
-
-    accepted: np.ndarray
-    steps: np.ndarray
-
-
-def decide(chance: np.ndarray, bounds: Bounds, episodes: int) -> Decisions:
-    """Decide simulated trials as `Trial.decide` does.
-
-    Args:
-        chance: [..., T, C] from `chances`.
-        bounds: when a trial ends, at `max_steps` of at most T.
-        episodes: of a step.
-
-    Returns:
-        Of each trial, [...].
-    """
-    first, last, least, early_accept, early_reject, final = map(
-        float, map(np.asarray, bounds)
-    )
-    shape = chance.shape[:-2]
-    accepted, steps = np.full(shape, -1), np.zeros(shape, int)
-    live = np.ones((*shape, chance.shape[-1]), bool)
-    for step in range(1, int(last) + 1):
-        if step < first or step * episodes < least:
-            continue
-        now = np.where(live, chance[..., step - 1, :], -1)
-        progress = step / last
-        accept = (1 - progress) * early_accept + progress * final
-        reject = (1 - progress) * early_reject + progress * final
-        best = now.argmax(-1)
-        top = now.max(-1)
-        ended = (steps == 0) & ((top >= accept) | (top <= reject))
-        accepted[ended & (top >= accept)] = best[ended & (top >= accept)]
-        steps[ended] = step
-        live &= (now > reject) | (steps > 0)[..., None]
-    steps[steps == 0] = last  # too few episodes: undecided for now
-    return Decisions(accepted, steps)
-
-
 _TYPES = 6  # types of tasks, where effects on them are compared
 
 
@@ -234,7 +99,7 @@ def cases(shape: Shape, steps: int, runs: int) -> Cases:
     others = np.zeros((runs, shape.candidates))
     helpful = others.copy()
     helpful[:, 0] = 0.05
-    mixed = np.random.default_rng(_SEED).choice(EFFECTS, others.shape, p=SHARES)
+    mixed = np.random.default_rng(SEED).choice(EFFECTS, others.shape, p=SHARES)
     kinds = (others, others - 0.05, helpful, mixed)
     return Cases(
         *(play(shape, true, steps=steps, seed=k) for k, true in enumerate(kinds))
@@ -278,7 +143,7 @@ def _vetoed(found: Decisions, paths: Paths, margin: float) -> Decisions:
         return np.take_along_axis(step, chosen, -1)  # [..., 1]
 
     errors = at(paths.errors) * _TYPES**0.5
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     noise = rng.normal(size=(*found.steps.shape, _TYPES))
     noise -= noise.mean(-1, keepdims=True)
     effects = at(paths.effects) + errors * noise
@@ -297,7 +162,7 @@ def paper_rates(shape: Shape, config: TrialConfig, runs: int) -> Rates:
     def accepted(true: float, seed: int) -> np.ndarray:
         return np.array(
             [
-                _paper_accepted(shape, config, true, world, runs, (_SEED, seed, k))
+                _paper_accepted(shape, config, true, world, runs, (SEED, seed, k))
                 for k, world in enumerate(WORLDS)
             ]
         )
@@ -441,19 +306,3 @@ def _best(
             if now > top:
                 best, top = (length, accept, reject, finals[at]), now
     return best
-
-
-def difficulty(means: np.ndarray, sd: float) -> np.ndarray:
-    """Return mu such that clip(mu + sd z, .02, .98) has these means for normal z."""
-    if sd == 0:
-        return means
-    mu = np.linspace(-3, 4, 2001)
-    return np.interp(means, mean_success(mu, sd), mu)
-
-
-def mean_success(mu: np.ndarray, sd: float) -> np.ndarray:
-    """Mean over tasks of clip(mu + sd z, .02, .98) for normal z, closed form."""
-    a, b = (LOW - mu) / sd, (HIGH - mu) / sd
-    pdf = [np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) for x in (a, b)]
-    inside = mu * (ndtr(b) - ndtr(a)) + sd * (pdf[0] - pdf[1])
-    return LOW * ndtr(a) + HIGH * ndtr(-b) + inside

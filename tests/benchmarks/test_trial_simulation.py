@@ -75,17 +75,6 @@ def start(config, memory=np.inf, evidence=None):
     return Trial.start(config, BANKS, memory=memory, evidence=evidence)
 
 
-@pytest.mark.parametrize("sd", [0.0, 0.2, 0.4])
-def test_mean_success_over_tasks_is_what_the_world_says(sd):
-    mu = np.linspace(-3, 4, 2001)
-    table = (mu, simulation._means(mu, sd))
-    z = np.random.default_rng(0).normal(size=400_000)
-    for mean in (0.2, 0.5, 0.9):
-        level = float(simulation._inverse(np.array(mean), table))
-        drawn = np.clip(level + sd * z, 0.02, 0.98).mean()
-        assert drawn == pytest.approx(mean, abs=3e-3)
-
-
 @pytest.mark.slow
 def test_runs_are_reproducible_and_below_the_oracle():
     scenario = Scenario(4, 8, 0.2, True)

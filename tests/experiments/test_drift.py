@@ -14,7 +14,7 @@ from reskill_jax.experiments.drift import (
     success,
 )
 from reskill_jax.trials.bounds import make_config
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial import Trial
 
 PAPER = make_config({"preset": "paper"}, Shape(16, 8))

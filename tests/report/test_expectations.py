@@ -8,7 +8,7 @@ from programs import get_config
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.report.expectations import introduce_trials
 from reskill_jax.trials import bounds
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.workdir import Workdir
 
 

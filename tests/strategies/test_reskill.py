@@ -27,7 +27,7 @@ from reskill_jax.strategies import NEED_BANK, STRATEGIES
 from reskill_jax.strategies.reskill import ReSkill
 from reskill_jax.strategies.staged import Staged
 from reskill_jax.trials.bounds import make_config
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
 from reskill_jax.validate import validate
 

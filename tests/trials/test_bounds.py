@@ -4,7 +4,7 @@ import pytest
 
 from reskill_jax.trials import bounds, calibration
 from reskill_jax.trials.bounds import KEYS, make_config, settled
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 
 SHAPE = Shape(6, 8)

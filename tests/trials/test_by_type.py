@@ -9,7 +9,7 @@ from reskill_jax.codec import decode, encode
 from reskill_jax.skills.skill import Skill, SkillBank
 from reskill_jax.trials import calibration, thompson
 from reskill_jax.trials.by_type import harmed, shrunk
-from reskill_jax.trials.calibration import Shape
+from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial import Trial
 from reskill_jax.trials.trial_config import TrialConfig
 
