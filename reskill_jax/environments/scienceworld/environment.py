@@ -16,6 +16,7 @@ from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.scienceworld.machine import Simulator, shared_machine
 from reskill_jax.environments.task import Task
+from reskill_jax.storage import well_formed
 
 THRESHOLD = 70  # a success scores more; the published rule for rewards
 # The published rules: lower case, and the tail of an untagged response is sent, too.
@@ -26,7 +27,13 @@ _QUESTION = "Ambiguous request:"
 _CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
 # It would forget what was reached so far, while the world stays as it is.
 _HIDDEN = "reset task"
-_FORMS = re.compile(r"\s+")
+_ARTICLES = ("a", "an", "the")  # that the simulator leaves out, wherever they stand
+
+
+def _is_hidden(action: str) -> bool:
+    """Tell whether the simulator would read an action as the hidden command."""
+    words = (word for word in action.lower().split() if word not in _ARTICLES)
+    return " ".join(words) == _HIDDEN
 
 
 class ScienceWorldEnvironment:
@@ -78,9 +85,9 @@ class ScienceWorldEnvironment:
                 f"step({action!r}) outside of an episode: none was started, or it has "
                 "ended; call reset(task) first"
             )
-        if _FORMS.sub(" ", action).strip().lower() == _HIDDEN:
-            return Observation(UNKNOWN, hint=self._hint(), understood=False)
-        text, self._score, done = self._simulator.step(action)
+        # Nothing is no command either, and gives up a question that is open.
+        command = "" if _is_hidden(action) else well_formed(action)
+        text, self._score, done = self._simulator.step(command)
         if done:
             return self._end(text.strip())
         if text.startswith(_QUESTION):
