@@ -14,7 +14,11 @@ import re
 
 from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.protocol import Observation
-from reskill_jax.environments.scienceworld.machine import Simulator, shared_machine
+from reskill_jax.environments.scienceworld.machine import (
+    Simulator,
+    answered_before,
+    shared_machine,
+)
 from reskill_jax.environments.task import Task
 from reskill_jax.storage import well_formed
 
@@ -53,6 +57,7 @@ class ScienceWorldEnvironment:
         self._simulator = Simulator(shared_machine(heap_mb))
         self._playing = False
         self._templates = ""
+        self._choices: tuple[str, ...] = ()  # of a question that is open
         self._score = 0
 
     def reset(self, task: Task) -> tuple[str, Observation]:
@@ -70,7 +75,7 @@ class ScienceWorldEnvironment:
             form for form in self._simulator.templates if form != _HIDDEN
         )
         text, self._score, _ = self._simulator.step("look around")
-        self._playing = True
+        self._playing, self._choices = True, ()
         return goal, Observation(text.strip(), hint=self._hint())
 
     def step(self, action: str) -> Observation:
@@ -91,8 +96,11 @@ class ScienceWorldEnvironment:
         if done:
             return self._end(text.strip())
         if text.startswith(_QUESTION):
-            numbers = tuple(_CHOICE.findall(text))
-            return Observation(text.strip(), numbers, question=True)
+            self._choices = tuple(_CHOICE.findall(text))
+        elif not answered_before(command):  # what is leaves a question open
+            self._choices = ()
+        if self._choices:
+            return Observation(text.strip(), self._choices, question=True)
         understood = not text.startswith(_NOT_UNDERSTOOD)
         return Observation(text.strip(), hint=self._hint(), understood=understood)
 

@@ -124,6 +124,23 @@ def test_a_question_is_answered_by_a_number(animals):
     assert lost.text.startswith("Unknown action.")
 
 
+def test_a_question_stays_open_where_the_simulator_keeps_it_so(animals):
+    animals.reset(TASK)
+    animals.step("teleport to outside")
+    asked = animals.step("look at door")
+    for command in ("help", " Task ", "objects"):
+        told = animals.step(command)
+        assert told.question
+        assert told.actions == asked.actions
+        assert told.understood
+    assert animals.step("1").text.startswith("A door to the greenhouse")
+    assert animals.step("help").actions is None
+    animals.step("look at door")
+    _, anew = animals.reset(TASK)
+    assert anew.actions is None
+    assert animals.step("help").actions is None
+
+
 def test_the_hidden_command_is_lost_as_an_answer_too(animals):
     animals.reset(TASK)
     animals.step("teleport to outside")
