@@ -26,6 +26,7 @@ from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.report.statistics import paired_difference
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import write_text
 from reskill_jax.stored_config import get_config
 from reskill_jax.workdir import Workdir
 
@@ -73,8 +74,7 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
     params = load_params(config, workdir, step)
     success = play(config, environment, panel, {"": arm}, params, samples)
     kept: list = success[:, 0].astype(int).tolist()
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(kept))
+    write_text(path, json.dumps(kept))
     return kept
 
 

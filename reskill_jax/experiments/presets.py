@@ -138,9 +138,9 @@ def table(found: dict[str, dict[int, RunFigures]]) -> str:
     for name, runs in found.items():
         if runs:
             mean, error = gain(runs, first)
-            shown = (
-                "" if runs is first or np.isnan(mean) else f"{mean:+.1%} ±{error:.1%}"
-            )
+            spread = "unknown" if np.isnan(error) else f"{error:.1%}"
+            known = runs is not first and not np.isnan(mean)
+            shown = f"{mean:+.1%} ±{spread}" if known else ""
             rows.append([name, len(runs), *_means(runs).values(), shown])
     header = ["objective", "seeds", "area", "before", "after", "pass@8", "equal groups"]
     return format_table([*header, "update, s", "area, gain"], rows)
