@@ -3,15 +3,18 @@
 import hashlib
 import json
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from absl import app
 from ml_collections import ConfigDict
 
+from reskill_jax import terminal
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
@@ -24,6 +27,32 @@ Value = str | int | float | tuple[str, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"
+
+
+class UnusableResultError(ValueError):
+    """What is kept of earlier runs is damaged, or of another configuration."""
+
+
+def start(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a command as `app.run` does, but say in a line what people can deal with.
+
+    That is Ctrl-C, a run that failed and has told why, and results or runs of earlier
+    commands that cannot be used. Anything else comes with its traceback.
+    """
+
+    def told(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        except subprocess.CalledProcessError as error:
+            command = " ".join(map(str, error.cmd[1:3]))
+            terminal.fail(f"{command} ended with {error.returncode}, see above")
+        except UnusableResultError as error:
+            terminal.fail(error)
+
+    app.run(told)
 
 
 def commit() -> str:
@@ -73,7 +102,7 @@ class Results:
             configuration: hash of what its figures depend on, see `identity`.
 
         Raises:
-            ValueError: a line of the file is no JSON object of a run.
+            UnusableResultError: a line of the file is no JSON object of a run.
         """
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
@@ -82,7 +111,7 @@ class Results:
                 found = entry["run"] == name and entry["configuration"] == configuration
                 figures = entry["figures"]
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
+                raise UnusableResultError(
                     f"{self.path}, line {number} is no result of a run: delete it"
                 ) from error
             if found:
@@ -181,7 +210,7 @@ def finish(
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
-        ValueError: a finished run is there, of another configuration.
+        UnusableResultError: a finished run is there, of another configuration.
     """
     if is_finished(workdir, changes, variant, config=config, mode=mode):
         return
@@ -217,7 +246,7 @@ def is_finished(
     Its last evaluation says so or, where it has none, its last checkpoint.
 
     Raises:
-        ValueError: the finished run is one of another configuration.
+        UnusableResultError: the finished run is one of another configuration.
     """
     run, steps = Workdir(workdir), _steps(changes)
     lines = read_metrics(run.metrics)
@@ -250,7 +279,7 @@ def refuse_other(
         mode: likewise.
 
     Raises:
-        ValueError: they differ; the message has the keys with both values.
+        UnusableResultError: they differ; the message has the keys with both values.
     """
     new = settle_trial(configuration(changes, variant, config))
     if mode == "adapt":
@@ -263,7 +292,7 @@ def refuse_other(
         if stored.get(key, value) not in (value, MARK) and not key.startswith(PLACES)
     ]
     if differences:
-        raise ValueError(
+        raise UnusableResultError(
             "\n".join(
                 [
                     f"{path.parent} is finished, with another configuration:",

@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from reskill_jax import build
+from reskill_jax.benchmarks import runs
 from reskill_jax.benchmarks.reporting import report
 from reskill_jax.benchmarks.runs import (
     Changes,
@@ -135,7 +136,7 @@ def start(experiment: Experiment) -> None:
         print(table(found, experiment.arms[0]))
         report(name, *summary(found, experiment))
 
-    app.run(main)
+    runs.start(main)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class Attempt:
             root: directory of all runs.
 
         Raises:
-            ValueError: a run or a policy there is of another configuration.
+            UnusableResultError: a run or a policy there is of another configuration.
         """
         changes = self.changes(self._policy(root))
         run = Workdir(

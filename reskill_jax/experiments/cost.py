@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.benchmarks.overhead import KEY, changes, make_script
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, finish
+from reskill_jax.benchmarks.runs import Changes, finish, start
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.skills.skill import SkillBank
@@ -122,4 +122,4 @@ if __name__ == "__main__":
         "skills", 4, "In the bank that it begins with.", lower_bound=0
     )
     _LATENCY = flags.DEFINE_float("latency", 20.0, "Seconds per call of the creator.")
-    app.run(main)
+    start(main)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results
+from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.report.statistics import paired_difference
@@ -143,4 +143,4 @@ if __name__ == "__main__":
     _SPLITS = flags.DEFINE_list("splits", ["test", "unseen"], "Whose tasks to play.")
     _TASKS = flags.DEFINE_integer("tasks", 50, "Of a split.", lower_bound=2)
     _SAMPLES = flags.DEFINE_integer("samples", 4, "Episodes a task.", lower_bound=1)
-    app.run(main)
+    start(main)

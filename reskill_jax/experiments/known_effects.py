@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results
+from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.workdir import Workdir
@@ -103,4 +103,4 @@ def changes(kind: str, seed: int) -> Changes:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

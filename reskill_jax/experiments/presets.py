@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Changes, Results
+from reskill_jax.benchmarks.runs import Changes, Results, start
 from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
@@ -190,4 +190,4 @@ if __name__ == "__main__":
         "minutes", 0, "Start no run later than this; 0: any time."
     )
     _TINY_RUNS = flags.DEFINE_bool("tiny", False, "Runs of a few seconds.")
-    app.run(main)
+    start(main)

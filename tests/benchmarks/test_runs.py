@@ -1,6 +1,11 @@
 """Runs of benchmarks are made once: their figures are kept, and only theirs."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -116,3 +121,47 @@ def test_a_last_line_without_an_end_does_not_take_the_next_one_with_it(tmp_path)
     results.add("b", "0123", {"x": 2.0})
     assert results.find("a", "0123") == {"x": 1.0}
     assert results.find("b", "0123") == {"x": 2.0}
+
+
+_COMMAND = """
+import subprocess, sys
+from reskill_jax.benchmarks.runs import Results, start
+from pathlib import Path
+
+def main(argv):
+    print("begun", flush=True)
+    if argv[1] == "damaged":
+        Results(Path(argv[2])).find("a", "0123")
+    subprocess.run([sys.executable, "-c", argv[1]], check=True)
+
+start(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "told"),
+    [
+        ("import time; time.sleep(60)", 130, "interrupted; the same command goes on"),
+        ("raise SystemExit(3)", 1, "error: -c raise SystemExit(3) ended with 3, see"),
+        ("damaged", 1, "r.jsonl, line 2 is no result of a run: delete it"),
+    ],
+)
+def test_a_command_says_in_a_line_how_it_ended(tmp_path, what, code, told):
+    path = tmp_path / "r.jsonl"
+    Results(path).add("b", "0123", {})
+    path.write_text(path.read_text() + '{"run": "a", "conf')  # the power went
+    process = subprocess.Popen(
+        (sys.executable, "-c", _COMMAND, what, str(path)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    if code == 130:
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)
+    shown = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert told in shown.splitlines()[-1]
+    assert "runs.py" not in shown
