@@ -1,5 +1,6 @@
 """Files: JSON objects, what is written whole or not at all, and where caches are."""
 
+import fcntl
 import json
 import math
 import os
@@ -148,4 +149,31 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         # The error of a full disk does not tell which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file that several processes may append to.
+
+    A last line without an end, as an editor or a power cut leaves it, gets one.
+
+    Raises:
+        OSError: it cannot be written, e.g. the disk is full; the file is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            text = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            text += line.encode() + b"\n"
+            try:
+                while text:
+                    text = text[file.write(text) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error

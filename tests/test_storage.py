@@ -1,10 +1,13 @@
 """JSON objects are read whole, or the error says which file is wrong, and how."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reskill_jax.storage import read_json, read_json_lines, well_formed
+from reskill_jax.storage import append_line, read_json, read_json_lines, well_formed
 
 
 def test_reads_an_object(tmp_path):
@@ -66,3 +69,37 @@ def test_well_formed_text_can_be_written_and_valid_text_stays(text):
     made.encode()
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert made == text
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "lines"
+    append_line(path, "a")
+    path.write_bytes(path.read_bytes() + b"no end")
+    append_line(path, "\u00e9")
+    before = "a\nno end\n\u00e9\n".encode()
+    assert path.read_bytes() == before
+    # A file that may not grow beyond 10,000 bytes stands for a full disk.
+    program = (
+        "import pathlib, resource, sys; from reskill_jax.storage import append_line; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); "
+        "append_line(pathlib.Path(sys.argv[1]), 'x' * 20_000)"
+    )
+    command = (sys.executable, "-c", program, str(path))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert str(path) in done.stderr.splitlines()[-1]
+    assert path.read_bytes() == before
+
+
+def test_lines_of_several_processes_do_not_mix(tmp_path):
+    path = tmp_path / "lines"
+    program = (
+        "import pathlib, sys; from reskill_jax.storage import append_line\n"
+        "for _ in range(50):\n"
+        "    append_line(pathlib.Path(sys.argv[1]), sys.argv[2] * 30_000)"
+    )
+    commands = [(sys.executable, "-c", program, str(path), x) for x in "abc"]
+    for process in [subprocess.Popen(command) for command in commands]:
+        assert process.wait(60) == 0
+    lines = path.read_text().splitlines()
+    assert sorted(lines) == [x * 30_000 for x in "abc" for _ in range(50)]

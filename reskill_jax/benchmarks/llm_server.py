@@ -15,13 +15,14 @@ Script = Callable[[str, str], str]  # (stage, prompt) to the text of the answer
 
 
 class LlmServer:
-    """Serves on a free port while its `with` block lasts.
+    """Serves on this machine while its `with` block lasts.
 
     Args:
         script: answers a prompt; the stage is the name of the schema asked for.
         latency: seconds that each answer takes.
         fault: called with the handler before the script; True if it has dealt with the
             request itself.
+        port: to serve on; 0: a free one.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class LlmServer:
         script: Script,
         latency: float = 0.0,
         fault: Callable[[BaseHTTPRequestHandler], bool] | None = None,
+        port: int = 0,
     ):
         self.requests: list[dict[str, Any]] = []
         self._lock = Lock()
@@ -44,7 +46,7 @@ class LlmServer:
         self._script = script
         self._latency = latency
         self._fault = fault
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
 
     @property

@@ -14,7 +14,7 @@ class Bar:
     """What a benchmark promises of one of its figures.
 
     Attributes:
-        value: the figure.
+        value: the figure; NaN where it is not known, which does not meet it.
         target: its bound.
         at_most: whether the bound is an upper one; otherwise it is a lower one.
     """
@@ -22,6 +22,11 @@ class Bar:
     value: float
     target: float
     at_most: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether there is such a figure."""
+        return math.isfinite(self.value)
 
     @property
     def met(self) -> bool:
@@ -35,7 +40,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -
     """Align rows under a header: text to the left, numbers to the right."""
     cells = [list(header)] + [[_format(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [isinstance(cell, int | float) for cell in rows[0]] if rows else []
+    first = rows[0] if rows else header
+    numeric = [isinstance(cell, int | float) for cell in first]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -52,14 +58,18 @@ def report(
     """Print which bars are met, and everything as one JSON object in the last line."""
     for name, bar in bars.items():
         sign = "at most" if bar.at_most else "at least"
-        verdict = "met" if bar.met else "MISSED"
+        verdict = "met" if bar.met else "MISSED" if bar.known else "NOT KNOWN"
         print(f"{name}: {_format(bar.value)}, {sign} {_format(bar.target)}: {verdict}")
     result = {
         "benchmark": benchmark,
         "machine": machine(),
         "figures": {k: float(v) for k, v in figures.items() if math.isfinite(v)},
         "bars": {
-            name: {"value": float(bar.value), "target": bar.target, "met": bar.met}
+            name: {
+                "value": float(bar.value) if bar.known else None,
+                "target": bar.target,
+                "met": bar.met,
+            }
             for name, bar in bars.items()
         },
     }
@@ -82,4 +92,6 @@ def machine() -> str:
 
 
 def _format(cell: str | float) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return "unknown" if math.isnan(cell) else f"{cell:.4g}"
+    return str(cell)

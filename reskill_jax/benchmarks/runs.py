@@ -3,24 +3,56 @@
 import hashlib
 import json
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from absl import app
 from ml_collections import ConfigDict
 
+from reskill_jax import terminal
+from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
 from reskill_jax.report.metrics import read_metrics
+from reskill_jax.scrub import MARK
+from reskill_jax.storage import append_line, plain, read_json
 from reskill_jax.workdir import PLACES, Workdir, flatten
 
 Value = str | int | float | tuple[str, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"
+
+
+class UnusableResultError(ValueError):
+    """What is kept of earlier runs is damaged, or of another configuration."""
+
+
+def start(main: Callable[[Sequence[str]], None]) -> None:
+    """Run a command as `app.run` does, but say in a line what people can deal with.
+
+    That is Ctrl-C, a run that failed and has told why, and results or runs of earlier
+    commands that cannot be used. Anything else comes with its traceback.
+    """
+
+    def told(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        except subprocess.CalledProcessError as error:
+            command = " ".join(map(str, error.cmd[1:3]))
+            terminal.fail(f"{command} ended with {error.returncode}, see above")
+        except UnusableResultError as error:
+            terminal.fail(error)
+
+    app.run(told)
 
 
 def commit() -> str:
@@ -70,7 +102,7 @@ class Results:
             configuration: hash of what its figures depend on, see `identity`.
 
         Raises:
-            ValueError: a line of the file is no JSON object of a run.
+            UnusableResultError: a line of the file is no JSON object of a run.
         """
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         for number, line in enumerate(lines, 1):
@@ -79,7 +111,7 @@ class Results:
                 found = entry["run"] == name and entry["configuration"] == configuration
                 figures = entry["figures"]
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
+                raise UnusableResultError(
                     f"{self.path}, line {number} is no result of a run: delete it"
                 ) from error
             if found:
@@ -87,16 +119,18 @@ class Results:
         return None
 
     def add(self, name: str, configuration: str, figures: Figures) -> None:
-        """Append the figures of a run, see `find`."""
+        """Append the figures of a run, see `find`.
+
+        Raises:
+            OSError: the file cannot be written; it is as it was.
+        """
         entry = {
             "run": name,
             "configuration": configuration,
             "commit": self.commit,
             "figures": figures,
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self.path, json.dumps(entry))
 
     def obtain(
         self,
@@ -121,7 +155,7 @@ class Results:
             return figures
         if train:
             finish(workdir, changes, self.variant, config=self.config)
-        if not is_finished(workdir, _steps(changes)):
+        if not is_finished(workdir, changes, self.variant, config=self.config):
             return None
         figures = read(Workdir(workdir))
         self.add(name, configuration, figures)
@@ -176,8 +210,9 @@ def finish(
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
+        UnusableResultError: a finished run is there, of another configuration.
     """
-    if is_finished(workdir, _steps(changes)):
+    if is_finished(workdir, changes, variant, config=config, mode=mode):
         return
     command = [
         sys.executable,
@@ -198,14 +233,71 @@ def _steps(changes: Changes) -> int:
     return steps
 
 
-def is_finished(workdir: Path, steps: int) -> bool:
-    """Tell whether a run of `steps` steps has come to its end.
+def is_finished(
+    workdir: Path,
+    changes: Changes,
+    variant: str = "cpu",
+    *,
+    config: str = CONFIG,
+    mode: str = "train",
+) -> bool:
+    """Tell whether a run has come to its end; see `finish` for the arguments.
 
     Its last evaluation says so or, where it has none, its last checkpoint.
+
+    Raises:
+        UnusableResultError: the finished run is one of another configuration.
     """
-    run = Workdir(workdir)
+    run, steps = Workdir(workdir), _steps(changes)
     lines = read_metrics(run.metrics)
-    if any(x["phase"] == "eval" and x["step"] == steps for x in lines):
-        return True
-    saved = run.checkpoints / f"{steps:08d}"
-    return saved.is_dir() and not run.read_config()["eval"]["splits"]
+    if not any(x["phase"] == "eval" and x["step"] == steps for x in lines):
+        saved = run.checkpoints / f"{steps:08d}"
+        if not saved.is_dir() or run.read_config()["eval"]["splits"]:
+            return False
+    refuse_other(run.config, changes, variant, config=config, mode=mode)
+    return True
+
+
+def refuse_other(
+    path: Path,
+    changes: Changes,
+    variant: str = "cpu",
+    *,
+    config: str = CONFIG,
+    mode: str = "train",
+) -> None:
+    """Compare the configuration that was stored beside a result with the one wanted.
+
+    What does not count: keys that were not there when it was made, those of `PLACES`,
+    and what an export has hidden as it could be a secret.
+
+    Args:
+        path: of the stored one.
+        changes: see `finish`, like the other arguments.
+        variant: likewise.
+        config: likewise.
+        mode: likewise.
+
+    Raises:
+        UnusableResultError: they differ; the message has the keys with both values.
+    """
+    new = settle_trial(configuration(changes, variant, config))
+    if mode == "adapt":
+        new.adapt.frozen = True
+    wanted = flatten(plain(new.to_dict(), "config"))
+    stored = flatten(read_json(path))
+    differences = [
+        f"  config.{key}: {json.dumps(stored[key])} there, {json.dumps(value)} now"
+        for key, value in sorted(wanted.items())
+        if stored.get(key, value) not in (value, MARK) and not key.startswith(PLACES)
+    ]
+    if differences:
+        raise UnusableResultError(
+            "\n".join(
+                [
+                    f"{path.parent} is finished, with another configuration:",
+                    *differences,
+                    "Choose another --workdir, or remove that directory.",
+                ]
+            )
+        )

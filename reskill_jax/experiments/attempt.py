@@ -16,10 +16,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from reskill_jax import build
+from reskill_jax.benchmarks import runs
 from reskill_jax.benchmarks.reporting import report
 from reskill_jax.benchmarks.runs import (
     Changes,
@@ -28,6 +29,7 @@ from reskill_jax.benchmarks.runs import (
     configuration,
     finish,
     identity,
+    refuse_other,
 )
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.codec import decode
@@ -101,7 +103,9 @@ def start(experiment: Experiment) -> None:
     seeds = flags.DEFINE_list("seeds", [*map(str, range(8))], "Which seeds.")
     split = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "Of the held-out tasks.")
     sizes = {
-        x.name: flags.DEFINE_integer(x.name, getattr(Size, x.name), "See `Size`.")
+        x.name: flags.DEFINE_integer(
+            x.name, getattr(Size, x.name), "See `Size`.", lower_bound=1
+        )
         for x in fields(Size)
     }
     minutes = flags.DEFINE_float(
@@ -110,9 +114,12 @@ def start(experiment: Experiment) -> None:
 
     def main(argv: Sequence[str]) -> None:
         del argv
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
         compilation_cache(Path(".cache") / "xla")
         if unknown := set(arms.value) - set(ARMS):
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")
+        if not all(seed.isdecimal() for seed in seeds.value):
+            raise app.UsageError(f"--seeds={','.join(seeds.value)}: give numbers")
         deadline = time.monotonic() + 60 * (minutes.value or float("inf"))
         size = Size(**{name: flag.value or 0 for name, flag in sizes.items()})
         results = Results(Path(kept.value))
@@ -129,7 +136,7 @@ def start(experiment: Experiment) -> None:
         print(table(found, experiment.arms[0]))
         report(name, *summary(found, experiment))
 
-    app.run(main)
+    runs.start(main)
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,9 @@ class Attempt:
 
         Args:
             root: directory of all runs.
+
+        Raises:
+            UnusableResultError: a run or a policy there is of another configuration.
         """
         changes = self.changes(self._policy(root))
         run = Workdir(
@@ -242,7 +252,9 @@ class Attempt:
         if not self.experiment.trained:
             return ""
         run, policy = root / f"policy-{self.seed}", root / f"policy-{self.seed}.hf"
-        if not policy.exists():
+        if policy.exists():
+            refuse_other(policy / "run_config.json", self._before)
+        else:
             finish(run, {**self._before, "checkpoint.every": self.size.first_steps})
             program = (sys.executable, "-m", "reskill_jax.main", "--mode=export")
             places = (f"--workdir={run}", f"--output={policy}")

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Results
+from reskill_jax.benchmarks.runs import Results, start
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel, evenly_spaced
 from reskill_jax.environments.protocol import EnvironmentSpec
@@ -203,6 +203,7 @@ def load_params(config: ConfigDict, workdir: Workdir, step: int) -> Params | Non
 def main(argv: Sequence[str]) -> None:
     """Measure what is not in the results yet, and print all of it."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
     workdir, results = Workdir(Path(_WORKDIR.value)), Results(Path(_RESULTS.value))
     config = get_config(str(workdir.root))
     environment = build.load_environment(config)
@@ -259,4 +260,4 @@ if __name__ == "__main__":
     _RESULTS = flags.DEFINE_string(
         "results", "docs/results/ceiling.jsonl", "File of what was measured."
     )
-    app.run(main)
+    start(main)

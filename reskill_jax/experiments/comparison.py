@@ -4,6 +4,8 @@ Area under the curve is the mean success of the episodes that a run has trained 
 found out from. Figures are what `attempt.Attempt.play` returns, by arm and seed.
 """
 
+import math
+
 import numpy as np
 
 from reskill_jax.benchmarks.reporting import Bar, format_table
@@ -46,9 +48,14 @@ def compare(
 
 
 def points(gain: Difference | None) -> str:
-    """Write a difference in points, e.g. ``+12.5 [+3.1, +21.9]``."""
+    """Write a difference in points, e.g. ``+12.5 [+3.1, +21.9]``.
+
+    One figure of one seed has no interval, which is said.
+    """
     if gain is None:
         return ""
+    if math.isnan(gain.error):
+        return f"{100 * gain.mean:+.1f} [unknown]"
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * gain[i] for i in (0, 2, 3)))
 
 

@@ -7,19 +7,21 @@ with a bank of helpful skills and whose creator asks a server that takes 20 s pe
 Of both it takes the tokens of prompts and responses per turn, and the time, in training
 and in the evaluation at the end. The first step, which compiles, does not count. Times
 depend on what else the machine does, tokens do not: a few steps are enough for them.
+Interrupted, the same command goes on.
 """
 
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.benchmarks.overhead import KEY, changes, make_script
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, finish
+from reskill_jax.benchmarks.runs import Changes, finish, start
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.skills.skill import SkillBank
@@ -66,17 +68,30 @@ def _context(line: Mapping[str, float | str], prefix: str) -> float:
     return sum(float(line[f"{prefix}/{part}"]) for part in parts)
 
 
+def server_port(runs: Sequence[Path]) -> int:
+    """Return the port of the server that runs were begun with; 0 if none was.
+
+    Its address is part of their configuration: with another they could not go on.
+    """
+    for run in map(Workdir, runs):
+        if run.config.exists():
+            url = run.read_config()["creator"]["llm"]["base_url"]
+            return urlsplit(url).port or 0
+    return 0
+
+
 def main(argv: Sequence[str]) -> None:
     """Train what is missing, then print the ratios."""
     del argv
     root = Path(_WORKDIR.value)
-    bank = root / "bank"
+    skills = SkillBank(tuple(rule.skill() for rule in HELPFUL[: _SKILLS.value]))
+    bank = root / f"bank-{skills.hash}"
     if not bank.exists():
-        rules = HELPFUL[: _SKILLS.value]
-        save_bank(SkillBank(tuple(rule.skill() for rule in rules)), bank)
+        save_bank(skills, bank)
     os.environ[KEY] = "none"  # the server asks for none, the SDK insists
     found: dict[str, dict[str, float]] = {}
-    with LlmServer(make_script(), _LATENCY.value) as server:
+    port = server_port([root / name for name in ("grpo", _STRATEGY.value)])
+    with LlmServer(make_script(), _LATENCY.value, port=port) as server:
         for name in ("grpo", _STRATEGY.value):
             size: Changes = {
                 "num_steps": _STEPS.value,
@@ -103,6 +118,8 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", "runs/cost", "Directory of both runs.")
     _STEPS = flags.DEFINE_integer("steps", 16, "Of each run.", lower_bound=2)
     _STRATEGY = flags.DEFINE_string("strategy", "reskill", "What is compared to grpo.")
-    _SKILLS = flags.DEFINE_integer("skills", 4, "In the bank that it begins with.")
+    _SKILLS = flags.DEFINE_integer(
+        "skills", 4, "In the bank that it begins with.", lower_bound=0
+    )
     _LATENCY = flags.DEFINE_float("latency", 20.0, "Seconds per call of the creator.")
-    app.run(main)
+    start(main)

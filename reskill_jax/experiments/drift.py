@@ -174,7 +174,9 @@ def _row(preset: str, world: World, found: dict[str, float]) -> list[str | float
 
 
 if __name__ == "__main__":
-    _RUNS = flags.DEFINE_integer("runs", 10, "Per world and preset.")
-    _TRIALS = flags.DEFINE_integer("trials", 20, "Per run.")
+    _RUNS = flags.DEFINE_integer("runs", 10, "Per world and preset.", lower_bound=1)
+    _TRIALS = flags.DEFINE_integer(
+        "trials", 20, "Per run; the first two do not count.", lower_bound=3
+    )
     _DRIFTS = flags.DEFINE_list("drifts", ["0", "0.01", "0.03", "0.06"], "Per step.")
     app.run(main)

@@ -16,16 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags, logging
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results
+from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.report.statistics import paired_difference
 from reskill_jax.rollout.context import BankContext, Context, EmptyContext
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import write_text
 from reskill_jax.stored_config import get_config
 from reskill_jax.workdir import Workdir
 
@@ -73,14 +74,14 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
     params = load_params(config, workdir, step)
     success = play(config, environment, panel, {"": arm}, params, samples)
     kept: list = success[:, 0].astype(int).tolist()
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(kept))
+    write_text(path, json.dumps(kept))
     return kept
 
 
 def main(argv: Sequence[str]) -> None:
     """Train and play what is missing, then print the table."""
     del argv
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
     config, _, variant = _CONFIG.value.partition(":")
     results = Results(Path(_RESULTS.value), config=config, variant=variant)
     steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value
@@ -142,4 +143,4 @@ if __name__ == "__main__":
     _SPLITS = flags.DEFINE_list("splits", ["test", "unseen"], "Whose tasks to play.")
     _TASKS = flags.DEFINE_integer("tasks", 50, "Of a split.", lower_bound=2)
     _SAMPLES = flags.DEFINE_integer("samples", 4, "Episodes a task.", lower_bound=1)
-    app.run(main)
+    start(main)

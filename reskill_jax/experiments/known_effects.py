@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results
+from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.workdir import Workdir
@@ -32,7 +32,7 @@ _RESULTS = flags.DEFINE_string(
     "File with the figures of finished runs.",
 )
 _KINDS = flags.DEFINE_list("kinds", ["helpful", "harmful"], "Kinds of bundles.")
-_SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.")
+_SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.", lower_bound=1)
 _MINUTES = flags.DEFINE_float(
     "minutes", 0, "Start no run later than this; 0: any time."
 )
@@ -45,6 +45,8 @@ _STEPS = 1 + _MAX_TRIAL_STEPS  # the trial begins after the first step
 def main(argv: Sequence[str]) -> None:
     """Run what is missing, then print the table of finished runs."""
     del argv
+    if unknown := set(_KINDS.value) - KINDS.keys():
+        raise app.UsageError(f"--kinds has {sorted(unknown)}: choose of {[*KINDS]}")
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     results = Results(Path(_RESULTS.value))
     decisions: dict[str, list[Figures]] = {kind: [] for kind in _KINDS.value}
@@ -101,4 +103,4 @@ def changes(kind: str, seed: int) -> Changes:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -349,6 +349,8 @@ if __name__ == "__main__":
     _SMOKE = flags.DEFINE_bool(
         "smoke", False, "One write and one read of each strategy."
     )
-    _STEPS = flags.DEFINE_integer("most_steps", 12, "Most steps of each strategy.")
+    _STEPS = flags.DEFINE_integer(
+        "most_steps", 12, "Most steps of each strategy.", lower_bound=1
+    )
     _STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
     app.run(main)

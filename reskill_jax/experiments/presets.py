@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Changes, Results
+from reskill_jax.benchmarks.runs import Changes, Results, start
 from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
@@ -139,9 +139,9 @@ def table(found: dict[str, dict[int, RunFigures]]) -> str:
     for name, runs in found.items():
         if runs:
             mean, error = gain(runs, first)
-            shown = (
-                "" if runs is first or np.isnan(mean) else f"{mean:+.1%} ±{error:.1%}"
-            )
+            spread = "unknown" if np.isnan(error) else f"{error:.1%}"
+            known = runs is not first and not np.isnan(mean)
+            shown = f"{mean:+.1%} ±{spread}" if known else ""
             rows.append([name, len(runs), *_means(runs).values(), shown])
     header = ["objective", "seeds", "area", "before", "after", "pass@8", "equal groups"]
     return format_table([*header, "update, s", "area, gain"], rows)
@@ -191,4 +191,4 @@ if __name__ == "__main__":
         "minutes", 0, "Start no run later than this; 0: any time."
     )
     _TINY_RUNS = flags.DEFINE_bool("tiny", False, "Runs of a few seconds.")
-    app.run(main)
+    start(main)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Changes, Results, identity
+from reskill_jax.benchmarks.runs import Changes, Results, identity, start
 from reskill_jax.experiments.ceiling import play
 from reskill_jax.rollout.context import EmptyContext
 
@@ -89,4 +89,4 @@ if __name__ == "__main__":
     )
     _TASKS = flags.DEFINE_integer("tasks", 48, "Of each world.", lower_bound=2)
     _SAMPLES = flags.DEFINE_integer("samples", 4, "Episodes a task.", lower_bound=1)
-    app.run(main)
+    start(main)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from programs import ROOT
 
+from reskill_jax.benchmarks.reporting import report
 from reskill_jax.benchmarks.runs import identity
 from reskill_jax.codec import encode
 from reskill_jax.creator.proposal import PastTrial, Proposal
@@ -73,6 +74,24 @@ def test_the_table_has_gains_and_trials(capsys):
     assert set(bars) == {"reskill over no skills", surely}
     assert bars[surely].value < values[surely.removesuffix(", lower end")]
     assert "area under the curve" in capsys.readouterr().out
+
+
+def test_what_one_seed_cannot_tell_is_called_unknown(capsys):
+    found = {name: {0: by_seed[0]} for name, by_seed in FOUND.items()}
+    shown = table(found, "grpo trained")
+    values, bars = summary(found, unseen.EXPERIMENT)
+    report("unseen", values, bars)
+    shown += capsys.readouterr().out
+    assert "nan" not in shown.lower()
+    assert "+20.0 [unknown]" in shown
+    last = json.loads(shown.splitlines()[-1], parse_constant=pytest.fail)
+    surely = "area under the curve, reskill trained over grpo trained, lower end"
+    assert last["bars"][surely] == {"value": None, "target": 0.0, "met": False}
+    assert f"{surely}: unknown, at least 0: NOT KNOWN" in shown
+
+
+def test_a_table_of_nothing_has_a_header():
+    assert table({}, ALONE).startswith("arm  seeds  success")
 
 
 def test_an_arm_without_a_run_has_no_area():
@@ -149,3 +168,10 @@ def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypa
         assert ("course" in found) == (name != "static")
     policies = [path.name for path in tmp_path.glob("policy-*")]
     assert sorted(policies) == ["policy-0", "policy-0.hf"]
+    # A policy that was trained otherwise, or a run of another size, is not taken.
+    longer = dataclasses.replace(SMALL, first_steps=2)
+    with pytest.raises(ValueError, match=r"config.num_steps: 1 there, 2 now"):
+        Attempt(unseen.EXPERIMENT, ALONE, 0, longer).play(tmp_path)
+    more = dataclasses.replace(SMALL, houses=78)
+    with pytest.raises(ValueError, match=r"config.env.houses_train: 72 there, 78 now"):
+        Attempt(unseen.EXPERIMENT, "reskill", 0, more).play(tmp_path)

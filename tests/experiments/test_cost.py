@@ -2,7 +2,10 @@
 
 import pytest
 
-from reskill_jax.experiments.cost import PUBLISHED, costs
+from reskill_jax.benchmarks.llm_server import LlmServer
+from reskill_jax.benchmarks.overhead import changes, make_script
+from reskill_jax.benchmarks.runs import configuration
+from reskill_jax.experiments.cost import PUBLISHED, costs, server_port
 from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
 
@@ -32,3 +35,12 @@ def test_costs_leave_out_the_step_that_compiles(tmp_path):
     assert found["training step time"] == 2.5
     assert found["inference context"] == 155
     assert found["inference time per turn"] == pytest.approx(96 / (4 * 48))
+
+
+def test_a_server_comes_back_where_runs_look_for_it(tmp_path):
+    runs = [tmp_path / "grpo", tmp_path / "reskill"]
+    assert server_port(runs) == 0
+    with LlmServer(make_script()) as first:
+        Workdir(runs[1]).bind(configuration(changes(first.url)).to_dict())
+    with LlmServer(make_script(), port=server_port(runs)) as again:
+        assert again.url == first.url

@@ -14,8 +14,13 @@ import re
 
 from reskill_jax.environments.action_format import TaggedFormat
 from reskill_jax.environments.protocol import Observation
-from reskill_jax.environments.scienceworld.machine import Simulator, shared_machine
+from reskill_jax.environments.scienceworld.machine import (
+    Simulator,
+    answered_before,
+    shared_machine,
+)
 from reskill_jax.environments.task import Task
+from reskill_jax.storage import well_formed
 
 THRESHOLD = 70  # a success scores more; the published rule for rewards
 # The published rules: lower case, and the tail of an untagged response is sent, too.
@@ -26,7 +31,13 @@ _QUESTION = "Ambiguous request:"
 _CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
 # It would forget what was reached so far, while the world stays as it is.
 _HIDDEN = "reset task"
-_FORMS = re.compile(r"\s+")
+_ARTICLES = ("a", "an", "the")  # that the simulator leaves out, wherever they stand
+
+
+def _is_hidden(action: str) -> bool:
+    """Tell whether the simulator would read an action as the hidden command."""
+    words = (word for word in action.lower().split() if word not in _ARTICLES)
+    return " ".join(words) == _HIDDEN
 
 
 class ScienceWorldEnvironment:
@@ -46,6 +57,7 @@ class ScienceWorldEnvironment:
         self._simulator = Simulator(shared_machine(heap_mb))
         self._playing = False
         self._templates = ""
+        self._choices: tuple[str, ...] = ()  # of a question that is open
         self._score = 0
 
     def reset(self, task: Task) -> tuple[str, Observation]:
@@ -63,7 +75,7 @@ class ScienceWorldEnvironment:
             form for form in self._simulator.templates if form != _HIDDEN
         )
         text, self._score, _ = self._simulator.step("look around")
-        self._playing = True
+        self._playing, self._choices = True, ()
         return goal, Observation(text.strip(), hint=self._hint())
 
     def step(self, action: str) -> Observation:
@@ -78,14 +90,17 @@ class ScienceWorldEnvironment:
                 f"step({action!r}) outside of an episode: none was started, or it has "
                 "ended; call reset(task) first"
             )
-        if _FORMS.sub(" ", action).strip().lower() == _HIDDEN:
-            return Observation(UNKNOWN, hint=self._hint(), understood=False)
-        text, self._score, done = self._simulator.step(action)
+        # Nothing is no command either, and gives up a question that is open.
+        command = "" if _is_hidden(action) else well_formed(action)
+        text, self._score, done = self._simulator.step(command)
         if done:
             return self._end(text.strip())
         if text.startswith(_QUESTION):
-            numbers = tuple(_CHOICE.findall(text))
-            return Observation(text.strip(), numbers, question=True)
+            self._choices = tuple(_CHOICE.findall(text))
+        elif not answered_before(command):  # what is leaves a question open
+            self._choices = ()
+        if self._choices:
+            return Observation(text.strip(), self._choices, question=True)
         understood = not text.startswith(_NOT_UNDERSTOOD)
         return Observation(text.strip(), hint=self._hint(), understood=understood)
 

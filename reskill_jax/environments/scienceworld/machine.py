@@ -78,7 +78,10 @@ class Machine:
                 redirect_stderr=sys.stderr,
             )
         except ValueError as error:  # it did not print its port
-            raise ProcessUnusableError("Java did not start") from error
+            raise ProcessUnusableError(
+                f"Java did not start; where it is that it cannot have heap_mb={heap_mb}"
+                " MiB, set less"
+            ) from error
         with _reporting("starting Java"):
             parameters = java_gateway.GatewayParameters(port=port, auth_token=token)
             self._gateway = java_gateway.JavaGateway(gateway_parameters=parameters)
@@ -178,7 +181,7 @@ class Simulator:
         prints what can be named, which takes as long as the step.
         """
         with self._machine.lent_to(self):
-            if command.strip().lower() in _ANSWERED_BEFORE:
+            if answered_before(command):
                 text = self._server.step(command)
             else:
                 result = self._machine.play.apply(self._server, command)
@@ -218,6 +221,11 @@ class Simulator:
         """Return the numbers of the loaded task's variations in Train, Dev or Test."""
         with self._machine.lent_to(self):
             return list(getattr(self._server, f"getVariations{split}")())
+
+
+def answered_before(command: str) -> bool:
+    """Tell whether a command is answered without the world, whatever it waits for."""
+    return command.strip().lower() in _ANSWERED_BEFORE
 
 
 @contextmanager

@@ -84,8 +84,12 @@ SIMPLIFICATIONS = (
 )
 
 
-def parse_names(names: str) -> tuple[str, ...]:
+def parse_names(key: str, names: str) -> tuple[str, ...]:
     """Return the tasks of a list with commas.
+
+    Args:
+        key: what errors call the list.
+        names: the list.
 
     Raises:
         ValueError: there is no such task; the message names those that there are.
@@ -93,9 +97,11 @@ def parse_names(names: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in names.split(",") if part.strip())
     for part in parts:
         if part not in VARIATIONS:
-            raise ValueError(f"there is no task {part!r}: {', '.join(VARIATIONS)}")
+            raise ValueError(
+                f"{key}={names!r}: there is no task {part!r}: {', '.join(VARIATIONS)}"
+            )
     if len(set(parts)) < len(parts):
-        raise ValueError(f"{names!r} names a task twice")
+        raise ValueError(f"{key}={names!r} names a task twice")
     return parts
 
 
@@ -113,7 +119,7 @@ def chosen(tasks: str, unseen: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if unseen:
             raise ValueError(f"unseen={unseen!r} with tasks={tasks!r}: name the tasks")
         return CHOICES[tasks]
-    known, others = parse_names(tasks), parse_names(unseen)
+    known, others = parse_names("tasks", tasks), parse_names("unseen", unseen)
     if not known:
         raise ValueError(
             f"tasks={tasks!r}: choose one of {', '.join(CHOICES)}, or names of tasks"
@@ -149,7 +155,10 @@ def panel(
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}")
     if split == "unseen" and not unseen:
-        raise ValueError("split='unseen': unseen is empty, name tasks there")
+        raise ValueError(
+            "split='unseen': there are no such tasks; leave it out, or name tasks in "
+            "tasks and others in unseen"
+        )
     by_name = [
         _tasks(name, split, simplifications)
         for name in (unseen if split == "unseen" else names)

@@ -90,7 +90,7 @@ def read_catalogue(root: str) -> Catalogue:
         found = parse(
             {
                 name: files.enter_context(
-                    Path(place, name).open(encoding="utf-8", newline="")
+                    Path(place, name).open(encoding="utf-8-sig", newline="")
                 )
                 for name in FILES
             }

@@ -90,10 +90,19 @@ def test_it_says_what_is_asked_seen_and_possible(animals):
 
 def test_what_is_no_command_is_not_understood_and_no_progress_can_be_reset(animals):
     animals.reset(TASK)
-    for command in ("fly to the moon", "", "reset  TASK", " reset task "):
+    hidden = ("reset  TASK", " reset task ", "reset the task", "A reset\tan task the")
+    for command in ("fly to the moon", "", *hidden):
         answer = animals.step(command)
         assert not answer.understood
         assert answer.text == UNKNOWN
+    assert animals.step("look around").understood
+
+
+def test_half_a_character_is_no_command_and_harms_no_machine(animals):
+    animals.reset(TASK)
+    answer = animals.step("look at \ud800")
+    assert not answer.understood
+    assert answer.text == UNKNOWN
     assert animals.step("look around").understood
 
 
@@ -113,6 +122,33 @@ def test_a_question_is_answered_by_a_number(animals):
     lost = animals.step("look around")  # cancels, and is itself not played
     assert not lost.understood
     assert lost.text.startswith("Unknown action.")
+
+
+def test_a_question_stays_open_where_the_simulator_keeps_it_so(animals):
+    animals.reset(TASK)
+    animals.step("teleport to outside")
+    asked = animals.step("look at door")
+    for command in ("help", " Task ", "objects"):
+        told = animals.step(command)
+        assert told.question
+        assert told.actions == asked.actions
+        assert told.understood
+    assert animals.step("1").text.startswith("A door to the greenhouse")
+    assert animals.step("help").actions is None
+    animals.step("look at door")
+    _, anew = animals.reset(TASK)
+    assert anew.actions is None
+    assert animals.step("help").actions is None
+
+
+def test_the_hidden_command_is_lost_as_an_answer_too(animals):
+    animals.reset(TASK)
+    animals.step("teleport to outside")
+    assert animals.step("look at door").question
+    lost = animals.step("reset task")
+    assert not lost.understood
+    assert not lost.question
+    assert animals.step("look around").text.startswith("This outside location")
 
 
 def test_a_wrong_focus_ends_the_episode(animals):

@@ -96,7 +96,7 @@ def test_a_machine_without_memory_ends():
 
 def test_a_java_that_does_not_start_is_said():
     """Where a machine cannot have its heap, no worker can start."""
-    with pytest.raises(WorkerStartError, match="Java did not start"):
+    with pytest.raises(WorkerStartError, match=r"Java did not start.*heap_mb=10{9} "):
         EnvironmentPool(partial(ScienceWorldEnvironment, heap_mb=10**9), workers=1)
 
 

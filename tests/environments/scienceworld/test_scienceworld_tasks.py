@@ -72,12 +72,16 @@ def test_a_stored_panel_is_cut_like_the_original():
 
 
 def test_what_cannot_be_played_is_refused():
-    with pytest.raises(ValueError, match="there is no task 'boyl': boil, "):
+    with pytest.raises(
+        ValueError, match=r"^tasks='boyl': there is no task 'boyl': boil"
+    ):
         Settings(tasks="boyl")
     with pytest.raises(ValueError, match="tasks='': choose one of all, paper, short"):
         Settings(tasks="")
-    with pytest.raises(ValueError, match="'boil,boil' names a task twice"):
+    with pytest.raises(ValueError, match=r"^tasks='boil,boil' names a task twice"):
         Settings(tasks="boil,boil")
+    with pytest.raises(ValueError, match=r"^unseen='x': there is no task 'x'"):
+        Settings(tasks="boil", unseen="x")
     with pytest.raises(ValueError, match="unseen='melt' with tasks='paper'"):
         Settings(tasks="paper", unseen="melt")
     with pytest.raises(ValueError, match=r"unseen='melt': \['melt'\] are in tasks"):
@@ -90,7 +94,7 @@ def test_what_cannot_be_played_is_refused():
         Settings(per_task=-1)
     with pytest.raises(ValueError, match="heap_mb=64: one episode needs 128"):
         Settings(heap_mb=64)
-    with pytest.raises(ValueError, match="split='unseen': unseen is empty"):
+    with pytest.raises(ValueError, match=r"split='unseen': .* leave it out, or name"):
         make("unseen")
     with pytest.raises(ValueError, match="split='valid': choose one of train, dev"):
         make("valid")

@@ -220,7 +220,8 @@ def test_files_with_the_published_counts_are_read(tmp_path):
     write(
         tmp_path,
         {
-            PRODUCTS: "\n".join([head, *products]),
+            # As a spreadsheet saves them: with a byte order mark, with CRLF.
+            PRODUCTS: "\ufeff" + "\r\n".join([head, *products]),
             QUERIES: "\n".join(["query_id\tquery\tquery_class", *queries]),
             LABELS: "\n".join(["id\tquery_id\tproduct_id\tlabel", *labels]),
         },
