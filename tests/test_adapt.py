@@ -25,6 +25,8 @@ from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import WRITING
 from reskill_jax.strategies.base import Setup
 from reskill_jax.strategies.reskill import make
+from reskill_jax.trials.bounds import settled
+from reskill_jax.trials.shape import Shape
 from reskill_jax.validate import validate
 from reskill_jax.workdir import Workdir
 
@@ -300,13 +302,15 @@ def test_every_decision_is_followed_by_an_evaluation(policy, tmp_path):
     assert evaluated == {0, 6} | decided
 
 
-def test_all_evidence_of_an_unchanged_arm_is_kept():
+@pytest.mark.parametrize(("preset", "usual"), [("ours", 32), ("paper", 0)])
+def test_all_evidence_of_an_unchanged_arm_is_kept(preset, usual):
     """Nothing drifts: M is infinite, and later trials begin with what is known."""
     config = get_config()
+    config.trial.preset = preset
     panel = {"train": range(400)}
     setup = Setup(
         settings=config.strategy.to_dict() | {"reservoir_min": 1},
-        trial=config.trial.to_dict(),
+        trial=settled(config.trial.to_dict(), Shape(16, 8)),  # as runs have it
         seed=0,
         num_steps=9,
         tasks_per_step=config.rollout.tasks_per_step,
@@ -315,7 +319,7 @@ def test_all_evidence_of_an_unchanged_arm_is_kept():
         bank_problem=lambda bank: "",
         make_creator=lambda analyse: None,
     )
-    for frozen, carried in ((False, 32), (True, 1e9)):
+    for frozen, carried in ((False, usual), (True, 1e9)):
         trial = make(replace(setup, frozen=frozen))._trial_config
         assert trial.frozen_policy == frozen
         assert trial.carry_over == carried

@@ -93,7 +93,7 @@ def make_config(
                     "which decides by posterior means: leave it out, or use "
                     "preset='ours'"
                 )
-        return TrialConfig.preset(preset, **given, **switches)
+        return TrialConfig.preset(preset, **{**given, **switches})
     bounds = {} if given.keys() >= set(BOUNDS) else bounds_for(shape)
     return TrialConfig(**{**bounds, **given, **switches})
 
