@@ -221,13 +221,43 @@ def cached_hidden_states(
     Returns:
         The states after the final norm, [B, T, D], and the new cache.
     """
-    model = _merge(config, params)
-    rotation = _rotation(config, positions)
-    definition, layers = nnx.split(model.layers)
+    step, carry = _cached_layers(config, params, tokens, positions, tables, cache)
+    x, cache = jax.lax.fori_loop(0, config.num_hidden_layers, step, carry)
+    return _merge(config, params).norm(x), cache
 
-    def step(carry, xs):
+
+def fill_cache(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    tables: jax.Array,
+    cache: KVCache,
+) -> KVCache:
+    """Write keys and values as `cached_hidden_states` does, without any states.
+
+    The last layer is outside of the loop, where the compiler drops all of it but keys
+    and values.
+    """
+    step, carry = _cached_layers(config, params, tokens, positions, tables, cache)
+    last = config.num_hidden_layers - 1
+    return step(last, jax.lax.fori_loop(0, last, step, carry))[1]
+
+
+def _cached_layers(
+    config: DecoderConfig,
+    params: Params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    tables: jax.Array,
+    cache: KVCache,
+) -> tuple[Callable[..., tuple[jax.Array, KVCache]], tuple[jax.Array, KVCache]]:
+    """Return what applies a layer, (number, carry) -> carry, and the first carry."""
+    rotation = _rotation(config, positions)
+    definition, layers = nnx.split(_merge(config, params).layers)
+
+    def step(index, carry):
         x, cache = carry
-        layer, index = xs
 
         def attend(query, key, value):
             nonlocal cache
@@ -235,14 +265,10 @@ def cached_hidden_states(
             cache = write_to_cache(cache, index, tables, positions, new)
             return attend_to_cache(cache, index, tables, positions, query)
 
-        x = nnx.merge(definition, layer)(x, rotation, attend)
-        return (constrain(x, ROWS), cache), None
+        layer = nnx.merge(definition, jax.tree.map(lambda x: x[index], layers))
+        return constrain(layer(x, rotation, attend), ROWS), cache
 
-    indices = jnp.arange(config.num_hidden_layers)
-    x = constrain(_embed(config, params, tokens), ROWS)
-    carry, _ = jax.lax.scan(step, (x, cache), (layers, indices))
-    x, cache = carry
-    return model.norm(x), cache
+    return step, (constrain(_embed(config, params, tokens), ROWS), cache)
 
 
 def logits(config: DecoderConfig, params: Params, states: jax.Array) -> jax.Array:

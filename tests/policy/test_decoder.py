@@ -15,10 +15,13 @@ from random_trees import plant, random_until
 from reskill_jax.policy.compute import REMAT, Compute
 from reskill_jax.policy.decoder import (
     abstract_params,
+    cached_hidden_states,
+    fill_cache,
     hidden_states,
     logits,
 )
 from reskill_jax.policy.decoder_config import DecoderConfig
+from reskill_jax.policy.kv_cache import empty_cache
 from reskill_jax.policy.logprobs import token_logprobs
 from reskill_jax.policy.ops import attention as attention_file
 from reskill_jax.policy.ops import block_attention
@@ -337,6 +340,31 @@ def test_columns_that_are_not_wanted_have_no_logits(row):
     )
     # A chunk of logits has a NaN in every column: one was computed.
     assert np.isnan(logprobs).sum() == np.isnan(entropy).sum() == 2 * 5
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_filling_a_cache_writes_what_running_writes(layers):
+    config = dataclasses.replace(CONFIG, num_hidden_layers=layers)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 50, (3, 4)))
+    positions = jnp.array([0, 4, 0])[:, None] + jnp.arange(4)
+    tables = jnp.array([[1, 3], [1, 3], [9, 9]])  # a sequence, and a padding row
+    args = noisy(config), tokens, positions, tables, empty_cache(config, 5, 4)
+    run = jax.jit(cached_hidden_states, static_argnums=0)
+    fill = jax.jit(fill_cache, static_argnums=0)
+    expected, ours = run(config, *args)[1], fill(config, *args)
+    assert set(np.nonzero(np.asarray(ours.keys))[1].tolist()) == {1, 3}
+    for x, y in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    # Of the last layer there are no more products than those of keys and values.
+    kinds = ("q", "k", "v", "scores", "mixed", "out", "gate", "up", "down")
+    counts = [_products(f, config, args) for f in (run, fill)]
+    assert counts == [len(kinds), 2 + len(kinds) * (layers > 1)]
+
+
+def _products(program, config, args):
+    """Count products of matrices in a compiled program, where a loop has its own once."""
+    text = program.lower(config, *args).compile().as_text()
+    return len(re.findall(r"= \S+ dot\(", text))
 
 
 def test_chunks_that_do_not_divide_the_rows_are_a_loop_and_a_rest(row):

@@ -44,6 +44,11 @@ class _Job:
     logprobs: list[float] = field(default_factory=list)
 
 
+def _length(job: _Job) -> int:
+    """Count the tokens of a sequence so far."""
+    return len(job.request.prompt) + len(job.tokens)
+
+
 def check_rows(mesh: Mesh | None, **rows: int) -> None:
     """Refuse rows that cannot be split evenly over the engine's mesh.
 
@@ -275,8 +280,10 @@ class JaxEngine:
             ready.append(job)
         # While prompts wait, only full tiles decode: a call costs the same half empty.
         spare = len(ready) % self._decode_rows if self._chunks else 0
-        for start in range(0, len(ready) - spare, self._decode_rows):
-            self._decode(ready[start : start + self._decode_rows])
+        # A tile reads as many blocks of each row as its longest sequence has.
+        decoding = sorted(ready[: len(ready) - spare], key=_length)
+        for start in range(0, len(decoding), self._decode_rows):
+            self._decode(decoding[start : start + self._decode_rows])
 
     def _prefill(self, chunks: Sequence[tuple[_Job, int]]) -> None:
         size = self._chunk
@@ -307,7 +314,7 @@ class JaxEngine:
         for row, job in enumerate(jobs):
             request, done = job.request, len(job.tokens)
             state["token"][row] = job.tokens[-1] if done else request.prompt[-1]
-            state["position"][row] = len(request.prompt) - 1 + done
+            state["position"][row] = _length(job) - 1
             state["index"][row] = done
             state["left"][row] = request.sampling.max_tokens - done
             temperature[row] = request.sampling.temperature

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reskill_jax.policy.decoder import Params, cached_hidden_states, logits
+from reskill_jax.policy.decoder import (
+    Params,
+    cached_hidden_states,
+    fill_cache,
+    logits,
+)
 from reskill_jax.policy.decoder_config import DecoderConfig
 from reskill_jax.policy.kv_cache import KVCache, abstract_cache
 from reskill_jax.policy.sharding import ROWS, constrain, mesh_of
@@ -41,7 +46,7 @@ def prefill(
         The new cache.
     """
     positions = starts[:, None] + jnp.arange(tokens.shape[1])
-    return cached_hidden_states(config, params, tokens, positions, tables, cache)[1]
+    return fill_cache(config, params, tokens, positions, tables, cache)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

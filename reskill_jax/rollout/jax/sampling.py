@@ -31,8 +31,10 @@ def sample(
     keys = jax.random.wrap_key_data(seeds, impl="threefry2x32")
     keys = jax.vmap(jax.random.fold_in)(keys, index)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-    drawn = jnp.argmax(kept + noise, axis=-1)
-    tokens = jnp.where(greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
+    # Without noise this is greedy, since a nucleus has the likeliest token. One argmax
+    # for both: XLA's CPU backend is slow at it.
+    noise = jnp.where(greedy[:, None], 0.0, noise)
+    tokens = jnp.argmax(kept + noise, axis=-1).astype(jnp.int32)
     chosen = jnp.take_along_axis(scaled, tokens[:, None], axis=-1)[:, 0]
     normaliser = jax.nn.logsumexp(scaled, axis=-1)
     return tokens, jnp.minimum(chosen - normaliser, 0.0)

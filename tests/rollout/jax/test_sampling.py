@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.special
 import scipy.stats
 
@@ -35,8 +36,9 @@ def test_the_nucleus_is_the_smallest_set_with_enough_probability():
         np.testing.assert_allclose(logprobs, expected, atol=1e-6)
 
 
-def test_zero_temperature_is_greedy_with_logprobs_at_one():
-    tokens, logprobs = many(5, 0.0, 1.0)
+@pytest.mark.parametrize("top_p", [1.0, 0.1])
+def test_zero_temperature_is_greedy_with_logprobs_at_one(top_p):
+    tokens, logprobs = many(5, 0.0, top_p)
     assert set(np.asarray(tokens)) == {4}
     np.testing.assert_allclose(logprobs, jax.nn.log_softmax(LOGITS)[4], atol=1e-6)
 
