@@ -362,7 +362,7 @@ def test_filling_a_cache_writes_what_running_writes(layers):
 
 
 def _products(program, config, args):
-    """Count products of matrices in a compiled program, where a loop has its own once."""
+    """Count products of matrices in a compiled program; a loop has its own once."""
     text = program.lower(config, *args).compile().as_text()
     return len(re.findall(r"= \S+ dot\(", text))
 
