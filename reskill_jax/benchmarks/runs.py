@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from absl import app
+from absl import app, logging
 from ml_collections import ConfigDict
 
 from reskill_jax import terminal
@@ -41,6 +41,7 @@ def start(main: Callable[[Sequence[str]], None]) -> None:
     """
 
     def told(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
         try:
             main(argv)
         except KeyboardInterrupt:

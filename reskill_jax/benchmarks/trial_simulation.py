@@ -23,7 +23,7 @@ from jax import Array
 
 from reskill_jax.trials import paired, thompson
 from reskill_jax.trials.calibration import EFFECTS, SHARES
-from reskill_jax.trials.simulation import success_table
+from reskill_jax.trials.simulation import HIGH, LOW, success_table
 from reskill_jax.trials.trial_config import TrialConfig
 
 CAPACITY = 8  # skills in a bank
@@ -192,7 +192,7 @@ def _step(key, state, step, *, world, rule, shape, paper, uniform):
 
     arms = assign(keys[0], state, rule, shape, paper, uniform)  # [B, G]
     z = jax.random.normal(keys[1], (shape[0], 1))
-    rates = jnp.clip(jnp.interp(means, *table) + task_sd * z, 0.02, 0.98)  # [B, 2]
+    rates = jnp.clip(jnp.interp(means, *table) + task_sd * z, LOW, HIGH)  # [B, 2]
     wins = jax.random.uniform(keys[2], shape) < jnp.take_along_axis(rates, arms, 1)
     of_arm = arms[..., None] == jnp.arange(2)
     state = state._replace(

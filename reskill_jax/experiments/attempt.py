@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import ConfigDict
 
 from reskill_jax import build
@@ -114,7 +114,6 @@ def start(experiment: Experiment) -> None:
 
     def main(argv: Sequence[str]) -> None:
         del argv
-        logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
         compilation_cache(Path(".cache") / "xla")
         if unknown := set(arms.value) - set(ARMS):
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 from ml_collections import ConfigDict
 
 from reskill_jax import build
@@ -203,7 +203,6 @@ def load_params(config: ConfigDict, workdir: Workdir, step: int) -> Params | Non
 def main(argv: Sequence[str]) -> None:
     """Measure what is not in the results yet, and print all of it."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
     workdir, results = Workdir(Path(_WORKDIR.value)), Results(Path(_RESULTS.value))
     config = get_config(str(workdir.root))
     environment = build.load_environment(config)

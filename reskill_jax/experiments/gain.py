@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
@@ -81,7 +81,6 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
 def main(argv: Sequence[str]) -> None:
     """Train and play what is missing, then print the table."""
     del argv
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
     config, _, variant = _CONFIG.value.partition(":")
     results = Results(Path(_RESULTS.value), config=config, variant=variant)
     steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value
