@@ -1,7 +1,8 @@
 """Ways to play that experiments compare on the same held-out tasks.
 
-An `Experiment` says which kinds of tasks plain GRPO trains the warm start on first,
-which kinds come then, and which arms meet them. An arm may be
+An `Experiment` says which kinds of tasks the warm start is trained on first, by plain
+GRPO where an arm does not say otherwise, which kinds come then, and which arms meet
+them. An arm may be
 
 - that policy alone, or with a bank that it is given;
 - that policy, which learns no more, with what a strategy has found out on the kinds
@@ -30,11 +31,14 @@ class Arm:
         changes: keys of the run that finds out what to show; none: there is no run.
         mode: of that run.
         bank: what is shown where there is no run, or what the run begins with.
+        trainer: strategy that has trained the policy on the first kinds of tasks. What
+            it has accepted is not taken along.
     """
 
     changes: Changes = field(default_factory=dict)
     mode: str = "adapt"
     bank: SkillBank | None = None
+    trainer: str = "grpo"
 
 
 def _bank(rules: Sequence[Rule]) -> SkillBank:
@@ -48,6 +52,9 @@ ARMS = {
     "static": Arm(bank=_bank(HELPFUL)),
     "reskill": Arm({"strategy.name": "reskill"}),
     "auto_accept": Arm({"strategy.name": "auto_accept"}),
+    # The same by a policy that was trained beside skills.
+    f"{ALONE} after reskill": Arm(trainer="reskill"),
+    "reskill after reskill": Arm({"strategy.name": "reskill"}, trainer="reskill"),
     # Half of the proposals are known to harm.
     "reskill+harmful": Arm({"strategy.name": "reskill", **_HARMFUL}),
     "uniform+harmful": Arm(
@@ -127,7 +134,7 @@ class Experiment:
 
     Attributes:
         name: of the command, of its runs and of the file of its results.
-        trained: kinds of tasks that GRPO trains on first; empty: it does not.
+        trained: kinds of tasks that are trained on first; empty: none are.
         met: kinds of tasks that come then; empty: all.
         arms: keys of `ARMS`; the others are compared with the first one.
         claims: what is promised.

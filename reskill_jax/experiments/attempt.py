@@ -60,7 +60,7 @@ class Size:
     """How long runs are, and how much is played in the end.
 
     Attributes:
-        first_steps: of GRPO before all else.
+        first_steps: of training before all else.
         steps: of adaptation or further training.
         tasks: held-out ones, at most.
         samples: episodes per held-out task.
@@ -177,7 +177,7 @@ class Attempt:
             "num_steps": self.size.first_steps,
             **self.size.changes,
             **self.experiment.changes,
-            "strategy.name": "grpo",
+            "strategy.name": self.arm.trainer,
             "env.kinds": self.experiment.trained,
             "env.eval_kinds": self.experiment.met,
         }
@@ -252,7 +252,9 @@ class Attempt:
         """Return the directory of the policy, trained now unless it is there."""
         if not self.experiment.trained:
             return ""
-        run, policy = root / f"policy-{self.seed}", root / f"policy-{self.seed}.hf"
+        trainer = self.arm.trainer
+        name = "policy" if trainer == "grpo" else f"policy-{trainer}"
+        run, policy = (root / f"{name}-{self.seed}{end}" for end in ("", ".hf"))
         if policy.exists():
             refuse_other(policy / "run_config.json", self._before)
         else:

@@ -4,7 +4,8 @@
 
 Plain GRPO trains the warm start on some kinds of tasks only (simple, look, two objects)
 for 15 steps. Arms meet the other kinds (heat, cool, clean) for 30 steps, and play them
-in houses and with goals that nothing was trained on. Flags: see `attempt.start`.
+in houses and with goals that nothing was trained on. Two arms have a policy that
+ReSkill trained on the first kinds. Flags: see `attempt.start`.
 """
 
 from reskill_jax.benchmarks.runs import ALL_GROUPS
@@ -25,15 +26,13 @@ EXPERIMENT = Experiment(
         ALONE,
         *ADAPTING,
         *("grpo trained", "reskill trained"),
-        *("grpo trained slowly", "reskill trained slowly"),
+        *(f"{ALONE} after reskill", "reskill after reskill"),
     ),
     (
         Claim("reskill", ALONE, 0.20),
         *ADAPTING_CLAIMS,
-        *(
-            Claim(f"reskill {how}", f"grpo {how}", 0.0, "course", surely=True)
-            for how in ("trained", "trained slowly")
-        ),
+        Claim("reskill trained", "grpo trained", 0.0, "course", surely=True),
+        Claim("reskill after reskill", "reskill", 0.0),
     ),
     ALL_GROUPS,
 )

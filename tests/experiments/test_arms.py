@@ -161,13 +161,17 @@ def test_the_course_of_a_run_is_read(tmp_path):
 @pytest.mark.slow
 def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name in ("static", "reskill", "skillrl", "reskill trained", "static trained"):
+    trained = ("reskill trained", "static trained", "reskill after reskill")
+    for name in ("static", "reskill", "skillrl", *trained):
         found = Attempt(unseen.EXPERIMENT, name, 0, SMALL).play(tmp_path)
         assert len(found["successes"]) == 3
         assert all(kind.count("_then_") for kind in found["kinds"])
         assert ("course" in found) == (name != "static")
     policies = [path.name for path in tmp_path.glob("policy-*")]
-    assert sorted(policies) == ["policy-0", "policy-0.hf"]
+    made = [
+        f"{name}-0{end}" for name in ("policy", "policy-reskill") for end in ("", ".hf")
+    ]
+    assert sorted(policies) == made
     # A policy that was trained otherwise, or a run of another size, is not taken.
     longer = dataclasses.replace(SMALL, first_steps=2)
     with pytest.raises(ValueError, match=r"config.num_steps: 1 there, 2 now"):
