@@ -489,6 +489,9 @@ def _add_creator(c: ConfigDict) -> None:
     # Environment variable that holds the key. Empty: e.g. OPENAI_API_KEY.
     c.creator.llm.api_key_variable = ""
     c.creator.llm.structured = True  # have the service enforce the schema of answers
+    # Tell it how long texts and lists may be, too, which keeps small models from going
+    # on for ever; vLLM, SGLang and llama.cpp know it (sidecar: always told).
+    c.creator.llm.limits = False
     c.creator.llm.temperature = 0.2  # negative: leave it to the service
     c.creator.llm.max_tokens = 4096  # per answer
     c.creator.llm.timeout_s = 120.0  # seconds per attempt

@@ -303,6 +303,7 @@ TABLE: dict[str, Values] = {
     "creator.llm.base_url": _ADDRESS,
     "creator.llm.api_key_variable": _TEXT,
     "creator.llm.structured": _FLAG,
+    "creator.llm.limits": _FLAG,
     "creator.llm.temperature": _number(-1, 2),
     "creator.llm.max_tokens": _integer(1),
     "creator.llm.timeout_s": _SECONDS,

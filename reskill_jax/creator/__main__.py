@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--base_url", default="", help="address of the service; default: the maker's")
     add("--api_key_variable", default="", help="environment variable with the key")
     add("--unstructured", action="store_true", help="for services without schemas")
+    add("--limits", action="store_true", help="tell it how long texts may be (vLLM)")
+    add("--max_tokens", type=int, default=4096, help="of an answer, at most")
+    add("--timeout_s", type=float, default=120.0, help="seconds for an answer")
     add("--prompts", default="", help="directory of prompts that replace ours")
     add("--analysed_tasks", type=int, default=30, help="tasks analysed, at most")
     add("--calls", type=int, default=60, help="calls made, at most")
@@ -113,6 +116,9 @@ def _propose(
             "base_url": flags.base_url,
             "api_key_variable": flags.api_key_variable,
             "structured": not flags.unstructured,
+            "limits": flags.limits,
+            "max_tokens": flags.max_tokens,
+            "timeout_s": flags.timeout_s,
         },
         "budget": {"cycle_calls": flags.calls},
         "retry": {},

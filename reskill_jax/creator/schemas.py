@@ -7,24 +7,22 @@ verification can say by how much they are over budget.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reskill_jax.codec import decode
-from reskill_jax.llm.sanitize import clean
+from reskill_jax.llm.fields import Cut, Told
 from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.checks import Check
 from reskill_jax.skills.operations import Add, Delete, Modify, Operation
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
-_Name = Annotated[str, AfterValidator(lambda text: clean(text, 80))]
-_Line = Annotated[str, AfterValidator(lambda text: clean(text, 400))]
-_Raw = Annotated[str, Field(max_length=4000)]
+_Name = Annotated[str, Cut(80)]
+_Line = Annotated[str, Cut(400)]
+_Raw = Annotated[str, Field(max_length=4000), Told(500)]
+_RawName = Annotated[str, Field(max_length=4000), Told(80)]
+_RawPattern = Annotated[str, Field(max_length=4000), Told(200)]
 _Pattern = Annotated[str, Field(max_length=400)]  # every blank of it counts
 _Kind = Literal["add", "modify", "delete"]
-
-
-def _at_most(count: int) -> AfterValidator:
-    return AfterValidator(lambda items: items[:count])
 
 
 class _Answer(BaseModel):
@@ -40,7 +38,7 @@ class Analysis(_Answer):
     failure_point: _Line = ""
     success_pattern: _Line = ""
     skill_impact: _Line = ""
-    patterns: Annotated[list[_Line], _at_most(4)] = []
+    patterns: Annotated[list[_Line], Cut(4)] = []
     confidence: Literal["high", "medium", "low"] = "medium"
 
 
@@ -78,15 +76,15 @@ class Cluster(_Answer):
 
     label: _Name
     insight: _Line
-    groups: Annotated[list[int], _at_most(60)] = []
+    groups: Annotated[list[int], Cut(60)] = []
 
 
 class Diagnosis(_Answer):
     """What goes wrong in the batch, and what should be measured from now on."""
 
-    summary: Annotated[str, AfterValidator(lambda text: clean(text, 1200))]
-    clusters: Annotated[list[Cluster], _at_most(8)] = []
-    assertions: Annotated[list[AssertionChange], _at_most(10)] = []
+    summary: Annotated[str, Cut(1200)]
+    clusters: Annotated[list[Cluster], Cut(8)] = []
+    assertions: Annotated[list[AssertionChange], Cut(10)] = []
 
 
 class Recommendation(_Answer):
@@ -96,27 +94,27 @@ class Recommendation(_Answer):
     target: _Name
     intent: _Line
     evidence: _Line = ""
-    clusters: Annotated[list[int], _at_most(8)] = []
+    clusters: Annotated[list[int], Cut(8)] = []
     trigger: _Line = ""
 
 
 class Advice(_Answer):
     """What to change; nothing, where nothing is worth a trial."""
 
-    operations: Annotated[list[Recommendation], _at_most(3)]
+    operations: Annotated[list[Recommendation], Cut(3)]
 
 
 class Draft(_Answer):
     """One operation in its final words; null keeps what a modified skill has."""
 
     op: _Kind
-    name: _Raw
+    name: _RawName
     description: _Raw | None = None
     when_to_use: _Raw | None = None
     action: _Raw | None = None
     example: _Raw | None = None
     trigger: Literal["general", "beginning", "action_pattern"] | None = None
-    pattern: _Raw | None = None
+    pattern: _RawPattern | None = None
     reason: _Line = ""
 
     def operation(self, bank: SkillBank) -> Operation:
@@ -155,13 +153,13 @@ class Draft(_Answer):
 class Drafts(_Answer):
     """The bundle."""
 
-    operations: Annotated[list[Draft], Field(min_length=1, max_length=8)]
+    operations: Annotated[list[Draft], Field(min_length=1, max_length=8), Told(3)]
 
 
 class GoalDraft(Draft):
     """A draft whose skill may be for some goals only; null keeps what there is."""
 
-    goal: _Raw | None = None
+    goal: _RawPattern | None = None
 
     def _goal(self, old: Trigger) -> str:
         return old.goal if self.goal is None else self.goal.strip()
@@ -170,4 +168,4 @@ class GoalDraft(Draft):
 class GoalDrafts(_Answer):
     """The bundle, where skills may have conditions on the goal."""
 
-    operations: Annotated[list[GoalDraft], Field(min_length=1, max_length=8)]
+    operations: Annotated[list[GoalDraft], Field(min_length=1, max_length=8), Told(3)]

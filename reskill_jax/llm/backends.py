@@ -16,6 +16,8 @@ from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from reskill_jax.llm.json_schema import without_limits
+
 _MOST_TOKENS = 1e12  # of an answer; also tells numbers that are none
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
 NAMES = ("openai", "anthropic", "bedrock")  # services
@@ -35,7 +37,7 @@ class ChatRequest:
     Attributes:
         system: the standing instructions.
         prompt: the question itself.
-        schema: JSON schema that the answer has to follow.
+        schema: JSON schema that the answer has to follow, with limits of length.
         name: of the schema, an identifier.
     """
 
@@ -47,11 +49,12 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatResponse:
-    """One answer: its text, and what it cost in tokens."""
+    """One answer: its text, what it cost in tokens, and whether a limit cut it."""
 
     text: str
     tokens_in: int = 0
     tokens_out: int = 0
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Model:
         api_key_variable: environment variable that holds the key; empty: the default of
             the SDK. The credentials of bedrock are those that boto3 finds.
         structured: let the service enforce the schema; not every server can.
+        limits: tell it the limits of texts and lists, too; vLLM, SGLang and llama.cpp
+            keep to them, some services refuse schemas that have them.
         temperature: of sampling; negative: leave it to the service.
         max_tokens: of an answer.
         timeout_s: seconds for one attempt, all in all.
@@ -76,6 +81,7 @@ class Model:
     base_url: str = ""
     api_key_variable: str = ""
     structured: bool = True
+    limits: bool = False
     temperature: float = 0.2
     max_tokens: int = 4096
     timeout_s: float = 120.0
@@ -139,6 +145,10 @@ class _Backend:
         temperature = self._model.temperature
         return {} if temperature < 0 else {"temperature": temperature}
 
+    def _schema(self, request: ChatRequest) -> dict[str, Any]:
+        limits = self._model.limits
+        return request.schema if limits else without_limits(request.schema)
+
 
 class OpenAI(_Backend):
     """Any server that speaks OpenAI's chat completions."""
@@ -167,7 +177,7 @@ class OpenAI(_Backend):
                 "type": "json_schema",
                 "json_schema": {
                     "name": request.name,
-                    "schema": request.schema,
+                    "schema": self._schema(request),
                     "strict": True,
                 },
             }
@@ -185,9 +195,13 @@ class OpenAI(_Backend):
             **options,
         ) as response:
             answer = read(response.iter_bytes(), deadline)
+        choice = answer["choices"][0]
+        tokens_in, tokens_out = usage(answer, "prompt_tokens", "completion_tokens")
         return ChatResponse(
-            _content(answer["choices"][0]["message"].get("content")),
-            *usage(answer, "prompt_tokens", "completion_tokens"),
+            _content(choice["message"].get("content")),
+            tokens_in,
+            tokens_out,
+            cut=choice.get("finish_reason") == "length",
         )
 
 
@@ -215,7 +229,7 @@ class Anthropic(_Backend):
             tool = {
                 "name": request.name,
                 "description": "Hand over the answer.",
-                "input_schema": request.schema,
+                "input_schema": self._schema(request),
             }
             options["tools"] = [tool]
             options["tool_choice"] = {"type": "tool", "name": request.name}
@@ -229,9 +243,12 @@ class Anthropic(_Backend):
             **options,
         ) as response:
             answer = read(response.iter_bytes(), deadline)
+        tokens_in, tokens_out = usage(answer, "input_tokens", "output_tokens")
         return ChatResponse(
             _text(answer["content"], lambda block: block.get("input")),
-            *usage(answer, "input_tokens", "output_tokens"),
+            tokens_in,
+            tokens_out,
+            cut=answer.get("stop_reason") == "max_tokens",
         )
 
 
@@ -263,7 +280,7 @@ class Bedrock(_Backend):
             tool = {
                 "name": request.name,
                 "description": "Hand over the answer.",
-                "inputSchema": {"json": request.schema},
+                "inputSchema": {"json": self._schema(request)},
             }
             options["toolConfig"] = {
                 "tools": [{"toolSpec": tool}],
@@ -276,12 +293,15 @@ class Bedrock(_Backend):
             inferenceConfig={"maxTokens": model.max_tokens} | self._temperature(),
             **options,
         )
+        tokens_in, tokens_out = usage(answer, "inputTokens", "outputTokens")
         return ChatResponse(
             _text(
                 answer["output"]["message"]["content"],
                 lambda block: block.get("toolUse", {}).get("input"),
             ),
-            *usage(answer, "inputTokens", "outputTokens"),
+            tokens_in,
+            tokens_out,
+            cut=answer.get("stopReason") == "max_tokens",
         )
 
 

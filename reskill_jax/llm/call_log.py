@@ -34,6 +34,7 @@ class _Answered:
     tokens_in: int
     tokens_out: int
     seconds: float
+    cut: bool = False
 
 
 class CallLog:
@@ -87,6 +88,7 @@ class CallLog:
                 "response": outcome.text,
                 "tokens_in": outcome.tokens_in,
                 "tokens_out": outcome.tokens_out,
+                "cut": outcome.cut,
             }
         else:
             line |= {"error": outcome}
@@ -125,5 +127,6 @@ def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
                 line = decode(_Answered, json.loads(text), fields="any")
             except ValueError:  # not JSON, or a call without an answer
                 continue
-            response = ChatResponse(line.response, line.tokens_in, line.tokens_out)
+            counts = line.tokens_in, line.tokens_out
+            response = ChatResponse(line.response, *counts, line.cut)
             yield line.key, Recorded(response, line.seconds)

@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
 from reskill_jax.llm.call_log import CallLog
-from reskill_jax.llm.json_schema import strict_schema
+from reskill_jax.llm.json_schema import closed_schema
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, answer_of, parse
 from reskill_jax.llm.retry import (
     PASSING,
@@ -88,10 +88,10 @@ class Caller:
             OSError: the log cannot be written.
         """
         name = schema.__name__.lower()
-        request = ChatRequest(system, prompt, strict_schema(schema), name)
+        request = ChatRequest(system, prompt, closed_schema(schema), name)
         try:
             try:
-                return parse(self._complete(request), schema)
+                return _answer(self._complete(request), schema)
             except AnswerError as error:
                 self.spending.count(f"errors/{Failure.BAD_ANSWER}")
                 complaint = (
@@ -99,7 +99,7 @@ class Caller:
                     " Answer again with one JSON object of the schema above."
                 )
             request = ChatRequest(system, prompt + complaint, request.schema, name)
-            return parse(self._complete(request), schema)
+            return _answer(self._complete(request), schema)
         except AnswerError as error:
             self.spending.count(f"errors/{Failure.BAD_ANSWER}")
             raise CallError(Failure.BAD_ANSWER, str(error)) from error
@@ -112,15 +112,15 @@ class Caller:
         """Go on from what `state` returned."""
         self.spending.run = Counter(state)
 
-    def _complete(self, request: ChatRequest) -> str:
-        """Return the text of an answer, recorded or new."""
+    def _complete(self, request: ChatRequest) -> ChatResponse:
+        """Return an answer, recorded or new."""
         if found := self._log.find(self._cycle, request):
             if limit := self.spending.reserve():
                 raise self._failed(Failure.BUDGET, f"budget.{limit} is spent")
             self.spending.settle(found.response, found.seconds)
             if self._backend is None:  # so that its own log is complete
                 self._note(request, found.response, found.seconds, recorded=True)
-            return found.response.text
+            return found.response
         if self._backend is None:
             raise self._failed(
                 Failure.NOT_RECORDED,
@@ -128,7 +128,7 @@ class Caller:
             )
         backend, failed = self._backend, list[CallError]()
 
-        def attempt() -> str:
+        def attempt() -> ChatResponse:
             try:
                 return self._attempt(backend, request)
             except CallError as error:
@@ -139,7 +139,7 @@ class Caller:
             return self._retrying(attempt)
         raise failed[0]  # the cause: later ones may be of the budget or the breaker
 
-    def _attempt(self, backend: Backend, request: ChatRequest) -> str:
+    def _attempt(self, backend: Backend, request: ChatRequest) -> ChatResponse:
         if left := self._breaker.seconds_left():
             raise self._failed(
                 Failure.CIRCUIT_OPEN, f"too many failures, calls again in {left:.0f} s"
@@ -166,7 +166,7 @@ class Caller:
         response = replace(response, text=text)
         self.spending.settle(response, seconds)
         self._note(request, response, seconds)
-        return response.text
+        return response
 
     def _note(
         self,
@@ -189,6 +189,23 @@ class Caller:
         self.spending.count("errors")
         self.spending.count(f"errors/{failure}")
         return CallError(failure, detail)
+
+
+def _answer(response: ChatResponse, schema: type[_Answer]) -> _Answer:
+    """Parse an answer; say so where it was cut and cannot be used for that reason.
+
+    Raises:
+        AnswerError: it cannot be used.
+    """
+    try:
+        return parse(response.text, schema)
+    except AnswerError as error:
+        if not response.cut:
+            raise
+        raise AnswerError(
+            f"the answer was cut after {response.tokens_out} tokens, which is all that "
+            "an answer may have (llm.max_tokens), so write less"
+        ) from error
 
 
 def make_retrying(

@@ -9,6 +9,7 @@ meanwhile are answered with the new weights. Answers of a server that ended are 
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -44,7 +45,7 @@ class Sidecar:
 
 class _SidecarBackend(OpenAI):
     def __init__(self, model: Model, url: str):
-        super().__init__(model)
+        super().__init__(replace(model, limits=True))  # vLLM keeps to them
         self._url = url
 
     def complete(self, request: ChatRequest) -> ChatResponse:

@@ -6,21 +6,17 @@ length.
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
-from reskill_jax.llm.sanitize import clean
+from reskill_jax.llm.fields import Cut
 from reskill_jax.memories.rules import RuleEdit
 from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.memories.writer import INSTRUCTION, LESSON, STEPS
 
 EDITS = 4  # per answer (ExpeL)
 
-_Line = Annotated[str, AfterValidator(lambda text: clean(text, LESSON))]
-_Long = Annotated[str, AfterValidator(lambda text: clean(text, INSTRUCTION))]
-
-
-def _at_most(count: int) -> AfterValidator:
-    return AfterValidator(lambda items: items[:count])
+_Line = Annotated[str, Cut(LESSON)]
+_Long = Annotated[str, Cut(INSTRUCTION)]
 
 
 class _Answer(BaseModel):
@@ -36,7 +32,7 @@ class Lesson(_Answer):
 class Script(_Answer):
     """What a successful episode did."""
 
-    steps: Annotated[list[_Line], _at_most(STEPS)]
+    steps: Annotated[list[_Line], Cut(STEPS)]
 
 
 class Principle(_Answer):
@@ -66,7 +62,7 @@ class Edit(_Answer):
 class Edits(_Answer):
     """How a list of rules should change."""
 
-    operations: Annotated[list[Edit], _at_most(EDITS)]
+    operations: Annotated[list[Edit], Cut(EDITS)]
 
 
 class SkillEdit(_Answer):
@@ -88,10 +84,10 @@ class SkillEdit(_Answer):
 class Skills(_Answer):
     """What episodes teach that a library does not hold."""
 
-    operations: Annotated[list[SkillEdit], _at_most(16)]
+    operations: Annotated[list[SkillEdit], Cut(16)]
 
 
 class Instructions(_Answer):
     """New instructions."""
 
-    instructions: Annotated[list[_Long], _at_most(8)]
+    instructions: Annotated[list[_Long], Cut(8)]

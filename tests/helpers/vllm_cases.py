@@ -20,8 +20,6 @@ ON_CPU = {
     "OMP_NUM_THREADS": "1",
 }
 CPU_ARGUMENTS = ("--enforce-eager", "--kv-cache-memory-bytes=33554432")
-# Answers by a schema without blanks, of which random weights would never tire.
-COMPACT = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 
 
 def weights(config, seed):
@@ -58,7 +56,7 @@ def serve(executable, model):
         max_length=512,
         max_sequences=16,
         gpu_memory_utilization=0,
-        arguments=(*CPU_ARGUMENTS, f"--structured-outputs-config={COMPACT}"),
+        arguments=CPU_ARGUMENTS,
         environment=ON_CPU,
     )
     return Server(options, Path(tempfile.mkdtemp(prefix="reskill-test-")))

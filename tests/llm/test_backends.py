@@ -17,7 +17,12 @@ from reskill_jax.llm.backends import (
 )
 from reskill_jax.llm.retry import Failure, classify
 
-REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
+SCHEMA = {"type": "object", "properties": {"maxLength": {"type": "string"}}}
+LIMITED = {
+    "type": "object",
+    "properties": {"maxLength": {"type": "string", "maxLength": 9}},
+}
+REQUEST = ChatRequest("be brief", "how?", LIMITED, "plan")
 
 
 class Capturing:
@@ -46,7 +51,8 @@ def test_anthropic(monkeypatch):
         backend = make_backend(Model("anthropic", "m", url, timeout_s=60))
         assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         answer["content"] = [{"type": "text", "text": "no tool"}]
-        assert backend.complete(REQUEST).text == "no tool"
+        answer["stop_reason"] = "max_tokens"
+        assert backend.complete(REQUEST) == ChatResponse("no tool", 7, 3, cut=True)
         sent = server.requests[0]
     assert capture.path == "/v1/messages"
     # Older versions of the SDK send the one, newer ones the other.
@@ -55,7 +61,7 @@ def test_anthropic(monkeypatch):
     assert sent["system"] == "be brief"
     assert sent["messages"] == [{"role": "user", "content": "how?"}]
     assert sent["tool_choice"] == {"type": "tool", "name": "plan"}
-    assert sent["tools"][0]["input_schema"] == REQUEST.schema
+    assert sent["tools"][0]["input_schema"] == SCHEMA
     assert sent["temperature"] == 0.2
 
 
@@ -77,12 +83,14 @@ def test_bedrock(monkeypatch):
         url = server.url.removesuffix("/v1")
         backend = make_backend(Model("bedrock", "a.model", url, timeout_s=60))
         assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
+        capture.answer["stopReason"] = "max_tokens"
+        assert backend.complete(REQUEST).cut
         sent = server.requests[0]
     assert capture.path == "/model/a.model/converse"
     assert sent["system"] == [{"text": "be brief"}]
     assert sent["inferenceConfig"] == {"maxTokens": 4096, "temperature": 0.2}
     spec = sent["toolConfig"]["tools"][0]["toolSpec"]
-    assert spec["inputSchema"] == {"json": REQUEST.schema}
+    assert spec["inputSchema"] == {"json": SCHEMA}
 
 
 def test_openai_without_schema_or_temperature():
@@ -95,6 +103,19 @@ def test_openai_without_schema_or_temperature():
         assert make_backend(model).complete(REQUEST) == ChatResponse("hi", 0, 0)
         assert "response_format" not in server.requests[0]
         assert "temperature" not in server.requests[0]
+
+
+@pytest.mark.parametrize("limits", [False, True])
+def test_openai_is_told_limits_if_asked_to_and_tells_what_was_cut(limits):
+    pytest.importorskip("openai", reason="needs the extra llm")
+    choice = {"message": {"content": "{"}, "finish_reason": "length"}
+    with LlmServer(
+        lambda stage, prompt: "", fault=Capturing({"choices": [choice]})
+    ) as server:
+        model = Model("openai", "m", server.url, "PATH", limits=limits)
+        assert make_backend(model).complete(REQUEST) == ChatResponse("{", cut=True)
+        told = server.requests[0]["response_format"]["json_schema"]["schema"]
+        assert told == (LIMITED if limits else SCHEMA)
 
 
 @pytest.mark.parametrize(

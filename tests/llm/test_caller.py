@@ -141,14 +141,20 @@ class Scripted:
 
     def __init__(self, *outcomes):
         self.outcomes = list(outcomes)
-        self.asked = 0
+        self.prompts = []
 
     def complete(self, request: ChatRequest) -> ChatResponse:
-        self.asked += 1
+        self.prompts.append(request.prompt)
         outcome = self.outcomes.pop(0) if self.outcomes else ANSWER
         if isinstance(outcome, Exception):
             raise outcome
+        if isinstance(outcome, ChatResponse):
+            return outcome
         return ChatResponse(outcome, 1000, 500)
+
+    @property
+    def asked(self):
+        return len(self.prompts)
 
 
 class Clock:
@@ -169,6 +175,23 @@ def scripted(tmp_path, *outcomes, **options):
         backend, CallLog(tmp_path / "c"), sleep=clock.sleep, clock=clock, **options
     )
     return asking, backend, clock
+
+
+def test_an_answer_that_was_cut_is_said_to_be_too_long(tmp_path):
+    whole = ChatResponse(ANSWER, 1000, 500, cut=True)  # its end did not matter
+    asking, backend, _ = scripted(tmp_path, whole)
+    asking.ask("s", "p", Advice)
+    assert backend.asked == 1
+    torn = ChatResponse(ANSWER[:5], 1000, 500, cut=True)
+    asking, backend, _ = scripted(tmp_path / "b", torn, torn)
+    with pytest.raises(CallError, match=r"cut after 500 tokens.*llm\.max_tokens"):
+        asking.ask("s", "p", Advice)
+    assert backend.asked == 2
+    assert "was cut after 500 tokens" in backend.prompts[1]
+    # A log says it again.
+    again = Caller(None, CallLog(tmp_path / "c", tmp_path / "b" / "c"))
+    with pytest.raises(CallError, match="cut after 500 tokens"):
+        again.ask("s", "p", Advice)
 
 
 def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):

@@ -15,7 +15,7 @@ from reskill_jax.creator.proposal import Proposal
 from reskill_jax.creator.schemas import Advice, Analysis, Diagnosis, Drafts
 from reskill_jax.creator.stages import edited
 from reskill_jax.creator.verify import Limits, Verified, verify
-from reskill_jax.llm.json_schema import strict_schema
+from reskill_jax.llm.json_schema import closed_schema, strict_schema
 from reskill_jax.llm.parsing import MAX_CHARACTERS, AnswerError, parse
 from reskill_jax.llm.sanitize import TEMPLATE_TOKENS, clean, markup
 from reskill_jax.skills.assertions import AssertionSet
@@ -216,6 +216,16 @@ def test_strict_schemas_are_closed_and_complete():
 
     for schema in STAGES.values():
         walk(strict_schema(schema))
+        assert strict_schema(schema) != closed_schema(schema)
+
+
+def test_services_can_be_told_what_is_cut():
+    fields = closed_schema(Analysis)["properties"]
+    assert fields["insight"] == {"type": "string", "maxLength": 400}
+    assert fields["patterns"]["maxItems"] == 4
+    assert fields["patterns"]["items"]["maxLength"] == 400
+    draft = closed_schema(Drafts)["$defs"]["Draft"]["properties"]
+    assert draft["action"]["anyOf"][0] == {"type": "string", "maxLength": 500}
 
 
 def test_a_long_winded_analysis_is_cut_and_used():

@@ -14,7 +14,8 @@ from reskill_jax.llm.backends import ChatRequest, ChatResponse, Model
 from reskill_jax.llm.retry import Failure, classify
 from reskill_jax.llm.sidecar import Sidecar, TooLongError
 
-REQUEST = ChatRequest("be brief", "how?", {"type": "object", "properties": {}}, "plan")
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}}
+REQUEST = ChatRequest("be brief", "how?", SCHEMA, "plan")
 
 
 class Vllm(LlmServer):
@@ -45,7 +46,7 @@ def test_it_asks_for_the_schema_without_thinking_aloud():
     with Vllm("1") as server:
         assert make(server).complete(REQUEST) == ChatResponse('"plan"', 100, 1)
         (sent,) = server.requests
-    assert sent["response_format"]["json_schema"]["schema"] == REQUEST.schema
+    assert sent["response_format"]["json_schema"]["schema"] == SCHEMA
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}
     assert sent["model"] == ""  # whatever is served
 

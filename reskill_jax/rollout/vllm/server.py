@@ -159,6 +159,10 @@ def command(options: ServerOptions, socket: Path) -> list[str]:
         "generation-config": "vllm",
         "logprobs-mode": "processed_logprobs",
         "worker-extension-cls": "reskill_vllm.Extension",
+        # The creator asks for JSON: small models would write blanks for ever.
+        "structured-outputs-config": json.dumps(
+            {"backend": "xgrammar", "disable_any_whitespace": True}
+        ),
         "weight-transfer-config": json.dumps({"backend": _BACKENDS[options.transfer]}),
     }
     if options.gpu_memory_utilization:
