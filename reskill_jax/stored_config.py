@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from reskill_jax import defaults
 from reskill_jax.command_line import given_flags
 from reskill_jax.modules import ModuleError
+from reskill_jax.storage import plain
 from reskill_jax.terminal import printable
-from reskill_jax.workdir import PLACES, Workdir, flatten
+from reskill_jax.workdir import PLACES, Workdir, differences, flatten
 
 FREE = (*PLACES, "eval.")  # what may differ when a run is evaluated or exported
 # What a run is: every run has had these keys. One without them is damaged, not old.
@@ -122,17 +123,15 @@ def check_changes(config: ConfigDict, workdir: Workdir) -> None:
     Raises:
         ValueError: names the keys with both values.
     """
-    stored = flatten(_tuples(complete(workdir.read_config()).config))
-    wanted = flatten(config.to_dict())
-    changed = [
-        f"config.{key}={wanted.get(key)!r}, the run has {stored.get(key)!r}"
-        for key in sorted(stored.keys() | wanted.keys())
-        if stored.get(key) != wanted.get(key) and not key.startswith(FREE)
-    ]
-    if changed:
+    both = (complete(workdir.read_config()).config, plain(config.to_dict(), "config"))
+    stored, wanted = (
+        {key: value for key, value in flatten(x).items() if not key.startswith(FREE)}
+        for x in both
+    )
+    if changed := differences(stored, wanted):
         raise ValueError(
             "a run is looked at as it is: only keys that begin with one of "
-            f"{', '.join(FREE)} may be changed:\n  " + "\n  ".join(changed)
+            f"{', '.join(FREE)} may be changed:\n" + "\n".join(changed)
         )
 
 

@@ -227,18 +227,30 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _extends(stored: Any, wanted: Any) -> bool:
-    return isinstance(stored, int) and isinstance(wanted, int) and wanted > stored
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return a line for each key in which two flat configurations differ.
 
-
-def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    Args:
+        stored: that of a run.
+        wanted: the one of now.
+    """
     absent = object()
-    lines = [f"this run was started with another configuration, see {path}:"]
+    lines = []
     for key in sorted(stored.keys() | wanted.keys()):
         old, new = stored.get(key, absent), wanted.get(key, absent)
         if old != new:
             shown = ["absent" if v is absent else json.dumps(v) for v in (old, new)]
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
+    return lines
+
+
+def _extends(stored: Any, wanted: Any) -> bool:
+    return isinstance(stored, int) and isinstance(wanted, int) and wanted > stored
+
+
+def _mismatch(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    lines = [f"this run was started with another configuration, see {path}:"]
+    lines += differences(stored, wanted)
     if unlike := sorted(stored.keys() ^ wanted.keys()):
         lines.append(
             f"Keys that are absent on one side (config.{unlike[0]}) come of another "

@@ -172,8 +172,8 @@ def test_places_and_what_is_evaluated_may_be_changed_and_nothing_else(workdir):
     with pytest.raises(ValueError, match="a run is looked at as it is") as caught:
         check_changes(config, workdir)
     message = str(caught.value)
-    assert "\n  config.seed=7, the run has 42" in message
-    assert "\n  config.rollout.max_turns=9, the run has 4" in message
+    assert "\n  config.seed: 42 there, 7 now" in message
+    assert "\n  config.rollout.max_turns: 4 there, 9 now" in message
     assert "eval.max_tasks" not in message
     assert len(message.splitlines()) == 3
 
@@ -251,7 +251,7 @@ def test_the_program_refuses_other_flags_and_keeps_nothing(workdir):
     before = len(kept(workdir))
     done = program(workdir, "--config.rollout.max_turns=9", "--config.eval.max_tasks=1")
     assert done.returncode != 0
-    assert "config.rollout.max_turns=9, the run has 4" in done.stderr
+    assert "config.rollout.max_turns: 4 there, 9 now" in done.stderr
     assert "eval.max_tasks" not in done.stderr
     assert len(kept(workdir)) == before
 

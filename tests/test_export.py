@@ -272,7 +272,7 @@ def test_the_command_takes_a_step_and_places_but_no_other_flags(workdir, tmp_pat
 
     done = start("--config.seed=7")
     assert done.returncode != 0
-    assert "config.seed=7, the run has 42" in done.stderr
+    assert "config.seed: 42 there, 7 now" in done.stderr
     done = start()
     assert done.returncode == 0, done.stderr
     _, params = load(tmp_path / "a")

@@ -21,7 +21,7 @@ from reskill_jax.laboratory.recipe import RECIPES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.scrub import MARK
 from reskill_jax.storage import append_line, plain, read_json
-from reskill_jax.workdir import PLACES, Workdir, flatten
+from reskill_jax.workdir import PLACES, Workdir, differences, flatten
 
 Value = str | int | float | tuple[str, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
@@ -290,17 +290,17 @@ def refuse_other(
         new.adapt.frozen = True
     wanted = flatten(plain(new.to_dict(), "config"))
     stored = flatten(read_json(path))
-    differences = [
-        f"  config.{key}: {json.dumps(stored[key])} there, {json.dumps(value)} now"
-        for key, value in sorted(wanted.items())
-        if stored.get(key, value) not in (value, MARK) and not key.startswith(PLACES)
-    ]
-    if differences:
+    counts = {
+        key
+        for key in stored.keys() & wanted.keys()
+        if stored[key] != MARK and not key.startswith(PLACES)
+    }
+    if found := differences(*({k: x[k] for k in counts} for x in (stored, wanted))):
         raise UnusableResultError(
             "\n".join(
                 [
                     f"{path.parent} is finished, with another configuration:",
-                    *differences,
+                    *found,
                     "Choose another --workdir, or remove that directory.",
                 ]
             )
