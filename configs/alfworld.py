@@ -38,6 +38,7 @@ CPU = {
     "grpo.minibatches": 2,
     "grpo.learning_rate": 3e-4,  # 1e-3 collapses within five steps
     "grpo.kl_coef": 0.0,  # saves the reference's pass, a quarter of an update
+    "grpo.drop_zero_variance": True,  # saves a third of it, and costs nothing seen
     "grpo.buckets": (512, 768),
     "grpo.tokens_per_microbatch": 1536,
     "strategy.max_skills": 6,

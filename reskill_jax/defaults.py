@@ -255,7 +255,8 @@ def _add_learning(c: ConfigDict) -> None:
     c.grpo.gigpo.omega = 1.0  # weight of the part that compares turns
     c.grpo.gigpo.gamma = 0.95  # discount of what a turn is worth, per turn
     c.grpo.gigpo.mode = "mean_norm"  # or mean_std_norm: divide by standard deviations
-    # Leave out, before rows are packed, groups that have no advantage but penalties.
+    # Leave out, before rows are packed, groups that have no advantage but penalties;
+    # with the rule reference there are none.
     c.grpo.drop_zero_variance = False
     # What a token is trained on: clip; gspo, a ratio per turn; or dppo_tv.
     c.grpo.loss = "clip"

@@ -44,9 +44,9 @@ _TIMINGS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
     """Train, and time each update both ways."""
     del argv
-    config = configuration({"eval.splits": (), "meter.share": 0.0})
-    kept = config.copy_and_resolve_references()
-    kept.grpo.drop_zero_variance = True
+    kept = configuration({"eval.splits": (), "meter.share": 0.0})
+    config = kept.copy_and_resolve_references()
+    config.grpo.drop_zero_variance = False
     rows: list[list[str | float]] = []
     with ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory())

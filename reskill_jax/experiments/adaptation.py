@@ -6,6 +6,7 @@ Arms meet all kinds of tasks for 30 steps, and play held-out houses. Flags: see
 `attempt.start`.
 """
 
+from reskill_jax.benchmarks.runs import ALL_GROUPS
 from reskill_jax.experiments.arms import (
     ADAPTING,
     ADAPTING_CLAIMS,
@@ -27,6 +28,7 @@ EXPERIMENT = Experiment(
         Claim("reskill", ALONE, 0.12),
         *ADAPTING_CLAIMS,
     ),
+    ALL_GROUPS,
 )
 
 if __name__ == "__main__":

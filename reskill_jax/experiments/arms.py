@@ -131,6 +131,7 @@ class Experiment:
         met: kinds of tasks that come then; empty: all.
         arms: keys of `ARMS`; the others are compared with the first one.
         claims: what is promised.
+        changes: keys in which all its runs differ from `:cpu`.
     """
 
     name: str
@@ -138,3 +139,4 @@ class Experiment:
     met: str
     arms: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
+    changes: Changes = field(default_factory=dict)

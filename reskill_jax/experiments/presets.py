@@ -3,10 +3,11 @@
     python -m reskill_jax.experiments.presets --workdir=runs/presets --seeds=3
 
 trains configs/alfworld.py:cpu with every variant of `objectives.OBJECTIVES`, as it is,
-and without groups that tie, one run after another, each in its own workdir. Runs are
-resumed where they were stopped, and the figures of finished ones are kept in --results,
-so that the command may be interrupted and started again; --minutes ends it by itself.
---tiny tries the command in minutes, with runs that say nothing.
+and with groups that tie, one run after another, each in its own workdir; only the second
+and `dapo` drop these groups. Runs are resumed where they were stopped, and the figures
+of finished ones are kept in --results, so that the command may be interrupted and
+started again; --minutes ends it by itself. --tiny tries the command in minutes, with
+runs that say nothing.
 
 Success is greedy, on games that are held out for choices (split `dev`), never on those
 that are reported. Differences are to the first objective, paired by seed.
@@ -21,15 +22,15 @@ import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Changes, Results, start
+from reskill_jax.benchmarks.runs import ALL_GROUPS, Changes, Results, start
 from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
 PRESETS: dict[str, Changes] = {
+    "all groups": ALL_GROUPS,
     "default": {},
-    "ties dropped": {"grpo.drop_zero_variance": True},
-    **{name: dict(changes) for name, changes in OBJECTIVES.items()},
+    **{name: ALL_GROUPS | dict(changes) for name, changes in OBJECTIVES.items()},
 }
 _DEV = 48  # games, beside the 200 of the main job
 _EVALUATION: Changes = {

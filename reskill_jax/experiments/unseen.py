@@ -7,6 +7,7 @@ for 15 steps. Arms meet the other kinds (heat, cool, clean) for 30 steps, and pl
 in houses and with goals that nothing was trained on. Flags: see `attempt.start`.
 """
 
+from reskill_jax.benchmarks.runs import ALL_GROUPS
 from reskill_jax.experiments.arms import (
     ADAPTING,
     ADAPTING_CLAIMS,
@@ -34,6 +35,7 @@ EXPERIMENT = Experiment(
             for how in ("trained", "trained slowly")
         ),
     ),
+    ALL_GROUPS,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ def problems(
     rule: str,
     estimator: str,
     pass_k: int,
-    drop_zero_variance: bool,
     group_size: int,
     minibatches: int,
     buckets: Sequence[int],
@@ -36,7 +35,6 @@ def problems(
         rule: of the advantages, see `advantages.advantages`.
         estimator: likewise.
         pass_k: see `estimators.Estimator`.
-        drop_zero_variance: see `update.make_update`.
         group_size: rollouts of a group.
         minibatches: optimiser steps per batch.
         buckets: lengths of rows, tokens, increasing.
@@ -56,9 +54,7 @@ def problems(
         tasks_per_step: groups in a batch.
         longest_turn: tokens of the longest prompt and response together.
     """
-    yield from advantage_problems(
-        rule=rule, estimator=estimator, drop_zero_variance=drop_zero_variance
-    )
+    yield from advantage_problems(rule=rule, estimator=estimator)
     if estimator == "passk" and pass_k > group_size:
         yield (
             f"pass_k={pass_k} is more than the {group_size} rollouts of a group: "
@@ -108,19 +104,12 @@ def problems(
         )
 
 
-def advantage_problems(
-    *, rule: str, estimator: str, drop_zero_variance: bool
-) -> Iterator[str]:
+def advantage_problems(*, rule: str, estimator: str) -> Iterator[str]:
     """Yield what the rule of the released code does not go with."""
     if rule == "reference" and estimator not in ("grpo", "dr_grpo"):
         yield (
             f"estimator={estimator!r} is not of the released code, whose rule is "
             "'reference': choose rule='corrected', or the estimator grpo or dr_grpo"
-        )
-    if rule == "reference" and drop_zero_variance:
-        yield (
-            "drop_zero_variance=True has nothing to drop with rule='reference', which "
-            "moves the advantages of all groups: choose rule='corrected'"
         )
 
 

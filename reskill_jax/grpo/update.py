@@ -107,7 +107,8 @@ def make_update(
         drop_zero_variance: whether groups without any advantage but penalties are left
             out before rows are packed. Minibatches are those of all groups, and weights
             are as if the groups were there: without penalty and KL term the gradient is
-            the same, at less cost. With these, dropped groups have no part in them. A
+            the same, at less cost. With these, dropped groups have no part in them. The
+            rule `reference` moves the advantages of all groups, so none is dropped. A
             minibatch of which nothing is left is skipped: it takes no optimiser step,
             and does not count in schedules.
         aggregation: of the loss, see `token_weights`.
@@ -150,9 +151,7 @@ def make_update(
     if dual_clip <= 1:
         raise ValueError(f"dual_clip={dual_clip}: must exceed 1; 3 is usual")
     for problem in (
-        *advantage_problems(
-            rule=rule, estimator=estimator.name, drop_zero_variance=drop_zero_variance
-        ),
+        *advantage_problems(rule=rule, estimator=estimator.name),
         *kl_problems(kl_estimator=kl_estimator, kl_in=kl_in),
         *staleness_problems(
             old_logprobs=old_logprobs,

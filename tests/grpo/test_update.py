@@ -242,9 +242,11 @@ def test_a_batch_of_tied_groups_leaves_the_state_alone():
 
 
 def test_the_released_codes_rule_has_nothing_to_drop():
-    options = DEFAULTS | {"rule": "reference", "drop_zero_variance": True}
-    with pytest.raises(ValueError, match="drop_zero_variance=True has nothing"):
-        make_update(logprob_fn, SGD, **options)
+    episodes = tie(make_batch(9), 0, 1)
+    whole, _ = train(episodes, rule="reference")
+    kept, metrics = train(episodes, rule="reference", drop_zero_variance=True)
+    jax.tree.map(np.testing.assert_array_equal, kept, whole)
+    assert metrics["batch/dropped_groups"] == 0
 
 
 def test_an_update_scales_rewards_before_advantages():
