@@ -210,6 +210,34 @@ def _find(known: Mapping[str, Skill], name: str) -> Skill:
     return known[name]
 
 
+def as_line(
+    demonstration: Demonstration, names: Mapping[Skill, str]
+) -> dict[str, object]:
+    """Write a demonstration as one line of a file, see the module.
+
+    Args:
+        demonstration: what is written.
+        names: of the skills that it shows, as they are called in the bank beside.
+    """
+    turns = demonstration.turns
+    task = demonstration.task
+    observations = [turn.observation.text for turn in turns]
+    return {
+        "task": task.id,
+        "kind": task.kind,
+        "split": task.split,
+        "goal": demonstration.goal,
+        "success": demonstration.success,
+        "opening": demonstration.opening,
+        "actions": [turn.action for turn in turns],
+        "observations": [*observations, demonstration.final_observation],
+        "responses": [turn.response for turn in turns],
+        "choices": [turn.observation.actions for turn in turns],
+        "hints": [turn.observation.hint for turn in turns],
+        "active_skills": [[names[skill] for skill in turn.skills] for turn in turns],
+    }
+
+
 def only_successes(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     """Keep those that reached their goal."""
     return [d for d in demonstrations if d.success]
