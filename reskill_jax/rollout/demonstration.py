@@ -113,11 +113,15 @@ def read_demonstrations(path: Path, bank: SkillBank) -> list[Demonstration]:
     Raises:
         ValueError: there is none, or a line cannot be used; names line and key.
     """
-    files = sorted(path.glob("train-*.jsonl")) if path.is_dir() else [path]
-    found = [d for file in files for d in _read(file, bank)]
+    found = [d for file in episode_files(path) for d in _read(file, bank)]
     if not found:
         raise ValueError(f"{path} holds no episodes: name a .jsonl file or a directory")
     return found
+
+
+def episode_files(path: Path) -> list[Path]:
+    """Return the files that `read_demonstrations` reads."""
+    return sorted(path.glob("train-*.jsonl")) if path.is_dir() else [path]
 
 
 @dataclass(frozen=True, kw_only=True)
