@@ -78,6 +78,7 @@ CHAT = {
     "grpo.learning_rate": 1e-4,
     "grpo.buckets": (512, 768, 1024),
     "grpo.tokens_per_microbatch": 1024,
+    "strategy.reservoir_min": 8,  # two tasks a step give at most four records
     "eval.max_tasks": 24,
     "checkpoint.every": 1,
 }
