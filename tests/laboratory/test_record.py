@@ -58,7 +58,6 @@ def test_wordings_of_one_rule_get_different_names():
     assert [*found.values()] == ["open-it-1", "open-it-2", "close-it-1"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ALFWORLD, reason="needs the extra alfworld")
 def test_what_is_recorded_are_the_demonstrations_of_the_recipe(tmp_path, monkeypatch):
     from reskill_jax.laboratory.collect import demonstrate_all, find_tasks
