@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     terminal.guard()
     recipe = RECIPES[_RECIPE.value]
-    teaching = recipe.teaching
+    teaching = recipe.fluent if _FLUENT.value else recipe.teaching
     chosen = replace(
         recipe,
         num_houses=_TASKS.value or recipe.num_houses,
@@ -116,6 +116,9 @@ if __name__ == "__main__":  # flags are the program's, not of those who import i
     _EPISODES = flags.DEFINE_integer("episodes", 1, "Of each task.", lower_bound=1)
     _TURNS = flags.DEFINE_integer(
         "max_turns", 0, "Most turns of an episode; 0: the recipe's.", lower_bound=0
+    )
+    _FLUENT = flags.DEFINE_bool(
+        "fluent", False, "Without skills, and with hardly any mistakes."
     )
     _SEED = flags.DEFINE_integer("seed", 0, "Of tasks, skills and mistakes.")
     _OUTPUT = flags.DEFINE_string("output", None, "New directory.", required=True)
