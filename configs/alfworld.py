@@ -62,9 +62,32 @@ SMOKE = {
     "eval.max_tasks": 3,
     "checkpoint.every": 1,
 }
+# Adapters on a chat model of a few hundred million parameters (docs/models.md): on two
+# cores, steps of minutes. Name the model in policy.path.
+CHAT = {
+    **CPU,
+    "policy.lora.rank": 16,
+    "prompt.max_tokens": 1000,
+    "rollout.tasks_per_step": 2,
+    "rollout.max_turns": 12,
+    "rollout.max_tokens": 24,
+    "rollout.concurrency": 16,
+    "engine.max_sequences": 16,
+    # A call costs as much as all its rows, and few of 16 would be in use.
+    "engine.prefill_rows": 4,
+    "engine.decode_rows": 8,
+    "grpo.learning_rate": 1e-4,
+    # Before the first success there is only the penalty to learn from.
+    "grpo.drop_zero_variance": False,
+    "grpo.buckets": (512, 768, 1024),
+    "grpo.tokens_per_microbatch": 1024,
+    "strategy.reservoir_min": 8,  # two tasks a step give at most four records
+    "eval.max_tasks": 24,
+    "checkpoint.every": 1,
+}
 # With `cpu`: begin with the policy that was warmed on two worlds, this one and another.
 BOTH = {"warm_start.recipe": "alfworld-scienceworld"}
-SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH}
+SMALL = {"cpu": CPU, "smoke": SMOKE, "chat": CHAT, "both": BOTH}
 VARIANTS = {"paper": PAPER, "official": OFFICIAL, **SMALL}
 
 

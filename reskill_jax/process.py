@@ -39,7 +39,9 @@ def keep_freed_memory() -> bool:
     XLA allocates a program's temporary arrays at each run and frees them after it. They
     are large, so glibc gives them back to the system at once, and the page faults of
     getting them again take a tenth of a small policy's update; more on some virtual
-    machines. Kept, they cost memory only between the runs, not at the peak.
+    machines. Kept, they cost memory, also at the peak where rows of several lengths do
+    not fit into each other's places: adapters on 135M parameters took 6.9 GB instead of
+    3.2 with rows of 512, 768 and 1,024 tokens, and a quarter less CPU time.
 
     To be called before JAX has started its backend, whose threads get their ways of
     allocating then. Where JAX has accelerators, or where there is no glibc, nothing

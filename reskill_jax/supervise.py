@@ -6,24 +6,38 @@
 The configuration says how prompts look and how the update is computed (sections
 `prompt`, `policy`, `mesh`, `grpo.buckets`); `rollout/demonstration.py` says what
 episodes are. The loss is the mean negative log-likelihood per token of the responses.
+The state of training is stored every ten minutes (`OUTPUT.partial`); the same command
+continues from there.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import build, terminal
+from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.command_line import parse_flags
 from reskill_jax.export import export, refuse_existing
-from reskill_jax.grpo.optimizer import init_state, make_optimizer
-from reskill_jax.grpo.packing import pack
+from reskill_jax.grpo.optimizer import TrainState, init_state, make_optimizer
+from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.schedules import make_schedule
-from reskill_jax.grpo.supervised import fit, make_supervised_update, mean_loss
+from reskill_jax.grpo.supervised import (
+    SupervisedUpdate,
+    fit,
+    make_supervised_update,
+    mean_loss,
+)
 from reskill_jax.policy.lora import merge
 from reskill_jax.policy.sharding import row_shards
 from reskill_jax.policy.weights import load
@@ -31,18 +45,22 @@ from reskill_jax.process import compilation_cache, tune_memory
 from reskill_jax.rollout.demonstration import (
     Demonstration,
     as_episode,
+    episode_files,
     only_successes,
     read_demonstrations,
 )
-from reskill_jax.rollout.episode import Episode
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.validate import SUPERVISION, validate
+
+_SAVE_S = 600.0  # seconds of training that a killed process may cost
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    logging.set_verbosity(logging.WARNING)  # JAX tells of devices that are not here
     terminal.guard()
     compilation_cache(Path(".cache") / "xla")
     tune_memory()
@@ -79,6 +97,9 @@ def supervise(
 ) -> tuple[float, float]:
     """Train, and write the policy as a Hugging Face directory.
 
+    A process that was killed is followed by one with the same arguments, which goes on
+    where the state was stored last.
+
     Args:
         config: how prompts look and how the update is computed.
         episodes: file or directory, see `rollout.demonstration`.
@@ -96,12 +117,14 @@ def supervise(
 
     Raises:
         FileExistsError: `output` is there already.
-        ValueError: the episodes cannot be used, or are too few.
+        ValueError: the configuration or the episodes cannot be used, or these are too
+            few.
     """
     refuse_existing(output)
     config = config.copy_and_resolve_references()
     config.unlock()
     config.policy.path = policy
+    validate(config, SUPERVISION)
     demonstrations = read_demonstrations(episodes, bank)
     if not failures:
         demonstrations = only_successes(demonstrations)
@@ -111,52 +134,111 @@ def supervise(
             f"{held_out} of them are only measured: give more, or hold fewer out"
         )
     _check_lists(config, demonstrations)
-    with ExitStack():
-        environment = build.load_environment(config)
-        start = build.load_policy(config)
-        _check_responses(config, start, demonstrations)
-        render = partial(
-            as_episode, build.make_prompts(config, environment, start.tokenizer)
-        )
-        rng = np.random.default_rng(config.seed)
-        order = rng.permutation(len(demonstrations))
-        measured = [render(demonstrations[i]) for i in order[:held_out]]
-        taught = [demonstrations[i] for i in order[held_out:]]
-        warmup = steps // 10
-        tx = make_optimizer(
-            make_schedule(learning_rate, warmup=warmup, decay=max(steps - warmup, 1)),
-            clip_norm=config.grpo.clip_norm,
-            weight_decay=config.grpo.weight_decay,
-        )
-        logprob_fn = build.make_logprob_fn(config, start.config, start.mesh)
-        update = make_supervised_update(logprob_fn, tx, start.frozen)
-        packing = partial(
-            pack,
-            buckets=config.grpo.buckets,
-            tokens_per_microbatch=config.grpo.tokens_per_microbatch,
-            row_shards=row_shards(start.mesh),
-        )
-        loss = partial(mean_loss, logprob_fn, packing(measured))
-        before = loss(start.join(start.params)) if measured else float("nan")
+    environment = build.load_environment(config)
+    start = build.load_policy(config)
+    _check_responses(config, start, demonstrations)
+    render = partial(
+        as_episode, build.make_prompts(config, environment, start.tokenizer)
+    )
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(demonstrations))
+    measured = [render(demonstrations[i]) for i in order[:held_out]]
+    taught = [demonstrations[i] for i in order[held_out:]]
+    warmup = steps // 10
+    tx = make_optimizer(
+        make_schedule(learning_rate, warmup=warmup, decay=max(steps - warmup, 1)),
+        clip_norm=config.grpo.clip_norm,
+        weight_decay=config.grpo.weight_decay,
+    )
+    logprob_fn = build.make_logprob_fn(config, start.config, start.mesh)
+    update = make_supervised_update(logprob_fn, tx, start.frozen)
+    packing = partial(
+        pack,
+        buckets=config.grpo.buckets,
+        tokens_per_microbatch=config.grpo.tokens_per_microbatch,
+        row_shards=row_shards(start.mesh),
+    )
+    loss = partial(mean_loss, logprob_fn, packing(measured))
+    options = (steps, batch, learning_rate, held_out, failures)
+    stored = output.with_name(f"{output.name}.partial")
+    state, before = _fit(
+        update,
+        init_state(start.params, tx, start.mesh),
+        steps,
+        lambda step: packing([*map(render, _draw(taught, batch, config.seed, step))]),
+        measure=lambda params: loss(start.join(params)) if measured else None,
+        stored=stored / _identity(config, episodes, bank, start, options),
+    )
+    params = start.join(state.params)
+    after = loss(params) if measured else float("nan")
+    if start.frozen is not None:  # onto weights that were never rounded
+        _, whole = load(start.directory)
+        params = replace(params, base=whole)
+    export(output, start.directory, merge(params))
+    shutil.rmtree(stored)
+    return float("nan") if before is None else before, after
 
-        def draw(step: int) -> list[Episode]:
-            places = range(step * batch, (step + 1) * batch)
-            size = len(taught)
-            orders = {
-                epoch: np.random.default_rng((config.seed, epoch)).permutation(size)
-                for epoch in {place // size for place in places}
-            }
-            return [render(taught[orders[p // size][p % size]]) for p in places]
 
-        state = init_state(start.params, tx, start.mesh)
-        state = fit(update, state, range(steps), lambda step: packing(draw(step)))
-        params = start.join(state.params)
-        after = loss(params) if measured else float("nan")
-        if start.frozen is not None:  # onto weights that were never rounded
-            _, whole = load(start.directory)
-            params = replace(params, base=whole)
-        export(output, start.directory, merge(params))
-    return before, after
+def _fit(
+    update: SupervisedUpdate,
+    state: TrainState,
+    steps: int,
+    batches: Callable[[int], list[PackedBatch]],
+    *,
+    measure: Callable[[Any], float | None],
+    stored: Path,
+) -> tuple[TrainState, float | None]:
+    """Take all steps, or those after the state that is stored.
+
+    Returns:
+        The last state, and what `measure` gave of the first one's weights.
+    """
+    with closing(Checkpointer(stored, keep=1)) as checkpointer:
+        if restored := checkpointer.restore(state):
+            done, state, host = restored
+            before = host["before"]
+            terminal.say(f"going on after {done} of {steps} steps")
+        else:
+            done, before = 0, measure(state.params)
+        saved = time.monotonic()
+
+        def keep(done: int, state: TrainState) -> None:
+            nonlocal saved
+            if done < steps and time.monotonic() - saved >= _SAVE_S:
+                checkpointer.save(done, state, {"before": before})
+                saved = time.monotonic()
+
+        return fit(update, state, range(done, steps), batches, keep), before
+
+
+def _draw(
+    taught: Sequence[Demonstration], batch: int, seed: int, step: int
+) -> list[Demonstration]:
+    """Draw what a step learns from: every epoch in an order of its own."""
+    size = len(taught)
+    places = range(step * batch, (step + 1) * batch)
+    orders = {
+        epoch: np.random.default_rng((seed, epoch)).permutation(size)
+        for epoch in {place // size for place in places}
+    }
+    return [taught[orders[place // size][place % size]] for place in places]
+
+
+def _identity(
+    config: ConfigDict,
+    episodes: Path,
+    bank: SkillBank,
+    start: build.Policy,
+    options: Sequence[object],
+) -> str:
+    """Name what training is a function of: state of other training is not read."""
+    digest = hashlib.sha256()
+    for path in episode_files(episodes):
+        digest.update(path.read_bytes())
+    weights = build.describe_base(start.directory)["digest"]
+    document = [config.to_json(sort_keys=True), bank.hash, weights, *options]
+    digest.update(json.dumps(document).encode())
+    return digest.hexdigest()[:12]
 
 
 def _check_lists(config: ConfigDict, demonstrations: Sequence[Demonstration]) -> None:
@@ -205,6 +287,7 @@ def _check_responses(
 
 if __name__ == "__main__":  # flags are the program's, not of those who import it
     _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file.")
+    flags.mark_flag_as_required("config")
     _EPISODES = flags.DEFINE_string(
         "episodes", None, "A .jsonl file, or a directory.", required=True
     )
@@ -224,4 +307,4 @@ if __name__ == "__main__":  # flags are the program's, not of those who import i
     )
     _HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
     _FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -42,6 +42,7 @@ from reskill_jax.workdir import flatten
 # What modes that start no run depend on.
 EVALUATION = ("env", "prompt", "mesh", "engine.vllm", "eval")
 COMPILATION = ("mesh", "grpo")
+SUPERVISION = ("prompt", "policy", "mesh")
 
 
 def validate(config: ConfigDict, sections: Container[str] | None = None) -> None:

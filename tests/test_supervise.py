@@ -9,6 +9,7 @@ from corridor_runs import corridor_config
 from programs import save_random_policy, start
 
 from reskill_jax.environments.wording import Wording
+from reskill_jax.grpo.supervised import fit
 from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.demonstration import (
     as_episode,
@@ -120,6 +121,89 @@ def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_pa
             learning_rate=1e-3,
             held_out=1,
         )
+
+
+def test_values_that_no_key_has_are_refused_before_any_work(policy, tmp_path):
+    config = corridor_config(policy, policy__dtype="float33")
+    config.policy.lora.targets = ("q_prj",)
+    with pytest.raises(ValueError, match="the configuration cannot run") as error:
+        supervise(
+            config,
+            tmp_path / "not-there.jsonl",
+            policy=str(tmp_path / "nowhere"),
+            output=tmp_path / "b",
+            bank=SkillBank(),
+            steps=1,
+            batch=1,
+            learning_rate=1e-3,
+        )
+    assert "config.policy.dtype='float33'" in str(error.value)
+    assert "config.policy.lora.targets=('q_prj',)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        (None, "error: flag --config=None"),
+        ("--config.policy.lora.rnk=4", "did you mean config.policy.lora.rank?"),
+    ],
+)
+def test_what_is_wrong_with_its_flags_is_said_in_a_line(flag, message):
+    given = [f"--{name}=x" for name in ("episodes", "policy", "output")]
+    if flag:
+        given += ["--config=configs/alfworld.py:smoke", flag]
+    done = start(sys.executable, "-m", "reskill_jax.supervise", *given)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_was_killed(policy, tmp_path, monkeypatch):
+    """With adapters: the same weights bit for bit, and no state is left behind."""
+    config = corridor_config(policy, prompt__actions=False, policy__lora__rank=2)
+    line = LINE | {"active_skills": None}
+    path = write(tmp_path / "a.jsonl", *[line] * 5)
+
+    def train(output, rate=1e-2):
+        return supervise(
+            config,
+            path,
+            policy=str(policy),
+            output=output,
+            bank=SkillBank(),
+            steps=4,
+            batch=2,
+            learning_rate=rate,
+            held_out=1,
+        )
+
+    straight = train(tmp_path / "straight")
+    taken = []
+
+    def killed(update, state, steps, batches, after_step):
+        def watched(state, now):
+            if len(taken) == 3:
+                raise KeyboardInterrupt
+            taken.append(int(state.step))
+            return update(state, now)
+
+        return fit(watched, state, steps, batches, after_step)
+
+    monkeypatch.setattr("reskill_jax.supervise._SAVE_S", 0.0)
+    monkeypatch.setattr("reskill_jax.supervise.fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(KeyboardInterrupt):  # other training begins anew
+        train(tmp_path / "out", rate=1e-3)
+    assert taken == [0, 1, 2]
+    taken.clear()
+    assert train(tmp_path / "out") == straight
+    assert taken == [3]
+    one, other = (tmp_path / name / "model.safetensors" for name in ("straight", "out"))
+    assert one.read_bytes() == other.read_bytes()
+    assert not (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.slow

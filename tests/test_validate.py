@@ -99,7 +99,7 @@ def test_what_the_keys_test_takes_for_allowed_is_there(key):
     assert key in SMOKE
 
 
-@pytest.mark.parametrize("variant", ["cpu", "smoke"])
+@pytest.mark.parametrize("variant", ["cpu", "smoke", "chat"])
 def test_variants_for_the_laptop_run_as_they_are(variant):
     validate(get_config(variant))
 

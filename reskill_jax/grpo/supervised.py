@@ -85,6 +85,7 @@ def fit(
     state: TrainState,
     steps: Iterable[int],
     batches: Callable[[int], list[PackedBatch]],
+    after_step: Callable[[int, TrainState], None] = lambda done, state: None,
 ) -> TrainState:
     """Take optimiser steps; `state` is donated.
 
@@ -94,16 +95,24 @@ def fit(
         steps: their numbers.
         batches: step number -> what it learns from. Called in a thread, one step
             ahead, since rendering and packing take about as long as an update.
+        after_step: called with the number of steps done and the state after each.
     """
     numbers = list(steps)
     with ThreadPoolExecutor(1) as thread:
         ahead = (thread.submit(batches, step) for step in numbers)
         packed = next(ahead)
-        progress = tqdm.tqdm(numbers, desc="supervised", mininterval=5)
-        for _ in progress:
+        progress = tqdm.tqdm(
+            numbers,
+            desc="supervised",
+            mininterval=5,
+            initial=numbers[0],
+            total=numbers[-1] + 1,
+        )
+        for step in progress:
             now, packed = packed.result(), next(ahead, packed)
             state, metrics = update(state, now)
             progress.set_postfix(loss=metrics["supervised/loss"])
+            after_step(step + 1, state)
     return state
 
 

@@ -113,11 +113,15 @@ def read_demonstrations(path: Path, bank: SkillBank) -> list[Demonstration]:
     Raises:
         ValueError: there is none, or a line cannot be used; names line and key.
     """
-    files = sorted(path.glob("train-*.jsonl")) if path.is_dir() else [path]
-    found = [d for file in files for d in _read(file, bank)]
+    found = [d for file in episode_files(path) for d in _read(file, bank)]
     if not found:
         raise ValueError(f"{path} holds no episodes: name a .jsonl file or a directory")
     return found
+
+
+def episode_files(path: Path) -> list[Path]:
+    """Return the files that `read_demonstrations` reads."""
+    return sorted(path.glob("train-*.jsonl")) if path.is_dir() else [path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +212,34 @@ def _find(known: Mapping[str, Skill], name: str) -> Skill:
             f"({', '.join(known) or 'none'}): name the directory of its SKILL.md"
         )
     return known[name]
+
+
+def as_line(
+    demonstration: Demonstration, names: Mapping[Skill, str]
+) -> dict[str, object]:
+    """Write a demonstration as one line of a file, see the module.
+
+    Args:
+        demonstration: what is written.
+        names: of the skills that it shows, as they are called in the bank beside.
+    """
+    turns = demonstration.turns
+    task = demonstration.task
+    observations = [turn.observation.text for turn in turns]
+    return {
+        "task": task.id,
+        "kind": task.kind,
+        "split": task.split,
+        "goal": demonstration.goal,
+        "success": demonstration.success,
+        "opening": demonstration.opening,
+        "actions": [turn.action for turn in turns],
+        "observations": [*observations, demonstration.final_observation],
+        "responses": [turn.response for turn in turns],
+        "choices": [turn.observation.actions for turn in turns],
+        "hints": [turn.observation.hint for turn in turns],
+        "active_skills": [[names[skill] for skill in turn.skills] for turn in turns],
+    }
 
 
 def only_successes(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
