@@ -323,8 +323,9 @@ def _add_method(c: ConfigDict) -> None:
     # Proposals on trial at once, at most; 1 in the paper. With more, each has fewer
     # episodes and must be clearer; refused where batches are too small for that.
     c.strategy.candidates = 1
-    c.strategy.reservoir_size = 200  # episodes that the creator sees, at most
-    c.strategy.reservoir_min = 100  # episodes before the creator is first asked
+    # Episodes that the creator sees, at most; one per task, library and outcome.
+    c.strategy.reservoir_size = 200
+    c.strategy.reservoir_min = 100  # of these before the creator is first asked
 
     _add_frozen_methods(c.strategy)
     _add_learning_methods(c.strategy)

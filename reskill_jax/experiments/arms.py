@@ -10,6 +10,7 @@ them. An arm may be
 - a policy that a strategy has trained further on them.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -123,8 +124,13 @@ ADAPTING = (
 )
 ADAPTING_CLAIMS = (
     *(Claim("reskill", x, 0.0) for x in ("static", "auto_accept", "expel", "skillrl")),
-    Claim("reskill+harmful", "uniform+harmful", 0.0),
-    Claim("uniform+harmful", "auto_accept+harmful", 0.0),
+    *(
+        Claim(one, other, 0.0, what)
+        for one, other in itertools.pairwise(
+            ("reskill+harmful", "uniform+harmful", "auto_accept+harmful")
+        )
+        for what in ("successes", "course")
+    ),
 )
 
 

@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
         Claim("reskill", ALONE, 0.20),
         *ADAPTING_CLAIMS,
         Claim("reskill trained", "grpo trained", 0.0, "course", surely=True),
-        Claim("reskill after reskill", "reskill", 0.0),
+        Claim("reskill after reskill", "reskill", 0.0, surely=True),
     ),
     ALL_GROUPS,
 )
