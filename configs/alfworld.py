@@ -87,7 +87,7 @@ CHAT = {
 }
 # With `cpu`: begin with the policy that was warmed on two worlds, this one and another.
 BOTH = {"warm_start.recipe": "alfworld-scienceworld"}
-SMALL = {"cpu": CPU, "smoke": SMOKE, "chat": CHAT, "both": BOTH}
+SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH, "chat": CHAT}
 VARIANTS = {"paper": PAPER, "official": OFFICIAL, **SMALL}
 
 
