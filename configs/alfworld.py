@@ -77,8 +77,6 @@ CHAT = {
     "engine.prefill_rows": 4,
     "engine.decode_rows": 8,
     "grpo.learning_rate": 1e-4,
-    # Before the first success there is only the penalty to learn from.
-    "grpo.drop_zero_variance": False,
     "grpo.buckets": (512, 768, 1024),
     "grpo.tokens_per_microbatch": 1024,
     "strategy.reservoir_min": 8,  # two tasks a step give at most four records
