@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from reskill_jax import terminal
 from reskill_jax.build import load_environment
+from reskill_jax.command_line import parse_flags
 from reskill_jax.environments.tfds import VERSION, data_directory, write
+from reskill_jax.validate import validate
 
 
 def write_task_set(config: ConfigDict) -> str:
@@ -46,12 +49,18 @@ def write_task_set(config: ConfigDict) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Read the flags and write."""
-    del argv
-    write_task_set(_CONFIG.value)
+    """Read the flags and write; what people can mend is said in a line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
+    terminal.guard()
+    try:
+        validate(_CONFIG.value, ("env",))
+        write_task_set(_CONFIG.value)
+    except (ValueError, OSError) as error:
+        terminal.fail(error)
 
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "The environment's.")
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

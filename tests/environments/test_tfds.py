@@ -89,6 +89,26 @@ def test_the_command_makes_a_set_that_is_played_without_the_files(
 
 
 @pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--config.env.sampel=True", "sampel"),
+        ("--config.env.workers=0", "config.env.workers=0: must be"),
+        ("--config.env.source=tfds:x/1.0.0", "config.env.source='tfds:x/1.0.0'"),
+    ],
+)
+def test_the_command_says_in_a_line_what_it_cannot_take(tmp_path, flag, said):
+    done = start(
+        sys.executable, "-m", "reskill_jax.write_task_set",
+        "--config=configs/search.py:smoke", flag,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+                          "TFDS_DATA_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode not in (0, -9)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("name", "own"),
     [
         ("search", {"questions": "sample"}),
