@@ -40,7 +40,7 @@ from reskill_jax.rollout.context import (
 )
 from reskill_jax.scrub import environment_secrets, scrub, scrub_all
 from reskill_jax.skills.skill_md import save_bank
-from reskill_jax.storage import read_json, write_text
+from reskill_jax.storage import new_directory, read_json, refuse_existing, write_text
 from reskill_jax.strategies import find_strategy
 from reskill_jax.terminal import activity
 from reskill_jax.workdir import Workdir
@@ -204,29 +204,18 @@ def export(
     Raises:
         FileExistsError: `output` is there already.
     """
-    refuse_existing(output)
-    unfinished = output.with_name(f"{output.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed export
-    with activity(f"writing the weights to {output}"):
-        save(unfinished, load_config(source), params, dtype=dtype)
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, unfinished / name)
-    # The model's own words for its shape are what all versions of readers know.
-    values = read_json(source / "config.json")
-    values["torch_dtype" if "torch_dtype" in values else "dtype"] = dtype
-    _write(unfinished / "config.json", values)
-    _write(unfinished / "generation_config.json", _generation_config(source))
-    describe(unfinished)
-    unfinished.rename(output)
-
-
-def refuse_existing(output: Path) -> None:
-    """Raise FileExistsError if `output` is there."""
-    if output.exists():
-        raise FileExistsError(
-            f"{output} is there already: remove it or choose another --output"
-        )
+    with new_directory(output) as unfinished:
+        with activity(f"writing the weights to {output}"):
+            save(unfinished, load_config(source), params, dtype=dtype)
+        for name in _TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, unfinished / name)
+        # The model's own words for its shape are what all versions of readers know.
+        values = read_json(source / "config.json")
+        values["torch_dtype" if "torch_dtype" in values else "dtype"] = dtype
+        _write(unfinished / "config.json", values)
+        _write(unfinished / "generation_config.json", _generation_config(source))
+        describe(unfinished)
 
 
 def _generation_config(source: Path) -> dict[str, Any]:

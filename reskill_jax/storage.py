@@ -4,7 +4,9 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,29 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         # The error of a full disk does not tell which file it was.
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise FileExistsError if `output` is there."""
+    if output.exists():
+        raise FileExistsError(
+            f"{output} is there already: remove it or choose another --output"
+        )
+
+
+@contextmanager
+def new_directory(output: Path) -> Iterator[Path]:
+    """Yield where to write a directory; `output` appears whole or not at all.
+
+    Raises:
+        FileExistsError: `output` is there already.
+    """
+    refuse_existing(output)
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(output)
 
 
 def append_line(path: Path, line: str) -> None:

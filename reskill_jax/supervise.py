@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from reskill_jax import build, terminal
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.command_line import parse_flags
-from reskill_jax.export import export, refuse_existing
+from reskill_jax.export import export
 from reskill_jax.grpo.optimizer import TrainState, init_state, make_optimizer
 from reskill_jax.grpo.packing import PackedBatch, pack
 from reskill_jax.grpo.schedules import make_schedule
@@ -51,6 +51,7 @@ from reskill_jax.rollout.demonstration import (
 )
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
+from reskill_jax.storage import refuse_existing
 from reskill_jax.validate import SUPERVISION, validate
 
 _SAVE_S = 600.0  # seconds of training that a killed process may cost

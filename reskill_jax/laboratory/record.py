@@ -11,7 +11,6 @@ are those of whoever learns from them. `supervise` leaves lost ones out.
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from reskill_jax.laboratory.recipe import RECIPES, Recipe
 from reskill_jax.rollout.demonstration import Demonstration, as_line
 from reskill_jax.skills.skill import Skill, SkillBank
 from reskill_jax.skills.skill_md import save_bank
-from reskill_jax.storage import write_text
+from reskill_jax.storage import new_directory, refuse_existing, write_text
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,10 +63,7 @@ def record(recipe: Recipe, output: Path, *, workers: int) -> tuple[int, float]:
     Raises:
         FileExistsError: `output` is there already.
     """
-    if output.exists():
-        raise FileExistsError(
-            f"{output} is there already: remove it or choose another --output"
-        )
+    refuse_existing(output)
     tasks = find_tasks(recipe, workers=workers)
     demonstrations = demonstrate_all(
         tasks,
@@ -80,11 +76,9 @@ def record(recipe: Recipe, output: Path, *, workers: int) -> tuple[int, float]:
     names = name_apart(demonstrations)
     bank = SkillBank(tuple(replace(skill, name=name) for skill, name in names.items()))
     lines = [json.dumps(as_line(shown, names)) + "\n" for shown in demonstrations]
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save_bank(bank, partial / "skills")
-    write_text(partial / "episodes.jsonl", "".join(lines))
-    partial.rename(output)
+    with new_directory(output) as unfinished:
+        save_bank(bank, unfinished / "skills")
+        write_text(unfinished / "episodes.jsonl", "".join(lines))
     won = sum(shown.success for shown in demonstrations)
     return len(demonstrations), won / len(demonstrations)
 

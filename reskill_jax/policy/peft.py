@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from reskill_jax.policy.lora import TARGETS, A, B
 from reskill_jax.policy.safetensors_io import Tensor, write_tensors
+from reskill_jax.storage import new_directory
 
 
 def peft_tensors(adapters: Any) -> dict[str, np.ndarray]:
@@ -72,17 +72,18 @@ def save_adapters(
         adapters: see `lora.Adapted`.
         rank: r.
         alpha: changes are scaled by alpha / r.
+
+    Raises:
+        FileExistsError: `output` is there already.
     """
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed export
-    partial.mkdir(parents=True)
     values = peft_config(str(base), adapters, rank, alpha)
     text = json.dumps(values, indent=2) + "\n"
-    (partial / "adapter_config.json").write_text(text)
     tensors = [
         Tensor(name, x.shape, functools.partial(np.ascontiguousarray, x))
         for name, x in peft_tensors(adapters).items()
     ]
-    write_tensors(partial, tensors, dtype="float32", shard_bytes=1 << 62)
-    (partial / "model.safetensors").rename(partial / "adapter_model.safetensors")
-    partial.rename(output)
+    with new_directory(output) as unfinished:
+        (unfinished / "adapter_config.json").write_text(text)
+        write_tensors(unfinished, tensors, dtype="float32", shard_bytes=1 << 62)
+        weights = unfinished / "model.safetensors"
+        weights.rename(unfinished / "adapter_model.safetensors")
