@@ -270,7 +270,7 @@ TABLE: dict[str, Values] = {
     "grpo.weight_decay": _number(0, 1),
     "grpo.clip_norm": _number(1e-6, 1e6),
     "grpo.buckets": _LENGTHS,
-    # Micro-batches are filled up to it: more would be half a gigabyte of padding.
+    # Micro-batches are filled up to it: the most is half a gigabyte of padding.
     "grpo.tokens_per_microbatch": _integer(1, 2**24),
     "strategy.name": _NAME,
     "strategy.bank": _TEXT,

@@ -123,12 +123,9 @@ def check_changes(config: ConfigDict, workdir: Workdir) -> None:
     Raises:
         ValueError: names the keys with both values.
     """
-    both = (complete(workdir.read_config()).config, plain(config.to_dict(), "config"))
-    stored, wanted = (
-        {key: value for key, value in flatten(x).items() if not key.startswith(FREE)}
-        for x in both
-    )
-    if changed := differences(stored, wanted):
+    stored = flatten(complete(workdir.read_config()).config)
+    wanted = flatten(plain(config.to_dict(), "config"))
+    if changed := differences(stored, wanted, FREE):
         raise ValueError(
             "a run is looked at as it is: only keys that begin with one of "
             f"{', '.join(FREE)} may be changed:\n" + "\n".join(changed)

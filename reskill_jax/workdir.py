@@ -227,18 +227,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], free: tuple[str, ...] = ()
+) -> list[str]:
     """Return a line for each key in which two flat configurations differ.
 
     Args:
         stored: that of a run.
         wanted: the one of now.
+        free: beginnings of keys that may differ.
     """
     absent = object()
     lines = []
     for key in sorted(stored.keys() | wanted.keys()):
         old, new = stored.get(key, absent), wanted.get(key, absent)
-        if old != new:
+        if old != new and not key.startswith(free):
             shown = ["absent" if v is absent else json.dumps(v) for v in (old, new)]
             lines.append(f"  config.{key}: {shown[0]} there, {shown[1]} now")
     return lines

@@ -290,12 +290,8 @@ def refuse_other(
         new.adapt.frozen = True
     wanted = flatten(plain(new.to_dict(), "config"))
     stored = flatten(read_json(path))
-    counts = {
-        key
-        for key in stored.keys() & wanted.keys()
-        if stored[key] != MARK and not key.startswith(PLACES)
-    }
-    if found := differences(*({k: x[k] for k in counts} for x in (stored, wanted))):
+    known = {k: v for k, v in stored.items() if k in wanted and v != MARK}
+    if found := differences(wanted | known, wanted, PLACES):
         raise UnusableResultError(
             "\n".join(
                 [

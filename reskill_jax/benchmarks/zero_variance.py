@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import configuration
+from reskill_jax.benchmarks.runs import ALL_GROUPS, Changes, configuration
 from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.grpo.update import Update
 from reskill_jax.rollout.episode import Episode
@@ -44,9 +44,8 @@ _TIMINGS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
     """Train, and time each update both ways."""
     del argv
-    kept = configuration({"eval.splits": (), "meter.share": 0.0})
-    config = kept.copy_and_resolve_references()
-    config.grpo.drop_zero_variance = False
+    same: Changes = {"eval.splits": (), "meter.share": 0.0}
+    config, kept = configuration(same | ALL_GROUPS), configuration(same)
     rows: list[list[str | float]] = []
     with ExitStack() as resources:
         folder = resources.enter_context(tempfile.TemporaryDirectory())

@@ -22,7 +22,7 @@ from reskill_jax.creator.offline import OfflineCreator
 from reskill_jax.creator.proposal import Evidence, Proposal
 from reskill_jax.creator.proposal_report import Cycle, markdown
 from reskill_jax.creator.verify import Verified, verify
-from reskill_jax.llm.backends import NAMES
+from reskill_jax.llm.backends import NAMES, Model
 from reskill_jax.skills.rule import RuleTable
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank, save_bank
@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--api_key_variable", default="", help="environment variable with the key")
     add("--unstructured", action="store_true", help="for services without schemas")
     add("--limits", action="store_true", help="tell it how long texts may be (vLLM)")
-    add("--max_tokens", type=int, default=4096, help="of an answer, at most")
-    add("--timeout_s", type=float, default=120.0, help="seconds for an answer")
+    add("--max_tokens", type=int, default=Model.max_tokens, help="of an answer")
+    add("--timeout_s", type=float, default=Model.timeout_s, help="for an answer")
     add("--prompts", default="", help="directory of prompts that replace ours")
     add("--analysed_tasks", type=int, default=30, help="tasks analysed, at most")
     add("--calls", type=int, default=60, help="calls made, at most")

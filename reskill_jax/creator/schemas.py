@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reskill_jax.codec import decode
+from reskill_jax.creator.verify import Limits
 from reskill_jax.llm.fields import Cut, Told
 from reskill_jax.skills.assertions import Assertion
 from reskill_jax.skills.checks import Check
@@ -18,9 +19,11 @@ from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 
 _Name = Annotated[str, Cut(80)]
 _Line = Annotated[str, Cut(400)]
-_Raw = Annotated[str, Field(max_length=4000), Told(500)]
-_RawName = Annotated[str, Field(max_length=4000), Told(80)]
-_RawPattern = Annotated[str, Field(max_length=4000), Told(200)]
+_Whole = Annotated[str, Field(max_length=4000)]
+_Raw = Annotated[_Whole, Told(Limits.characters)]
+_RawName = Annotated[_Whole, Told(80)]
+_RawPattern = Annotated[_Whole, Told(Limits.pattern_characters)]
+_Bundle = Field(min_length=1, max_length=8), Told(Limits.operations)
 _Pattern = Annotated[str, Field(max_length=400)]  # every blank of it counts
 _Kind = Literal["add", "modify", "delete"]
 
@@ -153,7 +156,7 @@ class Draft(_Answer):
 class Drafts(_Answer):
     """The bundle."""
 
-    operations: Annotated[list[Draft], Field(min_length=1, max_length=8), Told(3)]
+    operations: Annotated[list[Draft], *_Bundle]
 
 
 class GoalDraft(Draft):
@@ -168,4 +171,4 @@ class GoalDraft(Draft):
 class GoalDrafts(_Answer):
     """The bundle, where skills may have conditions on the goal."""
 
-    operations: Annotated[list[GoalDraft], Field(min_length=1, max_length=8), Told(3)]
+    operations: Annotated[list[GoalDraft], *_Bundle]

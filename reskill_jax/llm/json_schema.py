@@ -10,7 +10,7 @@ _DROPPED = {"default", "title", "description", "minItems"}
 
 
 def closed_schema(model: "type[BaseModel]") -> dict[str, Any]:
-    """Return a model's JSON schema, with limits of length for who keeps to them.
+    """Return a model's JSON schema, with limits of length where there are any.
 
     Every object is closed and every property required (a null stands for "none");
     defaults and titles are left out.
