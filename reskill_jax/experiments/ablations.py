@@ -2,8 +2,8 @@
 
     python -m reskill_jax.experiments.ablations
 
-Every arm trains for 30 steps and is compared with ReSkill as it is by default. Flags:
-see `attempt.start`.
+Every arm trains for 30 steps and is compared with ReSkill as it is by default. Its runs
+are those of `laboratory`. Flags: see `attempt.start`.
 """
 
 from reskill_jax.experiments.arms import Experiment
@@ -19,6 +19,7 @@ EXPERIMENT = Experiment(
         *("last_step trained", "auto_accept trained", "no_analyzer trained"),
         *("skill_first trained", "policy_first trained", "grpo trained"),
     ),
+    shares="laboratory",
 )
 
 if __name__ == "__main__":

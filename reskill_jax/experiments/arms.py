@@ -21,6 +21,8 @@ from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import SkillBank
 
 ALONE = "no skills"
+# Other floor plans than in training, or the same; and what choices are made on.
+SPLITS = ("valid_unseen", "valid_seen", "dev")
 _HARMFUL: Changes = {"creator.inject": "harmful", "creator.inject_every": 2}
 
 
@@ -70,6 +72,25 @@ ARMS = {
             *("grpo", "reskill", "auto_accept", "skillrl", "memrl", "evolver", "inspo"),
             *("no_discount", "last_step", "no_analyzer", "skill_first", "policy_first"),
         )
+    },
+    # A skill that is there from the first step to the last: one that helps, and one
+    # that says nothing.
+    "best rule trained": Arm(
+        {"strategy.name": "static"}, "train", _bank(KNOWN["helpful"][0])
+    ),
+    "remark trained": Arm(
+        {"strategy.name": "static"}, "train", _bank(KNOWN["neutral"][0])
+    ),
+    # The first proposal after the first step instead of the fourth.
+    "reskill trained early": Arm(
+        {"strategy.name": "reskill", "strategy.reservoir_min": 6}, "train"
+    ),
+    # The policy is held near the warm start, which was taught to obey.
+    **{
+        f"{name} trained near": Arm(
+            {"strategy.name": name, "grpo.kl_coef": 0.05}, "train"
+        )
+        for name in ("grpo", "reskill")
     },
     # At a tenth of the learning rate GRPO takes tens of steps, as it does for large
     # policies, and not the four that this small one needs.
@@ -145,6 +166,10 @@ class Experiment:
         arms: keys of `ARMS`; the others are compared with the first one.
         claims: what is promised.
         changes: keys in which all its runs differ from `:cpu`.
+        split: what the held-out tasks are of; choices are made on `dev`.
+        seeds: of its runs; choices are made on others than those that are reported.
+        shares: the experiment, alike but in its arms, whose runs and results it goes
+            on with; empty: it has its own.
     """
 
     name: str
@@ -153,3 +178,11 @@ class Experiment:
     arms: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
     changes: Changes = field(default_factory=dict)
+    split: str = SPLITS[0]
+    seeds: tuple[int, ...] = tuple(range(8))
+    shares: str = ""
+
+    @property
+    def setting(self) -> str:
+        """What its runs and results are named after."""
+        return self.shares or self.name

@@ -35,7 +35,7 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.experiments.arms import ARMS, Arm, Experiment
+from reskill_jax.experiments.arms import ARMS, SPLITS, Arm, Experiment
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.experiments.comparison import summary, table
 from reskill_jax.process import compilation_cache
@@ -50,9 +50,6 @@ from reskill_jax.skills.operations import describe
 from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.strategies import find_strategy
 from reskill_jax.workdir import Workdir
-
-# Other floor plans than in training, or the same; and what choices are made on.
-SPLITS = ("valid_unseen", "valid_seen", "dev")
 
 
 @dataclass(frozen=True)
@@ -95,13 +92,20 @@ def start(experiment: Experiment) -> None:
         experiment: what is compared.
     """
     name = experiment.name
-    workdir = flags.DEFINE_string("workdir", f"runs/{name}", "Directory of all runs.")
+    setting = experiment.setting
+    workdir = flags.DEFINE_string(
+        "workdir", f"runs/{setting}", "Directory of all runs."
+    )
     kept = flags.DEFINE_string(
-        "results", f"docs/results/{name}.jsonl", "File of the figures of finished runs."
+        "results",
+        f"docs/results/{setting}.jsonl",
+        "File of the figures of finished runs.",
     )
     arms = flags.DEFINE_list("arms", [*experiment.arms], "Their names.")
-    seeds = flags.DEFINE_list("seeds", [*map(str, range(8))], "Which seeds.")
-    split = flags.DEFINE_enum("split", SPLITS[0], SPLITS, "Of the held-out tasks.")
+    seeds = flags.DEFINE_list("seeds", [*map(str, experiment.seeds)], "Which seeds.")
+    split = flags.DEFINE_enum(
+        "split", experiment.split, SPLITS, "Of the held-out tasks."
+    )
     sizes = {
         x.name: flags.DEFINE_integer(
             x.name, getattr(Size, x.name), "See `Size`.", lower_bound=1
@@ -162,7 +166,7 @@ class Attempt:
         size = f"{self.size.tasks} x {self.size.samples}"
         if self.split != SPLITS[0]:
             size += f" of {self.split}"
-        return f"{self.experiment.name}, {self.name}, seed {self.seed}, {size}"
+        return f"{self.experiment.setting}, {self.name}, seed {self.seed}, {size}"
 
     @property
     def arm(self) -> Arm:
@@ -216,9 +220,8 @@ class Attempt:
             UnusableResultError: a run or a policy there is of another configuration.
         """
         changes = self.changes(self._policy(root))
-        run = Workdir(
-            root / f"{self.experiment.name}-{self.name.replace(' ', '-')}-{self.seed}"
-        )
+        setting = self.experiment.setting
+        run = Workdir(root / f"{setting}-{self.name.replace(' ', '-')}-{self.seed}")
         config = configuration(changes)
         params = None
         context: Context = EmptyContext()

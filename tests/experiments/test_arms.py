@@ -11,7 +11,7 @@ from reskill_jax.benchmarks.reporting import report
 from reskill_jax.benchmarks.runs import identity
 from reskill_jax.codec import encode
 from reskill_jax.creator.proposal import PastTrial, Proposal
-from reskill_jax.experiments import ablations, adaptation, laboratory, unseen
+from reskill_jax.experiments import ablations, adaptation, causes, laboratory, unseen
 from reskill_jax.experiments.arms import ALONE, ARMS
 from reskill_jax.experiments.attempt import Attempt, Size, course
 from reskill_jax.experiments.comparison import compare, summary, table
@@ -107,7 +107,7 @@ def test_an_arm_without_a_run_has_no_area():
     }
 
 
-@pytest.mark.parametrize("module", [unseen, adaptation, laboratory, ablations])
+@pytest.mark.parametrize("module", [unseen, adaptation, laboratory, ablations, causes])
 def test_experiments_name_arms_that_there_are(module):
     experiment = module.EXPERIMENT
     assert module.__name__.endswith(experiment.name)
@@ -124,6 +124,24 @@ def test_reskill_is_compared_with_every_other_way_to_adapt(capsys):
     for name in others:
         assert values[f"reskill over {name}"] == pytest.approx(0.5)
         assert f"reskill over {name}: +50.0 [" in said
+
+
+def test_ablations_go_on_with_the_runs_of_the_laboratory():
+    mine, theirs = (
+        Attempt(module.EXPERIMENT, "reskill trained", 3, SMALL)
+        for module in (ablations, laboratory)
+    )
+    assert (mine.title, mine.identity) == (theirs.title, theirs.identity)
+
+
+def test_causes_are_looked_for_where_nothing_is_reported():
+    looked, reported = causes.EXPERIMENT, laboratory.EXPERIMENT
+    assert looked.split == "dev" != reported.split
+    assert not {*looked.seeds} & {*reported.seeds}
+    own, other = (
+        Attempt(x, "grpo trained", 100, SMALL, x.split) for x in (looked, reported)
+    )
+    assert own.title != other.title
 
 
 def test_figures_depend_on_the_run_before_and_on_the_arm(monkeypatch):
