@@ -23,7 +23,7 @@ from reskill_jax.scrub import MARK
 from reskill_jax.storage import append_line, plain, read_json
 from reskill_jax.workdir import PLACES, Workdir, differences, flatten
 
-Value = str | int | float | tuple[str, ...]
+Value = str | int | float | tuple[str, ...] | tuple[int, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
 CONFIG = "configs/alfworld.py"

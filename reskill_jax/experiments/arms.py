@@ -14,15 +14,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reskill_jax.benchmarks.runs import Changes
+from reskill_jax.benchmarks.runs import CONFIG, Changes
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import SkillBank
 
 ALONE = "no skills"
-# Other floor plans than in training, or the same; and what choices are made on.
-SPLITS = ("valid_unseen", "valid_seen", "dev")
 _HARMFUL: Changes = {"creator.inject": "harmful", "creator.inject_every": 2}
 
 
@@ -166,10 +164,15 @@ class Experiment:
         arms: keys of `ARMS`; the others are compared with the first one.
         claims: what is promised.
         changes: keys in which all its runs differ from `:cpu`.
-        split: what the held-out tasks are of; choices are made on `dev`.
+        splits: what held-out tasks may be of, the usual one first; choices are made on
+            `dev`.
         seeds: of its runs; choices are made on others than those that are reported.
         shares: the experiment, alike but in its arms, whose runs and results it goes
             on with; empty: it has its own.
+        config: file of the configuration that its runs differ from.
+        variant: of it.
+        houses: whether tasks are in houses that are built; otherwise they are those
+            that there are.
     """
 
     name: str
@@ -178,9 +181,12 @@ class Experiment:
     arms: tuple[str, ...]
     claims: tuple[Claim, ...] = ()
     changes: Changes = field(default_factory=dict)
-    split: str = SPLITS[0]
+    splits: tuple[str, ...] = ("valid_unseen", "valid_seen", "dev")
     seeds: tuple[int, ...] = tuple(range(8))
     shares: str = ""
+    config: str = CONFIG
+    variant: str = "cpu"
+    houses: bool = True
 
     @property
     def setting(self) -> str:

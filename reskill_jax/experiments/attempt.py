@@ -35,7 +35,7 @@ from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.panels import TaskPanel
-from reskill_jax.experiments.arms import ARMS, SPLITS, Arm, Experiment
+from reskill_jax.experiments.arms import ARMS, Arm, Experiment
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.experiments.comparison import summary, table
 from reskill_jax.process import compilation_cache
@@ -75,13 +75,12 @@ class Size:
     held_out: int = 384
 
     @property
-    def changes(self) -> Changes:
-        """The houses, in keys; no run evaluates, as what is reported is played here."""
+    def built(self) -> Changes:
+        """The houses, in keys."""
         return {
             "env.houses_train": self.houses,
             "env.dev": self.dev,
             "env.houses_eval": self.held_out,
-            "eval.splits": (),
         }
 
 
@@ -104,7 +103,7 @@ def start(experiment: Experiment) -> None:
     arms = flags.DEFINE_list("arms", [*experiment.arms], "Their names.")
     seeds = flags.DEFINE_list("seeds", [*map(str, experiment.seeds)], "Which seeds.")
     split = flags.DEFINE_enum(
-        "split", experiment.split, SPLITS, "Of the held-out tasks."
+        "split", experiment.splits[0], experiment.splits, "Of the held-out tasks."
     )
     sizes = {
         x.name: flags.DEFINE_integer(
@@ -129,11 +128,10 @@ def start(experiment: Experiment) -> None:
         found: dict[str, dict[int, Figures]] = {}
         for arm, seed in itertools.product(arms.value, map(int, seeds.value)):
             attempt = Attempt(experiment, arm, seed, size, split.value)
-            key = identity(attempt.identity)
-            figures = results.find(attempt.title, key)
+            figures = results.find(attempt.title, attempt.key)
             if figures is None and time.monotonic() < deadline:
                 figures = attempt.play(Path(workdir.value))
-                results.add(attempt.title, key, figures)
+                results.add(attempt.title, attempt.key, figures)
             if figures is not None:
                 found.setdefault(arm, {})[seed] = figures
         print(table(found, experiment.arms[0]))
@@ -158,13 +156,13 @@ class Attempt:
     name: str
     seed: int
     size: Size
-    split: str = SPLITS[0]
+    split: str
 
     @property
     def title(self) -> str:
         """What stands beside its figures."""
         size = f"{self.size.tasks} x {self.size.samples}"
-        if self.split != SPLITS[0]:
+        if self.split != self.experiment.splits[0]:
             size += f" of {self.split}"
         return f"{self.experiment.setting}, {self.name}, seed {self.seed}, {size}"
 
@@ -179,33 +177,41 @@ class Attempt:
         return {
             "seed": self.seed,
             "num_steps": self.size.first_steps,
-            **self.size.changes,
+            **self._tasks(self.experiment.trained),
             **self.experiment.changes,
             "strategy.name": self.arm.trainer,
-            "env.kinds": self.experiment.trained,
+        }
+
+    def _tasks(self, kinds: str) -> Changes:
+        """What is played; no run evaluates, as what is reported is played here."""
+        if not self.experiment.houses:
+            return {"eval.splits": ()}
+        return {
+            "eval.splits": (),
+            **self.size.built,
+            "env.kinds": kinds,
             "env.eval_kinds": self.experiment.met,
         }
 
     @property
-    def identity(self) -> Changes:
-        """What its figures depend on; the policy is named by its own identity."""
-        name = f"trained/{identity(self._before)}" if self.experiment.trained else ""
-        return {
-            **self.changes(name),
-            "adapt.frozen": self.arm.mode == "adapt",
-            "strategy.bank": self.arm.bank.hash if self.arm.bank else "",
-        }
+    def key(self) -> str:
+        """Hash of what its figures depend on, a policy trained before among it."""
+        of = self.experiment.variant, self.experiment.config
+        trained = self.experiment.trained
+        name = f"trained/{identity(self._before, *of)}" if trained else ""
+        frozen = self.arm.mode == "adapt"
+        bank = self.arm.bank.hash if self.arm.bank else ""
+        changes = self.changes(name)
+        changes |= {"adapt.frozen": frozen, "strategy.bank": bank}
+        return identity(changes, *of)
 
     def changes(self, policy: str) -> Changes:
-        """Return how its run differs from `:cpu`."""
-        kinds = self.experiment.met
+        """Return how its run differs from the experiment's configuration."""
         return {
             "seed": self.seed,
             "num_steps": self.size.steps if self.arm.changes else 0,
-            **self.size.changes,
+            **self._tasks(self.experiment.met),
             **self.experiment.changes,
-            "env.kinds": kinds,
-            "env.eval_kinds": kinds,
             "policy.path": policy,
             **self.arm.changes,
         }
@@ -222,7 +228,8 @@ class Attempt:
         changes = self.changes(self._policy(root))
         setting = self.experiment.setting
         run = Workdir(root / f"{setting}-{self.name.replace(' ', '-')}-{self.seed}")
-        config = configuration(changes)
+        variant, file = self.experiment.variant, self.experiment.config
+        config = configuration(changes, variant, file)
         params = None
         context: Context = EmptyContext()
         told: Figures = {}
@@ -232,7 +239,7 @@ class Attempt:
                 if not bank.exists():
                     save_bank(self.arm.bank, bank)
                 changes["strategy.bank"] = str(bank)
-            finish(run.root, changes, mode=self.arm.mode)
+            finish(run.root, changes, variant, config=file, mode=self.arm.mode)
             context, told = accepted(run, config), course(run)
             if self.arm.mode == "train":
                 params = load_params(config, run, self.size.steps)
@@ -258,10 +265,13 @@ class Attempt:
         trainer = self.arm.trainer
         name = "policy" if trainer == "grpo" else f"policy-{trainer}"
         run, policy = (root / f"{name}-{self.seed}{end}" for end in ("", ".hf"))
+        variant, file = self.experiment.variant, self.experiment.config
+        before = self._before
         if policy.exists():
-            refuse_other(policy / "run_config.json", self._before)
+            refuse_other(policy / "run_config.json", before, variant, config=file)
         else:
-            finish(run, {**self._before, "checkpoint.every": self.size.first_steps})
+            before["checkpoint.every"] = self.size.first_steps
+            finish(run, before, variant, config=file)
             program = (sys.executable, "-m", "reskill_jax.main", "--mode=export")
             places = (f"--workdir={run}", f"--output={policy}")
             subprocess.run((*program, *places), check=True)

@@ -32,7 +32,7 @@ EXPERIMENT = Experiment(
         Claim(f"reskill trained {how}", f"grpo trained {how}", 0.0, "course")
         for how in ("near", "slowly")
     ),
-    split="dev",
+    splits=("dev",),
     seeds=(100, 101, 102),
 )
 

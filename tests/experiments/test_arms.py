@@ -2,16 +2,24 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
 from programs import ROOT
 
 from reskill_jax.benchmarks.reporting import report
-from reskill_jax.benchmarks.runs import identity
 from reskill_jax.codec import encode
 from reskill_jax.creator.proposal import PastTrial, Proposal
-from reskill_jax.experiments import ablations, adaptation, causes, laboratory, unseen
+from reskill_jax.experiments import (
+    ablations,
+    adaptation,
+    adaptation_games,
+    adaptation_scienceworld,
+    causes,
+    laboratory,
+    unseen,
+)
 from reskill_jax.experiments.arms import ALONE, ARMS
 from reskill_jax.experiments.attempt import Attempt, Size, course
 from reskill_jax.experiments.comparison import compare, summary, table
@@ -19,6 +27,7 @@ from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.skills.operations import Delete
 from reskill_jax.workdir import Workdir
 
+SPLIT = "valid_unseen"
 SMALL = Size(1, 1, tasks=3, samples=2, houses=72, dev=6, held_out=6)
 
 
@@ -107,7 +116,11 @@ def test_an_arm_without_a_run_has_no_area():
     }
 
 
-@pytest.mark.parametrize("module", [unseen, adaptation, laboratory, ablations, causes])
+MODULES = [unseen, adaptation, laboratory, ablations, causes]
+ELSEWHERE = [adaptation_games, adaptation_scienceworld]
+
+
+@pytest.mark.parametrize("module", MODULES + ELSEWHERE)
 def test_experiments_name_arms_that_there_are(module):
     experiment = module.EXPERIMENT
     assert module.__name__.endswith(experiment.name)
@@ -128,18 +141,19 @@ def test_reskill_is_compared_with_every_other_way_to_adapt(capsys):
 
 def test_ablations_go_on_with_the_runs_of_the_laboratory():
     mine, theirs = (
-        Attempt(module.EXPERIMENT, "reskill trained", 3, SMALL)
+        Attempt(module.EXPERIMENT, "reskill trained", 3, SMALL, SPLIT)
         for module in (ablations, laboratory)
     )
-    assert (mine.title, mine.identity) == (theirs.title, theirs.identity)
+    assert (mine.title, mine.key) == (theirs.title, theirs.key)
 
 
 def test_causes_are_looked_for_where_nothing_is_reported():
     looked, reported = causes.EXPERIMENT, laboratory.EXPERIMENT
-    assert looked.split == "dev" != reported.split
+    assert looked.splits == ("dev",)
+    assert reported.splits[0] != "dev"
     assert not {*looked.seeds} & {*reported.seeds}
     own, other = (
-        Attempt(x, "grpo trained", 100, SMALL, x.split) for x in (looked, reported)
+        Attempt(x, "grpo trained", 100, SMALL, "dev") for x in (looked, reported)
     )
     assert own.title != other.title
 
@@ -148,7 +162,7 @@ def test_figures_depend_on_the_run_before_and_on_the_arm(monkeypatch):
     monkeypatch.chdir(ROOT)
 
     def key(name, seed=0, size=SMALL):
-        return identity(Attempt(unseen.EXPERIMENT, name, seed, size).identity)
+        return Attempt(unseen.EXPERIMENT, name, seed, size, SPLIT).key
 
     names = {key(name) for name in ARMS}
     assert len(names) == len(ARMS)
@@ -181,7 +195,7 @@ def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypa
     monkeypatch.chdir(ROOT)
     trained = ("reskill trained", "static trained", "reskill after reskill")
     for name in ("static", "reskill", "skillrl", *trained):
-        found = Attempt(unseen.EXPERIMENT, name, 0, SMALL).play(tmp_path)
+        found = Attempt(unseen.EXPERIMENT, name, 0, SMALL, SPLIT).play(tmp_path)
         assert len(found["successes"]) == 3
         assert all(kind.count("_then_") for kind in found["kinds"])
         assert ("course" in found) == (name != "static")
@@ -193,7 +207,23 @@ def test_arms_are_played_from_a_policy_that_was_trained_first(tmp_path, monkeypa
     # A policy that was trained otherwise, or a run of another size, is not taken.
     longer = dataclasses.replace(SMALL, first_steps=2)
     with pytest.raises(ValueError, match=r"config.num_steps: 1 there, 2 now"):
-        Attempt(unseen.EXPERIMENT, ALONE, 0, longer).play(tmp_path)
+        Attempt(unseen.EXPERIMENT, ALONE, 0, longer, SPLIT).play(tmp_path)
     more = dataclasses.replace(SMALL, houses=78)
     with pytest.raises(ValueError, match=r"config.env.houses_train: 72 there, 78 now"):
-        Attempt(unseen.EXPERIMENT, "reskill", 0, more).play(tmp_path)
+        Attempt(unseen.EXPERIMENT, "reskill", 0, more, SPLIT).play(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ELSEWHERE)
+def test_frozen_policies_adapt_elsewhere(module, tmp_path, monkeypatch):
+    if module is adaptation_games and "ALFWORLD_DATA" not in os.environ:
+        pytest.skip("needs the published games, at ALFWORLD_DATA")
+    if module is adaptation_scienceworld:
+        pytest.importorskip("scienceworld")
+    monkeypatch.chdir(ROOT)
+    experiment = module.EXPERIMENT
+    found = Attempt(experiment, "reskill", 0, SMALL, experiment.splits[0]).play(
+        tmp_path
+    )
+    assert len(found["successes"]) == SMALL.tasks
+    assert len(found["course"]) == SMALL.steps
