@@ -1,16 +1,18 @@
-"""Reads the flags of `main`: what is wrong with them is said in a line.
+"""Starts programs and reads their flags: what is wrong with them is said in a line.
 
 The libraries behind the flags end a program with a traceback where a flag names a key
 or a variant that does not exist.
 """
 
 import difflib
+import os
+import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
@@ -18,6 +20,42 @@ from reskill_jax import terminal
 
 _CONFIG = "config"
 _HELP = ("help", "h", "?", "helpshort")
+
+
+def start(program: Callable[[], None]) -> None:
+    """Run a program whose command line has flags only.
+
+    Ctrl-C, and output that nobody reads any more, end it without a traceback.
+
+    Args:
+        program: what it does, once its flags are read.
+    """
+
+    def main(argv: Sequence[str]) -> None:
+        terminal.guard()
+        if problem := unexpected(argv):
+            raise app.UsageError(problem)
+        try:
+            program()
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            discard_output()
+
+    app.run(main, flags_parser=parse_flags)
+
+
+def unexpected(argv: Sequence[str]) -> str:
+    """Name what is left of a command line beside its flags; empty if nothing is."""
+    if not argv[1:]:
+        return ""
+    return f"unexpected arguments {[*argv[1:]]}: flags begin with --"
+
+
+def discard_output() -> None:
+    """Write to nowhere from now on: whoever reads the output has read enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

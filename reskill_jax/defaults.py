@@ -407,7 +407,7 @@ def _add_learning_methods(c: ConfigDict) -> None:
     c.memrl.rate = 0.3  # by which a utility follows returns
     c.memrl.attach = 0.9  # least similarity to put a new memory under a key
     c.memrl.capacity = 2000  # memories
-    c.memrl.key = "goal"  # or goal_and_room: with the first observation
+    c.memrl.keyed_by = "goal"  # or goal_and_room: with the first observation
     c.memrl.show = "script"  # or trajectory: with the whole episode
 
     c.evolver = ConfigDict()

@@ -39,7 +39,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import distributed, terminal
-from reskill_jax.command_line import parse_flags
+from reskill_jax.command_line import discard_output, parse_flags, unexpected
 from reskill_jax.modules import ModuleError
 from reskill_jax.process import compilation_cache, tune_memory
 from reskill_jax.storage import write_text
@@ -131,8 +131,8 @@ def main(argv: Sequence[str]) -> None:
 def _usage_problems(argv: Sequence[str], many: bool) -> Iterator[str]:
     """Yield which flags do not fit the mode."""
     mode = f"--mode={_MODE.value}"
-    if len(argv) > 1:
-        yield f"unexpected arguments {argv[1:]}: flags begin with --"
+    if problem := unexpected(argv):
+        yield problem
     if many and _MODE.value not in ("train", "adapt", "doctor"):
         yield f"{mode} runs in one process"
     if _MODE.value in ("train", "adapt", "compile", "doctor") and _CONFIG.value is None:
@@ -170,8 +170,8 @@ def _outcome(workdir: Workdir | None) -> tuple[int, str]:
         return EXIT_CODE, f"ended by {error}; the same command resumes"
     except KeyboardInterrupt:
         return 128 + signal.SIGINT, "interrupted; the same command resumes"
-    except BrokenPipeError:  # whoever reads our output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        discard_output()
         return 0, ""
     except (Exception, SystemExit) as error:
         return 1, f"error: {_describe(error)}"

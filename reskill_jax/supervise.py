@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import build, terminal
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.command_line import parse_flags
+from reskill_jax.command_line import start
 from reskill_jax.export import export
 from reskill_jax.grpo.optimizer import TrainState, init_state, make_optimizer
 from reskill_jax.grpo.packing import PackedBatch, pack
@@ -57,12 +57,9 @@ from reskill_jax.validate import SUPERVISION, validate
 _SAVE_S = 600.0  # seconds of training that a killed process may cost
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Run the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
     logging.set_verbosity(logging.WARNING)  # JAX tells of devices that are not here
-    terminal.guard()
     compilation_cache(Path(".cache") / "xla")
     tune_memory()
     try:
@@ -308,4 +305,4 @@ if __name__ == "__main__":  # flags are the program's, not of those who import i
     )
     _HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
     _FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
-    app.run(main, flags_parser=parse_flags)
+    start(main)

@@ -118,7 +118,7 @@ def train(
 
 def _tell_if_done(done: int, steps: int) -> None:
     """Say once that there is nothing left to train."""
-    if done >= steps and distributed.is_leader():
+    if 0 < steps <= done and distributed.is_leader():
         say(f"{done} of {steps} steps are done; raise --config.num_steps to go on")
 
 

@@ -7,14 +7,12 @@ writes the splits that the configuration trains and evaluates on, whole, as
 ``--config.env.source=tfds:reskill_search/1.0.0``; see `environments.tfds`.
 """
 
-from collections.abc import Sequence
-
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from reskill_jax import terminal
 from reskill_jax.build import load_environment
-from reskill_jax.command_line import parse_flags
+from reskill_jax.command_line import start
 from reskill_jax.environments.tfds import VERSION, data_directory, write
 from reskill_jax.validate import validate
 
@@ -48,11 +46,8 @@ def write_task_set(config: ConfigDict) -> str:
     return source
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Read the flags and write; what people can mend is said in a line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
-    terminal.guard()
     try:
         validate(_CONFIG.value, ("env",))
         write_task_set(_CONFIG.value)
@@ -63,4 +58,4 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "The environment's.")
     flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=parse_flags)
+    start(main)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from reskill_jax.benchmarks.players import (
     OnEngine,
@@ -38,6 +38,7 @@ from reskill_jax.benchmarks.players import (
 )
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
+from reskill_jax.command_line import start
 from reskill_jax.laboratory.recipe import Shape
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.decoder_config import DecoderConfig
@@ -100,9 +101,8 @@ class Work:
         return self.groups * self.rollouts * self.turns
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Let all of them play, in turn."""
-    del argv
     logging.set_verbosity(logging.WARNING)  # httpx logs every request
     work = Work(_GROUPS.value, _ROLLOUTS.value, _TURNS.value)
     with ExitStack() as resources:
@@ -296,4 +296,4 @@ def prompts(work: Work, vocab: int, seed: int) -> Play:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -17,13 +17,14 @@ from contextlib import ExitStack
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.benchmarks.runs import CONFIG
 from reskill_jax.benchmarks.timing import in_turn
 from reskill_jax.benchmarks.trees import as_flat, flat_prompt
+from reskill_jax.command_line import start
 from reskill_jax.environments.panels import TaskStream
 from reskill_jax.grpo.optimizer import TrainState, init_state
 from reskill_jax.rollout.context import EmptyContext
@@ -34,9 +35,8 @@ from reskill_jax.rollout.jax.engine import JaxEngine
 _TIMINGS = flags.DEFINE_integer("timings", 3, "Of each, of which the best counts.")
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Play, then time."""
-    del argv
     config = runpy.run_path(CONFIG)["get_config"]("cpu")
     with ExitStack() as resources:
         environment = build.load_environment(config)
@@ -127,4 +127,4 @@ def play_again(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

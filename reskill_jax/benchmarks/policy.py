@@ -10,16 +10,17 @@ this machine's own, of one large product in JAX.
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.timing import in_turn
+from reskill_jax.command_line import start
 from reskill_jax.policy.compute import Compute
 from reskill_jax.policy.decoder import Params, init
 from reskill_jax.policy.decoder_config import DecoderConfig, to_hf
@@ -37,9 +38,8 @@ SHAPES = {  # vocabulary, hidden, feed-forward, layers, heads, key-value heads
 }
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Time every shape in both libraries."""
-    del argv
     tune_memory()  # as in a run
     peak = matmul_peak()
     shape = (_ROWS.value, _LENGTH.value)
@@ -170,4 +170,4 @@ def matmul_peak(size: int = 2048) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

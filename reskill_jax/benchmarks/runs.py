@@ -6,15 +6,15 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from absl import app, logging
+from absl import logging
 from ml_collections import ConfigDict
 
-from reskill_jax import terminal
+from reskill_jax import command_line, terminal
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
@@ -36,17 +36,17 @@ class UnusableResultError(ValueError):
     """What is kept of earlier runs is damaged, or of another configuration."""
 
 
-def start(main: Callable[[Sequence[str]], None]) -> None:
-    """Run a command as `app.run` does, but say in a line what people can deal with.
+def start(main: Callable[[], None]) -> None:
+    """Run a command that makes runs; say in a line what people can deal with.
 
     That is Ctrl-C, a run that failed and has told why, and results or runs of earlier
     commands that cannot be used. Anything else comes with its traceback.
     """
 
-    def told(argv: Sequence[str]) -> None:
+    def told() -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every step of reading
         try:
-            main(argv)
+            main()
         except KeyboardInterrupt:
             print("interrupted; the same command goes on", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
@@ -56,7 +56,7 @@ def start(main: Callable[[Sequence[str]], None]) -> None:
         except UnusableResultError as error:
             terminal.fail(error)
 
-    app.run(told)
+    command_line.start(told)
 
 
 def commit() -> str:

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.command_line import start
 
 TARGET = 360.0  # seconds, all together
 
@@ -52,9 +52,8 @@ def _cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Run them one after the other, and print the table."""
-    del argv
     rows: list[list[str | float]] = []
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
@@ -71,4 +70,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     _CONFIGS = flags.DEFINE_list("configs", [], "Files; none: all that there are.")
-    app.run(main)
+    start(main)

@@ -19,9 +19,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.command_line import start
 from reskill_jax.terminal import activity
 from reskill_jax.trials import thompson
 from reskill_jax.trials.discount import MemoryEstimate
@@ -35,9 +36,8 @@ _STEPS = 5  # of every trial
 _TRIALS = 20  # completed, when M is updated
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Time both sides, print the table and the bars."""
-    del argv
     small = _trial(TrialConfig.preset("paper"), 160, 8)
     large = _trial(TrialConfig(), 125_000, 8)
     wins, episodes = np.moveaxis(small.padded_counts().sum(1), -1, 0)[:, :_STEPS]
@@ -166,4 +166,4 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -31,10 +31,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.codec import decode, encode
+from reskill_jax.command_line import start
 from reskill_jax.environments.alfworld.environment import (
     AlfworldEnvironment,
     find_games,
@@ -76,9 +77,8 @@ _RESPONSE = (
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Count, then time."""
-    del argv
     if _CHILD.value:
         what, _, folder = _CHILD.value.partition(":")
         print(json.dumps(_TIMES[what](Path(folder))))
@@ -370,4 +370,4 @@ _TIMES: dict[str, Any] = {
 }
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -8,12 +8,12 @@ minute to two.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import astuple
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
+from reskill_jax.command_line import start
 from reskill_jax.trials import calibration
 from reskill_jax.trials.bounds import BOUNDS
 from reskill_jax.trials.calibration import Grid
@@ -32,9 +32,8 @@ _RUNS = flags.DEFINE_integer("runs", 2000, "Trials of each kind in each world.")
 _LARGE = 1000  # episodes per step, from which trials are short
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Choose bounds for all shapes; print the rows and the bars."""
-    del argv
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {"runs": _RUNS.value}
     bars: dict[str, Bar] = {}
@@ -72,4 +71,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

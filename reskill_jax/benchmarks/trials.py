@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 from numpy.typing import ArrayLike
 
 from reskill_jax.benchmarks import single_trials, trial_simulation
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.single_trials import World
 from reskill_jax.benchmarks.trial_simulation import Scenario, Steps
+from reskill_jax.command_line import start
 from reskill_jax.trials import bounds, calibration
 from reskill_jax.trials.shape import Shape
 from reskill_jax.trials.trial_config import TrialConfig
@@ -88,9 +89,8 @@ class Outcome:
     regret: Estimate
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Simulate everything; print tables and bars."""
-    del argv
     shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.value]
     figures: dict[str, float] = {"trials": _TRIALS.value, "runs": _RUNS.value}
     checks: dict[str, Bar] = {}
@@ -307,4 +307,4 @@ def bars(found: Mapping[Scenario, Mapping[str, Outcome]]) -> dict[str, Bar]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

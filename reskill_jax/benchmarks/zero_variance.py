@@ -18,12 +18,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.benchmarks.runs import ALL_GROUPS, Changes, configuration
+from reskill_jax.command_line import start
 from reskill_jax.grpo.optimizer import TrainState
 from reskill_jax.grpo.update import Update
 from reskill_jax.rollout.episode import Episode
@@ -41,9 +42,8 @@ _TIMINGS = flags.DEFINE_integer(
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Train, and time each update both ways."""
-    del argv
     same: Changes = {"eval.splits": (), "meter.share": 0.0}
     config, kept = configuration(same | ALL_GROUPS), configuration(same)
     rows: list[list[str | float]] = []
@@ -135,4 +135,4 @@ def _slots(metrics: Mapping[str, float]) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    start(main)

@@ -113,26 +113,17 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
     """Load the tasks of the run.
 
     A held-out split whose data are not here has no tasks, as its environment has said;
-    it is left out. Splits that a strategy plays beside are tried only, so that a run
-    which could not start does not begin.
+    it is left out.
 
     Raises:
         ValueError: there are no tasks to train on, a split cannot be evaluated on, a
-            held-out panel is not the pinned one, a split of the strategy is not there,
-            or splits share a task.
+            held-out panel is not the pinned one, or splits share a task.
         ModuleError: see `load_environment`.
     """
 
-    def load(split: str, limit: int | None) -> TaskPanel:
-        with _naming_environment(config, f"panel({split!r}, {limit})"):
-            panel = environment.panel(split, limit)
-            if not isinstance(panel, TaskPanel):
-                raise TypeError(f"it returned {panel!r:.80}: needs a TaskPanel")
-        return panel
-
     def load_held_out(split: str) -> TaskPanel:
         try:
-            return load(split, config.eval.max_tasks)
+            return _load_panel(config, environment, split, config.eval.max_tasks)
         except ValueError as error:
             name = str(error).partition("=")[0]
             if name in config.env:
@@ -142,7 +133,7 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
 
     split = config.adapt.split
     with activity("reading the tasks"), section(config, "env"):
-        train = load(split, None)
+        train = _load_panel(config, environment, split, None)
         held_out = {split: load_held_out(split) for split in config.eval.splits}
     if not train.tasks:
         raise ValueError(
@@ -154,10 +145,28 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
         check_pins(held_out, config.eval.panel)
     except ValueError as error:
         raise ValueError(f"config.eval.panel: {error}") from error
-    own = own_splits(config.strategy.name, config.strategy.skillrl)
-    for key, split in own.items():
+    return Panels(train, held_out)
+
+
+def _load_panel(
+    config: ConfigDict, environment: EnvironmentSpec, split: str, limit: int | None
+) -> TaskPanel:
+    with _naming_environment(config, f"panel({split!r}, {limit})"):
+        panel = environment.panel(split, limit)
+        if not isinstance(panel, TaskPanel):
+            raise TypeError(f"it returned {panel!r:.80}: needs a TaskPanel")
+    return panel
+
+
+def _check_own_splits(config: ConfigDict, environment: EnvironmentSpec) -> None:
+    """Try the splits that the strategy plays beside the run's.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    for key, split in own_splits(config.strategy.name, config.strategy.skillrl).items():
         try:
-            found = load(split, 1).tasks
+            found = _load_panel(config, environment, split, 1).tasks
         except ValueError as error:
             raise ValueError(f"config.strategy.{key}: {error}") from error
         if not found:
@@ -165,7 +174,6 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
                 f"config.strategy.{key}: {split} has no tasks: bring its data, or use "
                 "config.strategy.skillrl.evolve_from='train'"
             )
-    return Panels(train, held_out)
 
 
 class Tasks(NamedTuple):
@@ -176,6 +184,16 @@ class Tasks(NamedTuple):
 
 
 def load_tasks(config: ConfigDict) -> Tasks:
-    """Load the environment and the tasks of the run; see the functions for each."""
+    """Load the environment and the tasks of the run.
+
+    Splits that its strategy plays beside are tried only, so that a run which could not
+    start does not begin.
+
+    Raises:
+        ValueError: see `load_panels`; or a split of the strategy is not there.
+        ModuleError: see `load_environment`.
+    """
     environment = load_environment(config)
-    return Tasks(environment, load_panels(config, environment))
+    panels = load_panels(config, environment)
+    _check_own_splits(config, environment)
+    return Tasks(environment, panels)

@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -115,8 +114,7 @@ def start(experiment: Experiment) -> None:
         "minutes", 0, "Start no run later than this; 0: any time."
     )
 
-    def main(argv: Sequence[str]) -> None:
-        del argv
+    def main() -> None:
         compilation_cache(Path(".cache") / "xla")
         if unknown := set(arms.value) - set(ARMS):
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")

@@ -200,9 +200,8 @@ def load_params(config: ConfigDict, workdir: Workdir, step: int) -> Params | Non
     return params
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Measure what is not in the results yet, and print all of it."""
-    del argv
     workdir, results = Workdir(Path(_WORKDIR.value)), Results(Path(_RESULTS.value))
     config = get_config(str(workdir.root))
     environment = build.load_environment(config)

@@ -80,9 +80,8 @@ def server_port(runs: Sequence[Path]) -> int:
     return 0
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Train what is missing, then print the ratios."""
-    del argv
     root = Path(_WORKDIR.value)
     skills = SkillBank(tuple(rule.skill() for rule in HELPFUL[: _SKILLS.value]))
     bank = root / f"bank-{skills.hash}"

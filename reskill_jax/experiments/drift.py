@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
+from reskill_jax.command_line import start
 from reskill_jax.skills.skill import Skill, SkillBank
 from reskill_jax.trials.bounds import make_config
 from reskill_jax.trials.discount import MemoryEstimate
@@ -139,9 +140,8 @@ def describe(runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Play all worlds, and print the table."""
-    del argv
     shapes = [Shape(16, 8), Shape(256, 5)]
     worlds = [
         World(shape, sd, drift)
@@ -179,4 +179,4 @@ if __name__ == "__main__":
         "trials", 20, "Per run; the first two do not count.", lower_bound=3
     )
     _DRIFTS = flags.DEFINE_list("drifts", ["0", "0.01", "0.03", "0.06"], "Per step.")
-    app.run(main)
+    start(main)

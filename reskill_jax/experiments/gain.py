@@ -12,7 +12,6 @@ those of --results need not be made again. More --seeds add to them.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +77,8 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
     return kept
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Train and play what is missing, then print the table."""
-    del argv
     config, _, variant = _CONFIG.value.partition(":")
     results = Results(Path(_RESULTS.value), config=config, variant=variant)
     steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value

@@ -12,7 +12,6 @@ command on both cores.
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
@@ -42,9 +41,8 @@ _MAX_TRIAL_STEPS = 24
 _STEPS = 1 + _MAX_TRIAL_STEPS  # the trial begins after the first step
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Run what is missing, then print the table of finished runs."""
-    del argv
     if unknown := set(_KINDS.value) - KINDS.keys():
         raise app.UsageError(f"--kinds has {sorted(unknown)}: choose of {[*KINDS]}")
     deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))

@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
 from reskill_jax.build_strategy import make_strategy
+from reskill_jax.command_line import start
 from reskill_jax.environments.panels import TaskPanel, TaskStream
 from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.search.files import SAMPLE_DIRECTORY
@@ -175,9 +176,8 @@ class Guesser:
         """Do nothing."""
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Play all strategies in both environments and print what they showed."""
-    del argv
     if not _SMOKE.value:
         raise app.UsageError("--smoke is the only experiment of this command so far")
     started = time.monotonic()
@@ -353,4 +353,4 @@ if __name__ == "__main__":
         "most_steps", 12, "Most steps of each strategy.", lower_bound=1
     )
     _STRATEGIES = flags.DEFINE_list("strategies", [], "Their names; empty: all.")
-    app.run(main)
+    start(main)

@@ -14,7 +14,6 @@ that are reported. Differences are to the first objective, paired by seed.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -73,9 +72,8 @@ class RunFigures:
     update_s: float
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Run what is missing, then print the table of finished runs."""
-    del argv
     if unknown := set(_PRESETS.value) - PRESETS.keys():
         raise app.UsageError(
             f"--presets={','.join(sorted(unknown))}: choose from {', '.join(PRESETS)}"

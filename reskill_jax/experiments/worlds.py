@@ -8,7 +8,6 @@ are over tasks. What was played is kept in --results.
 """
 
 import runpy
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +54,8 @@ def success(
     return kept
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Play what is missing, then print the table."""
-    del argv
     tasks, samples = _TASKS.value, _SAMPLES.value
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {}

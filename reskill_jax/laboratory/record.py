@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax import terminal
+from reskill_jax.command_line import start
 from reskill_jax.laboratory.collect import demonstrate_all, find_tasks
 from reskill_jax.laboratory.recipe import RECIPES, Recipe
 from reskill_jax.rollout.demonstration import Demonstration, as_line
@@ -26,11 +27,8 @@ from reskill_jax.skills.skill_md import save_bank
 from reskill_jax.storage import new_directory, refuse_existing, write_text
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Run the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}: flags begin with --")
-    terminal.guard()
     recipe = RECIPES[_RECIPE.value]
     teaching = recipe.fluent if _FLUENT.value else recipe.teaching
     chosen = replace(
@@ -116,4 +114,4 @@ if __name__ == "__main__":  # flags are the program's, not of those who import i
     )
     _SEED = flags.DEFINE_integer("seed", 0, "Of tasks, skills and mistakes.")
     _OUTPUT = flags.DEFINE_string("output", None, "New directory.", required=True)
-    app.run(main)
+    start(main)

@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -24,9 +23,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.checkpoint import Checkpointer
+from reskill_jax.command_line import start
 from reskill_jax.environments.protocol import Task
 from reskill_jax.grpo.optimizer import init_state
 from reskill_jax.grpo.packing import PackedBatch
@@ -284,9 +284,8 @@ def _texts(recipe: Recipe, demonstrations: Sequence[Demonstration]) -> Iterator[
             yield render_note(shown, rule.skill(wording)) * 50
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Train one recipe's policy."""
-    del argv
     values = flags.FLAGS
     recipe = RECIPES[values.recipe]
     output = Path(values.output or SHIPPED / recipe.hash)
@@ -297,4 +296,4 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_enum("recipe", "alfworld-small", sorted(RECIPES), "Which recipe.")
     flags.DEFINE_string("output", "", "Where to write it; empty: the package's assets.")
-    sys.exit(app.run(main))
+    start(main)

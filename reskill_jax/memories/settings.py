@@ -121,7 +121,7 @@ class MemrlSettings:
         attach: least cosine to a key for a new memory to be put under it.
         capacity: memories; beyond it those of the least utility go (ours: no limit
             there).
-        key: goal, or goal_and_room: with the first observation, as published.
+        keyed_by: goal, or goal_and_room: with the first observation, as published.
         show: script, or trajectory: with the whole episode, as published.
     """
 
@@ -136,7 +136,7 @@ class MemrlSettings:
     rate: float = 0.3
     attach: float = 0.9
     capacity: int = 2000
-    key: str = "goal"
+    keyed_by: str = "goal"
     show: str = "script"
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class MemrlSettings:
             attach=(0, 1),
             capacity=(1, _MANY),
         )
-        _choose(self, "key", "goal", "goal_and_room")
+        _choose(self, "keyed_by", "goal", "goal_and_room")
         _choose(self, "show", "script", "trajectory")
 
 

@@ -112,7 +112,7 @@ class UtilityMemory:
 
     def key(self, goal: str, observation: str) -> str:
         """Return the text that a task is looked up by."""
-        if self.settings.key == "goal_and_room":
+        if self.settings.keyed_by == "goal_and_room":
             return f"{observation}\n{goal}"
         return goal
 

@@ -6,13 +6,14 @@ Newest steps first. On a terminal, Enter goes on and q ends; elsewhere all are p
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax import terminal
+from reskill_jax.command_line import start
 from reskill_jax.report.page.reading import EpisodeLine, Reader
 from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
@@ -84,11 +85,10 @@ def describe(phase: str, step: int, line: EpisodeLine, *, raw: bool = False) -> 
     return "\n".join(parts)
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Show what the flags ask for."""
-    terminal.guard()
-    if len(argv) > 1 or not _WORKDIR.value:
-        terminal.fail("give --workdir=DIR, a run's directory, and flags only")
+    if not _WORKDIR.value:
+        terminal.fail("give --workdir=DIR, a run's directory")
     workdir = Workdir(Path(_WORKDIR.value))
     reader = Reader(workdir)
     wanted = Wanted(
@@ -149,4 +149,4 @@ if __name__ == "__main__":
     )
     _RAW = flags.DEFINE_bool("raw", False, "Show whole responses, too.")
     _LIMIT = flags.DEFINE_integer("limit", 100, "Most episodes to show.", lower_bound=1)
-    app.run(main)
+    start(main)

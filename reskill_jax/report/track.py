@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags
 
+from reskill_jax.command_line import start
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.trackers import (
     SHOWN_EPISODES,
@@ -75,10 +76,8 @@ def _by_step(path: Path) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Send a run."""
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments {argv[1:]}: flags begin with --")
     workdir = Workdir(Path(flags.FLAGS.workdir))
     if not workdir.config.is_file():
         raise app.UsageError(
@@ -94,4 +93,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
     flags.DEFINE_enum("to", None, sorted(TRACKERS), "Tracker.", required=True)
     flags.DEFINE_string("name", "", "Id of the run there; empty: its own.")
-    app.run(main)
+    start(main)

@@ -40,7 +40,7 @@ _TEXTS = {
     "strategy.name": (*validation.STRATEGIES,),
     "strategy.bank": ("", "{bank}"),
     "strategy.expel.show": ("both", "rules", "trajectories"),
-    "strategy.memrl.key": ("goal", "goal_and_room"),
+    "strategy.memrl.keyed_by": ("goal", "goal_and_room"),
     "strategy.memrl.show": ("script", "trajectory"),
     "strategy.evolver.credit": ("success", "relative"),
     "strategy.evolver.ask": ("agent", "goal"),

@@ -150,4 +150,4 @@ def test_successes_stand_before_failures_and_rooms_are_keys_only_if_asked_for():
     text = store.lay_out(store.items)
     assert text.index("won") < text.index("lost")
     assert store.key("goal", "room") == "goal"
-    assert memory(key="goal_and_room").key("goal", "room") == "room\ngoal"
+    assert memory(keyed_by="goal_and_room").key("goal", "room") == "room\ngoal"

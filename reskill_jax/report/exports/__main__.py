@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from reskill_jax.command_line import start
 from reskill_jax.report.exports.atif import trajectory
 from reskill_jax.report.exports.cards import skill_card
 from reskill_jax.report.exports.dataset import write_dataset
@@ -161,11 +162,9 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Write records of a run."""
     values = flags.FLAGS
-    if argv[1:]:
-        raise app.UsageError(f"unknown arguments {argv[1:]}: flags begin with --")
     workdir, output = Workdir(Path(values.workdir)), Path(values.output)
     try:
         with activity(f"writing {values.to} files"):
@@ -180,4 +179,4 @@ if __name__ == "__main__":
     flags.DEFINE_enum("to", None, FORMATS, "What to write.", required=True)
     flags.DEFINE_string("output", None, "New directory.", required=True)
     flags.DEFINE_string("episodes", "", "Files of episodes; empty: newest evaluation.")
-    app.run(main)
+    start(main)
