@@ -83,6 +83,10 @@ ARMS = {
     "reskill trained early": Arm(
         {"strategy.name": "reskill", "strategy.reservoir_min": 6}, "train"
     ),
+    # What arms of a trial are known to add is taken off before episodes are compared.
+    "reskill trained adjusted": Arm(
+        {"strategy.name": "reskill", "grpo.estimator": "arm_adjusted"}, "train"
+    ),
     # The policy is held near the warm start, which was taught to obey.
     **{
         f"{name} trained near": Arm(

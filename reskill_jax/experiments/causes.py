@@ -9,6 +9,7 @@ play held-out houses that choices are made on, not those that are reported:
   gain, were it proposed and accepted at once), or a remark that says nothing (what text
   costs a policy by itself);
 - proposals come from the first step on;
+- episodes of a trial are compared less what their arm is known to add;
 - a KL term holds the policy near the warm start, which was taught to follow skills;
 - GRPO learns at a tenth of the rate.
 
@@ -25,6 +26,7 @@ EXPERIMENT = Experiment(
     (
         *("grpo trained", "reskill trained"),
         *("best rule trained", "remark trained", "reskill trained early"),
+        "reskill trained adjusted",
         *("grpo trained near", "reskill trained near"),
         *("grpo trained slowly", "reskill trained slowly"),
     ),
