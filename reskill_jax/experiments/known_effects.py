@@ -4,10 +4,10 @@
 
 starts the laboratory twice per seed, with a bundle on trial that is known to help and
 with one that is known to harm, and reads the first decision of each run. GRPO trains
-the policy meanwhile, as in any run. The figures of finished runs are kept in --results,
-and an interrupted command continues when it is started again. Two commands with
-different --kinds, each on one core (`taskset -c 0`), are about 1.3 times as fast as one
-command on both cores.
+the policy meanwhile, as in any run; a run ends soon after the decision. Decisions are
+kept in --results, and an interrupted command continues when it is started again. Two
+commands with different --kinds, each on one core (`taskset -c 0`), are about 1.3 times
+as fast as one command on both cores.
 """
 
 import json
@@ -17,9 +17,18 @@ from pathlib import Path
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
+from reskill_jax.benchmarks.runs import (
+    Changes,
+    Figures,
+    Results,
+    finish,
+    identity,
+    refuse_other,
+    start,
+)
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string(
@@ -28,7 +37,7 @@ _WORKDIR = flags.DEFINE_string(
 _RESULTS = flags.DEFINE_string(
     "results",
     "docs/results/known_effects.jsonl",
-    "File with the figures of finished runs.",
+    "File of the decisions.",
 )
 _KINDS = flags.DEFINE_list("kinds", ["helpful", "harmful"], "Kinds of bundles.")
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Trials per kind of bundle.", lower_bound=1)
@@ -37,8 +46,8 @@ _MINUTES = flags.DEFINE_float(
 )
 
 KINDS = {"helpful": True, "harmful": False}  # whether it should be accepted
-_MAX_TRIAL_STEPS = 24
-_STEPS = 1 + _MAX_TRIAL_STEPS  # the trial begins after the first step
+_STEPS = 25  # at most; the trial begins after the first step
+_STRIDE = 6  # steps until we look for a decision; most take two to four
 
 
 def main() -> None:
@@ -50,13 +59,11 @@ def main() -> None:
     decisions: dict[str, list[Figures]] = {kind: [] for kind in _KINDS.value}
     for seed in range(_SEEDS.value):
         for kind in _KINDS.value:
-            decision = results.obtain(
-                f"{kind}, seed {seed}",
-                changes(kind, seed),
-                Path(_WORKDIR.value) / f"{kind}-{seed}",
-                first_decision,
-                train=time.monotonic() < deadline,
-            )
+            name, key = f"{kind}, seed {seed}", identity(changes(kind, seed))
+            decision = results.find(name, key)
+            if decision is None and time.monotonic() < deadline:
+                decision = first_decision(Path(_WORKDIR.value), kind, seed)
+                results.add(name, key, decision)
             if decision is not None:
                 decisions[kind].append(decision)
     rows: list[list[str | float]] = []
@@ -76,16 +83,44 @@ def main() -> None:
     report("known_effects", figures, bars)
 
 
-def first_decision(workdir: Workdir) -> Figures:
-    """Read the result of the first trial of a run."""
-    lines = (workdir.root / "trials.jsonl").read_text().splitlines()
-    trial = decode(PastTrial, json.loads(lines[0]), fields="any")
+def first_decision(root: Path, kind: str, seed: int) -> Figures:
+    """Train until the bundle on trial is decided upon; go on with a run that is there.
+
+    Args:
+        root: directory of all runs.
+        kind: of the bundle, a key of `KINDS`.
+        seed: of the run.
+
+    Raises:
+        CalledProcessError: the run failed; its message is on the terminal.
+        UnusableResultError: a run of another configuration is there.
+    """
+    run = Workdir(root / f"{kind}-{seed}")
+    wanted = changes(kind, seed)
+    if run.config.exists():
+        length = run.read_config()["num_steps"]
+        refuse_other(run.config, wanted | {"num_steps": length})
+    for steps in (*range(_STRIDE, _STEPS, _STRIDE), _STEPS):
+        if _decided(run):
+            break
+        if _trained(run) < steps:
+            finish(run.root, wanted | {"num_steps": steps})
+    trial = decode(PastTrial, json.loads(_decided(run)[0]), fields="any")
     return {
         "accepted": trial.accepted,
         "effect": trial.effect,
         "steps": trial.step - 1,
         "skills": [operation.name for operation in trial.proposal.operations],
     }
+
+
+def _decided(run: Workdir) -> list[str]:
+    return run.trials.read_text().splitlines() if run.trials.exists() else []
+
+
+def _trained(run: Workdir) -> int:
+    steps = [int(x["step"]) for x in read_metrics(run.metrics) if x["phase"] == "train"]
+    return max(steps, default=0)
 
 
 def changes(kind: str, seed: int) -> Changes:
