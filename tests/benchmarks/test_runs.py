@@ -128,11 +128,14 @@ import subprocess, sys
 from reskill_jax.benchmarks.runs import Results, start
 from pathlib import Path
 
-def main(argv):
+what, path = sys.argv[1:]
+del sys.argv[1:]
+
+def main():
     print("begun", flush=True)
-    if argv[1] == "damaged":
-        Results(Path(argv[2])).find("a", "0123")
-    subprocess.run([sys.executable, "-c", argv[1]], check=True)
+    if what == "damaged":
+        Results(Path(path)).find("a", "0123")
+    subprocess.run([sys.executable, "-c", what], check=True)
 
 start(main)
 """
