@@ -79,7 +79,7 @@ ARMS = {
     "remark trained": Arm(
         {"strategy.name": "static"}, "train", _bank(KNOWN["neutral"][0])
     ),
-    # The first proposal after the first step instead of the fourth.
+    # Proposals are asked for after the first step instead of the fourth.
     "reskill trained early": Arm(
         {"strategy.name": "reskill", "strategy.reservoir_min": 6}, "train"
     ),

@@ -8,7 +8,7 @@ play held-out houses that choices are made on, not those that are reported:
 - the rule that helps most is there from the first step to the last (what there is to
   gain, were it proposed and accepted at once), or a remark that says nothing (what text
   costs a policy by itself);
-- proposals come from the first step on;
+- proposals are asked for from the first step on;
 - episodes of a trial are compared less what their arm is known to add;
 - a KL term holds the policy near the warm start, which was taught to follow skills;
 - GRPO learns at a tenth of the rate.
