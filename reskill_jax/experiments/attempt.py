@@ -6,7 +6,6 @@ may run side by side.
 """
 
 import itertools
-import json
 import subprocess
 import sys
 import time
@@ -31,13 +30,12 @@ from reskill_jax.benchmarks.runs import (
     refuse_other,
 )
 from reskill_jax.checkpoint import Checkpointer
-from reskill_jax.codec import decode
-from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.arms import ARMS, Arm, Experiment
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.experiments.comparison import summary, table
 from reskill_jax.process import compilation_cache
+from reskill_jax.report.decisions import read_trials
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.rollout.context import (
     BankContext,
@@ -293,10 +291,6 @@ def accepted(run: Workdir, config: ConfigDict) -> Context:
 def course(run: Workdir) -> Figures:
     """Return what happened in a run: success by step, and every trial."""
     lines = [x for x in read_metrics(run.metrics) if x["phase"] == "train"]
-    text = run.trials.read_text() if run.trials.exists() else ""
-    trials = [
-        decode(PastTrial, json.loads(line), fields="any") for line in text.splitlines()
-    ]
     return {
         "course": [float(x["rollout/success"]) for x in lines],
         "trials": [
@@ -306,6 +300,6 @@ def course(run: Workdir) -> Figures:
                 "accepted": trial.accepted,
                 "effect": trial.effect,
             }
-            for trial in trials
+            for trial in read_trials(run.trials)
         ],
     }

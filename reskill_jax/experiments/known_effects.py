@@ -10,7 +10,6 @@ commands with different --kinds, each on one core (`taskset -c 0`), are about 1.
 as fast as one command on both cores.
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from reskill_jax.benchmarks.runs import (
     refuse_other,
     start,
 )
-from reskill_jax.codec import decode
-from reskill_jax.creator.proposal import PastTrial
+from reskill_jax.report.decisions import read_trials
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
 
@@ -101,21 +99,17 @@ def first_decision(root: Path, kind: str, seed: int) -> Figures:
         length = run.read_config()["num_steps"]
         refuse_other(run.config, wanted | {"num_steps": length})
     for steps in (*range(_STRIDE, _STEPS, _STRIDE), _STEPS):
-        if _decided(run):
+        if read_trials(run.trials):
             break
         if _trained(run) < steps:
             finish(run.root, wanted | {"num_steps": steps})
-    trial = decode(PastTrial, json.loads(_decided(run)[0]), fields="any")
+    trial = read_trials(run.trials)[0]
     return {
         "accepted": trial.accepted,
         "effect": trial.effect,
         "steps": trial.step - 1,
         "skills": [operation.name for operation in trial.proposal.operations],
     }
-
-
-def _decided(run: Workdir) -> list[str]:
-    return run.trials.read_text().splitlines() if run.trials.exists() else []
 
 
 def _trained(run: Workdir) -> int:

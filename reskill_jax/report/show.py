@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reskill_jax.codec import decode
-from reskill_jax.creator.proposal import PastTrial
 from reskill_jax.report.best import best_of_run
+from reskill_jax.report.decisions import read_trials
 from reskill_jax.report.metrics import read_metrics, sampled_names
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.episode_record import EpisodeRecord
@@ -150,10 +150,7 @@ def _cell(rate: Sequence[float]) -> str:
 
 
 def _trials(workdir: Workdir) -> Iterator[str]:
-    trials = []
-    if workdir.trials.exists():
-        for place, line in read_json_lines(workdir.trials, growing=True):
-            trials.append(decode(PastTrial, line, name=place, fields="any"))
+    trials = read_trials(workdir.trials)
     accepted = sum(trial.accepted for trial in trials)
     yield f"Trials decided: {len(trials)}, accepted: {accepted}"
     for trial in trials:
