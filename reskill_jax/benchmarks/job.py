@@ -11,7 +11,6 @@ then times, in turn, the best of several,
 """
 
 import asyncio
-import runpy
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
@@ -21,7 +20,7 @@ from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import CONFIG
+from reskill_jax.benchmarks.runs import configuration
 from reskill_jax.benchmarks.timing import in_turn
 from reskill_jax.benchmarks.trees import as_flat, flat_prompt
 from reskill_jax.command_line import start
@@ -37,7 +36,7 @@ _TIMINGS = flags.DEFINE_integer("timings", 3, "Of each, of which the best counts
 
 def main() -> None:
     """Play, then time."""
-    config = runpy.run_path(CONFIG)["get_config"]("cpu")
+    config = configuration({})
     with ExitStack() as resources:
         environment = build.load_environment(config)
         panel = build.load_panels(config, environment).train

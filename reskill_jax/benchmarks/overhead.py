@@ -48,7 +48,7 @@ def main() -> None:
                 workdir = Path(folder, f"{name}-{repeat}")
                 size = {"num_steps": flags.steps, "strategy.name": name}
                 same = changes(server.url) | parse_changes(further)
-                finish(workdir, size | same, flags.variant)
+                finish(workdir, size | same, f"configs/alfworld.py:{flags.variant}")
                 steps = measured(workdir)
                 runs.append([step["time/step"] for step in steps[1:]])
                 if name == "reskill":

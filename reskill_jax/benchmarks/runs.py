@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from reskill_jax.workdir import PLACES, Workdir, differences, flatten
 Value = str | int | float | tuple[str, ...] | tuple[int, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
-CONFIG = "configs/alfworld.py"
+CONFIG = "configs/alfworld.py:cpu"  # as --config has it: a file and its variants
 # `:cpu` drops groups that tie. What was measured before it did compares with runs that
 # do not.
 ALL_GROUPS: Changes = {"grpo.drop_zero_variance": False}
@@ -88,15 +89,15 @@ class Results:
 
     Attributes:
         path: of the file.
+        minutes: after which nothing more is made; 0: any time.
         commit: of the code that runs, taken before anything may change it.
-        config: file of the configuration that runs differ from.
-        variant: of it.
+        started: when the minutes began, in seconds of the monotonic clock.
     """
 
     path: Path
+    minutes: float = 0.0
     commit: str = field(default_factory=commit)
-    config: str = CONFIG
-    variant: str = "cpu"
+    started: float = field(default_factory=time.monotonic)
 
     def find(self, name: str, configuration: str) -> Figures | None:
         """Return the figures of a run; None if there are none.
@@ -137,69 +138,54 @@ class Results:
         append_line(self.path, json.dumps(entry))
 
     def obtain(
-        self,
-        name: str,
-        changes: Changes,
-        workdir: Path,
-        read: Callable[[Workdir], Figures],
-        *,
-        train: bool,
+        self, name: str, configuration: str, make: Callable[[], Figures]
     ) -> Figures | None:
-        """Return the figures of a run, from the file or from its workdir.
+        """Return the figures of a run; make and keep them if there are none.
 
-        Args:
-            name: of the run.
-            changes: see `finish`.
-            workdir: of the run.
-            read: takes the figures from the workdir of a finished run.
-            train: whether to make the run if there is none; otherwise None comes back.
+        Returns:
+            The figures; None if there are none and the time to make some is over.
         """
-        configuration = identity(changes, self.variant, self.config)
-        if (figures := self.find(name, configuration)) is not None:
-            return figures
-        if train:
-            finish(workdir, changes, self.variant, config=self.config)
-        if not is_finished(workdir, changes, self.variant, config=self.config):
-            return None
-        figures = read(Workdir(workdir))
-        self.add(name, configuration, figures)
+        figures = self.find(name, configuration)
+        over = 0 < 60 * self.minutes < time.monotonic() - self.started
+        if figures is None and not over:
+            figures = make()
+            self.add(name, configuration, figures)
         return figures
 
 
-def configuration(
-    changes: Changes, variant: str = "cpu", file: str = CONFIG
-) -> ConfigDict:
-    """Return a laboratory's configuration with some keys changed."""
-    config: ConfigDict = runpy.run_path(file)["get_config"](variant)
-    config.update_from_flattened_dict(changes)
-    return config
+def configuration(changes: Changes, config: str = CONFIG) -> ConfigDict:
+    """Return a laboratory's configuration with some keys changed.
+
+    Args:
+        changes: keys with their values.
+        config: a file and its variants, as --config has them.
+    """
+    file, _, variants = config.partition(":")
+    made: ConfigDict = runpy.run_path(file)["get_config"](variants)
+    made.update_from_flattened_dict(changes)
+    return made
 
 
-def identity(changes: Changes, variant: str = "cpu", file: str = CONFIG) -> str:
+def identity(changes: Changes, config: str = CONFIG) -> str:
     """Hash what a run depends on: configuration and warm start, 12 hex digits.
 
     Keys at their defaults do not count, so that what was measured stays valid when
     there is a new key. What it was measured with beside that, the commit tells.
     """
-    config = configuration(changes, variant, file)
-    usual = flatten(get_config(config.env.name).to_dict())
+    made = configuration(changes, config)
+    usual = flatten(get_config(made.env.name).to_dict())
     values = {
         key: value
-        for key, value in flatten(config.to_dict()).items()
+        for key, value in flatten(made.to_dict()).items()
         if not key.startswith(PLACES) and value != usual[key]
     }
-    document = [values, RECIPES[config.warm_start.recipe].hash]
+    document = [values, RECIPES[made.warm_start.recipe].hash]
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def finish(
-    workdir: Path,
-    changes: Changes,
-    variant: str = "cpu",
-    *,
-    config: str = CONFIG,
-    mode: str = "train",
+    workdir: Path, changes: Changes, config: str = CONFIG, *, mode: str = "train"
 ) -> None:
     """Train a run of the laboratory to its end, in a process of its own.
 
@@ -208,22 +194,21 @@ def finish(
     Args:
         workdir: the run's directory.
         changes: keys of the configuration with their values; `num_steps` is one.
-        variant: of the configuration.
-        config: its file.
+        config: see `configuration`.
         mode: of the main program, train or adapt.
 
     Raises:
         CalledProcessError: the program failed; its message is on the terminal.
         UnusableResultError: a finished run is there, of another configuration.
     """
-    if is_finished(workdir, changes, variant, config=config, mode=mode):
+    if is_finished(workdir, changes, config, mode=mode):
         return
     command = [
         sys.executable,
         "-m",
         "reskill_jax.main",
         f"--mode={mode}",
-        f"--config={config}:{variant}",
+        f"--config={config}",
         f"--workdir={workdir}",
         *(f"--config.{key}={value}" for key, value in changes.items()),
     ]
@@ -238,12 +223,7 @@ def _steps(changes: Changes) -> int:
 
 
 def is_finished(
-    workdir: Path,
-    changes: Changes,
-    variant: str = "cpu",
-    *,
-    config: str = CONFIG,
-    mode: str = "train",
+    workdir: Path, changes: Changes, config: str = CONFIG, *, mode: str = "train"
 ) -> bool:
     """Tell whether a run has come to its end; see `finish` for the arguments.
 
@@ -258,17 +238,12 @@ def is_finished(
         saved = run.checkpoints / f"{steps:08d}"
         if not saved.is_dir() or run.read_config()["eval"]["splits"]:
             return False
-    refuse_other(run.config, changes, variant, config=config, mode=mode)
+    refuse_other(run.config, changes, config, mode=mode)
     return True
 
 
 def refuse_other(
-    path: Path,
-    changes: Changes,
-    variant: str = "cpu",
-    *,
-    config: str = CONFIG,
-    mode: str = "train",
+    path: Path, changes: Changes, config: str = CONFIG, *, mode: str = "train"
 ) -> None:
     """Compare the configuration that was stored beside a result with the one wanted.
 
@@ -278,14 +253,13 @@ def refuse_other(
     Args:
         path: of the stored one.
         changes: see `finish`, like the other arguments.
-        variant: likewise.
         config: likewise.
         mode: likewise.
 
     Raises:
         UnusableResultError: they differ; the message has the keys with both values.
     """
-    new = settle_trial(configuration(changes, variant, config))
+    new = settle_trial(configuration(changes, config))
     if mode == "adapt":
         new.adapt.frozen = True
     wanted = flatten(plain(new.to_dict(), "config"))

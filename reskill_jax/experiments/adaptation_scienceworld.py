@@ -17,8 +17,7 @@ EXPERIMENT = Experiment(
     (ALONE, "reskill", "auto_accept"),
     (Claim("reskill", ALONE, 0.0), Claim("reskill", "auto_accept", 0.0)),
     splits=("test", "unseen", "dev"),
-    config="configs/scienceworld.py",
-    variant="cpu,both",
+    config="configs/scienceworld.py:cpu,both",
     houses=False,
 )
 

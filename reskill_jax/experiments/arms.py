@@ -167,14 +167,13 @@ class Experiment:
         met: kinds of tasks that come then; empty: all.
         arms: keys of `ARMS`; the others are compared with the first one.
         claims: what is promised.
-        changes: keys in which all its runs differ from `:cpu`.
+        changes: keys in which all its runs differ from `config`.
         splits: what held-out tasks may be of, the usual one first; choices are made on
             `dev`.
         seeds: of its runs; choices are made on others than those that are reported.
         shares: the experiment, alike but in its arms, whose runs and results it goes
             on with; empty: it has its own.
-        config: file of the configuration that its runs differ from.
-        variant: of it.
+        config: file and variants of the configuration that its runs differ from.
         houses: whether tasks are in houses that are built; otherwise they are those
             that there are.
     """
@@ -189,7 +188,6 @@ class Experiment:
     seeds: tuple[int, ...] = tuple(range(8))
     shares: str = ""
     config: str = CONFIG
-    variant: str = "cpu"
     houses: bool = True
 
     @property

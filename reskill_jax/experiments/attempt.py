@@ -8,8 +8,8 @@ may run side by side.
 import itertools
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -118,16 +118,13 @@ def start(experiment: Experiment) -> None:
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")
         if not all(seed.isdecimal() for seed in seeds.value):
             raise app.UsageError(f"--seeds={','.join(seeds.value)}: give numbers")
-        deadline = time.monotonic() + 60 * (minutes.value or float("inf"))
         size = Size(**{name: flag.value or 0 for name, flag in sizes.items()})
-        results = Results(Path(kept.value))
+        results = Results(Path(kept.value), minutes.value)
         found: dict[str, dict[int, Figures]] = {}
         for arm, seed in itertools.product(arms.value, map(int, seeds.value)):
             attempt = Attempt(experiment, arm, seed, size, split.value)
-            figures = results.find(attempt.title, attempt.key)
-            if figures is None and time.monotonic() < deadline:
-                figures = attempt.play(Path(workdir.value))
-                results.add(attempt.title, attempt.key, figures)
+            play = partial(attempt.play, Path(workdir.value))
+            figures = results.obtain(attempt.title, attempt.key, play)
             if figures is not None:
                 found.setdefault(arm, {})[seed] = figures
         print(table(found, experiment.arms[0]))
@@ -192,14 +189,15 @@ class Attempt:
     @property
     def key(self) -> str:
         """Hash of what its figures depend on, a policy trained before among it."""
-        of = self.experiment.variant, self.experiment.config
-        trained = self.experiment.trained
-        name = f"trained/{identity(self._before, *of)}" if trained else ""
+        config = self.experiment.config
+        name = ""
+        if self.experiment.trained:
+            name = f"trained/{identity(self._before, config)}"
         frozen = self.arm.mode == "adapt"
         bank = self.arm.bank.hash if self.arm.bank else ""
         changes = self.changes(name)
         changes |= {"adapt.frozen": frozen, "strategy.bank": bank}
-        return identity(changes, *of)
+        return identity(changes, config)
 
     def changes(self, policy: str) -> Changes:
         """Return how its run differs from the experiment's configuration."""
@@ -224,8 +222,7 @@ class Attempt:
         changes = self.changes(self._policy(root))
         setting = self.experiment.setting
         run = Workdir(root / f"{setting}-{self.name.replace(' ', '-')}-{self.seed}")
-        variant, file = self.experiment.variant, self.experiment.config
-        config = configuration(changes, variant, file)
+        config = configuration(changes, self.experiment.config)
         params = None
         context: Context = EmptyContext()
         told: Figures = {}
@@ -235,7 +232,7 @@ class Attempt:
                 if not bank.exists():
                     save_bank(self.arm.bank, bank)
                 changes["strategy.bank"] = str(bank)
-            finish(run.root, changes, variant, config=file, mode=self.arm.mode)
+            finish(run.root, changes, self.experiment.config, mode=self.arm.mode)
             context, told = accepted(run, config), course(run)
             if self.arm.mode == "train":
                 params = load_params(config, run, self.size.steps)
@@ -261,13 +258,12 @@ class Attempt:
         trainer = self.arm.trainer
         name = "policy" if trainer == "grpo" else f"policy-{trainer}"
         run, policy = (root / f"{name}-{self.seed}{end}" for end in ("", ".hf"))
-        variant, file = self.experiment.variant, self.experiment.config
-        before = self._before
+        before, config = self._before, self.experiment.config
         if policy.exists():
-            refuse_other(policy / "run_config.json", before, variant, config=file)
+            refuse_other(policy / "run_config.json", before, config)
         else:
             before["checkpoint.every"] = self.size.first_steps
-            finish(run, before, variant, config=file)
+            finish(run, before, config)
             program = (sys.executable, "-m", "reskill_jax.main", "--mode=export")
             places = (f"--workdir={run}", f"--output={policy}")
             subprocess.run((*program, *places), check=True)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from ml_collections import ConfigDict
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Results, start
+from reskill_jax.benchmarks.runs import Figures, Results, start
 from reskill_jax.checkpoint import Checkpointer
 from reskill_jax.environments.panels import TaskPanel, evenly_spaced
 from reskill_jax.environments.protocol import EnvironmentSpec
@@ -211,26 +212,22 @@ def main() -> None:
     values = [flatten(config.to_dict()), [context.hash for context in arms.values()]]
     text = json.dumps(values, sort_keys=True, default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def played(step: int) -> Figures:
+        print(f"step {step}: playing {len(panel)} tasks, {len(arms)} banks")
+        started = time.monotonic()
+        params = load_params(config, workdir, step)
+        success = play(config, environment, panel, arms, params, _SAMPLES.value)
+        print(f"{success.size} episodes in {time.monotonic() - started:.0f} s")
+        return {"success": success.astype(int).tolist()}
+
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {}
     for step in map(int, _STEPS.value):
         name = f"step {step}, {panel.label} x {_SAMPLES.value}"
-        kept = results.find(name, key)
-        if kept is not None:
-            success = np.array(kept["success"], np.float64)
-        else:
-            print(f"step {step}: playing {len(panel)} tasks, {len(arms)} banks")
-            started = time.monotonic()
-            success = play(
-                config,
-                environment,
-                panel,
-                arms,
-                load_params(config, workdir, step),
-                _SAMPLES.value,
-            )
-            print(f"{success.size} episodes in {time.monotonic() - started:.0f} s")
-            results.add(name, key, {"success": success.astype(int).tolist()})
+        kept = results.obtain(name, key, partial(played, step))
+        assert kept is not None  # there is no limit of time
+        success = np.array(kept["success"], np.float64)
         found = by_kind(success, [task.kind for task in panel], list(arms)[1:])
         for kind, of_kind in found.items():
             best = of_kind.best

@@ -12,6 +12,7 @@ those of --results need not be made again. More --seeds add to them.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,14 @@ from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import Bar, format_table, report
-from reskill_jax.benchmarks.runs import Changes, Figures, Results, start
+from reskill_jax.benchmarks.runs import (
+    Changes,
+    Figures,
+    Results,
+    finish,
+    identity,
+    start,
+)
 from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.experiments.ceiling import load_params, play
 from reskill_jax.report.statistics import paired_difference
@@ -79,29 +87,29 @@ def played(workdir: Workdir, split: str, step: int, samples: int, limit: int) ->
 
 def main() -> None:
     """Train and play what is missing, then print the table."""
-    config, _, variant = _CONFIG.value.partition(":")
-    results = Results(Path(_RESULTS.value), config=config, variant=variant)
+    results = Results(Path(_RESULTS.value))
     steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value
     size = f"{','.join(splits)}: {_TASKS.value} tasks x {samples}"
 
-    def read(workdir: Workdir) -> Figures:
+    def play(workdir: Path, wanted: Changes) -> Figures:
+        finish(workdir, wanted, _CONFIG.value)
         return {
             split: [
-                played(workdir, split, k, samples, _TASKS.value) for k in (0, steps)
+                played(Workdir(workdir), split, k, samples, _TASKS.value)
+                for k in (0, steps)
             ]
             for split in splits
         }
 
     seeds = []
     for seed in range(_SEEDS.value):
+        wanted = changes(seed, steps)
         figures = results.obtain(
             f"{_CONFIG.value}, seed {seed}; {size}",
-            changes(seed, steps),
-            Path(_WORKDIR.value) / f"{steps}-{seed}",
-            read,
-            train=True,
+            identity(wanted, _CONFIG.value),
+            partial(play, Path(_WORKDIR.value) / f"{steps}-{seed}", wanted),
         )
-        assert figures is not None  # it was made if it was not there
+        assert figures is not None  # there is no limit of time
         seeds.append(figures)
     rows: list[list[str | float]] = []
     means: Figures = {}

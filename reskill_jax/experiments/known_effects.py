@@ -10,7 +10,7 @@ commands with different --kinds, each on one core (`taskset -c 0`), are about 1.
 as fast as one command on both cores.
 """
 
-import time
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
@@ -52,16 +52,13 @@ def main() -> None:
     """Run what is missing, then print the table of finished runs."""
     if unknown := set(_KINDS.value) - KINDS.keys():
         raise app.UsageError(f"--kinds has {sorted(unknown)}: choose of {[*KINDS]}")
-    deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
-    results = Results(Path(_RESULTS.value))
+    results = Results(Path(_RESULTS.value), _MINUTES.value)
     decisions: dict[str, list[Figures]] = {kind: [] for kind in _KINDS.value}
     for seed in range(_SEEDS.value):
         for kind in _KINDS.value:
-            name, key = f"{kind}, seed {seed}", identity(changes(kind, seed))
-            decision = results.find(name, key)
-            if decision is None and time.monotonic() < deadline:
-                decision = first_decision(Path(_WORKDIR.value), kind, seed)
-                results.add(name, key, decision)
+            key = identity(changes(kind, seed))
+            play = partial(first_decision, Path(_WORKDIR.value), kind, seed)
+            decision = results.obtain(f"{kind}, seed {seed}", key, play)
             if decision is not None:
                 decisions[kind].append(decision)
     rows: list[list[str | float]] = []

@@ -13,15 +13,23 @@ Success is greedy, on games that are held out for choices (split `dev`), never o
 that are reported. Differences are to the first objective, paired by seed.
 """
 
-import time
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import ALL_GROUPS, Changes, Results, start
+from reskill_jax.benchmarks.runs import (
+    ALL_GROUPS,
+    Changes,
+    Figures,
+    Results,
+    finish,
+    identity,
+    start,
+)
 from reskill_jax.objectives import OBJECTIVES
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.workdir import Workdir
@@ -78,25 +86,27 @@ def main() -> None:
         raise app.UsageError(
             f"--presets={','.join(sorted(unknown))}: choose from {', '.join(PRESETS)}"
         )
-    deadline = time.monotonic() + 60 * (_MINUTES.value or float("inf"))
     names = _PRESETS.value or list(PRESETS)
-    results = Results(Path(_RESULTS.value))
+    results = Results(Path(_RESULTS.value), _MINUTES.value)
     size: Changes = {"num_steps": _STEPS.value, "strategy.name": _STRATEGY.value}
     size |= _EVALUATION | (_TINY if _TINY_RUNS.value else {})
     found: dict[str, dict[int, RunFigures]] = {name: {} for name in names}
     for seed in range(_SEEDS.value):
         for name in names:
-            kept = results.obtain(
-                f"{name}, seed {seed}",
-                size | PRESETS[name] | {"seed": seed},
-                Path(_WORKDIR.value) / f"{name}-{_STEPS.value}-{seed}",
-                lambda workdir: asdict(outcome(workdir, _STEPS.value)),
-                train=time.monotonic() < deadline,
-            )
+            changes = size | PRESETS[name] | {"seed": seed}
+            workdir = Path(_WORKDIR.value) / f"{name}-{_STEPS.value}-{seed}"
+            make = partial(trained, workdir, changes)
+            kept = results.obtain(f"{name}, seed {seed}", identity(changes), make)
             if kept:
                 found[name][seed] = RunFigures(**kept)
     print(table(found))
     report("presets", figures(found), {})
+
+
+def trained(workdir: Path, changes: Changes) -> Figures:
+    """Train a run to its end and return its figures, see `RunFigures`."""
+    finish(workdir, changes)
+    return asdict(outcome(Workdir(workdir), _STEPS.value))
 
 
 def outcome(workdir: Workdir, steps: int) -> RunFigures:

@@ -7,7 +7,7 @@ with the policy that each was made for and with the one that was warmed on both.
 are over tasks. What was played is kept in --results.
 """
 
-import runpy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,43 +15,51 @@ from absl import flags
 
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
-from reskill_jax.benchmarks.runs import Changes, Results, identity, start
+from reskill_jax.benchmarks.runs import (
+    Changes,
+    Figures,
+    Results,
+    configuration,
+    identity,
+    start,
+)
 from reskill_jax.experiments.ceiling import play
 from reskill_jax.rollout.context import EmptyContext
 
 BOTH = "alfworld-scienceworld"
 # Configuration, and its split of held-out tasks.
-WORLDS = {"configs/alfworld.py": "valid_seen", "configs/scienceworld.py": "test"}
+WORLDS = {
+    "configs/alfworld.py:cpu": "valid_seen",
+    "configs/scienceworld.py:cpu": "test",
+}
 
 
-def recipes(config_file: str) -> tuple[str, str]:
+def recipes(config: str) -> tuple[str, str]:
     """Return the recipes to compare: that of the laboratory, and that of both."""
-    return runpy.run_path(config_file)["CPU"]["warm_start.recipe"], BOTH
+    return configuration({}, config).warm_start.recipe, BOTH
 
 
 def success(
-    config_file: str, changes: Changes, split: str, tasks: int, samples: int
-) -> list[list[int]]:
+    config: str, changes: Changes, split: str, tasks: int, samples: int
+) -> Figures:
     """Play a split's tasks with the policy that a run would begin with.
 
     Args:
-        config_file: of the laboratory.
-        changes: keys in which its variant `cpu` is changed.
+        config: of the laboratory, see `configuration`.
+        changes: keys in which it is changed.
         split: whose tasks.
         tasks: at most so many.
         samples: episodes per task.
 
     Returns:
-        Whether they succeeded, 0 or 1, [tasks][samples].
+        `success`: whether they succeeded, 0 or 1, [tasks][samples].
     """
-    config = runpy.run_path(config_file)["get_config"]("cpu")
-    config.update_from_flattened_dict(changes)
-    environment = build.load_environment(config)
+    made = configuration(changes, config)
+    environment = build.load_environment(made)
     panel = environment.panel(split, tasks)
     arms = {"": EmptyContext()}
-    played = play(config, environment, panel, arms, None, samples)
-    kept: list[list[int]] = played[:, 0].astype(int).tolist()
-    return kept
+    played = play(made, environment, panel, arms, None, samples)
+    return {"success": played[:, 0].astype(int).tolist()}
 
 
 def main() -> None:
@@ -59,22 +67,21 @@ def main() -> None:
     tasks, samples = _TASKS.value, _SAMPLES.value
     rows: list[list[str | float]] = []
     figures: dict[str, float] = {}
-    for config_file, split in WORLDS.items():
+    for config, split in WORLDS.items():
         results = Results(Path(_RESULTS.value))
-        for recipe in recipes(config_file):
+        for recipe in recipes(config):
             changes: Changes = {"warm_start.recipe": recipe}
             name = f"{recipe} on {split}: {tasks} tasks x {samples}"
-            key = identity(changes, file=config_file)
-            found = results.find(name, key)
-            if found is None:
-                found = {
-                    "success": success(config_file, changes, split, tasks, samples)
-                }
-                results.add(name, key, found)
+            found = results.obtain(
+                name,
+                identity(changes, config),
+                partial(success, config, changes, split, tasks, samples),
+            )
+            assert found is not None  # there is no limit of time
             by_task = np.mean(found["success"], axis=1)
             error = float(by_task.std(ddof=1) / np.sqrt(len(by_task)))
             interval = f"{by_task.mean():.1%} ±{1.96 * error:.1%}"
-            rows.append([Path(config_file).stem, split, recipe, len(by_task), interval])
+            rows.append([config, split, recipe, len(by_task), interval])
             figures[f"{recipe} on {split}"] = float(by_task.mean())
     header = ["world", "split", "policy", "tasks", "success, 95%"]
     print(format_table(header, rows))

@@ -14,6 +14,7 @@ from reskill_jax.benchmarks.runs import (
     Results,
     commit,
     configuration,
+    finish,
     identity,
     refuse_other,
 )
@@ -21,63 +22,50 @@ from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
 
 CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
-FINISH = runs.finish
 
 
 @pytest.fixture
-def program(monkeypatch):
-    """Stand for the main program: writes what a finished run leaves; counts runs."""
-    made = []
-
-    def finish(workdir, changes, variant="cpu", *, config=runs.CONFIG):
-        made.append(workdir)
-        Workdir(workdir).bind(configuration(changes, variant, config).to_dict())
-        writer = MetricWriter(workdir / "metrics.jsonl")
-        writer.write(changes["num_steps"], {"x": 0.5 + len(made)}, phase="eval")
-        writer.close()
-
-    monkeypatch.setattr(runs, "finish", finish)
-    return made
+def finished(tmp_path):
+    """A workdir as a finished run leaves it."""
+    Workdir(tmp_path / "a").bind(configuration(CHANGES).to_dict())
+    writer = MetricWriter(tmp_path / "a" / "metrics.jsonl")
+    writer.write(CHANGES["num_steps"], {"x": 0.5}, phase="eval")
+    writer.close()
+    return tmp_path / "a"
 
 
-def read(workdir):
-    return {"x": runs.read_metrics(workdir.metrics)[-1]["x"]}
-
-
-def test_a_run_is_made_once_also_when_its_workdir_is_gone(tmp_path, program):
+def test_figures_are_made_once(tmp_path):
     results = Results(tmp_path / "results" / "r.jsonl")
-    first = tmp_path / "first"
-    assert results.obtain("a", CHANGES, first, read, train=False) is None
-    assert results.obtain("a", CHANGES, first, read, train=True) == {"x": 1.5}
-    elsewhere = tmp_path / "elsewhere"
-    assert results.obtain("a", CHANGES, elsewhere, read, train=True) == {"x": 1.5}
-    assert program == [first]
+    made = iter([{"x": 1.5}])
+    assert results.obtain("a", "0123", lambda: next(made)) == {"x": 1.5}
+    assert results.obtain("a", "0123", lambda: next(made)) == {"x": 1.5}
 
 
-def test_a_finished_workdir_is_read_where_no_training_is_wanted(tmp_path, program):
-    runs.finish(tmp_path, CHANGES)
-    results = Results(tmp_path / "r.jsonl")
-    assert results.obtain("a", CHANGES, tmp_path, read, train=False) == {"x": 1.5}
-    assert results.find("a", identity(CHANGES)) == {"x": 1.5}
+def test_nothing_is_made_when_the_time_is_over(tmp_path):
+    late = Results(tmp_path / "r.jsonl", minutes=1, started=time.monotonic() - 61)
+    assert late.obtain("a", "0123", lambda: pytest.fail("made")) is None
+    late.add("a", "0123", {"x": 1.5})
+    assert late.obtain("a", "0123", lambda: pytest.fail("made")) == {"x": 1.5}
+    in_time = Results(tmp_path / "other.jsonl", minutes=1)
+    assert in_time.obtain("a", "0123", lambda: {"x": 2.5}) == {"x": 2.5}
 
 
-def test_a_finished_workdir_of_another_configuration_is_refused(tmp_path, program):
-    runs.finish(tmp_path / "a", CHANGES)
-    results = Results(tmp_path / "r.jsonl")
+def test_a_finished_run_is_left_alone_unless_it_is_of_another_configuration(
+    finished, monkeypatch
+):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("trained"))
+    finish(finished, CHANGES)
     other = CHANGES | {"env.houses_train": 7, "engine.max_sequences": 4}
     with pytest.raises(ValueError, match=r"finished, with another.*\n.*7 now\n"):
-        results.obtain("a", other, tmp_path / "a", read, train=False)
-    with pytest.raises(ValueError, match=r"config.env.houses_train: \d+ there, 7 now"):
-        FINISH(tmp_path / "a", other)
+        finish(finished, other)
     with pytest.raises(ValueError, match=r"config.adapt.frozen: false there, true now"):
-        FINISH(tmp_path / "a", CHANGES, mode="adapt")
-    assert not results.path.exists()
+        finish(finished, CHANGES, mode="adapt")
 
 
 def test_keys_that_are_new_or_say_where_do_not_make_another_configuration(tmp_path):
     stored = configuration(CHANGES).to_dict()
     del stored["report"], stored["grpo"]["kl_coef"]
-    stored["strategy"]["memrl"]["key"] = "***"  # an export hides it
+    stored["strategy"]["memrl"]["keyed_by"] = "***"  # as an export hides secrets
     path = tmp_path / "config.json"
     path.write_text(json.dumps(stored))
     refuse_other(path, CHANGES | {"engine.max_sequences": 4})
