@@ -177,6 +177,22 @@ def new_directory(output: Path) -> Iterator[Path]:
     unfinished.rename(output)
 
 
+def replace_directory(new: Path, directory: Path, old: Path) -> None:
+    """Put a finished directory where another one may be.
+
+    Args:
+        new: what comes there.
+        directory: where; it may not exist yet.
+        old: beside it, where the other one waits until `new` is in its place; a killed
+            process may leave it.
+    """
+    if directory.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        directory.rename(old)
+    new.rename(directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line to a file that several processes may append to.
 

@@ -53,7 +53,7 @@ from reskill_jax.policy.weights import load, save
 from reskill_jax.rollout.demonstration import Demonstration, as_episode
 from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.prompts import PromptBuilder, render_note
-from reskill_jax.storage import cache_directory
+from reskill_jax.storage import cache_directory, replace_directory
 
 SHIPPED = Path(__file__).parent / "assets" / "warm_start"
 
@@ -117,8 +117,7 @@ def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, flo
     tokenizer.save(whole)
     document = {"recipe": asdict(recipe), "hash": recipe.hash, "results": results}
     (whole / "recipe.json").write_text(json.dumps(document, indent=2) + "\n")
-    shutil.rmtree(output, ignore_errors=True)
-    whole.rename(output)
+    replace_directory(whole, output, partial / "old")
     shutil.rmtree(partial)
     return results
 

@@ -19,6 +19,7 @@ from absl import logging
 
 from reskill_jax.skills.operations import OperationError, validate
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
+from reskill_jax.storage import replace_directory
 
 _FILE = "SKILL.md"
 _NAMES = (_FILE, "skill.md")  # the specification's reader takes both
@@ -97,11 +98,7 @@ def save_bank(bank: SkillBank, directory: Path | str) -> None:
             file.write(to_markdown(skill, position).encode())
             file.flush()
             os.fsync(file.fileno())
-    if directory.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        directory.rename(old)
-    new.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
+    replace_directory(new, directory, old)
 
 
 def load_bank(directory: Path | str) -> SkillBank:
