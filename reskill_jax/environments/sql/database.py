@@ -21,7 +21,7 @@ MAX_STEPS = 2_000_000  # of SQLite's virtual machine, 0.1 to 0.2 s
 MAX_SECONDS = 10.0  # for steps on long texts
 MAX_CHARACTERS = 1_000_000  # of a result
 MAX_HEAP = 64 * 2**20  # bytes, of all connections of the process
-_STEPS_PER_CALL = 1_000
+_STEPS_PER_CALL = 100  # one of them may take tens of milliseconds
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 8_000,  # bytes of a value
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 16_000,

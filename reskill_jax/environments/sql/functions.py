@@ -1,9 +1,11 @@
 """SQL functions: those of MySQL that SQLite lacks, and a clock that stands still.
 
 An episode must repeat, today and tomorrow: ``now`` is a fixed time everywhere, and what
-draws at random is not there at all.
+draws at random is not there at all. What takes long within a single step of SQLite's
+virtual machine, where nothing can stop it, is bounded here.
 """
 
+import re
 import sqlite3
 from collections.abc import Callable
 from datetime import date
@@ -16,6 +18,9 @@ NOW = "2023-04-28 12:00:00"  # of the published dump
 FORBIDDEN = frozenset({"random", "randomblob", "load_extension", "fts3_tokenizer"})
 _CLOCK = ("date", "time", "datetime", "julianday", "unixepoch", "strftime")
 _ZONES = ("localtime", "utc")  # they would depend on the machine
+_LONGEST = 8_000  # characters that formats fill up to, all together
+# Width and precision of what begins with a % in a format; * takes them from a value.
+_WIDTHS = re.compile(r"%[-+ 0#,!]*(\d+|\*)?(?:\.(\d+|\*))?")
 
 
 def add_functions(connection: sqlite3.Connection, database: str) -> None:
@@ -24,23 +29,46 @@ def add_functions(connection: sqlite3.Connection, database: str) -> None:
     add("database", 0, lambda: database)
     for name, count, function in _MYSQL:
         add(name, count, function)
-    clock = sqlite3.connect(":memory:")  # SQLite's own functions
+    own = sqlite3.connect(":memory:")  # with SQLite's own functions
     for name in _CLOCK:
-        add(name, -1, partial(_at_now, clock, name))
+        add(name, -1, partial(_at_now, own, name))
     for name, kind in (("date", "date"), ("time", "time"), ("timestamp", "datetime")):
-        add(f"current_{name}", 0, partial(_at_now, clock, kind))
+        add(f"current_{name}", 0, partial(_at_now, own, kind))
+    for name in ("printf", "format"):
+        add(name, -1, partial(_formatted, own))
     add("now", 0, lambda: NOW)
     add("curdate", 0, lambda: NOW[:10])
 
 
-def _at_now(clock: sqlite3.Connection, name: str, *values: Any) -> Any:
+def _at_now(own: sqlite3.Connection, name: str, *values: Any) -> Any:
     """Call a function of date and time with the fixed time for the present."""
     kept = [NOW if _is(value, "now") else value for value in values]
     kept = [value for value in kept if not any(_is(value, zone) for zone in _ZONES)]
     if len(kept) == (name == "strftime"):  # the time is left out: now
         kept.append(NOW)
-    places = ",".join("?" * len(kept))
-    return clock.execute(f"SELECT {name}({places})", kept).fetchone()[0]
+    return _call(own, name, *kept)
+
+
+def _formatted(own: sqlite3.Connection, *values: Any) -> Any:
+    """Call printf; NULL, as for a result that is too long, where it would take long."""
+    template = _text(values[0]) if values else ""
+    widths = [w for pair in _WIDTHS.findall(template) for w in pair if w]
+    given = max(map(_size, values[1:]), default=0)
+    filled = sum(given if width == "*" else int(width) for width in widths)
+    return None if filled > _LONGEST else _call(own, "printf", *values)
+
+
+def _size(value: Any) -> float:
+    """Return what a value is at most as a width, whatever its sign."""
+    if isinstance(value, int | float):
+        return abs(value)
+    number = re.match(r"\s*[-+]?(\d+)", _text(value))
+    return float(number[1]) if number else 0
+
+
+def _call(own: sqlite3.Connection, name: str, *values: Any) -> Any:
+    places = ",".join("?" * len(values))
+    return own.execute(f"SELECT {name}({places})", values).fetchone()[0]
 
 
 def _is(value: Any, word: str) -> bool:

@@ -160,6 +160,24 @@ def test_functions_of_mysql(database, expression, wanted):
     assert value(database, f"SELECT {expression}") == wanted
 
 
+@pytest.mark.parametrize(
+    ("expression", "wanted"),
+    [
+        ("printf('%05.1f|%-4s|%%', 2.25, 'ab')", "002.3|ab  |%"),
+        ("format('%*d', -4, 7)", "7   "),
+        ("printf('%.*c', '3', 'x')", "xxx"),
+        ("printf('%10000d', 7)", None),  # too long, as for SQLite itself
+        ("printf('%.*c', 2147483647, 'x')", None),
+        ("format('%.*c', '2147483647', 'x')", None),
+        ("printf('%.*c', 1e300, 'x')", None),
+        ("printf(NULL)", None),
+        ("printf()", None),
+    ],
+)
+def test_formats_fill_up_to_a_limit(database, expression, wanted):
+    assert value(database, f"SELECT {expression}") == wanted
+
+
 @pytest.mark.parametrize("pattern", ["(", "((a{100}){100}){100}"])
 def test_a_bad_pattern_is_an_error_of_the_query(database, pattern):
     with pytest.raises(QueryError):
