@@ -16,6 +16,8 @@ from reskill_jax.codec import decode
 from reskill_jax.llm.backends import ChatRequest, ChatResponse
 from reskill_jax.scrub import scrub
 
+_MOST = 2**53  # of what one call can take
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -35,6 +37,12 @@ class _Answered:
     tokens_out: int
     seconds: float
     cut: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what budgets could not count."""
+        counts = self.tokens_in, self.tokens_out, self.seconds
+        if not all(0 <= count <= _MOST for count in counts):
+            raise ValueError(f"tokens and seconds {counts}: not counts")
 
 
 class CallLog:
@@ -125,7 +133,7 @@ def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
         for text in file:
             try:
                 line = decode(_Answered, json.loads(text), fields="any")
-            except ValueError:  # not JSON, or a call without an answer
+            except (ValueError, RecursionError):  # no JSON, or a call without an answer
                 continue
             counts = line.tokens_in, line.tokens_out
             response = ChatResponse(line.response, *counts, line.cut)

@@ -16,7 +16,7 @@ from reskill_jax.reasoning import answer_of
 
 MAX_CHARACTERS = 64_000  # of an answer; a real one has a few thousand
 _STARTS = 32  # places where an object is looked for
-_FENCE = re.compile(r"```[a-zA-Z]{0,8}\s*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[a-zA-Z]{0,8}[^\S\n]*\n(.*?)```", re.DOTALL)
 _DECODER = json.JSONDecoder()
 
 Answer = TypeVar("Answer", bound=BaseModel)

@@ -1,6 +1,7 @@
 """Faults over real HTTP: each has its name, its patience and its price."""
 
 import json
+import math
 import os
 import socket
 import time
@@ -191,6 +192,28 @@ def test_an_answer_that_was_cut_is_said_to_be_too_long(tmp_path):
     # A log says it again.
     again = Caller(None, CallLog(tmp_path / "c", tmp_path / "b" / "c"))
     with pytest.raises(CallError, match="cut after 500 tokens"):
+        again.ask("s", "p", Advice)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens_in": -1_000_000},
+        {"tokens_out": 10**400},
+        {"seconds": math.nan},
+        {"seconds": math.inf},
+        None,
+    ],
+)
+def test_what_budgets_cannot_count_is_no_recorded_answer(tmp_path, change):
+    asking, _, _ = scripted(tmp_path, ChatResponse(ANSWER, 1000, 500))
+    asking.ask("s", "p", Advice)
+    log = tmp_path / "c"
+    line = json.loads(log.read_text())
+    damaged = "[" * 200_000 if change is None else json.dumps(line | change)
+    log.write_text(f"{damaged}\n")
+    again = Caller(None, CallLog(tmp_path / "again", log))
+    with pytest.raises(CallError, match="the log has no answer"):
         again.ask("s", "p", Advice)
 
 

@@ -66,8 +66,11 @@ def test_the_object_is_found_in_what_models_wrap_it_in(text):
         ('{"operations": ' + "[" * 30_000 + "]" * 30_000 + "}", "no JSON object"),
         ('{"operations": ' + "9" * 5_000 + "}", "no JSON object"),
         ("x" * (MAX_CHARACTERS + 1), "too long"),
+        ("```json" + "\n" * 60_000, "no JSON object"),
+        ("```json" + " " * 60_000, "no JSON object"),
     ],
 )
+@pytest.mark.timeout(15)  # milliseconds each, unless time grows with a square
 def test_what_cannot_be_used_is_refused_with_a_reason(text, message):
     with pytest.raises(AnswerError, match=message):
         parse(text, Advice)
