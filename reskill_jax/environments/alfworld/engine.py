@@ -71,7 +71,8 @@ except ImportError as error:
 
 _KEYS = ("pddl_domain", "pddl_problem", "grammar")
 # Only the goal differs between the grammars of games: without it, one parse serves all.
-_GOAL = re.compile(r"(?<=Your task is to: )[^\"\\#\[\]{}|;<>]+")
+_TASK = "Your task is to: "
+_GOAL = re.compile(rf"(?<={_TASK})[^\"\\#\[\]{{}}|;<>]+")
 _NOTHING = "Nothing happens."
 
 
@@ -107,13 +108,16 @@ class Game:
         """Translate a game file's content.
 
         Raises:
-            ValueError: if the grammar has no goal or its commands depend on the state.
+            ValueError: if the grammar has no goal, tells it elsewhere than at the end
+                of the introduction, or has commands that depend on the state.
         """
-        goal = _GOAL.search(data["grammar"])
+        grammar = data["grammar"]
+        goal = _GOAL.search(grammar)
         if goal is None:
-            raise ValueError("the grammar has no sentence 'Your task is to: <goal>'")
-        self.goal = goal[0].strip()
-        logic = _parse_grammar(_GOAL.sub("UNKNOWN GOAL", data["grammar"]))
+            raise ValueError(f"the grammar has no sentence '{_TASK}<goal>'")
+        # What an escape such as \" stands for, the grammar's parser knows.
+        escapes = grammar[goal.end() : goal.end() + 1] == "\\"
+        logic = _parse_grammar(grammar if escapes else _GOAL.sub("UNKNOWN", grammar))
         self._actions = logic.actions
         with undisturbed():
             task, sas = fast_downward.pddl2sas(
@@ -137,7 +141,15 @@ class Game:
         self._entities = _name_entities(self.facts)
         self._narrator = Narrator(logic.grammar, self._entities, task.types)
         intro = self._narrator.narrate("#intro#", {}, self.facts)
-        _, self.room, _ = intro.split("\n\n")  # a greeting, the room and the goal
+        parts = intro.split("\n\n", 2)  # a greeting, the room and the goal
+        if len(parts) < 3 or _TASK not in parts[2]:
+            raise ValueError(
+                "the grammar's introduction is not a greeting, the room and the goal, "
+                f"with empty lines between: {intro!r:.200}"
+            )
+        self.room = parts[1]
+        told = parts[2].partition(_TASK)[2] if escapes else goal[0]
+        self.goal = told.strip()
 
     def operator(self, ground: Any) -> Operator:
         """Describe one of the library's ground operators; its command never changes."""

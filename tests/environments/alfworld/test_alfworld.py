@@ -281,6 +281,23 @@ def test_a_file_written_anew_is_another_game(houses, environment, tmp_path):
     assert environment.reset(moved)[0] == "do nothing."
 
 
+@pytest.mark.parametrize(
+    "goal", ['put a "red" mug in it.', "put it down.\nThen heat it."]
+)
+def test_goals_with_escapes_are_those_of_the_stock_engine(
+    houses, environment, stock, tmp_path, goal
+):
+    data = json.loads(Path(houses["pick_and_place_simple"].source).read_text())
+    was = environment.reset(houses["pick_and_place_simple"])[0]
+    escaped = json.dumps(goal)[1:-1]
+    data["grammar"] = data["grammar"].replace(was, escaped)
+    source = tmp_path / "game.tw-pddl"
+    source.write_text(json.dumps(data))
+    task = dataclasses.replace(houses["pick_and_place_simple"], source=str(source))
+    assert_same_episode(environment, stock, task, steps=2, seed=0)
+    assert environment.reset(task)[0] == goal.replace('"', "")
+
+
 def test_only_listed_commands_are_understood(houses, environment):
     _, seen = environment.reset(houses["pick_and_place_simple"])
     for action in ("fly", *INVALID):
@@ -368,6 +385,13 @@ GOTO = "receptacleatlocation(r:receptacle, lend:location)"
                 "grammar": data["grammar"].replace(GOTO, "opened(r:receptacle)"),
             },
             "command of action GotoLocation.*depends on opened",
+        ),
+        (
+            lambda data: {
+                **data,
+                "grammar": data["grammar"].replace("\\n\\n#task#", " #task#"),
+            },
+            "introduction is not a greeting",
         ),
     ],
 )
