@@ -9,6 +9,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ _TEMPLATE_ARGUMENTS: dict[str, Any] = {
     "enable_thinking": False,
     "date_string": "26 Jul 2024",
 }
+# Other templates ask for the time by a function that transformers gives them; a macro
+# of that name takes its place, since functions are no arguments.
+_CLOCK = "strftime_now"
+_TIME = datetime(2024, 7, 26)
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # of the settings
 # Rollouts of a group begin with the same text, and are often asked in the same words.
 _CACHED_TEXTS = 2048
@@ -70,8 +75,9 @@ class Tokenizer:
             settings: contents of tokenizer_config.json, written back by `save`.
 
         Raises:
-            ValueError: a setting has the wrong type; or there is no chat template, or
-                it does not fit prompts of a user and responses of an assistant.
+            ValueError: a setting has the wrong type; texts do not encode alike as parts
+                and in one; or there is no chat template, or it does not fit prompts of
+                a user and responses of an assistant.
         """
         _check_types(settings)
         # Files keep what their tokenizer was trained or measured with.
@@ -81,6 +87,13 @@ class Tokenizer:
             backend.model.dropout = None  # of merges: texts would not encode alike
         self._backend = backend
         self._settings = settings
+        if (joined := self.decode([*self._ids("a"), *self._ids("b")])) != "ab":
+            raise ValueError(
+                "prompts are put together from parts, which this tokenizer encodes "
+                f"otherwise than in one: a and b become {joined!r}, as where every "
+                "text begins with a blank (Llama 2 and its kin): use a model with a "
+                "byte-level tokenizer, such as Qwen's or Llama 3's"
+            )
         before, after = self._around(_USER)
         spaced = self._around(f" {_USER} ")
         self.trims = spaced == (before, after)
@@ -199,6 +212,8 @@ class Tokenizer:
                 "there is no chat template: use the tokenizer files of the model's "
                 "instruct version, or add chat_template.jinja"
             )
+        if _CLOCK in template:
+            template = _stopped_clock() + template
         named = {name: self._named(name) for name in _NAMED}
         arguments: dict[str, Any] = _TEMPLATE_ARGUMENTS | {
             name: token for name, token in named.items() if token is not None
@@ -230,6 +245,13 @@ class Tokenizer:
         """Return the ids of template text, where names of special tokens are these."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
+
+
+def _stopped_clock() -> str:
+    """Define a macro that formats a fixed time as `datetime.strftime` does."""
+    codes = [f"%{letter}" for letter in "aAbBcdHIjmMpSUwWxXyYfzZ%"]
+    filters = "".join(f"|replace({c!r}, {_TIME.strftime(c)!r})" for c in codes)
+    return f"{{%- macro {_CLOCK}(format) %}}{{{{ format{filters} }}}}{{%- endmacro %}}"
 
 
 def _is_text(value: Any) -> bool:

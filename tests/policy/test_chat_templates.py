@@ -80,6 +80,17 @@ def test_a_hybrid_does_not_think_and_llama_has_no_clock(tmp_path):
     assert "26 Jul 2024" in tokenizer.decode(tokenizer.user_prefix)
 
 
+def test_a_template_that_asks_for_the_time_is_told_the_same_every_day(tmp_path):
+    write_tokenizer(tmp_path, "Llama 3")
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    called = "{{ strftime_now('%Y-%m-%d %H:%M') }}"
+    settings["chat_template"] = called + settings["chat_template"]
+    path.write_text(json.dumps(settings))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.user_prefix).startswith("2024-07-26 00:00")
+
+
 def test_a_template_may_begin_the_thoughts_of_the_response(tmp_path):
     write_tokenizer(tmp_path, "Qwen3")
     assert Tokenizer.load(tmp_path).opened == ""  # begun and ended

@@ -3,6 +3,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from reskill_jax.policy.tokenizer import MARKERS, SPECIAL, Tokenizer, train_tokenizer
 
@@ -93,6 +95,23 @@ def test_bad_input_is_named(tmp_path):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_tokenizers_that_begin_every_text_with_a_blank_are_refused(
+    tokenizer, tmp_path, scheme
+):
+    """As Llama 2's: prompts in parts would not be those of the model's training."""
+    backend = Backend(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    special = ["<unk>", *SPECIAL]
+    backend.train_from_iterator(TEXTS, trainers.BpeTrainer(special_tokens=special))
+    tokenizer.save(tmp_path)
+    Tokenizer.load(tmp_path)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"a and b become 'a.*byte-level"):
         Tokenizer.load(tmp_path)
 
 
