@@ -35,6 +35,7 @@ _PARTLY = " (partly)"
 # After an error a server closes the connection without saying so, and the next request
 # on it would be lost. Only requests for responses reuse connections: they are retried.
 _CLOSE = {"Connection": "close"}
+_LARGEST = float(np.finfo(np.float32).max)
 _MAX_SHOWN = 300  # characters of a response that an error message quotes
 
 
@@ -62,13 +63,13 @@ class Sampled:
     Attributes:
         tokens: int32 [n].
         logprobs: float32 [n].
-        versions: of the weights that sampled them, in order, without repetitions.
+        versions: of the weights that sampled them.
         stopped: whether the response ended with a stop token.
     """
 
     tokens: np.ndarray
     logprobs: np.ndarray
-    versions: tuple[str, ...]
+    versions: tuple[int, ...]
     stopped: bool
 
 
@@ -81,6 +82,7 @@ class Api:
         timeout_s: float,
         max_connections: int = 256,
         *,
+        vocab_size: int = 2**31,
         sleeps: bool = False,
     ):
         """Connect lazily.
@@ -89,9 +91,11 @@ class Api:
             url: http://host:port, or unix:/path/to/socket.
             timeout_s: seconds that any response may take.
             max_connections: that are open at the same time; they are kept open.
+            vocab_size: every token that is sampled is below it.
             sleeps: whether the server may be asleep when weights come, so that it is
                 to be woken.
         """
+        self._vocab_size = vocab_size
         self._sleeps = sleeps
         socket = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(
@@ -133,7 +137,8 @@ class Api:
         Raises:
             ServerError: some are missing; the message says which, and what to do.
         """
-        known = (await self._get("/openapi.json")).get("paths", {})
+        known = (await self._get("/openapi.json")).get("paths")
+        known = known if isinstance(known, dict) else {}
         wanted = _ROUTES + (_SLEEP_ROUTES if self._sleeps else ())
         if missing := [route for route in wanted if route not in known]:
             try:
@@ -247,24 +252,9 @@ class Api:
         answer = await self._post(route, body, keep=True)
         try:
             (choice,) = answer["choices"]
-            tokens = np.array(choice["token_ids"], np.int32)
-            content = choice["logprobs"]["content"]
-            logprobs = np.array([x["logprob"] for x in content], np.float32)
-            spans = choice.get("weight_versions") or []
-            versions = tuple(dict.fromkeys(str(span["version"]) for span in spans))
-            reason = choice["finish_reason"]
+            return _sampled(choice, vocab_size=self._vocab_size, **parameters)
         except (KeyError, TypeError, ValueError) as error:
             raise ServerError(route, 0, f"{error!r} in {answer}") from error
-        if reason not in ("stop", "length") or len(tokens) != len(logprobs):
-            raise ServerError(
-                route,
-                0,
-                f"finish_reason {reason!r}, {len(tokens)} tokens, {len(logprobs)} "
-                "log-probs",
-            )
-        if not len(tokens) or not np.isfinite(logprobs).all():
-            raise ServerError(route, 0, f"{len(tokens)} tokens, log-probs {logprobs}")
-        return Sampled(tokens, logprobs, versions, reason == "stop")
 
     async def prompt_logprobs(self, model: str, tokens: Sequence[int]) -> np.ndarray:
         """Return the log-probs of all tokens but the first, float32 [n - 1]."""
@@ -432,6 +422,43 @@ class Api:
         )
 
 
+def _sampled(
+    choice: Mapping[str, Any],
+    *,
+    vocab_size: int,
+    max_tokens: int,
+    stop_token_ids: Sequence[int] = (),
+    **_: Any,
+) -> Sampled:
+    """Check a sampled response against what was asked for.
+
+    Raises:
+        KeyError: something is missing, or of another form; likewise TypeError.
+        ValueError: it cannot be the response to such a request.
+    """
+    tokens, reason = choice["token_ids"], choice["finish_reason"]
+    logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+        raise ValueError(f"token_ids: not all are integers from 0 to {vocab_size - 1}")
+    # Rounding may leave something above 0.
+    if not all(type(x) in (int, float) and -_LARGEST <= x <= 0.01 for x in logprobs):
+        raise ValueError("log-probs: not all are finite numbers, 0 or less")
+    if not 1 <= len(tokens) == len(logprobs) <= max_tokens:
+        raise ValueError(
+            f"{len(tokens)} tokens and {len(logprobs)} log-probs, of 1 to {max_tokens}"
+        )
+    stopped = reason == "stop" and tokens[-1] in stop_token_ids
+    if not stopped and reason != "length":
+        raise ValueError(f"finish_reason {reason!r}, last token {tokens[-1]}")
+    spans = choice.get("weight_versions") or []
+    return Sampled(
+        np.array(tokens, np.int32),
+        np.array(logprobs, np.float32),
+        tuple(int(span["version"]) for span in spans),
+        stopped,
+    )
+
+
 def _read(route: str, answer: httpx.Response) -> dict[str, Any]:
     if answer.status_code != 200:
         raise ServerError(route, answer.status_code, answer.text)
@@ -439,7 +466,7 @@ def _read(route: str, answer: httpx.Response) -> dict[str, Any]:
         return {}
     try:
         document = answer.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServerError(route, 0, f"not JSON: {answer.text!r}") from error
     if not isinstance(document, dict):
         raise ServerError(route, 0, f"not a JSON object: {document!r}")

@@ -180,7 +180,9 @@ class VllmEngine:
             target=self._loop.run_forever, name="vllm-engine", daemon=True
         )
         self._thread.start()
-        connect = partial(Api, timeout_s=timeout_s, sleeps=colocate)
+        connect = partial(
+            Api, timeout_s=timeout_s, vocab_size=config.vocab_size, sleeps=colocate
+        )
         self._replicas = [
             Replica(connect(server), None)
             if isinstance(server, str)
@@ -282,12 +284,11 @@ class VllmEngine:
                     ) from error
                 self.counters["retried"] += 1
                 await self._repair(replica, restarts, error)
-        versions = [int(v) for v in sampled.versions]
         assert self._weights is not None
         return Completion(
             tokens=sampled.tokens,
             logprobs=np.minimum(sampled.logprobs, 0.0),
-            version=min(versions, default=self._weights[1]),
+            version=min(sampled.versions, default=self._weights[1]),
             stopped=sampled.stopped,
         )
 

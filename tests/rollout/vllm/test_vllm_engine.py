@@ -71,6 +71,46 @@ def test_a_server_that_is_one_is_used(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def response(tokens=(7,), logprobs=(-1.0,), reason="length", version="0"):
+    content = [{"logprob": logprob} for logprob in logprobs]
+    choice = {"token_ids": tokens, "logprobs": {"content": content}}
+    choice |= {"finish_reason": reason, "weight_versions": [{"version": version}]}
+    return {"choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (response([7, 7], [-1.0, -1.0]), "2 tokens and 2 log-probs, of 1 to 1"),
+        (response([], []), "0 tokens and 0 log-probs"),
+        (response([7], [-1.0, -1.0]), "1 tokens and 2 log-probs"),
+        (response([64]), "not all are integers from 0 to 63"),
+        (response([-3]), "not all are integers"),
+        (response([7.5]), "not all are integers"),
+        (response([True]), "not all are integers"),
+        (response("7"), "not all are integers"),
+        (response([[7]]), "not all are integers"),
+        (response([2**40]), "not all are integers"),
+        (response(logprobs=[0.5]), "log-probs: not all are finite numbers"),
+        (response(logprobs=[None]), "log-probs: not all are finite numbers"),
+        (response(logprobs=[-1e300]), "log-probs: not all are finite numbers"),
+        (response(logprobs=[-(10**400)]), "log-probs: not all are finite numbers"),
+        (response(reason="stop"), "stop.*, last token 7"),
+        (response(reason="abort"), "abort.*, last token 7"),
+        (response(version="none"), "invalid literal for int"),
+        (b"[" * 200_000, "not JSON"),
+    ],
+)
+def test_a_response_that_cannot_be_one_is_refused(tmp_path, answer, message):
+    with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
+        server.changes["/inference/v1/generate"] = response([1], reason="stop")
+        assert ask(engine).stopped
+        server.changes["/inference/v1/generate"] = answer
+        with pytest.raises(RuntimeError, match=message):
+            ask(engine)
+        assert engine.counters["retried"] == 2
+
+
 def test_responses_are_drawn_from_the_whole_vocabulary(tmp_path):
     with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
         with pytest.raises(ValueError, match=r"^top_p=0\.9: vLLM's log-probs would be"):
