@@ -240,7 +240,7 @@ def next_trial(state, *, accepted, candidate, rule, paper):
         state.episodes.sum(1),
         MEMORIES,
         effect,
-        score_first=paper,
+        paper=paper,
     )
     return state._replace(
         bank=jnp.where(accepted, candidate, state.bank),

@@ -40,13 +40,14 @@ class MemoryEstimate:
     def add(self, trial: "Trial") -> None:
         """Take in a completed trial.
 
-        In paired mode the mix of tasks is not mistaken for drift: evidence is divided
-        by the design effect, and the first step is not scored.
+        In paired mode neither the mix of tasks nor what is thought beforehand is
+        mistaken for drift: evidence is divided by the design effect, the first step is
+        not scored and the prior not forgotten.
         """
         paired = trial.config.mode == "paired"
         successes, episodes = np.moveaxis(trial.padded_counts(), -1, 0)  # [T, B, K]
         effect = _design_effect(successes, episodes) if paired else np.array(1.0)
-        score = thompson.on_host(thompson.log_likelihood, score_first=not paired)
+        score = thompson.on_host(thompson.log_likelihood, paper=not paired)
         scores = score(successes.sum(1), episodes.sum(1), _GRID, effect)
         self.scores = (np.array(self.scores) + scores).tolist()
         self.trials += 1

@@ -248,21 +248,23 @@ def log_likelihood(
     memory: ArrayLike,
     design_effect: ArrayLike = 1.0,
     *,
-    score_first: bool = True,
+    paper: bool = True,
 ) -> Array:
     """Beta-binomial log-likelihood of one trial for every memory at once.
 
     Each arm starts from Beta(1, 1); a step is predicted by the discounted posterior of
-    the steps before it (paper, appendix). Log-likelihoods of several trials add up.
+    the steps before it. Log-likelihoods of several trials add up.
 
     Args:
         successes: [T, K].
         trials: [T, K]; steps of zeros add nothing.
         memory: [S] candidate memories, may hold infinity.
         design_effect: [K] or scalar, divides the evidence; see `design_effect`.
-        score_first: whether the first step is scored against the discounted prior, as
-            in the paper. That punishes small memories for a reason unrelated to drift;
-            without it the first step only sets the posterior.
+        paper: whether the prior is forgotten like evidence, and the first step is
+            scored against it (paper, appendix). Neither has to do with drift: the first
+            step speaks against small memories, and for them where all episodes fail, as
+            less of the prior is left. Otherwise the prior stays and the first step only
+            sets the posterior.
 
     Returns:
         [S].
@@ -270,7 +272,8 @@ def log_likelihood(
     memory = jnp.asarray(memory, float)[:, None]  # [S, 1]
     n = jnp.asarray(trials, memory.dtype)
     m = jnp.asarray(successes, memory.dtype)
-    scored = jnp.ones(len(n)).at[0].set(score_first)
+    scored = jnp.ones(len(n)).at[0].set(paper)
+    kept = 0.0 if paper else 1.0  # of the prior, whatever is forgotten
 
     def step(state, inputs):
         alpha, beta = state  # [S, K]
@@ -279,10 +282,10 @@ def log_likelihood(
         alpha = jnp.maximum(weight * alpha, _TINY)
         beta = jnp.maximum(weight * beta, _TINY)
         m, n = m / design_effect, n / design_effect
-        score = _log_beta_binomial(m, n, alpha, beta).sum(-1)
+        score = _log_beta_binomial(m, n, alpha + kept, beta + kept).sum(-1)
         return (alpha + m, beta + n - m), scored * score
 
-    start = jnp.ones((len(memory), n.shape[1]), memory.dtype)
+    start = jnp.full((len(memory), n.shape[1]), 1.0 - kept, memory.dtype)
     _, scores = jax.lax.scan(step, (start, start), (m, n, scored))
     return scores.sum(0)
 

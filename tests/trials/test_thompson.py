@@ -248,11 +248,11 @@ def test_log_likelihood_of_a_million_episodes():
     np.testing.assert_allclose(result, expected, rtol=1e-7)
 
 
-def test_unscored_first_step_only_sets_the_posterior():
+def test_unscored_first_step_only_sets_the_posterior_of_a_prior_that_stays():
     successes, trials = np.array([[30], [25]]), np.array([[100], [90]])
-    score = on_host(thompson.log_likelihood, score_first=False)
+    score = on_host(thompson.log_likelihood, paper=False)
     w = 50 / (50 + 90)
-    expected = stats.betabinom.logpmf(25, 90, w * 31, w * 71)
+    expected = stats.betabinom.logpmf(25, 90, 1 + w * 30, 1 + w * 70)
     assert score(successes, trials, [50.0]) == pytest.approx([expected])
 
 

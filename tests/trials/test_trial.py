@@ -287,6 +287,17 @@ def test_task_mix_is_not_mistaken_for_drift():
     assert memory(TrialConfig(frozen_policy=True), 0.1) == math.inf
 
 
+@pytest.mark.parametrize("rate", [0, 1])
+def test_trials_that_all_fail_are_no_sign_of_drift(rate):
+    result = MemoryEstimate()
+    for _ in range(4):
+        trial = Trial.start(TrialConfig(), (OLD, NEW))
+        for _ in range(5):
+            trial.counts.append(np.full((16, 2, 2), [4 * rate, 4]))
+        result.add(trial)
+    assert result.value(TrialConfig()) == math.inf
+
+
 # State.
 
 
