@@ -5,6 +5,7 @@ One table says it of every key; how values fit together is checked in `validate`
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -75,7 +76,7 @@ def _number(
     return Values(
         lambda x: (
             _is(x, int, float)
-            and math.isfinite(x)
+            and abs(x) <= sys.float_info.max
             and (low < x if above_low else low <= x)
             and x <= high
         ),
@@ -209,9 +210,9 @@ TABLE: dict[str, Values] = {
     "rollout.overlap": _choice(0, 1),
     "engine.name": _choice("jax", "vllm"),
     "engine.max_sequences": _integer(1, 65536),  # their blocks are counted in int32
-    "engine.block_size": _integer(1),
-    "engine.prefill_rows": _integer(1),
-    "engine.decode_rows": _integer(0),
+    "engine.block_size": _integer(1, 65536),
+    "engine.prefill_rows": _integer(1, 65536),
+    "engine.decode_rows": _integer(0, 65536),
     "engine.decode_steps": _integer(1),
     "engine.vllm.executable": _NAME,
     "engine.vllm.urls": _ADDRESSES,

@@ -72,7 +72,7 @@ def _value_problems(config: ConfigDict) -> Iterator[str]:
     free = tuple(
         f"{section}."
         for section, listed in (("strategy", STRATEGIES), ("creator", CREATORS))
-        if values.get(f"{section}.name") not in listed
+        if values.get(f"{section}.name") not in tuple(listed)
     )
     for key in sorted(rows.keys() - values.keys()):
         yield f"{key} is missing: add it, see reskill_jax/defaults.py"

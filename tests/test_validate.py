@@ -50,7 +50,7 @@ def bad_values(key):
         yield from ("1", True, 1.5, math.nan, math.inf)
         yield from () if key in NEGATIVE else (-2,)
     elif isinstance(value, float):
-        yield from ("1", True, math.nan, math.inf, -math.inf)
+        yield from ("1", True, math.nan, math.inf, -math.inf, 10**400)
         yield from () if key in NEGATIVE else (-0.5,)
     elif isinstance(value, str):
         yield from (1, True, ("a",))

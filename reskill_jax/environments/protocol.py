@@ -130,9 +130,13 @@ def _text(name: str, value: Any) -> str:
 def _number(name: str, value: Any) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"{name}={value!r:.80}: needs a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}={value}: needs a finite number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a large integer
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value!s:.80}: needs a finite number")
+    return number
 
 
 def check_answer(method: str, answer: Any) -> Any:

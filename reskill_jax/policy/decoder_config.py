@@ -136,7 +136,9 @@ _WANTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ),
         ("a positive integer", lambda x: type(x) is int and x > 0),
     ),
-    **dict.fromkeys(("rms_norm_eps", "rope_theta"), ("a positive number", is_positive)),
+    "rms_norm_eps": ("a positive number", is_positive),
+    # Angles would not fall with their index; YaRN divides by the logarithm.
+    "rope_theta": ("a number above 1", lambda x: is_positive(x) and x > 1),
     **dict.fromkeys(
         ("tie_word_embeddings", "attention_bias"),
         ("true or false", lambda x: isinstance(x, bool)),

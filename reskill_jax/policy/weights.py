@@ -195,7 +195,8 @@ def load(directory: Path | str, place: Place = on_host) -> tuple[DecoderConfig, 
         FileNotFoundError: config.json or a file with weights is not there.
         ValueError: the config is of a decoder that is not supported; or a file is
             corrupt; or tensors are missing, surplus, or of a wrong shape or type. The
-            message names them all, and nothing has been placed then.
+            message names them all, and nothing has been placed then. Or a tensor holds
+            a number that is not finite.
     """
     config = load_config(directory)
     with open_tensors(directory) as stored:
@@ -248,6 +249,11 @@ def _piece(
 ) -> tuple[int | None, np.ndarray]:
     """Read a tensor as a view in our layout."""
     x = stored.read()
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"{entry.name} holds numbers that are not finite: the file is damaged, or "
+            "of a training that failed"
+        )
     x = x.T if entry.transposed else x
     return entry.layer, x.reshape(leaf.shape[0 if entry.layer is None else 1 :])
 

@@ -185,7 +185,7 @@ def from_markdown(text: str, path: Path) -> tuple[int, Skill]:
         )
     try:
         head = yaml.load(match[1], Loader=_Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         raise SkillFileError(
             path, f"frontmatter is not YAML ({error}): quote values that hold : or #"
         ) from error

@@ -31,6 +31,7 @@ FAULTS = {
     "step text": "TypeError: step returned 'here': needs an Observation",
     "step nan": "ValueError: reward=nan: needs a finite number",
     "step inf": "ValueError: reward=inf: needs a finite number",
+    "step huge": "ValueError: reward=1000",
     "step reward": "TypeError: reward='one': needs a number",
     "step done": "TypeError: done='yes': needs True or False",
     "step scores": "TypeError: scores=[1.0]: needs a dict of numbers",

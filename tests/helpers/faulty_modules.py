@@ -29,6 +29,7 @@ STEPS: dict[str, Any] = {
     "text": lambda: "here",
     "nan": lambda: Observation("here", reward=float("nan")),
     "inf": lambda: Observation("here", reward=np.float32("inf"), done=True),
+    "huge": lambda: Observation("here", reward=10**400),
     "reward": lambda: Observation("here", reward="one"),
     "done": lambda: Observation("here", done="yes"),
     "scores": lambda: Observation("here", scores=[1.0]),

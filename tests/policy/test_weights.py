@@ -110,6 +110,15 @@ def test_missing_surplus_misshapen_and_mistyped_tensors_are_named(tmp_path):
     assert f"{UP} is I8, not" in damage(tmp_path, lambda t: t.update(wrong))
 
 
+@pytest.mark.parametrize("damage", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, params, damage):
+    scale = np.array(params["norm"]["scale"])
+    scale[3] = damage
+    save(tmp_path, CONFIG, {**params, "norm": {"scale": scale}})
+    with pytest.raises(ValueError, match=r"model\.norm\.weight holds numbers that are"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("cut", [4, 100, -40])
 def test_a_truncated_file_is_refused(tmp_path, params, cut):
     for name, shard_bytes in ((SINGLE, 10**9), ("model-00002-of", 2200)):
@@ -272,7 +281,9 @@ def rope(**values):
         ({"rope_parameters": rope(rope_type=["yarn"])}, "rope_type="),
         ({"rope_parameters": rope(rope_type="yarn", factor="4")}, "factor='4'"),
         ({"rope_parameters": rope(rope_type="yarn", truncate=1)}, "truncate=1"),
-        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta=0 is not a positive"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta=0 is not a number above"),
+        ({"rope_parameters": {"rope_theta": 1.0}}, "rope_theta=1.0 is not a number"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta=1000"),
         ({"num_key_value_heads": 3}, "num_key_value_heads=3"),
     ],
 )

@@ -179,6 +179,8 @@ HEAD = "---\nname: by-hand\ndescription: d\n"
         ("---\nname: by-hand\n", "no frontmatter"),
         ("---\nname: [\n---\nLook.", "frontmatter is not YAML"),
         ("---\n" + "[" * 5000 + "\n---\nLook.", "frontmatter is not YAML"),
+        ('---\nname: "\\U00110000"\n---\nLook.', "frontmatter is not YAML"),
+        ('---\nname: "\\Uffffffff"\n---\nLook.', "frontmatter is not YAML"),
         ("---\n- a\n---\nLook.", "`key: value` lines"),
         ("---\nname: by-hand\n---\nLook.", "description is missing"),
         ("---\nname: other\ndescription: d\n---\nLook.", "name the directory 'other'"),

@@ -6,6 +6,8 @@ from reskill_jax.environments.alfworld.environment import COLUMNS, KINDS
 from reskill_jax.environments.alfworld.house_settings import PRESETS
 from reskill_jax.environments.tfds import parse_source
 
+_MOST = 1_000_000  # houses of a split
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -56,6 +58,11 @@ class Settings:
         for name in ("houses_train", "houses_eval", "houses_seed", "dev"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more")
+        for name in ("houses_train", "houses_eval"):
+            if getattr(self, name) > _MOST:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: must be {_MOST} or less"
+                )
         counts = self.houses_train, self.houses_eval
         if self.houses and not self.root and not all(counts):
             raise ValueError(

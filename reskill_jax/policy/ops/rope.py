@@ -5,6 +5,7 @@ Scalings are read from `rope_scaling` (transformers 4, and what is added by hand
 """
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -100,7 +101,7 @@ def read_scaling(rope: dict[str, Any]) -> Scaling | None:
 
 def is_positive(value: Any) -> bool:
     """Tell whether a value of JSON is a positive, finite number."""
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max
 
 
 def write_scaling(scaling: Scaling | None) -> dict[str, Any]:
