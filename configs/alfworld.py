@@ -66,6 +66,7 @@ SMOKE = {
 # cores, steps of minutes. Name the model in policy.path.
 CHAT = {
     **CPU,
+    "warm_start.recipe": "",
     "policy.lora.rank": 16,
     "prompt.max_tokens": 1000,
     "rollout.tasks_per_step": 2,

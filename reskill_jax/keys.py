@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
 
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.grpo.aggregation import AGGREGATIONS
@@ -162,8 +162,16 @@ def _of(section: str, settings: Any, *left_out: str) -> dict[str, Values]:
     types = {str: _TEXT, bool: _FLAG, float: _number()}
     types[int] = _integer(-_MOST)
     hints = get_type_hints(settings)
+
+    def values(name: str) -> Values:
+        kind = hints[name]
+        if get_origin(kind) is Literal:
+            return _TEXT
+        wanted = "its type must be str, int, float or bool"
+        return types.get(kind, Values(lambda x: False, wanted))
+
     return {
-        f"{section}.{field.name}": types.get(hints[field.name], _TEXT)  # choices: text
+        f"{section}.{field.name}": values(field.name)
         for field in fields(settings)
         if field.name not in left_out
     }

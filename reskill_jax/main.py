@@ -282,6 +282,12 @@ def _keep_traceback(workdir: Workdir) -> str:
     return f"\n(the traceback is in {path})"
 
 
+def _forget_tracebacks(workdir: Workdir) -> None:
+    """Remove those of what ended the run before: it goes on."""
+    for path in workdir.root.glob("traceback*.txt"):
+        path.unlink()
+
+
 def _train(workdir: Workdir) -> None:
     from reskill_jax.build import load_tasks  # noqa: PLC0415
     from reskill_jax.build_strategy import settle_trial  # noqa: PLC0415
@@ -309,6 +315,7 @@ def _train(workdir: Workdir) -> None:
         # not start with.
         tasks = load_tasks(config)
         distributed.on_leader(lambda: workdir.bind(config.to_dict()))
+        distributed.on_leader(lambda: _forget_tracebacks(workdir))
         distributed.on_leader(lambda: write_panels(tasks.panels.held_out, workdir))
         distributed.on_leader(lambda: introduce_trials(config, workdir))
         train(config, workdir, tasks)

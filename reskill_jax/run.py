@@ -70,6 +70,7 @@ class Run:
         meter: measures what skills do at some turns.
         ahead: the batch that was collected ahead, as a JSON document; None if none was.
         resources: keeps what has to be closed.
+        barren_steps: the last steps of this process of which all groups were dropped.
     """
 
     done: int
@@ -94,6 +95,7 @@ class Run:
     meter: SkillMeter
     ahead: Any
     resources: ExitStack
+    barren_steps: int = 0
 
     @property
     def arrays(self) -> Any:

@@ -1,7 +1,6 @@
 """The co-evolution loop: policy and skill library learn from the same rollouts."""
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +11,6 @@ from reskill_jax.build.sections import section
 from reskill_jax.evaluate import Evaluation, evaluate, samples_of, shown_context
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.rollout.context import context_to_json
-from reskill_jax.rollout.episode import LostGroup
 from reskill_jax.rollout.prefetch import Batch, Batches, Planned
 from reskill_jax.run import Run, open_run
 from reskill_jax.seeds import derive_seed
@@ -20,6 +18,8 @@ from reskill_jax.strategies.base import Learned
 from reskill_jax.terminal import activity, say
 from reskill_jax.termination import TerminatedError, Termination
 from reskill_jax.workdir import Workdir, flatten
+
+_BARREN = 3  # steps in a row without any episode that end a run
 
 
 class FailedGroupsError(RuntimeError):
@@ -87,7 +87,7 @@ def train(
                     batch = batches.take(step, run.weights, run.version)
                 if logbook:
                     logbook.lost(step, batch.lost)
-                _count_failed(run, batch.lost, config.env.max_failed_groups)
+                _count_failed(run, batch, config.env.max_failed_groups)
                 with termination.interrupts(not config.rollout.overlap):
                     # A creator may take minutes; nothing is lost if it is interrupted.
                     effects, learned = _observe(run, batch, step)
@@ -148,18 +148,29 @@ def plan_step(config: ConfigDict, run: Run, step: int) -> Planned:
     return Planned(episodes, train, plan.effects)
 
 
-def _count_failed(run: Run, lost: Sequence[LostGroup], most: int) -> None:
-    """Count groups that were dropped.
+def _count_failed(run: Run, batch: Batch, most: int) -> None:
+    """Count groups that were dropped, and steps that were left without any.
 
     Raises:
         FailedGroupsError: they are too many.
     """
-    run.failed_groups += len(lost)
-    if lost and run.failed_groups > most:
-        raise FailedGroupsError(
+    run.failed_groups += len(batch.lost)
+    run.barren_steps = 0 if batch.episodes else run.barren_steps + 1
+    problem = ""
+    if run.barren_steps >= _BARREN:
+        problem = (
+            f"all groups of {run.barren_steps} steps in a row have failed: mend the "
+            "environment and resume"
+        )
+    elif batch.lost and run.failed_groups > most:
+        problem = (
             f"config.env.max_failed_groups={most}, but {run.failed_groups} groups have "
-            "failed: mend the environment and resume, or raise the limit; the last one "
-            f"was of task {lost[-1].task}: {lost[-1].reason}"
+            "failed: mend the environment and resume, or raise the limit"
+        )
+    if problem:
+        last = batch.lost[-1]
+        raise FailedGroupsError(
+            f"{problem}; the last one was of task {last.task}: {last.reason}"
         )
 
 

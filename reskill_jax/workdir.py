@@ -206,7 +206,7 @@ class Workdir:
         if not self.config.exists():
             raise FileNotFoundError(
                 f"{self.root} holds no run ({self.config.name} is missing): check "
-                "--workdir, or start a run there with --mode=train"
+                "the path, or start a run there with --mode=train"
             )
         try:
             return read_json(self.config)

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from dataclasses import make_dataclass
 
+import faulty_modules
 import pytest
 from corridor_runs import corridor_config
 from programs import HELPERS, TWO_DEVICES, get_config, save_random_policy, start
@@ -129,6 +131,22 @@ def test_a_split_that_a_strategy_lacks_is_refused_by_its_key(name, keys, message
         build.load_tasks(config)
     config.strategy.name = "grpo"  # which has none
     build.load_tasks(config)
+
+
+def test_settings_that_environments_share_are_refused_as_their_own(monkeypatch):
+    config = corridor_config("p", env__name="faulty_modules")
+    shared = make_dataclass("Settings", [("workers", int, 8), ("timeout_s", float, 1)])
+    monkeypatch.setattr(faulty_modules, "Settings", shared)
+    with pytest.raises(ValueError, match=r"have \['timeout_s', 'workers'\], which all"):
+        build.load_environment(config)
+
+
+def test_a_split_without_tasks_is_left_out_with_a_word(caplog):
+    config = corridor_config("p", env__name="faulty_modules")
+    config.env.fault = "empty split"
+    with caplog.at_level("WARNING"):
+        assert not build.load_tasks(config).panels.held_out
+    assert "the split held_out has no tasks: nothing is evaluated on it" in caplog.text
 
 
 def test_a_split_that_is_not_there_is_refused_by_its_key():

@@ -273,7 +273,7 @@ def test_evaluate_mode_repeats_the_last_evaluation(finished, policy):
     ("change", "message"),
     [
         ("--config.grpo.group_sise=3", "group_sise"),
-        ("--config.env.root=/nowhere", "/nowhere/json_2.1.1/train"),
+        ("--config.env.root=/nowhere", "/nowhere/json_2.1.1: set either, env.root"),
         ("--config.seed=7", "config.seed: 42 there, 7 now"),
     ],
 )

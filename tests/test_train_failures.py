@@ -165,6 +165,19 @@ def test_a_step_may_lose_all_its_groups(policy, tmp_path):
     assert "Nothing was played at step 2" in show(Workdir(tmp_path))
 
 
+def test_a_run_in_which_nothing_can_be_played_ends(policy, tmp_path):
+    config = config_of(
+        policy, env__broken=12, num_steps=3, eval__max_failed_share=1.0,
+        env__max_failed_groups=99,
+    )  # fmt: skip
+    with pytest.raises(
+        train.FailedGroupsError,
+        match="all groups of 3 steps in a row have failed: mend",
+    ):
+        run(tmp_path, config)
+    assert len(measured(tmp_path, "train")) == 2
+
+
 def test_an_evaluation_with_too_many_failures_is_void(policy, tmp_path, capsys):
     config = config_of(policy, eval__max_failed_share=0.25, num_steps=1)
     workdir = run(tmp_path, config)  # which goes on

@@ -99,9 +99,14 @@ def test_what_the_keys_test_takes_for_allowed_is_there(key):
     assert key in SMOKE
 
 
-@pytest.mark.parametrize("variant", ["cpu", "smoke", "chat"])
+@pytest.mark.parametrize("variant", ["cpu", "smoke"])
 def test_variants_for_the_laptop_run_as_they_are(variant):
     validate(get_config(variant))
+
+
+def test_a_chat_model_has_to_be_named():
+    (problem,) = refusal(get_config("chat"))
+    assert problem.startswith("  config.policy.path='': name a Hugging Face directory")
 
 
 def test_keys_that_are_unknown_or_missing_are_named():

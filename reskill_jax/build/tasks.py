@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from reskill_jax.build.sections import section
@@ -78,6 +79,12 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
             not.
     """
     module = environment_module(config.env.name)
+    reserved = {field.name for field in fields(module.Settings)} & {*_SHARED_ENV_KEYS}
+    if reserved:
+        raise ValueError(
+            f"config.env.name={config.env.name!r}: its Settings have {sorted(reserved)}"
+            ", which all environments share and no environment gets: rename them"
+        )
     own = {k: v for k, v in config.env.items() if k not in _SHARED_ENV_KEYS}
     with _naming_environment(config, "load"):
         settings = module.Settings(**own)
@@ -112,8 +119,7 @@ def _check_picklable(make: Any) -> None:
 def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
     """Load the tasks of the run.
 
-    A held-out split whose data are not here has no tasks, as its environment has said;
-    it is left out.
+    A held-out split whose data are not here has no tasks; it is left out, with a word.
 
     Raises:
         ValueError: there are no tasks to train on, a split cannot be evaluated on, a
@@ -139,7 +145,9 @@ def load_panels(config: ConfigDict, environment: EnvironmentSpec) -> Panels:
         raise ValueError(
             f"config.env.name={config.env.name!r}: its {split} has no tasks"
         )
-    held_out = {split: panel for split, panel in held_out.items() if panel.tasks}
+    for split in [split for split, panel in held_out.items() if not panel.tasks]:
+        logging.warning("the split %s has no tasks: nothing is evaluated on it", split)
+        del held_out[split]
     check_disjoint({split: train} | held_out)
     try:
         check_pins(held_out, config.eval.panel)

@@ -63,7 +63,8 @@ def problems(
     if tasks_per_step % minibatches:
         yield (
             f"minibatches={minibatches} cannot divide the {tasks_per_step} tasks of a "
-            "step into parts of whole groups: make tasks_per_step a multiple of it"
+            "step into parts of whole groups: make tasks_per_step a multiple of it, "
+            "or lower minibatches"
         )
     if buckets[-1] < longest_turn:
         yield (

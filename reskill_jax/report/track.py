@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from reskill_jax.command_line import start
 from reskill_jax.report.metrics import read_metrics
@@ -27,7 +27,7 @@ from reskill_jax.report.trackers import (
 )
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.storage import read_json, read_records
-from reskill_jax.terminal import activity, say
+from reskill_jax.terminal import activity, fail, say
 from reskill_jax.workdir import Workdir, flatten
 
 
@@ -80,12 +80,15 @@ def main() -> None:
     """Send a run."""
     workdir = Workdir(Path(flags.FLAGS.workdir))
     if not workdir.config.is_file():
-        raise app.UsageError(
-            f"--workdir={flags.FLAGS.workdir} is no run: it has no config.json"
-        )
+        fail(f"--workdir={flags.FLAGS.workdir} is no run: it has no config.json")
     to = flags.FLAGS.to
-    with activity(f"sending {workdir.root} to {to}"):
-        lines = replay(workdir, make_tracker(to), flags.FLAGS.name)
+    if flags.FLAGS.name and to == "tensorboard":
+        fail("--name: its files are those of the run's directory: leave it out")
+    try:
+        with activity(f"sending {workdir.root} to {to}"):
+            lines = replay(workdir, make_tracker(to), flags.FLAGS.name)
+    except Exception as error:  # every service has its own
+        fail(f"{to}: {type(error).__name__}: {error}")
     say(f"{lines} lines of metrics of {workdir.root} are in {to}")
 
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +57,7 @@ class Collector:
         max_turns: an episode that has not ended by then is finished.
         concurrency: episodes in flight at once.
         max_attempts: how often an episode is begun before it is given up as lost.
+        told: tracebacks of lost episodes that were logged, each once.
     """
 
     engine: Engine
@@ -66,6 +67,7 @@ class Collector:
     max_turns: int
     concurrency: int
     max_attempts: int = 1
+    told: set[str] = field(default_factory=set)
 
     async def collect(
         self,
@@ -162,7 +164,10 @@ class Collector:
             except EpisodeLostError as error:
                 pause = error.again_after_s
                 if pause is None or attempt >= self.max_attempts:
-                    logging.warning("task %s is lost: %s", blank.task.id, error)
+                    first, _, rest = str(error).partition("\n")
+                    told = f"{first}\n{rest}" if rest not in self.told else first
+                    self.told.add(rest)
+                    logging.warning("task %s is lost: %s", blank.task.id, told)
                     return replace(blank, lost=str(error))
                 first, _, _ = str(error).partition("\n")
                 logging.warning("task %s is played again: %s", blank.task.id, first)

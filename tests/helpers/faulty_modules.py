@@ -10,6 +10,7 @@ import numpy as np
 from corridor_environment import Drift, RemoteDrift
 from corridor_strategies import Liberties
 
+from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.protocol import EnvironmentSpec, Observation
 from reskill_jax.environments.task import Task
 from reskill_jax.rollout.context import EmptyContext, Note, StaticGuide, context_kind
@@ -80,11 +81,17 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
             return replace(spec, panel=lambda split, limit: [])
         case "raising panel":
             return replace(spec, panel=partial(_broken_panel, spec))
+        case "empty split":
+            return replace(spec, panel=partial(_empty_panel, spec))
     return spec
 
 
 def _broken_panel(spec: EnvironmentSpec, split: str, limit: int | None) -> Any:
     return spec.panel({"train": "train"}[split], limit)
+
+
+def _empty_panel(spec: EnvironmentSpec, split: str, limit: int | None) -> Any:
+    return spec.panel(split, limit) if split == "train" else TaskPanel(())
 
 
 @context_kind("test/faulty")

@@ -179,18 +179,42 @@ def test_an_unknown_tracker_is_refused():
         make_tracker("mlflow")
 
 
-def send(workdir: Workdir, to: str, **environment: str) -> None:
+def track(workdir: Workdir, *flags: str, **environment: str):
     """Send a run with the command, in a process of its own."""
-    command = [sys.executable, "-m", "reskill_jax.report.track", "--to", to]
-    done = subprocess.run(
-        [*command, f"--workdir={workdir.root}"],
+    command = [sys.executable, "-m", "reskill_jax.report.track"]
+    return subprocess.run(
+        [*command, f"--workdir={workdir.root}", *flags],
         env=os.environ | environment,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def send(workdir: Workdir, to: str, **environment: str) -> None:
+    """Send a run to a tracker that takes it."""
+    done = track(workdir, f"--to={to}", **environment)
     assert done.returncode == 0, done.stderr
     assert f"3 lines of metrics of {workdir.root} are in {to}" in done.stdout
+
+
+def test_what_the_command_cannot_send_is_told_in_a_line(tmp_path):
+    done = track(Workdir(tmp_path), "--to=tensorboard")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("is no run: it has no config.json")
+    done = track(make_run(tmp_path), "--to=tensorboard", "--name=again")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: --name: its files are")
+
+
+@pytest.mark.slow
+def test_an_error_of_a_service_is_told_in_a_line(tmp_path):
+    pytest.importorskip("wandb")
+    nothing = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "n")}
+    done = track(make_run(tmp_path / "run"), "--to=wandb", **nothing)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: wandb: UsageError: No API")
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

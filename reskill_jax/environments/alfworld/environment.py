@@ -41,6 +41,7 @@ COLUMNS = {
 # The published rules: lower case, and the tail of an untagged response is sent, too.
 ACTION_FORMAT = TaggedFormat(lower_case=True, untagged_characters=30)
 _GAMES = "json_2.1.1"
+_WHERE = f"set either, env.root or ALFWORLD_DATA, to the folder that holds {_GAMES}"
 _GET_GAMES = (
     "download the games with `alfworld-download`, or build some with "
     "python -m reskill_jax.environments.alfworld.games"
@@ -66,9 +67,15 @@ def find_games(root: str | None, split: str) -> list[Task]:
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: ALFWorld has {', '.join(SPLITS)}, dev")
-    folder = _data_root(root) / _GAMES / split
+    games = _data_root(root) / _GAMES
+    folder = games / split
+    if not games.is_dir():
+        raise FileNotFoundError(f"there is no folder {games}: {_WHERE}; {_GET_GAMES}")
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}: {_GET_GAMES}")
+        raise FileNotFoundError(
+            f"there is no folder {folder}: {_GET_GAMES}; or use the splits that are "
+            "there (eval.splits, adapt.split)"
+        )
     tasks = []
     for path in sorted(folder.glob("*/*/game.tw-pddl")):
         if re.search("movable|Sliced", path.parent.parent.name):
@@ -86,8 +93,8 @@ def _data_root(root: str | None) -> Path:
     root = root or os.environ.get("ALFWORLD_DATA")
     if not root:
         raise ValueError(
-            "root is empty and the variable ALFWORLD_DATA is not set: set either to "
-            f"the folder that holds {_GAMES}; {_GET_GAMES}"
+            "root is empty and the variable ALFWORLD_DATA is not set: "
+            f"{_WHERE}; {_GET_GAMES}"
         )
     return Path(root)
 

@@ -23,6 +23,7 @@ import msgspec
 from reskill_jax.environments.sql.database import Database, QueryError
 from reskill_jax.environments.sql.dump import Table, read_dump, write_database
 from reskill_jax.storage import cache_directory, read_json
+from reskill_jax.terminal import fail
 
 VARIABLE = "INTERCODE_SQL_DATA"
 QUESTIONS, DUMP = "ic_spider_dev.json", "ic_spider_dbs.sql"
@@ -225,7 +226,10 @@ def main() -> None:
     parser.add_argument("--root", default="", help=f"default: ${VARIABLE}")
     parser.add_argument("--sample", action="store_true", help="what ships with us")
     flags = parser.parse_args()
-    prepared = prepare(flags.root, sample=flags.sample)
+    try:
+        prepared = prepare(flags.root, sample=flags.sample)
+    except (ValueError, OSError) as error:
+        fail(error)
     print(table(prepared))
     print(prepared.folder)
 

@@ -24,7 +24,8 @@ class TensorBoard:
         """Write metrics; they are in the files when this returns."""
         writer = self._writer(phase)
         for key, value in values.items():
-            writer.add_scalar(key, value, step)
+            # Its names have no @.
+            writer.add_scalar(key.replace("@", "_"), value, step)
         writer.flush()
 
     def document(self, step: int, name: str, markdown: str) -> None:

@@ -130,9 +130,13 @@ def test_errors_of_finding_games_name_the_way_out(tmp_path, monkeypatch):
         find_games(None, "train")
     with pytest.raises(ValueError, match=r"split='test'.*valid_unseen"):
         find_games(str(tmp_path), "test")
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*train: download"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{tmp_path}/json_2.1.1: set either, env.root or ALFW"
+    ):
         find_games(str(tmp_path), "train")
     Path(tmp_path, "json_2.1.1", "train").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"valid_seen: download.*eval\.splits"):
+        find_games(str(tmp_path), "valid_seen")
     with pytest.raises(FileNotFoundError, match=r"train/\*/\*/game.tw-pddl: download"):
         find_games(str(tmp_path), "train")
     write_game(tmp_path, "train", "juggle-Mug-None-Desk-301")
