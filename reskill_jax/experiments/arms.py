@@ -21,6 +21,7 @@ from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import SkillBank
 
 ALONE = "no skills"
+_SLOWLY: Changes = {"grpo.learning_rate": 3e-5}
 _HARMFUL: Changes = {"creator.inject": "harmful", "creator.inject_every": 2}
 
 
@@ -49,6 +50,8 @@ def _bank(rules: Sequence[Rule]) -> SkillBank:
 ARMS = {
     ALONE: Arm(),
     "best rule": Arm(bank=_bank(KNOWN["helpful"][0])),
+    # What is it worth that there is a text at all? This one says nothing.
+    "remark": Arm(bank=_bank(KNOWN["neutral"][0])),
     # All that the creator can propose, untested.
     "static": Arm(bank=_bank(HELPFUL)),
     "reskill": Arm({"strategy.name": "reskill"}),
@@ -97,11 +100,12 @@ ARMS = {
     # At a tenth of the learning rate GRPO takes tens of steps, as it does for large
     # policies, and not the four that this small one needs.
     **{
-        f"{name} trained slowly": Arm(
-            {"strategy.name": name, "grpo.learning_rate": 3e-5}, "train"
-        )
+        f"{name} trained slowly": Arm({"strategy.name": name, **_SLOWLY}, "train")
         for name in ("grpo", "reskill")
     },
+    "remark trained slowly": Arm(
+        {"strategy.name": "static", **_SLOWLY}, "train", _bank(KNOWN["neutral"][0])
+    ),
     "paper trained": Arm(
         {"strategy.name": "reskill", "trial.preset": "paper"}, "train"
     ),
@@ -142,11 +146,14 @@ class Claim:
 
 # What is played without gradients, and what is promised of it.
 ADAPTING = (
-    *("best rule", "static", "reskill", "auto_accept", "expel", "skillrl"),
+    *("best rule", "remark", "static", "reskill", "auto_accept", "expel", "skillrl"),
     *("reskill+harmful", "uniform+harmful", "auto_accept+harmful"),
 )
 ADAPTING_CLAIMS = (
-    *(Claim("reskill", x, 0.0) for x in ("static", "auto_accept", "expel", "skillrl")),
+    *(
+        Claim("reskill", other, 0.0)
+        for other in ("static", "auto_accept", "expel", "skillrl", "remark")
+    ),
     *(
         Claim(one, other, 0.0, what)
         for one, other in itertools.pairwise(

@@ -6,8 +6,8 @@ Arms train for 30 steps on all kinds of tasks, as in `laboratory`, with other se
 play held-out houses that choices are made on, not those that are reported:
 
 - the rule that helps most is there from the first step to the last (what there is to
-  gain, were it proposed and accepted at once), or a remark that says nothing (what text
-  costs a policy by itself);
+  gain, were it proposed and accepted at once), or a remark that says nothing (what of
+  that any text would do);
 - proposals are asked for from the first step on;
 - episodes of a trial are compared less what their arm is known to add;
 - a KL term holds the policy near the warm start, which was taught to follow skills;
@@ -28,11 +28,15 @@ EXPERIMENT = Experiment(
         *("best rule trained", "remark trained", "reskill trained early"),
         "reskill trained adjusted",
         *("grpo trained near", "reskill trained near"),
-        *("grpo trained slowly", "reskill trained slowly"),
+        *("grpo trained slowly", "reskill trained slowly", "remark trained slowly"),
     ),
-    tuple(
-        Claim(f"reskill trained {how}", f"grpo trained {how}", 0.0, "course")
-        for how in ("near", "slowly")
+    (
+        Claim("best rule trained", "remark trained", 0.0, "course"),
+        Claim("reskill trained slowly", "remark trained slowly", 0.0, "course"),
+        *(
+            Claim(f"reskill trained {how}", f"grpo trained {how}", 0.0, "course")
+            for how in ("near", "slowly")
+        ),
     ),
     splits=("dev",),
     seeds=(100, 101, 102),

@@ -18,6 +18,7 @@ EXPERIMENT = Experiment(
         *("reskill trained", "auto_accept trained", "uniform trained"),
         *("skillrl trained", "static trained", "memrl trained", "evolver trained"),
         *("inspo trained", "reskill+harmful trained", "auto_accept+harmful trained"),
+        *("best rule trained", "remark trained"),
         ALONE,
     ),
     (

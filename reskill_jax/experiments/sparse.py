@@ -15,7 +15,7 @@ EXPERIMENT = Experiment(
     "sparse",
     unseen.EXPERIMENT.trained,
     unseen.EXPERIMENT.met,
-    ("grpo trained slowly", "reskill trained slowly"),
+    ("grpo trained slowly", "reskill trained slowly", "remark trained slowly"),
     (
         Claim(
             "reskill trained slowly",
@@ -24,6 +24,7 @@ EXPERIMENT = Experiment(
             "course",
             surely=True,
         ),
+        Claim("reskill trained slowly", "remark trained slowly", 0.0, "course"),
     ),
     unseen.EXPERIMENT.changes,
 )
