@@ -19,7 +19,11 @@ from reskill_jax.environments.panels import (
     check_pins,
 )
 from reskill_jax.environments.protocol import EnvironmentSpec
-from reskill_jax.environments.registry import ENVIRONMENTS, environment_module
+from reskill_jax.environments.registry import (
+    ENVIRONMENTS,
+    SHARED_KEYS,
+    environment_module,
+)
 from reskill_jax.llm.embedders import Compute, Embedder, Lexical, Threaded
 from reskill_jax.llm.embedding_service import EmbeddingService, Service
 from reskill_jax.modules import naming
@@ -61,15 +65,6 @@ def _encoder(directory: str) -> Compute:
     return lambda texts: np.concatenate([encoder([text], rows=1) for text in texts])
 
 
-_SHARED_ENV_KEYS = (
-    "name",
-    "workers",
-    "timeout_s",
-    "max_attempts",
-    "max_failed_groups",
-)
-
-
 def load_environment(config: ConfigDict) -> EnvironmentSpec:
     """Find the environment and give it its own keys of the section `env`.
 
@@ -79,13 +74,13 @@ def load_environment(config: ConfigDict) -> EnvironmentSpec:
             not.
     """
     module = environment_module(config.env.name)
-    reserved = {field.name for field in fields(module.Settings)} & {*_SHARED_ENV_KEYS}
+    reserved = {field.name for field in fields(module.Settings)} & {*SHARED_KEYS}
     if reserved:
         raise ValueError(
             f"config.env.name={config.env.name!r}: its Settings have {sorted(reserved)}"
             ", which all environments share and no environment gets: rename them"
         )
-    own = {k: v for k, v in config.env.items() if k not in _SHARED_ENV_KEYS}
+    own = {k: v for k, v in config.env.items() if k not in SHARED_KEYS}
     with _naming_environment(config, "load"):
         settings = module.Settings(**own)
         spec = module.load(settings, workers=config.env.workers)

@@ -20,6 +20,8 @@ ENVIRONMENTS = {
     "sql": "reskill_jax.environments.sql.spec",
     "wands": "reskill_jax.environments.wands.spec",
 }
+# Keys of the section `env` that all environments share; their modules do not get them.
+SHARED_KEYS = ("name", "workers", "timeout_s", "max_attempts", "max_failed_groups")
 
 
 def environment_module(name: str) -> ModuleType:

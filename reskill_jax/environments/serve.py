@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from reskill_jax.environments.panels import check_disjoint
 from reskill_jax.environments.pool import EnvironmentPool
 from reskill_jax.environments.protocol import EnvironmentSpec
-from reskill_jax.environments.registry import environment_module
+from reskill_jax.environments.registry import SHARED_KEYS, environment_module
 from reskill_jax.environments.remote import RemotePlayers
 from reskill_jax.modules import missing
 from reskill_jax.terminal import activity, fail
@@ -34,7 +34,6 @@ from reskill_jax.terminal import activity, fail
 if TYPE_CHECKING:  # it needs an extra
     from reskill_jax.environments.openenv_session import Players, Served
 
-_OURS = ("name", "workers", "timeout_s", "max_attempts", "max_failed_groups")
 _TURNS = 50  # where no configuration says
 
 
@@ -129,7 +128,7 @@ def prepare(
     if section and name != section["name"]:
         raise ValueError(f"env={name!r}: --config is for {section['name']!r}")
     module = environment_module(name)
-    own = {key: value for key, value in section.items() if key not in _OURS}
+    own = {key: value for key, value in section.items() if key not in SHARED_KEYS}
     settings = environment_settings(module, own, changes)
     workers = arguments.workers or section.get("workers", 2)
     spec = module.load(settings, workers=workers)
