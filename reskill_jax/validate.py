@@ -68,7 +68,8 @@ def _value_problems(config: ConfigDict) -> Iterator[str]:
     except ValueError as error:
         yield f"env.{error}"
         return
-    # A strategy or a creator of one's own may have keys of its own.
+    # A strategy or a creator of one's own may have keys of its own. Tuples, as what
+    # stands for a name may be of any type, also one without a hash.
     free = tuple(
         f"{section}."
         for section, listed in (("strategy", STRATEGIES), ("creator", CREATORS))

@@ -47,11 +47,13 @@ def _bank(rules: Sequence[Rule]) -> SkillBank:
     return SkillBank(tuple(rule.skill() for rule in rules))
 
 
+_BEST_RULE = _bank(KNOWN["helpful"][0])
+_REMARK = _bank(KNOWN["neutral"][0])  # a text that says nothing
 ARMS = {
     ALONE: Arm(),
-    "best rule": Arm(bank=_bank(KNOWN["helpful"][0])),
-    # What is it worth that there is a text at all? This one says nothing.
-    "remark": Arm(bank=_bank(KNOWN["neutral"][0])),
+    "best rule": Arm(bank=_BEST_RULE),
+    # What is it worth that there is a text at all?
+    "remark": Arm(bank=_REMARK),
     # All that the creator can propose, untested.
     "static": Arm(bank=_bank(HELPFUL)),
     "reskill": Arm({"strategy.name": "reskill"}),
@@ -76,12 +78,8 @@ ARMS = {
     },
     # A skill that is there from the first step to the last: one that helps, and one
     # that says nothing.
-    "best rule trained": Arm(
-        {"strategy.name": "static"}, "train", _bank(KNOWN["helpful"][0])
-    ),
-    "remark trained": Arm(
-        {"strategy.name": "static"}, "train", _bank(KNOWN["neutral"][0])
-    ),
+    "best rule trained": Arm({"strategy.name": "static"}, "train", _BEST_RULE),
+    "remark trained": Arm({"strategy.name": "static"}, "train", _REMARK),
     # Proposals are asked for after the first step instead of the fourth.
     "reskill trained early": Arm(
         {"strategy.name": "reskill", "strategy.reservoir_min": 6}, "train"
@@ -104,7 +102,7 @@ ARMS = {
         for name in ("grpo", "reskill")
     },
     "remark trained slowly": Arm(
-        {"strategy.name": "static", **_SLOWLY}, "train", _bank(KNOWN["neutral"][0])
+        {"strategy.name": "static", **_SLOWLY}, "train", _REMARK
     ),
     "paper trained": Arm(
         {"strategy.name": "reskill", "trial.preset": "paper"}, "train"

@@ -91,7 +91,7 @@ def main() -> None:
     steps, splits, samples = _STEPS.value, _SPLITS.value, _SAMPLES.value
     size = f"{','.join(splits)}: {_TASKS.value} tasks x {samples}"
 
-    def play(workdir: Path, wanted: Changes) -> Figures:
+    def measured(workdir: Path, wanted: Changes) -> Figures:
         finish(workdir, wanted, _CONFIG.value)
         return {
             split: [
@@ -107,7 +107,7 @@ def main() -> None:
         figures = results.obtain(
             f"{_CONFIG.value}, seed {seed}; {size}",
             identity(wanted, _CONFIG.value),
-            partial(play, Path(_WORKDIR.value) / f"{steps}-{seed}", wanted),
+            partial(measured, Path(_WORKDIR.value) / f"{steps}-{seed}", wanted),
         )
         assert figures is not None  # there is no limit of time
         seeds.append(figures)

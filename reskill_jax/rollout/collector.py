@@ -163,13 +163,12 @@ class Collector:
                 return episode
             except EpisodeLostError as error:
                 pause = error.again_after_s
+                first, _, traceback = str(error).partition("\n")
                 if pause is None or attempt >= self.max_attempts:
-                    first, _, rest = str(error).partition("\n")
-                    told = f"{first}\n{rest}" if rest not in self.told else first
-                    self.told.add(rest)
+                    told = first if traceback in self.told else str(error)
+                    self.told.add(traceback)
                     logging.warning("task %s is lost: %s", blank.task.id, told)
                     return replace(blank, lost=str(error))
-                first, _, _ = str(error).partition("\n")
                 logging.warning("task %s is played again: %s", blank.task.id, first)
             finally:
                 self.engine.release(session)
