@@ -86,7 +86,10 @@ CHAT = {
 }
 # With `cpu`: begin with the policy that was warmed on two worlds, this one and another.
 BOTH = {"warm_start.recipe": "alfworld-scienceworld"}
-SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH, "chat": CHAT}
+# With `cpu`: begin with the policy that learnt beside texts that say nothing, so that
+# only what a skill says moves it, and not that there is one.
+REMARKS = {"warm_start.recipe": "alfworld-remarks"}
+SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH, "remarks": REMARKS, "chat": CHAT}
 VARIANTS = {"paper": PAPER, "official": OFFICIAL, **SMALL}
 
 

@@ -101,9 +101,12 @@ ARMS = {
         f"{name} trained slowly": Arm({"strategy.name": name, **_SLOWLY}, "train")
         for name in ("grpo", "reskill")
     },
-    "remark trained slowly": Arm(
-        {"strategy.name": "static", **_SLOWLY}, "train", _REMARK
-    ),
+    **{
+        f"{name} trained slowly": Arm(
+            {"strategy.name": "static", **_SLOWLY}, "train", bank
+        )
+        for name, bank in (("best rule", _BEST_RULE), ("remark", _REMARK))
+    },
     "paper trained": Arm(
         {"strategy.name": "reskill", "trial.preset": "paper"}, "train"
     ),

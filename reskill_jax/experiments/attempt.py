@@ -8,7 +8,7 @@ may run side by side.
 import itertools
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -108,6 +108,11 @@ def start(experiment: Experiment) -> None:
         )
         for x in fields(Size)
     }
+    config = flags.DEFINE_string(
+        "config",
+        experiment.config,
+        "File and variants of the configuration that runs differ from.",
+    )
     minutes = flags.DEFINE_float(
         "minutes", 0, "Start no run later than this; 0: any time."
     )
@@ -118,17 +123,18 @@ def start(experiment: Experiment) -> None:
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")
         if not all(seed.isdecimal() for seed in seeds.value):
             raise app.UsageError(f"--seeds={','.join(seeds.value)}: give numbers")
+        chosen = replace(experiment, config=config.value)
         size = Size(**{name: flag.value or 0 for name, flag in sizes.items()})
         results = Results(Path(kept.value), minutes.value)
         found: dict[str, dict[int, Figures]] = {}
         for arm, seed in itertools.product(arms.value, map(int, seeds.value)):
-            attempt = Attempt(experiment, arm, seed, size, split.value)
+            attempt = Attempt(chosen, arm, seed, size, split.value)
             play = partial(attempt.play, Path(workdir.value))
             figures = results.obtain(attempt.title, attempt.key, play)
             if figures is not None:
                 found.setdefault(arm, {})[seed] = figures
         print(table(found, experiment.arms[0]))
-        report(name, *summary(found, experiment))
+        report(name, *summary(found, chosen))
 
     runs.start(main)
 

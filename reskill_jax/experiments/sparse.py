@@ -15,7 +15,10 @@ EXPERIMENT = Experiment(
     "sparse",
     unseen.EXPERIMENT.trained,
     unseen.EXPERIMENT.met,
-    ("grpo trained slowly", "reskill trained slowly", "remark trained slowly"),
+    (
+        *("grpo trained slowly", "reskill trained slowly"),
+        *("best rule trained slowly", "remark trained slowly"),
+    ),
     (
         Claim(
             "reskill trained slowly",

@@ -21,6 +21,7 @@ from reskill_jax.environments.alfworld.tracker import (
     Tracker,
 )
 from reskill_jax.environments.protocol import Environment, Observation, Task
+from reskill_jax.laboratory.remarks import REMARK, draw_remark
 from reskill_jax.laboratory.rule_policy import OBEY
 from reskill_jax.rollout.demonstration import DemonstratedTurn, Demonstration
 from reskill_jax.skills.skill import Skill, SkillBank
@@ -52,6 +53,7 @@ class DemonstrationSettings:
         relevant: probability that a helpful skill is drawn from those that decide tasks
             of the episode's kind. Drawn from all rules, these would rarely apply.
         patience: an episode ends when harmful skills were obeyed more often than this.
+        remarked: probability that a remark, which says nothing, is shown, too.
         slips: share of turns lost on an inadmissible command. It is read, not imitated:
             the policy learns what to do after "Nothing happens."
         habits: mistakes where no skill applies; of a world's own type.
@@ -64,6 +66,7 @@ class DemonstrationSettings:
     helpful: float = 0.75
     relevant: float = 0.5
     patience: int = 6
+    remarked: float = 0.0
     slips: float = 0.1
     habits: Any = MistakeRates()
 
@@ -292,8 +295,19 @@ def draw_bank(
         teaching: probabilities of what is drawn.
         kind: of the task.
     """
+    skills = _draw_rules(rng, teaching, kind)
+    # A probability of 0 draws nothing: demonstrations without remarks stay the same.
+    if teaching.remarked and rng.random() < teaching.remarked:
+        skills.insert(rng.randint(0, len(skills)), draw_remark(rng))
+    return SkillBank(tuple(skills))
+
+
+def _draw_rules(
+    rng: random.Random, teaching: DemonstrationSettings, kind: str
+) -> list[Skill]:
+    """Draw the rules of one episode; their names differ."""
     if rng.random() >= teaching.skilled:
-        return SkillBank()
+        return []
     decisive = [rule for rule in HELPFUL if rule.name == _DECISIVE.get(kind)]
     skills: dict[str, Skill] = {}
     for _ in range(rng.randint(1, teaching.max_skills)):
@@ -305,7 +319,7 @@ def draw_bank(
             general=helpful and rng.random() < teaching.general,
         )
         skills.setdefault(rule.name, skill)
-    return SkillBank(tuple(skills.values()))
+    return list(skills.values())
 
 
 def obey(
@@ -313,6 +327,8 @@ def obey(
 ) -> tuple[str | None, str]:
     """Return the first skill that applies and what it asks for; else (None, "")."""
     for skill in skills:
+        if skill.name == REMARK:
+            continue
         if command := OBEY[skill.name](state, admissible, expert):
             return skill.name, command
     return None, ""

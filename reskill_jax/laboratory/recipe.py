@@ -6,8 +6,9 @@
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import optax
 
@@ -148,7 +149,12 @@ class Recipe:
     @property
     def hash(self) -> str:
         """Content hash, 12 hex digits."""
-        return _hash(asdict(self))
+        return _hash(self.content)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All settings, but for later ones where they change nothing."""
+        return asdict(self, dict_factory=_without_later)
 
     @property
     def parts(self) -> tuple["Recipe", ...]:
@@ -239,25 +245,12 @@ class ScienceRecipe(Recipe):
     )
 
 
-# What each world gives to the same steps. Weights that copy names out of a prompt
-# already need a little text for words that they have not met.
-_JOINT_HOUSES = (
-    TrainingPhase(30, text=1, taught=3),
-    TrainingPhase(130, taught=4),
-    TrainingPhase(100, taught=3, practised=2, rounds=1),
-)
-_JOINT_SCIENCE = (
-    TrainingPhase(30, text=3, fluent=2),
-    TrainingPhase(130, fluent=1, taught=5),
-    TrainingPhase(100, taught=4, practised=2, rounds=1),
-)
-
-
 @dataclass(frozen=True)
-class JointRecipe(Recipe):
-    """A policy for houses and for the short tasks of ScienceWorld.
+class FurtherRecipe(Recipe):
+    """A policy that goes on learning, perhaps from several worlds.
 
-    It goes on from that for houses. One tokenizer is made for the texts of both.
+    Where its vocabulary is as large as before, it keeps its tokenizer; otherwise one is
+    made for the texts of all its worlds.
 
     Attributes:
         begins_with: name of the recipe whose policy goes on learning.
@@ -265,24 +258,15 @@ class JointRecipe(Recipe):
             demonstrations and phases count.
     """
 
-    num_houses: int = 160
-    episodes: int = 4
-    held_out: int = 48
-    attempts: int = 64
-    memory: int = 2
-    shape: Shape = field(default_factory=lambda: Shape(vocab_size=1536))
     learning_rate: float = 3e-3
     decay: int = 150
-    phases: tuple[TrainingPhase, ...] = _JOINT_HOUSES
     begins_with: str = "alfworld-small"
-    others: tuple[Recipe, ...] = (
-        ScienceRecipe(num_houses=160, attempts=64, phases=_JOINT_SCIENCE),
-    )
+    others: tuple[Recipe, ...] = ()
 
     @property
     def hash(self) -> str:
         """Content hash; the recipe that it begins with is a part of the content."""
-        return _hash([asdict(self), [part.hash for part in (self.start, *self.others)]])
+        return _hash([self.content, [part.hash for part in (self.start, *self.others)]])
 
     @property
     def parts(self) -> tuple[Recipe, ...]:
@@ -295,13 +279,53 @@ class JointRecipe(Recipe):
         return RECIPES[self.begins_with]
 
 
+def _without_later(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Leave out settings that came later, so that earlier policies keep their hash."""
+    return {name: value for name, value in items if (name, value) != ("remarked", 0.0)}
+
+
 def _hash(content: object) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+# Any text in a prompt tells the policy of `Recipe` that more is to be done, since its
+# demonstrations without skills had none and did less. Here texts that say nothing stand
+# beside demonstrations of both kinds, so that only what a text says tells anything.
+_REMARKED = FurtherRecipe(
+    attempts=192,
+    teaching=DemonstrationSettings(remarked=0.5),
+    phases=(TrainingPhase(240, taught=6, practised=8, rounds=3),),
+)
+# Houses, and the short tasks of ScienceWorld, give to the same steps. Weights that copy
+# names out of a prompt already need a little text for words that they have not met.
+_JOINT = FurtherRecipe(
+    num_houses=160,
+    episodes=4,
+    held_out=48,
+    attempts=64,
+    memory=2,
+    shape=Shape(vocab_size=1536),
+    phases=(
+        TrainingPhase(30, text=1, taught=3),
+        TrainingPhase(130, taught=4),
+        TrainingPhase(100, taught=3, practised=2, rounds=1),
+    ),
+    others=(
+        ScienceRecipe(
+            num_houses=160,
+            attempts=64,
+            phases=(
+                TrainingPhase(30, text=3, fluent=2),
+                TrainingPhase(130, fluent=1, taught=5),
+                TrainingPhase(100, taught=4, practised=2, rounds=1),
+            ),
+        ),
+    ),
+)
 RECIPES: dict[str, Recipe] = {
     "alfworld-small": Recipe(),
+    "alfworld-remarks": _REMARKED,
     "scienceworld-short": ScienceRecipe(),
-    "alfworld-scienceworld": JointRecipe(),
+    "alfworld-scienceworld": _JOINT,
 }

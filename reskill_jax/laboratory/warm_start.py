@@ -92,8 +92,7 @@ def train_policy(recipe: Recipe, output: Path, *, workers: int) -> dict[str, flo
         part, measured = _demonstrated(of_world, workers)
         parts.append(part)
         held_out.append(measured)
-    texts = (text for part in parts for text in _texts(part.recipe, part.taught))
-    tokenizer = train_tokenizer(texts, recipe.shape.vocab_size)
+    tokenizer = _tokenizer(recipe, parts, workers)
     decoder = recipe.shape.decoder(tokenizer.vocab_size)
     partial = output.with_name(f"{output.name}.partial")
     params = _train(recipe, parts, tokenizer, partial / recipe.hash, workers)
@@ -146,6 +145,14 @@ def _demonstrated(recipe: Recipe, workers: int) -> tuple[_Part, list[Demonstrati
     held_out, taught = taught[: recipe.held_out], taught[recipe.held_out :]
     names = recipe.world.names(taught)
     return _Part(recipe, tasks, fluent, taught, names), held_out
+
+
+def _tokenizer(recipe: Recipe, parts: Sequence[_Part], workers: int) -> Tokenizer:
+    """Return the tokenizer of the policy that goes on, where it fits, or a new one."""
+    if recipe.start and recipe.start.shape == recipe.shape:
+        return Tokenizer.load(find_or_train(recipe.start, workers=workers))
+    texts = (text for part in parts for text in _texts(part.recipe, part.taught))
+    return train_tokenizer(texts, recipe.shape.vocab_size)
 
 
 def _first_params(recipe: Recipe, tokenizer: Tokenizer, workers: int) -> Params:

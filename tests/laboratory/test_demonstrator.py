@@ -14,6 +14,8 @@ from reskill_jax.laboratory.demonstrator import (
     correct,
     demonstrate,
 )
+from reskill_jax.laboratory.known_proposals import NEUTRAL
+from reskill_jax.laboratory.remarks import ACTION, REMARK, WHEN
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("alfworld") is None,
@@ -107,6 +109,38 @@ def test_skills_of_an_episode_follow_from_its_seed_and_are_shown(world):
     assert corrected.turns[0].skills == bank.active(None)
     drawn = {bank_of_episode(task, OBEDIENT, seed).hash for seed in range(20)}
     assert len(drawn) > 5
+
+
+def test_remarks_stand_beside_skills_and_beside_none_and_change_nothing(world):
+    environment, tasks = world
+    task = tasks[0]
+    remarked = replace(OBEDIENT, skilled=0.5, remarked=0.5)
+    banks = [bank_of_episode(task, remarked, seed) for seed in range(400)]
+    names = [{skill.name for skill in bank.skills} for bank in banks]
+    for kept in (lambda x: x == {REMARK}, lambda x: REMARK in x and len(x) > 1,
+                 lambda x: not x, lambda x: x and REMARK not in x):  # fmt: skip
+        assert 60 < sum(map(bool, map(kept, names))) < 140  # a quarter of 400, +-4.6 sd
+    places = {bank.skills[0].name == REMARK for bank in banks if len(bank.skills) > 1}
+    assert places == {False, True}
+    assert not any(
+        skill.name == REMARK
+        for seed in range(100)
+        for skill in bank_of_episode(task, OBEDIENT, seed).skills
+    )
+    always = replace(PERFECT, remarked=1.0)
+    with_remark = demonstrate(environment, task, always, 0)
+    assert all(turn.skills[0].name == REMARK for turn in with_remark.turns)
+    assert list(map(taught, with_remark.turns)) == list(
+        map(taught, demonstrate(environment, task, PERFECT, 0).turns)
+    )
+
+
+def test_remarks_are_not_those_that_policies_are_measured_with():
+    taught_texts, measured = {*WHEN, *ACTION}, set()
+    for rule in NEUTRAL:
+        measured |= set(rule.wordings[0])
+    assert len(measured) == 12
+    assert not taught_texts & measured
 
 
 def test_an_episode_on_harmful_skills_ends_when_patience_does(world):

@@ -11,7 +11,6 @@ from reskill_jax.environments.alfworld.wordings import BRIEF
 from reskill_jax.laboratory.demonstrator import DemonstrationSettings
 from reskill_jax.laboratory.recipe import (
     RECIPES,
-    JointRecipe,
     Recipe,
     Shape,
     TrainingPhase,
@@ -181,7 +180,7 @@ def test_the_parts_of_a_joint_recipe_share_their_steps():
 
 
 def test_the_hash_of_a_joint_recipe_holds_what_it_begins_with(monkeypatch):
-    recipe = JointRecipe()
+    recipe = RECIPES["alfworld-scienceworld"]
     before = recipe.hash
     monkeypatch.setitem(RECIPES, "alfworld-small", Recipe(seed=1))
     assert recipe.hash != before

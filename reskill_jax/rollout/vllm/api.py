@@ -4,7 +4,7 @@ They are those of vLLM 0.30 to 0.33, with `VLLM_SERVER_DEV_MODE=1` and
 `--enable-scale-out`; `Api.check_routes` asks a server whether it has them.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -269,13 +269,12 @@ class Api:
         answer = await self._post(route, body)
         try:
             entries = answer["choices"][0]["prompt_logprobs"][1:]
-            found = [
-                entry[str(token)]["logprob"]
+            return _logprobs(
+                entry[str(token)]
                 for entry, token in zip(entries, tokens[1:], strict=True)
-            ]
+            )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ServerError(route, 0, f"{error!r} in {answer}") from error
-        return np.array(found, np.float32)
 
     async def model(self) -> str:
         """Return the name of the model that is served."""
@@ -437,12 +436,9 @@ def _sampled(
         ValueError: it cannot be the response to such a request.
     """
     tokens, reason = choice["token_ids"], choice["finish_reason"]
-    logprobs = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    logprobs = _logprobs(choice["logprobs"]["content"])
     if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
         raise ValueError(f"token_ids: not all are integers from 0 to {vocab_size - 1}")
-    # Rounding may leave something above 0.
-    if not all(type(x) in (int, float) and -_LARGEST <= x <= 0.01 for x in logprobs):
-        raise ValueError("log-probs: not all are finite numbers, 0 or less")
     if not 1 <= len(tokens) == len(logprobs) <= max_tokens:
         raise ValueError(
             f"{len(tokens)} tokens and {len(logprobs)} log-probs, of 1 to {max_tokens}"
@@ -453,10 +449,24 @@ def _sampled(
     spans = choice.get("weight_versions") or []
     return Sampled(
         np.array(tokens, np.int32),
-        np.array(logprobs, np.float32),
+        logprobs,
         tuple(int(span["version"]) for span in spans),
         stopped,
     )
+
+
+def _logprobs(entries: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Read log-probs from what a server says of tokens, float32 [n].
+
+    Raises:
+        KeyError: an entry has none, or is of another form; likewise TypeError.
+        ValueError: one cannot be a log-prob.
+    """
+    found = [entry["logprob"] for entry in entries]
+    # Rounding may leave something above 0.
+    if not all(type(x) in (int, float) and -_LARGEST <= x <= 0.01 for x in found):
+        raise ValueError("log-probs: not all are finite numbers, 0 or less")
+    return np.array(found, np.float32)
 
 
 def _read(route: str, answer: httpx.Response) -> dict[str, Any]:

@@ -111,6 +111,14 @@ def test_a_response_that_cannot_be_one_is_refused(tmp_path, answer, message):
         assert engine.counters["retried"] == 2
 
 
+@pytest.mark.parametrize("logprob", [0.5, None, "-1", -(10**400)])
+def test_log_probs_of_the_prompt_that_cannot_be_some_are_refused(tmp_path, logprob):
+    with FakeVllm() as server:
+        server.logprob = logprob
+        with pytest.raises(RuntimeError, match="log-probs: not all are finite numbers"):
+            attach(server, tmp_path)
+
+
 def test_responses_are_drawn_from_the_whole_vocabulary(tmp_path):
     with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
         with pytest.raises(ValueError, match=r"^top_p=0\.9: vLLM's log-probs would be"):
