@@ -30,7 +30,7 @@ CPU = {
     "prompt.actions": False,
     "policy.path": "",
     "policy.logprob_chunk": 128,
-    "warm_start.recipe": "alfworld-small",
+    "warm_start.recipe": "alfworld-remarks",
     "rollout.tasks_per_step": 6,
     "rollout.max_turns": 16,
     "rollout.max_tokens": 16,
@@ -86,10 +86,10 @@ CHAT = {
 }
 # With `cpu`: begin with the policy that was warmed on two worlds, this one and another.
 BOTH = {"warm_start.recipe": "alfworld-scienceworld"}
-# With `cpu`: begin with the policy that learnt beside texts that say nothing, so that
-# only what a skill says moves it, and not that there is one.
-REMARKS = {"warm_start.recipe": "alfworld-remarks"}
-SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH, "remarks": REMARKS, "chat": CHAT}
+# With `cpu`: begin with a policy that any text moves, whatever it says, since it was
+# shown none where less was demonstrated.
+BARE = {"warm_start.recipe": "alfworld-small"}
+SMALL = {"cpu": CPU, "smoke": SMOKE, "both": BOTH, "bare": BARE, "chat": CHAT}
 VARIANTS = {"paper": PAPER, "official": OFFICIAL, **SMALL}
 
 

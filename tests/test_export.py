@@ -163,7 +163,7 @@ def test_an_adapted_run_names_the_weights_that_it_played_with(workdir, tmp_path)
     with pytest.raises(ValueError, match=r"those of config\.policy\.path='/.+ are all"):
         export_run(config, workdir, tmp_path / "a")
     config.policy.path = ""
-    recipe = r"those of config\.warm_start\.recipe='alfworld-small' are all"
+    recipe = r"those of config\.warm_start\.recipe='alfworld-remarks' are all"
     with pytest.raises(ValueError, match=recipe):
         export_run(config, workdir, tmp_path / "a")
 

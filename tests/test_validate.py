@@ -233,7 +233,7 @@ def test_values_at_the_edge_are_taken(key, value):
         ({"warm_start.recipe": "x"}, "warm_start.recipe='x': choose one of 'alfworld"),
         (
             {"prompt.actions": True},
-            "warm_start.recipe='alfworld-small' taught the policy prompts with "
+            "warm_start.recipe='alfworld-remarks' taught the policy prompts with "
             "actions=False, not True",
         ),
     ],

@@ -27,7 +27,9 @@ from reskill_jax.workdir import PLACES, Workdir, differences, flatten
 Value = str | int | float | tuple[str, ...] | tuple[int, ...]
 Changes = dict[str, Value]  # keys of the configuration to their values
 Figures = dict[str, Any]  # of one finished run, plain JSON
-CONFIG = "configs/alfworld.py:cpu"  # as --config has it: a file and its variants
+# A file and its variants, as --config has them: what benchmarks were measured with from
+# the first on, so that they can still be compared.
+CONFIG = "configs/alfworld.py:cpu,bare"
 # `:cpu` drops groups that tie. What was measured before it did compares with runs that
 # do not.
 ALL_GROUPS: Changes = {"grpo.drop_zero_variance": False}

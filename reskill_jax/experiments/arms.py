@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reskill_jax.benchmarks.runs import CONFIG, Changes
+from reskill_jax.benchmarks.runs import Changes
 from reskill_jax.environments.alfworld.rules import HELPFUL
 from reskill_jax.laboratory.known_proposals import KNOWN
 from reskill_jax.skills.rule import Rule
@@ -195,7 +195,7 @@ class Experiment:
     splits: tuple[str, ...] = ("valid_unseen", "valid_seen", "dev")
     seeds: tuple[int, ...] = tuple(range(8))
     shares: str = ""
-    config: str = CONFIG
+    config: str = "configs/alfworld.py:cpu"
     houses: bool = True
 
     @property

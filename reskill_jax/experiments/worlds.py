@@ -16,6 +16,7 @@ from absl import flags
 from reskill_jax import build
 from reskill_jax.benchmarks.reporting import format_table, report
 from reskill_jax.benchmarks.runs import (
+    CONFIG,
     Changes,
     Figures,
     Results,
@@ -29,7 +30,7 @@ from reskill_jax.rollout.context import EmptyContext
 BOTH = "alfworld-scienceworld"
 # Configuration, and its split of held-out tasks.
 WORLDS = {
-    "configs/alfworld.py:cpu": "valid_seen",
+    CONFIG: "valid_seen",
     "configs/scienceworld.py:cpu": "test",
 }
 

@@ -9,7 +9,7 @@ import random
 from reskill_jax.skills.skill import Skill
 
 REMARK = "remark"
-# None of these is a text of `known_proposals.NEUTRAL`, which policies are measured with.
+# None of these is in `known_proposals.NEUTRAL`, which policies are measured with.
 WHEN = (
     "Another turn has come.",
     "The text above has been read.",

@@ -294,12 +294,14 @@ def main() -> None:
     """Train one recipe's policy."""
     values = flags.FLAGS
     recipe = RECIPES[values.recipe]
-    output = Path(values.output or SHIPPED / recipe.hash)
+    output = Path(values.output)
     results = train_policy(recipe, output, workers=os.cpu_count() or 1)
     print(json.dumps({"output": str(output), **results}))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("recipe", "alfworld-small", sorted(RECIPES), "Which recipe.")
-    flags.DEFINE_string("output", "", "Where to write it; empty: the package's assets.")
+    flags.DEFINE_string(
+        "output", None, "Directory to write, replaced if it exists.", required=True
+    )
     start(main)
