@@ -27,7 +27,6 @@ from reskill_jax.strategies import STRATEGIES, find_strategy, holds_trials
 from reskill_jax.strategies.base import Setup, Strategy
 from reskill_jax.strategies.checked import CheckedStrategy
 from reskill_jax.strategies.leader import Leader
-from reskill_jax.termination import TerminatedError
 from reskill_jax.trials.bounds import settled
 from reskill_jax.trials.shape import Shape
 
@@ -92,7 +91,7 @@ def _naming(section: str, name: str) -> Callable[..., AbstractContextManager[Non
 
     def call(method: str, *spared: type[Exception]) -> AbstractContextManager[None]:
         what = f"config.{section}.name={name!r}: {method}"
-        return naming(what, TerminatedError, *spared)
+        return naming(what, *spared)
 
     return call
 

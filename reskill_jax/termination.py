@@ -22,8 +22,12 @@ from reskill_jax import distributed
 EXIT_CODE = 128 + signal.SIGTERM  # what a process that SIGTERM ended would have
 
 
-class TerminatedError(Exception):
-    """The run was asked to end."""
+class TerminatedError(BaseException):
+    """The run was asked to end.
+
+    Like KeyboardInterrupt no `Exception`: it may be raised inside of anything, and what
+    names or counts the failures of others must not take it for one.
+    """
 
 
 class Termination:

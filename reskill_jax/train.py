@@ -155,7 +155,10 @@ def _count_failed(run: Run, batch: Batch, most: int) -> None:
         FailedGroupsError: they are too many.
     """
     run.failed_groups += len(batch.lost)
-    run.barren_steps = 0 if batch.episodes else run.barren_steps + 1
+    if batch.episodes:
+        run.barren_steps = 0
+    elif batch.lost:  # a plan may play nothing: then nothing has failed
+        run.barren_steps += 1
     problem = ""
     if run.barren_steps >= _BARREN:
         problem = (

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from corridor_runs import corridor_command, corridor_config, last_checkpoint
@@ -18,6 +19,7 @@ from reskill_jax import train
 from reskill_jax.evaluate import evaluate_run
 from reskill_jax.report.metrics import read_metrics
 from reskill_jax.report.show import show
+from reskill_jax.rollout.prefetch import Batch
 from reskill_jax.workdir import Workdir
 
 BROKEN = 2  # of 12 tasks, of which 6 steps play 18
@@ -165,9 +167,16 @@ def test_a_step_may_lose_all_its_groups(policy, tmp_path):
     assert "Nothing was played at step 2" in show(Workdir(tmp_path))
 
 
+def test_a_plan_may_play_nothing_for_as_long_as_it_likes():
+    state = SimpleNamespace(failed_groups=0, barren_steps=0)
+    for _ in range(5):
+        train._count_failed(state, Batch([], (), 1.0), 10)
+    assert (state.failed_groups, state.barren_steps) == (0, 0)
+
+
 def test_a_run_in_which_nothing_can_be_played_ends(policy, tmp_path):
     config = config_of(
-        policy, env__broken=12, num_steps=3, eval__max_failed_share=1.0,
+        policy, env__broken=12, num_steps=5, eval__max_failed_share=1.0,
         env__max_failed_groups=99,
     )  # fmt: skip
     with pytest.raises(
@@ -175,7 +184,7 @@ def test_a_run_in_which_nothing_can_be_played_ends(policy, tmp_path):
         match="all groups of 3 steps in a row have failed: mend",
     ):
         run(tmp_path, config)
-    assert len(measured(tmp_path, "train")) == 2
+    assert len(measured(tmp_path, "train")) == 3  # at step 2 it plays nothing
 
 
 def test_an_evaluation_with_too_many_failures_is_void(policy, tmp_path, capsys):

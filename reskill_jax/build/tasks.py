@@ -29,7 +29,6 @@ from reskill_jax.llm.embedding_service import EmbeddingService, Service
 from reskill_jax.modules import naming
 from reskill_jax.strategies.settings import own_splits
 from reskill_jax.terminal import activity
-from reskill_jax.termination import TerminatedError
 
 
 def context_resources(config: ConfigDict) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def _naming_environment(
     if config.env.name in ENVIRONMENTS:
         return nullcontext()
     what = f"config.env.name={config.env.name!r}: {method}"
-    return naming(what, ValueError, OSError, ImportError, TerminatedError)
+    return naming(what, ValueError, OSError, ImportError)
 
 
 def _check_picklable(make: Any) -> None:

@@ -15,6 +15,9 @@ from reskill_jax.skills.rule import Rule
 from reskill_jax.skills.skill import matches
 
 _MOSTLY = 0.8
+# Of few successes nearly every verb is in most, and every pair of verbs is an assertion
+# that all records are graded by.
+_MOST_VERBS = 8
 _PARTICLES = {"around", "at", "down", "in", "off", "on", "out", "to", "up"}
 _VERB = re.compile(r"[a-z]{2,20}( [a-z]{2,6})?")
 
@@ -29,8 +32,9 @@ def mine(
         known: patterns of actions that other assertions take care of.
 
     Returns:
-        Assertions that at least 80% of the successful episodes pass, verbs in the order
-        in which those episodes first use them, and one rule for each assertion.
+        Assertions that at least 80% of the successful episodes pass, of the eight verbs
+        that most of these use, in the order in which they first use them, and one rule
+        for each assertion.
     """
     successes = [record for record in records if record.success]
     first_uses = [_first_uses(record, known) for record in successes]
@@ -38,7 +42,10 @@ def mine(
     for uses in first_uses:
         for verb, turn in uses.items():
             turns.setdefault(verb, []).append(turn)
-    verbs = [v for v, t in turns.items() if len(t) >= _MOSTLY * len(successes)]
+    common = [v for v, t in turns.items() if len(t) >= _MOSTLY * len(successes)]
+    # Of equally common ones those that come last: they are nearest to the success.
+    common.sort(key=lambda v: (-len(turns[v]), -sum(turns[v]) / len(turns[v]), v))
+    verbs = common[:_MOST_VERBS]
     verbs.sort(key=lambda verb: (sum(turns[verb]) / len(turns[verb]), verb))
     mined = [_exists(verb) for verb in verbs]
     for first, second in combinations(verbs, 2):

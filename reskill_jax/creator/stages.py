@@ -195,7 +195,12 @@ class LlmCreator:
             assertion_cap=self._assertions.cap,
         )
         diagnosis = self._caller.ask(*prompt, Diagnosis)
-        for change in diagnosis.assertions if self._grade else ():
+        changes = diagnosis.assertions if self._grade else ()
+        known = {assertion.id for assertion in self._assertions.assertions}
+        # Deletes make room for what is added, whatever their order in the answer.
+        for change in sorted(
+            changes, key=lambda c: c.op != "delete" or c.id not in known
+        ):
             try:
                 self._assertions = edited(self._assertions, change)
             except ValueError as error:

@@ -6,6 +6,7 @@ to change.
 """
 
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -142,6 +143,15 @@ def _bundle_problems(
             Rejection.OVER_BUDGET,
             f"the bundle has {count} operations, at most {limits.operations} are"
             " allowed",
+        )
+    before, after = (
+        Counter(map(content_hash, bank.skills)) for bank in (evidence.bank, candidate)
+    )
+    if before == after:  # a trial of it would compare equal prompts
+        yield Problem(
+            Rejection.EMPTY_CHANGE,
+            "the bundle changes names or descriptions only, nothing that the agent is"
+            " told: change the advice or when it applies",
         )
     for trial in evidence.rejected(limits.cooldown_steps):
         if trial.candidate == candidate.hash:

@@ -33,6 +33,15 @@ __all__ = [
     "Task",
 ]
 
+# What every run measures of its episodes and evaluations; scores have other names.
+_MEASURED = {
+    *("success", "reward", "reward_std", "turns", "valid", "prompt_tokens", "windows"),
+    *("opening_cut", "response_length", "episode_length", "frac_reward_zero_std"),
+    *("solve_all", "solve_none", "failed_groups", "staleness", "importance"),
+    *("effective_sample", "failed_tasks", "failed_samples", "void", "samples"),
+    *("temperature", "batch_invariant"),
+}
+
 
 class EpisodeLostError(RuntimeError):
     """One episode cannot go on, for a reason outside this program; others can.
@@ -73,7 +82,8 @@ class Observation:
 
     Raises:
         TypeError: a value is of another type; those of numpy are welcome.
-        ValueError: the reward or a score is not finite.
+        ValueError: the reward or a score is not finite, or a score has the name of what
+            every run measures.
     """
 
     text: str
@@ -110,7 +120,7 @@ class Observation:
             raise TypeError(f"scores={self.scores!r:.80}: needs a dict of numbers")
         if self.scores:
             scores = {
-                _text("a name in scores", name): _number(f"scores[{name!r}]", score)
+                _score_name(name): _number(f"scores[{name!r}]", score)
                 for name, score in self.scores.items()
             }
             put(self, "scores", scores)
@@ -125,6 +135,14 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}={value!r:.80}: needs a str")
     return well_formed(value)
+
+
+def _score_name(value: Any) -> str:
+    name = _text("a name in scores", value)
+    first = name.partition("/")[0]
+    if first in _MEASURED or first.startswith(("pass@", "mean@", "logprob_")):
+        raise ValueError(f"scores[{name!r}]: every run measures {first}; rename it")
+    return name
 
 
 def _number(name: str, value: Any) -> float:

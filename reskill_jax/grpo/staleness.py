@@ -41,6 +41,8 @@ def keep_close(
         The micro-batches with what is left of their masks, and the shares of tokens
         and of episodes that were dropped.
     """
+    if not batches:  # no episode had a turn
+        return [], {}
     chosen = [np.asarray(batch.mask) > 0 for batch in batches]
     log_rho = [
         np.clip(

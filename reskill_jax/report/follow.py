@@ -5,11 +5,10 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
-from reskill_jax.report.metrics import sampled_words
+from reskill_jax.report.metrics import read_line, sampled_words
 from reskill_jax.skills.operations import describe
 from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
@@ -44,10 +43,7 @@ def _news(workdir: Workdir, seen: dict[Path, int], pause_s: float) -> Iterator[s
             if len(lines) < seen[path]:  # a resumed run has dropped some
                 yield f"resumed: {path.name} goes on after line {len(lines)}"
             for number, line in enumerate(lines[seen[path] :], seen[path] + 1):
-                try:
-                    yield tell(json.loads(line))
-                except (ValueError, KeyError) as error:
-                    raise ValueError(f"{path}, line {number}: {error}") from error
+                yield tell(line, f"{path}, line {number}")
             seen[path] = len(lines)
         if not running:
             yield "no process writes this run"
@@ -75,7 +71,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
-def _metrics(line: dict[str, Any]) -> str:
+def _metrics(text: str, place: str) -> str:
+    line = read_line(text, place)
     if line["phase"] == "eval":
         rates = []
         for key, value in sorted(line.items()):
@@ -97,8 +94,11 @@ def _metrics(line: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
-def _trial(line: dict[str, Any]) -> str:
-    trial = decode(PastTrial, line, fields="any")
+def _trial(text: str, place: str) -> str:
+    try:
+        trial = decode(PastTrial, json.loads(text), fields="any")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}") from error
     effect = "untested" if trial.effect is None else f"effect {trial.effect:+.1%}"
     what = ", ".join(map(describe, trial.proposal.operations))
     return one_line(f"step {trial.step}: {trial.verdict} ({effect}) {what}")

@@ -95,7 +95,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         ValueError: a line before the last is damaged.
     """
     return [
-        _decode(line, f"{path}, line {number}")
+        read_line(line, f"{path}, line {number}")
         for number, line in enumerate(_lines(path), 1)
     ]
 
@@ -103,7 +103,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
     """Return the names of a split's figures of samples: mean@n, then pass@k by k."""
     wanted = re.compile(rf"{re.escape(split)}/((?:mean|pass)@\d+)")
-    names = [found[1] for key in metrics if (found := wanted.fullmatch(key))]
+    found = [match[1] for key in metrics if (match := wanted.fullmatch(key))]
+    # A foreign or an older line may lack what belongs to it.
+    common = {f"{split}/samples", f"{split}/temperature"}
+    names = [
+        name
+        for name in found
+        if common | {f"{split}/{name}_{end}" for end in ("low", "high")} <= set(metrics)
+    ]
     return sorted(names, key=lambda name: (name[:4], int(name[5:])))
 
 
@@ -142,29 +149,39 @@ def _lines(path: Path) -> list[str]:
         return []
     *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
-                raise ValueError("it is no object with a step")
-        except (ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{path}, line {number} is damaged ({error}): remove that line"
-            ) from error
+        _object(line, f"{path}, line {number}")
     return lines
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            raise ValueError("it is no object with a step")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is damaged ({error}): remove that line") from error
+    return value
 
 
 def _encode(value: float) -> float | str:
     return value if abs(value) < float("inf") else str(value)
 
 
-def _decode(line: str, place: str) -> dict[str, Any]:
-    values = json.loads(line)
+def read_line(line: str, place: str) -> dict[str, Any]:
+    """Read one line of a file of `MetricWriter`, see `read_metrics`.
+
+    Raises:
+        ValueError: it is damaged; begins with `place`.
+    """
+    values = _object(line, place)
     if not isinstance(values.get("phase"), str):
         raise ValueError(f"{place} is damaged (it has no phase): remove that line")
+    if not isinstance(values.get("panels", {}), dict):
+        raise ValueError(f"{place} is damaged (panels is no dict): remove that line")
     try:
         return {
             key: value if key in RESERVED else float(value)
             for key, value in values.items()
         }
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{place} is damaged ({error}): remove that line") from error

@@ -11,7 +11,6 @@ from reskill_jax.modules import is_ours, naming
 from reskill_jax.rollout.context import Context, Guide, Note
 from reskill_jax.skills.skill import Skill
 from reskill_jax.storage import well_formed
-from reskill_jax.termination import TerminatedError
 
 
 async def begin(
@@ -76,7 +75,7 @@ class _Guide:
 
 
 def _naming(what: str) -> AbstractContextManager[None]:
-    return naming(what, EpisodeLostError, TerminatedError)
+    return naming(what, EpisodeLostError)
 
 
 def _expect(name: str, value: Any, kind: Any) -> Any:

@@ -135,7 +135,7 @@ class Collector:
                         running.create_task(_play_group(group, play, only_whole_groups))
                         for group in mine
                     ]
-        except ExceptionGroup as group:  # the first failure cancels the others
+        except BaseExceptionGroup as group:  # the first failure cancels the others
             raise _first(group) from group
         played = [episode for group in groups for episode in group.result()]
         if distributed.is_alone():
@@ -273,10 +273,10 @@ async def _play_group(
     ]
 
 
-def _first(group: ExceptionGroup) -> Exception:
+def _first(group: BaseExceptionGroup) -> BaseException:
     """Return the first of the exceptions in a group, and in groups in it."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def greedy(sampling: Sampling) -> Sampling:

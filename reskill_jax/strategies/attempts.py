@@ -34,8 +34,8 @@ class Attempts:
         return self.made >= self.most or not self.pending()
 
     def begin(self, tasks: Iterable[Task]) -> None:
-        """Begin a batch."""
-        self.tasks = list(tasks)
+        """Begin a batch; a task that is in it twice is attempted once."""
+        self.tasks = list({task.id: task for task in tasks}.values())
         self.solved = [[0] * len(self.tasks) for _ in range(self.chains)]
         self.made = 0
 

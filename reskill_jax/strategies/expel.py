@@ -109,10 +109,14 @@ class Expel:
         return Plan.alike(tasks, self._reflections, group, train=False)
 
     def observe(self, step: int, episodes: Sequence[Episode]) -> Learned:
-        """Remember and reflect, and extract at the end; then learn nothing."""
+        """Remember and reflect, and extract at the end; then learn nothing more."""
         if not self._gathering:
             read = sum(bool(self._insights.rules) for _ in episodes)
             now = {"memory/read": float(read), "memory/written": 0.0}
+            self._gathered += not self._insights.rules
+            if self._must_extract:
+                now["memory/unused_edits"] = float(self._extract(step))
+                now |= self._desk.take_metrics()
             return Learned(self._sizes() | now, status=self._status())
         for episode in episodes:
             self._keep(episode.record(step))
@@ -134,7 +138,7 @@ class Expel:
                     self._reflections = self._reflections.plus(tasks[task], text)
         written = len(self._reflections.items) - before
         metrics = {"memory/written": float(written), "memory/read": float(read)}
-        if not self._gathering:
+        if self._must_extract:
             metrics["memory/unused_edits"] = float(self._extract(step))
         metrics |= self._desk.take_metrics() | self._sizes()
         return Learned(metrics, status=self._status())
@@ -142,6 +146,16 @@ class Expel:
     @property
     def _gathering(self) -> bool:
         return self._gathered < self._settings.gather_steps
+
+    @property
+    def _must_extract(self) -> bool:
+        """Whether rules are to be written: when gathering ends.
+
+        While there are none, again 1, 3, 7, .. steps later: a model may be silent.
+        """
+        late = self._gathered - self._settings.gather_steps
+        missing = bool(self._won or self._lost) and not self._insights.rules
+        return missing and late >= 0 and late & (late + 1) == 0
 
     def _keep(self, record: EpisodeRecord) -> None:
         if not record.success:

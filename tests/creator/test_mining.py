@@ -20,6 +20,13 @@ LAB = acts(
 )
 
 
+def test_of_few_successes_with_many_verbs_the_last_ones_are_mined():
+    verbs = [f"{a}{b}{a}" for a in "abcde" for b in "abcdefgh"]
+    assertions, rules = mine([acts(*verbs, success=True), acts("look")], ())
+    assert [a.id for a in assertions[:8]] == [f"uses-{verb}" for verb in verbs[-8:]]
+    assert len(assertions) == len(rules) == 8 + 8 * 7 // 2
+
+
 @pytest.mark.parametrize(
     ("action", "verb"),
     [

@@ -14,11 +14,14 @@ pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'"
 from llm_cases import DRAFT, GOOD, PLAN, creator, draft, evidence, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer
+from reskill_jax.codec import encode
 from reskill_jax.creator import prompting
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import PastTrial, Proposal
 from reskill_jax.creator.stages import calls_left
 from reskill_jax.creator.verify import Verified, verify
+from reskill_jax.skills.assertions import Assertion
+from reskill_jax.skills.checks import MaxSteps
 from reskill_jax.skills.contrast import Contrast
 from reskill_jax.skills.operations import Add, Delete, Modify, Rejection
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
@@ -241,6 +244,25 @@ def test_assertions_are_edited_and_a_bad_edit_spoils_nothing(tmp_path):
     again = creator("http://127.0.0.1:9/v1", tmp_path / "c")
     again.restore(state)
     assert again.state() == made.state()
+
+
+def test_an_assertion_that_goes_makes_room_for_one_that_comes(tmp_path):
+    edits = [
+        {"op": "add", "id": "new", "check": "max_steps", "n": 99},
+        {"op": "delete", "id": "old-0"},
+    ]
+    diagnosis = GOOD["diagnosis"] | {"assertions": edits}
+
+    def answer(stage, prompt):
+        return json.dumps(diagnosis) if stage == "diagnosis" else script(stage, prompt)
+
+    with LlmServer(answer) as server:
+        made = creator(server.url, tmp_path / "c")
+        full = [encode(Assertion(MaxSteps(k + 1), f"old-{k}")) for k in range(15)]
+        made.restore(made.state() | {"assertions": full})
+        assert made.propose(evidence()) is not None
+    names = [found["id"] for found in made.state()["assertions"]]
+    assert names == [f"old-{k}" for k in range(1, 15)] + ["new"]
 
 
 def test_a_group_without_an_answer_is_left_out(tmp_path):

@@ -215,6 +215,19 @@ def test_empty_change(operations):
     assert reason is Rejection.EMPTY_CHANGE
 
 
+def test_what_tells_the_agent_nothing_new_is_not_tried():
+    kept = BANK.skills[0]
+    renamed = replace(kept, name="other-name")
+    for operations in (
+        (Modify(kept.name, {"description": "Other words."}),),
+        (Modify(kept.name, {"action": kept.action.upper() + " "}),),
+        (Delete(kept.name), Add(renamed)),
+    ):
+        assert [p[0] for p in problems(*operations)] == [Rejection.EMPTY_CHANGE]
+    both = (Modify(kept.name, {"description": "Other words."}), Add(TAKE))
+    assert isinstance(verify(proposal(*both), evidence()), Verified)
+
+
 @pytest.mark.parametrize("field", ["description", "when_to_use", "action", "example"])
 @pytest.mark.parametrize(
     "text",

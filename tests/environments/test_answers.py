@@ -14,9 +14,10 @@ from reskill_jax.environments.protocol import Observation
 from reskill_jax.environments.remote import RemoteError, RemotePlayers
 from reskill_jax.environments.task import Task
 from reskill_jax.policy.tokenizer import train_tokenizer
-from reskill_jax.rollout.collector import Collector
+from reskill_jax.rollout.collector import Collector, rollout_metrics
 from reskill_jax.rollout.context import EmptyContext
 from reskill_jax.rollout.engine import Sampling
+from reskill_jax.rollout.episode import Episode
 from reskill_jax.rollout.prompts import PromptBuilder
 
 TOKENIZER = train_tokenizer(["<action>right</action> door 3 after 1"] * 3, 300)
@@ -85,6 +86,18 @@ def test_a_remote_step_names_its_task():
 
     with pytest.raises(RemoteError, match=r"^step 'left' of task train/7 raised Ty"):
         asyncio.run(main())
+
+
+def test_scores_do_not_take_the_names_of_what_a_run_measures():
+    played = Episode(Task("t", "kind", "train", ""), 0, 0, 0, "", opening="words")
+    own = {key.removeprefix("rollout/") for key in rollout_metrics([played], 1.0)}
+    own |= {"void", "pass@2", "mean@4/kind", "logprob_diff", "success/kind"}
+    measured = {name for name in own if not name.startswith(("time/", "speed/"))}
+    assert {"success", "turns", "opening_cut"} <= measured
+    for name in measured:
+        with pytest.raises(ValueError, match="every run measures"):
+            Observation("", scores={name: 1.0})
+    assert Observation("", scores={"successes": 1.0}).scores == {"successes": 1.0}
 
 
 def test_an_observation_converts_numpys_values_and_broken_text():

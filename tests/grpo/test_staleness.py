@@ -140,3 +140,7 @@ def test_masks_need_recomputed_logprobs(name):
         make_update(
             logprob_fn, SGD, buckets=(64,), tokens_per_microbatch=64, **{name: TOKENS}
         )
+
+
+def test_of_no_turns_nothing_is_left_out():
+    assert keep_close([], [], token_mask=(0.5, 2.0)) == ([], {})

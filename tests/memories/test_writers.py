@@ -1,6 +1,7 @@
 """Both writers, and the desk that they work at."""
 
 import json
+import signal
 import threading
 from functools import partial
 
@@ -23,6 +24,7 @@ from reskill_jax.memories.rules import RuleEdit
 from reskill_jax.memories.skill_entries import Entry, EntryEdit
 from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.rule import RuleTable
+from reskill_jax.termination import TerminatedError, Termination
 
 TABLE = RuleTable(HELPFUL, FAMILY)
 LOST = acts("go to shelf 1", "look", "look", "look")
@@ -235,6 +237,19 @@ def test_a_writer_that_fails_is_told_and_the_next_job_is_done(caplog):
         assert made.take(1) == [("quick", "quick")]
         assert made.take_metrics() == {"writer/errors/internal": 1}
     assert "the writer failed" in caplog.text
+
+
+def test_a_run_that_must_end_is_no_failure_of_the_writer():
+    def ended(writer, job):
+        signal.raise_signal(signal.SIGTERM)
+
+    made = Desk(OfflineWriter(), ended)
+    with (
+        Termination() as termination,
+        termination.interrupts(),
+        pytest.raises(TerminatedError),
+    ):
+        made.submit(1, "job")
 
 
 def test_a_language_model_distils_skills_of_whole_episodes(tmp_path):

@@ -1,11 +1,13 @@
 """A live run is told line by line, and only until it ends."""
 
 import json
+from contextlib import closing
 
 import pytest
 from report_runs import samples, write_run
 
 from reskill_jax.report.follow import follow
+from reskill_jax.report.metrics import MetricWriter
 
 
 def test_what_is_written_meanwhile_is_told_until_the_run_ends(tmp_path):
@@ -30,6 +32,14 @@ def test_what_is_written_meanwhile_is_told_until_the_run_ends(tmp_path):
     assert list(told) == ["no process writes this run"]
 
 
+def test_a_figure_that_is_not_finite_is_told(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    told = follow(workdir, pause_s=0.01)
+    with closing(MetricWriter(workdir.metrics, start=9)) as writer:
+        writer.write(9, {"rollout/success": float("nan")})
+    assert next(told).startswith("step 9 | success nan%")
+
+
 def test_what_was_there_before_is_not_told(tmp_path):
     workdir = write_run(tmp_path / "run")
     assert list(follow(workdir)) == ["no process writes this run"]
@@ -43,7 +53,7 @@ def test_a_resumed_run_is_told_from_where_it_goes_on(tmp_path):
     assert next(told) == "resumed: metrics.jsonl goes on after line 1"
 
 
-@pytest.mark.parametrize("line", ["nonsense", "{}"])
+@pytest.mark.parametrize("line", ["nonsense", "{}", "[]", "3", "null", '"x"'])
 def test_a_line_that_cannot_be_told_is_named(tmp_path, line):
     workdir = write_run(tmp_path / "run")
     told = follow(workdir, pause_s=0.01)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reskill_jax.report.metrics import MetricWriter, cut, read_metrics
+from reskill_jax.report.metrics import MetricWriter, cut, read_metrics, sampled_names
 from reskill_jax.report.progress import Progress
 
 
@@ -104,6 +104,24 @@ def test_reserved_names_are_refused(tmp_path, key):
         metrics.write(0, {key: 1.0})
     metrics.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"phase": "eval", "step": 1, "valid/success": 10**400},
+        {"phase": "eval", "step": 1, "panels": ["x"]},
+    ],
+)
+def test_a_line_of_another_program_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1 is damaged"):
+        read_metrics(path)
+
+
+def test_samples_without_what_belongs_to_them_are_left_out():
+    assert sampled_names({"valid/mean@4": 0.5}, "valid") == []
 
 
 def test_a_damaged_line_is_named(tmp_path):

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 from method_cases import Game, make, tasks
 
+from reskill_jax.memories.desk import Desk
 from reskill_jax.memories.insights import Insights
 from reskill_jax.memories.reflections import Reflections
 from reskill_jax.memories.settings import ExpelSettings
+from reskill_jax.memories.writer import OfflineWriter
 from reskill_jax.skills.episode_record import EpisodeRecord
 from reskill_jax.strategies.attempts import Attempts
 
@@ -94,6 +96,13 @@ def test_attempts_count_whether_or_not_the_environment_failed():
     assert [attempts.success_within(0, k) for k in (1, 2)] == [0.5, 0.5]
 
 
+def test_a_task_that_is_drawn_twice_is_attempted_once():
+    attempts = Attempts(2, 1)
+    attempts.begin([*tasks(2), *tasks(1)])
+    attempts.record(lambda chain, task: task == "train/0")
+    assert attempts.success_within(0, 1) == 0.5
+
+
 def record(task, kind="put", success=True, length=2, goal="put a mug in the shelf"):
     return EpisodeRecord(
         task=task, kind=kind, goal=goal, success=success, actions=("look",) * length,
@@ -129,6 +138,30 @@ def test_expel_gathers_extracts_and_then_never_changes():
     assert strategy.state() == state
     assert all(plan.contexts == (frozen,) for plan in game.plans[4:])
     assert {r.task for r in frozen.solved} <= {t.id for t in tasks(4)}
+
+
+def test_expel_asks_again_where_the_model_did_not_answer():
+    class Silent(OfflineWriter):
+        asked = 0
+
+        def edits(self, rules, won, lost):
+            self.asked += 1
+            return () if game.steps < 7 else super().edits(rules, won, lost)
+
+    writer = Silent()
+    strategy = make(
+        "expel", tasks_per_step=2, expel={"gather_steps": 4},
+        desk=lambda work, wait: Desk(writer, work, wait=wait),
+    )  # fmt: skip
+    game = Game(strategy, count=4)
+    asked = []
+    for game.steps in range(1, 10):
+        game.step(game.steps)
+        asked.append(writer.asked > 0)
+        writer.asked = 0
+    # After 4 steps, 1 and 3 later; then there are rules.
+    assert [step for step, now in enumerate(asked, 1) if now] == [4, 5, 7]
+    assert strategy.incumbent.rules
 
 
 def test_expel_shows_rules_and_examples_or_either_alone():

@@ -57,6 +57,7 @@ def run_document(
         clean,
     )
     trials, first = reader.trials(), reader.first_bank()
+    on_trial = reader.on_trial(trials)
     evals = evaluations(metrics, played.rows, reader.columns())
     document: dict[str, Any] = {
         "run": _state(reader, flat, train, played, made)
@@ -66,11 +67,9 @@ def run_document(
         "training": _training(played.rows, train),
         "metrics": _columns(train),
         "trials": trials_document(
-            trials, reader.expectations(), played.rows, metrics, first
+            trials, reader.expectations(), played.rows, metrics, first, on_trial
         ),
-        "library": library_document(
-            trials, reader.skills(), first, reader.on_trial(trials)
-        ),
+        "library": library_document(trials, reader.skills(), first, on_trial),
         "creator": creator_document(reader.calls(), train, flat),
         "comparison": _comparison(
             workdir, complete, evals, played.rows, others, reader
@@ -109,13 +108,16 @@ def evaluations(
             continue
         panels = line.get("panels")
         panels = panels if isinstance(panels, Mapping) else {}
-        names = {key.split("/")[0] for key in line if key.endswith("/success")}
-        names |= {key.split("/")[0] for key in line if key.endswith("/void")}
+        ends = ("/success", "/void")
+        names = {
+            key.removesuffix(end) for key in line for end in ends if key.endswith(end)
+        }
         splits = {
             split: _split(
                 line, split, panels, by_place[line["step"], split], columns.get(split)
             )
             for split in sorted(names)
+            if "/" not in split  # a type of task may be called success
         }
         found.append({"step": line["step"], "panels": dict(panels), "splits": splits})
     return short(found)
@@ -143,7 +145,8 @@ def _split(
         name = key.removeprefix(f"{split}/success/")
         if name != key and name not in kinds:
             columns[name] = _column(value, kinds, (of_columns or {}).get(name))
-    whole = rate(round(success * count), count) if count else rate(0, 0)
+    counted = count and 0 <= success <= 1
+    whole = rate(round(success * count), count) if counted else rate(0, 0)
     return whole | {
         "rate": success,
         "reward": line.get(f"{split}/reward"),

@@ -214,25 +214,10 @@ def _advantages(
     """
     if any(line.reward is None or line.group is None for line in lines):
         return None, "these files of episodes have no reward or group"
-    longest = max(len(line.actions) for line in lines)
-    valid = np.ones((len(lines), longest), bool)
-    tokens = np.zeros((len(lines), longest), np.int64)
-    rewards = np.zeros((len(lines), longest))
-    for i, line in enumerate(lines):
-        valid[i, : len(line.valid)] = line.valid[:longest]
-        tokens[i, : len(line.response_tokens)] = line.response_tokens[:longest]
-        rewards[i, : len(line.rewards)] = line.rewards[:longest]
-    group = np.array([line.group for line in lines], np.int64)
-    seen = [line.observations[: len(line.actions)] for line in lines]
-    table = Outcomes(
-        reward=np.array([line.reward for line in lines], np.float64),
-        group=group,
-        valid=valid,
-        tokens=tokens,
-        rewards=rewards,
-        anchor=anchors(group, seen, longest),
-        arm_effect=np.array([line.arm_effect for line in lines]),
-    )
+    try:
+        table = _outcomes(lines)
+    except OverflowError as error:
+        return None, f"these files of episodes have a number out of range: {error}"
     try:
         values, _, _ = advantages(
             table,
@@ -251,3 +236,30 @@ def _advantages(
         row[: len(line.actions)].astype(float).tolist()
         for row, line in zip(values, lines, strict=True)
     ], ""
+
+
+def _outcomes(lines: Sequence[EpisodeLine]) -> Outcomes:
+    """Tabulate what an update learnt from.
+
+    Raises:
+        OverflowError: a number does not fit.
+    """
+    longest = max(len(line.actions) for line in lines)
+    valid = np.ones((len(lines), longest), bool)
+    tokens = np.zeros((len(lines), longest), np.int64)
+    rewards = np.zeros((len(lines), longest))
+    for i, line in enumerate(lines):
+        valid[i, : len(line.valid)] = line.valid[:longest]
+        tokens[i, : len(line.response_tokens)] = line.response_tokens[:longest]
+        rewards[i, : len(line.rewards)] = line.rewards[:longest]
+    group = np.array([line.group for line in lines], np.int64)
+    seen = [line.observations[: len(line.actions)] for line in lines]
+    return Outcomes(
+        reward=np.array([line.reward for line in lines], np.float64),
+        group=group,
+        valid=valid,
+        tokens=tokens,
+        rewards=rewards,
+        anchor=anchors(group, seen, longest),
+        arm_effect=np.array([line.arm_effect for line in lines]),
+    )

@@ -7,8 +7,8 @@ from typing import Any
 from reskill_jax.report.page.figures import posterior, short, within_groups
 from reskill_jax.report.page.library import changed_triggers
 from reskill_jax.report.page.played import Row
-from reskill_jax.report.page.reading import PathPoint, TrialLine
-from reskill_jax.skills.operations import Delete, describe
+from reskill_jax.report.page.reading import Candidate, PathPoint, TrialLine
+from reskill_jax.skills.operations import Delete, Operation, describe
 from reskill_jax.skills.skill import Skill, Trigger, could_fire
 
 
@@ -18,6 +18,7 @@ def trials_document(
     rows: Sequence[Row],
     metrics: Sequence[Mapping[str, Any]],
     first: Sequence[Skill] | None = None,
+    on_trial: Sequence[Candidate] = (),
 ) -> dict[str, Any]:
     """Return all trials, the running one, and what was expected of them.
 
@@ -27,6 +28,7 @@ def trials_document(
         rows: of all episodes.
         metrics: lines of the run.
         first: the skills that it began with; None: not known.
+        on_trial: candidates of the running trial, as far as they are recorded.
     """
     settings = expectations.get("settings")
     settings = settings if isinstance(settings, Mapping) else {}
@@ -42,7 +44,7 @@ def trials_document(
                     trials, changed_triggers(trials, first), strict=True
                 )
             ],
-            "running": _running(trials, settings, metrics),
+            "running": _running(trials, settings, metrics, on_trial),
             "settings": dict(settings),
             "preset": expectations.get("preset"),
             "shape": expectations.get("shape"),
@@ -125,7 +127,6 @@ def _trial(
     triggers: Sequence[Trigger] | None,
 ) -> dict[str, Any]:
     operations = trial.proposal.operations
-    deletes = bool(operations) and all(isinstance(o, Delete) for o in operations)
     contrast = trial.contrast
     steps = trial.steps
     rows = [row for step in sorted(by_step) if step in steps for row in by_step[step]]
@@ -148,7 +149,7 @@ def _trial(
         "rates": trial.rates,
         "stop": trial.stop_reason,
         "path": _path(trial.path, settings),
-        "bounds": bounds(settings, len(trial.path), deletes=deletes),
+        "bounds": bounds(settings, len(trial.path), deletes=_only_deletes(operations)),
         "cost": _cost(settings, operations),
         "groups": win_loss(rows, trial.proposal.bank, trial.candidate),
         "unexposed": unexposed(rows, trial.proposal.bank, trial.candidate, triggers),
@@ -185,6 +186,10 @@ def unexposed(
     effect, error = found or (None, None)
     counts = [sum(row.bank == bank for row in plain) for bank in (incumbent, candidate)]
     return {"effect": effect, "error": error, "episodes": counts}
+
+
+def _only_deletes(operations: Sequence[Operation]) -> bool:
+    return bool(operations) and all(isinstance(o, Delete) for o in operations)
 
 
 def _cost(settings: Mapping[str, Any], operations: Sequence[Any]) -> float | None:
@@ -224,6 +229,7 @@ def _running(
     trials: Sequence[TrialLine],
     settings: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
+    on_trial: Sequence[Candidate],
 ) -> dict[str, Any] | None:
     """Return the trial that goes on, as far as the metrics tell; None if none does."""
     path: list[PathPoint] = []
@@ -252,5 +258,10 @@ def _running(
     return {
         "path": _path(path, settings),
         "episodes": [value for _, value in arms],
-        "bounds": bounds(settings, len(path), deletes=False),
+        "bounds": bounds(
+            settings,
+            len(path),
+            deletes=bool(on_trial)
+            and all(_only_deletes(held.proposal.operations) for held in on_trial),
+        ),
     }

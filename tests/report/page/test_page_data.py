@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.task import Task
 from reskill_jax.report.logbook import Logbook
 from reskill_jax.report.page import write_report
-from reskill_jax.report.page.data import run_document
+from reskill_jax.report.page.data import evaluations, run_document
 from reskill_jax.report.page.figures import (
     mean_interval,
     posterior,
@@ -24,12 +25,17 @@ from reskill_jax.report.page.figures import (
 )
 from reskill_jax.report.page.html import page
 from reskill_jax.report.page.library import words
-from reskill_jax.report.page.played import Row, read_played
-from reskill_jax.report.page.reading import Reader
-from reskill_jax.report.page.trials import bounds, unexposed, win_loss
+from reskill_jax.report.page.played import Row, _advantages, read_played
+from reskill_jax.report.page.reading import Candidate, EpisodeLine, Reader
+from reskill_jax.report.page.trials import (
+    bounds,
+    trials_document,
+    unexposed,
+    win_loss,
+)
 from reskill_jax.report.panels import write_panels
 from reskill_jax.rollout.context import BankContext, EmptyContext
-from reskill_jax.skills.operations import Add, Modify
+from reskill_jax.skills.operations import Add, Delete, Modify
 from reskill_jax.skills.skill import Skill, SkillBank, Trigger
 from reskill_jax.strategies.base import Learned
 from reskill_jax.trials import paired
@@ -201,6 +207,51 @@ def test_intervals_hold_their_rate(won, played):
     found = rate(min(won, played), played)
     assert 0 <= found["low"] <= found["rate"] + 1e-12
     assert found["rate"] - 1e-12 <= found["high"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("line", "splits"),
+    [
+        ({"valid/success": 37.0, "panels": {"valid": "32:a"}}, {"valid": 37.0}),
+        ({"a/b/success": 0.5, "valid/success": 0.5}, {"valid": 0.5}),
+        ({"valid/success": 0.5, "valid/success/success": 0.2}, {"valid": 0.5}),
+        ({"valid/success": 0.5, "valid/mean@4": 0.5}, {"valid": 0.5}),
+    ],
+)
+def test_foreign_figures_of_evaluations_end_no_report(line, splits):
+    (found,) = evaluations([{"phase": "eval", "step": 1} | line], [], {})
+    shown = found["splits"]
+    assert {split: value["rate"] for split, value in shown.items()} == splits
+    assert all(value["low"] is None for value in shown.values())
+
+
+def test_episodes_with_a_number_out_of_range_are_shown_without_advantages():
+    line = EpisodeLine(
+        task="t", success=True, actions=("look",), reward=1.0, group=10**30
+    )
+    found, why = _advantages([line], {})
+    assert found is None
+    assert "out of range" in why
+
+
+def test_a_running_trial_of_deletes_has_their_bounds():
+    rule = {"mode": "paired", "max_steps": 8, "early_reject": 0.1}
+    rule |= {"early_accept": 0.9, "accept_probability": 0.7}
+    rule |= {"delete_early_accept": 0.99, "delete_accept_probability": 0.95}
+    metrics = [{"phase": "train", "step": 1, "trial/probability": 0.5}]
+
+    def drawn(*operations):
+        why = ("r",) * len(operations)
+        held = Candidate(
+            start=1, proposal=Proposal(operations, why, (), "b"), candidate="c"
+        )
+        shown = trials_document((), {"settings": rule}, [], metrics, on_trial=[held])
+        return shown["running"]["bounds"]
+
+    add = Add(Skill("a", "d", "When.", "Do."))
+    for deletes, operations in ((True, (Delete("a"),)), (False, (Delete("b"), add))):
+        wanted = json.loads(json.dumps(bounds(rule, 1, deletes=deletes)))
+        assert np.allclose(drawn(*operations), wanted, atol=1e-3)
 
 
 def test_small_samples_have_wide_intervals():
