@@ -27,6 +27,7 @@ from reskill_jax.policy.lora import TARGETS
 from reskill_jax.policy.ops.attention import BACKENDS
 from reskill_jax.policy.sharding import AXES
 from reskill_jax.report.trackers import TRACKERS
+from reskill_jax.scrub import holds_credentials
 from reskill_jax.trials import bounds
 from reskill_jax.trials.trial_config import PRESETS, TrialConfig
 
@@ -101,8 +102,14 @@ _ADDRESS = Values(
     "must be an address such as 'http://localhost:8000/v1', or empty",
 )
 _ADDRESSES = Values(
-    lambda x: _NAMES.holds(x) and all(map(_ADDRESS.holds, x)) and len(set(x)) == len(x),
-    "must be a tuple of different addresses such as 'http://localhost:8000'",
+    lambda x: (
+        _NAMES.holds(x)
+        and all(map(_ADDRESS.holds, x))
+        and not any(map(holds_credentials, x))
+        and len(set(x)) == len(x)
+    ),
+    "must be a tuple of different addresses such as 'http://localhost:8000', without "
+    "a user or a password, which would be recorded",
 )
 _SPLITS = Values(
     lambda x: _NAMES.holds(x) and len(set(x)) == len(x),

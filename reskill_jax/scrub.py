@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 MARK = "***"  # stands in place of a secret
 _NAMES = re.compile(r"(KEY|TOKEN|SECRET|CREDENTIALS?|PASS|PASSWD|PASSWORD)$", re.I)
@@ -56,6 +56,12 @@ _ASSIGNED = re.compile(
     r"""((?:Basic|Bearer|Digest)\s+)?([^\s"',;&)}\]]{8,})""",
     re.IGNORECASE,
 )
+
+
+def holds_credentials(address: str) -> bool:
+    """Tell whether an address has a user or a password, which would be recorded."""
+    parts = urlsplit(address)
+    return bool(parts.username or parts.password)
 
 
 def environment_secrets(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from typing import Any
 
 def cache_directory() -> Path:
     """Return the directory, $RESKILL_CACHE or ~/.cache/reskill_jax."""
-    default = Path.home() / ".cache" / "reskill_jax"
-    return Path(os.environ.get("RESKILL_CACHE", default))
+    chosen = os.environ.get("RESKILL_CACHE") or "~/.cache/reskill_jax"
+    return Path(chosen).expanduser()
 
 
 def plain(value: Any, name: str) -> Any:

@@ -301,8 +301,14 @@ if __name__ == "__main__":  # flags are the program's, not of those who import i
     _STEPS = flags.DEFINE_integer("steps", 200, "Optimiser steps.", lower_bound=1)
     _BATCH = flags.DEFINE_integer("batch", 16, "Episodes per step.", lower_bound=1)
     _RATE = flags.DEFINE_float(
-        "learning_rate", 1e-5, "Greatest; falls to 0 at the end."
+        "learning_rate",
+        1e-5,
+        "Greatest; falls to 0 at the end.",
+        lower_bound=0,
+        upper_bound=1,
     )
-    _HELD_OUT = flags.DEFINE_integer("held_out", 16, "Episodes that measure the loss.")
+    _HELD_OUT = flags.DEFINE_integer(
+        "held_out", 16, "Episodes that measure the loss.", lower_bound=0
+    )
     _FAILURES = flags.DEFINE_bool("failures", False, "Imitate lost episodes, too.")
     start(main)

@@ -86,6 +86,28 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, damage, message):
     assert message in str(error.value)
 
 
+def test_a_run_that_was_cut_and_lost_is_read_as_it_was(policy, tmp_path):
+    lost = {"actions": [], "observations": [], "responses": [], "lost": "no service"}
+    line = LINE | {"stopped": [False, True]}
+    path = write(tmp_path / "a.jsonl", line, LINE | lost | {"active_skills": []})
+    (read,) = read_demonstrations(path, SkillBank((OPEN,)))
+    tokenizer = Tokenizer.load(policy)
+    prompts = PromptBuilder(
+        tokenizer, wording=Wording(), layout="tree", max_tokens=600, max_turns=9
+    )
+    (turn,) = as_episode(prompts, read).turns
+    assert tokenizer.decode(turn.response) == "<action>open desk 1</action>"
+    assert turn.response[-1] != tokenizer.eos_id  # it was cut: no end is taught
+
+
+def test_skills_of_another_bank_are_told(tmp_path, caplog):
+    bank = SkillBank((OPEN,))
+    for of, told in ((bank.hash, False), ("0123", True)):
+        caplog.clear()
+        read_demonstrations(write(tmp_path / f"{of}.jsonl", LINE | {"bank": of}), bank)
+        assert ("1 episodes were shown another bank" in caplog.text) == told
+
+
 def test_what_is_optional_may_be_null_and_half_an_emoji_is_text(tmp_path):
     optional = ("kind", "split", "goal", "opening", "choices", "hints", "active_skills")
     line = LINE | dict.fromkeys(optional) | {"actions": ["go \ud83d", "look"]}
@@ -146,6 +168,8 @@ def test_values_that_no_key_has_are_refused_before_any_work(policy, tmp_path):
     [
         (None, "error: flag --config=None"),
         ("--config.policy.lora.rnk=4", "did you mean config.policy.lora.rank?"),
+        ("--held_out=-4", "held_out"),
+        ("--learning_rate=-0.1", "learning_rate"),
     ],
 )
 def test_what_is_wrong_with_its_flags_is_said_in_a_line(flag, message):

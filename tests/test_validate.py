@@ -422,6 +422,7 @@ def test_the_published_scale_asks_for_models_alone(
         ("creator.llm.base_url", "http://[::1"),
         ("engine.vllm.urls", ("localhost:8000",)),
         ("engine.vllm.urls", ("http://a:1", "http://a:1")),
+        ("engine.vllm.urls", ("http://me:secret@a:1",)),
         ("eval.splits", ("valid_seen", "valid_seen")),
     ],
 )

@@ -225,8 +225,7 @@ def space(session: Session) -> Finding:
     config = session.config
     size = _bytes(part(session.state))
     root = session.workdir.root.absolute()
-    place = next(path for path in (root, *root.parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = _free(root)
     kept = session.workdir.checkpoints
     there = len([*kept.iterdir()]) if kept.is_dir() else 0
     best = chosen_metric(config.checkpoint.best, config.eval.splits)
@@ -245,7 +244,7 @@ def space(session: Session) -> Finding:
         shapes = abstract_params(part(session.policy).config)
         count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         weights = count * jnp.dtype(config.policy.dtype).itemsize
-        free = shutil.disk_usage(shared).free
+        free = _free(shared)
         text += f"; {_gib(free)} in {shared} for weights of {_gib(weights)}"
         if free < 2 * weights:
             return wrong(
@@ -264,6 +263,13 @@ def space(session: Session) -> Finding:
                 f"point {variable} to a directory of yours",
             )
     return ok(text)
+
+
+def _free(path: Path) -> int:
+    """Return the free bytes where a directory is, or will be made."""
+    there = path.absolute()
+    place = next(place for place in (there, *there.parents) if place.exists())
+    return shutil.disk_usage(place).free
 
 
 def _writable(path: Path) -> bool:

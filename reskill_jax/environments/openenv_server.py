@@ -42,7 +42,9 @@ def make_app(served: Served) -> web.Application:
     """Make the server."""
     app = web.Application(client_max_size=MAX_MESSAGE, middlewares=[_guard])
     sessions: set[web.WebSocketResponse] = set()
-    stream = TaskStream(next(iter(served.panels.values())), served.seed)
+    streams = {
+        split: TaskStream(panel, served.seed) for split, panel in served.panels.items()
+    }
     numbers = itertools.count(1)
 
     async def connect(http: web.Request) -> web.WebSocketResponse:
@@ -55,7 +57,7 @@ def make_app(served: Served) -> web.Application:
             await _refuse(socket, RefusedError(text, "CAPACITY_REACHED"))
         else:
             sessions.add(socket)
-            session = Session(served, stream, f"session-{next(numbers)}")
+            session = Session(served, streams, f"session-{next(numbers)}")
             try:
                 await _serve(socket, session)
             finally:

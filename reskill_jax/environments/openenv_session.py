@@ -109,12 +109,12 @@ class Session:
 
     Attributes:
         served: what it may play.
-        stream: gives tasks to those who ask for none.
+        streams: by split, what gives tasks to those who ask for none.
         name: in the ids of its episodes.
     """
 
     served: Served
-    stream: TaskStream
+    streams: Mapping[str, TaskStream]
     name: str
     _environment: Any = None
     _open: ExitStack = field(default_factory=ExitStack)
@@ -172,7 +172,7 @@ class Session:
     async def _reset(self, asked: _Reset) -> dict[str, Any]:
         if asked.episode_id is not None and len(asked.episode_id) > _MAX_ID:
             raise RefusedError(f"episode_id: at most {_MAX_ID} characters")
-        task = _choose(self.served, self.stream, asked)
+        task = _choose(self.served, self.streams, asked)
         self.close()
         self._task = None
         self._deadline = time.monotonic() + self.served.episode_seconds
@@ -264,7 +264,7 @@ class Session:
         }
 
 
-def _choose(served: Served, stream: TaskStream, asked: _Reset) -> Task:
+def _choose(served: Served, streams: Mapping[str, TaskStream], asked: _Reset) -> Task:
     """Return the task that a client asks for: by id, by place, by seed, or the next."""
     if asked.task_id is not None:
         for panel in served.panels.values():
@@ -280,9 +280,8 @@ def _choose(served: Served, stream: TaskStream, asked: _Reset) -> Task:
         if not 0 <= asked.seed <= _MAX_SEED:
             raise RefusedError(f"seed={asked.seed}: must be 0 to {_MAX_SEED}")
         return panel.tasks[np.random.default_rng(asked.seed).integers(len(panel))]
-    if panel is not stream.panel:
-        return panel.tasks[0]
-    return stream.draw(1)[0]
+    split = next(iter(served.panels)) if asked.split is None else asked.split
+    return streams[split].draw(1)[0]
 
 
 def panel_of(served: Served, split: str | None) -> TaskPanel:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from reskill_jax.llm.json_schema import without_limits
+from reskill_jax.scrub import holds_credentials
 
 _MOST_TOKENS = 1e12  # of an answer; also tells numbers that are none
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
@@ -101,7 +101,7 @@ class Model:
             )
         if self.backend != SIDECAR and not self.name:
             return f"name='': backend={self.backend!r} needs the name of a model"
-        if urlsplit(self.base_url).username or urlsplit(self.base_url).password:
+        if holds_credentials(self.base_url):
             return (
                 "base_url: the address holds credentials, which would be recorded: use "
                 "api_key_variable"

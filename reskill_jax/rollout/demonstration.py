@@ -9,7 +9,10 @@ One JSON object per line, with the keys of a run's own ``episodes/*.jsonl``:
 `responses` are what is taught; null at a turn that is only read. There is one more of
 `observations` than of `actions`, or as many. Optional: `kind`, `split`, `choices` (per
 turn the admissible actions, or null), `hints` (per turn), `active_skills` (per turn the
-names of skills shown, found in a bank) and `opening` (what the context said first).
+names of skills shown, found in a bank), `bank` (content hash of the one they are of),
+`opening` (what the context said first), `stopped` (per turn; false: the response was
+cut, so that its end is not taught) and `lost` (why the episode could not be played; it
+is left out).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from absl import logging
 
 from reskill_jax.codec import decode
 from reskill_jax.environments.protocol import Observation
@@ -38,12 +42,14 @@ class DemonstratedTurn:
         action: what was done, read as the past of later turns.
         response: what is taught; None: the turn is only read.
         skills: shown at this turn.
+        ends: whether the response ends where its text does; otherwise it was cut.
     """
 
     observation: Observation
     action: str
     response: str | None
     skills: tuple[Skill, ...] = ()
+    ends: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,10 @@ def as_episode(prompts: PromptBuilder, demonstration: Demonstration) -> Episode:
     for number, turn in enumerate(turns):
         prompt = talk.prompt(turn.observation, turn.skills)
         if turn.response is not None:
-            response = prompts.tokenizer.encode(turn.response)
-            tokens = np.array([*response, prompts.tokenizer.eos_id], np.int32)
+            end = [prompts.tokenizer.eos_id] if turn.ends else []
+            tokens = np.array(
+                [*prompts.tokenizer.encode(turn.response), *end], np.int32
+            )
             episode.turns.append(
                 Turn(
                     window=prompt.window,
@@ -140,16 +148,30 @@ class _Line:
     choices: tuple[tuple[str, ...] | None, ...] | None = None
     hints: tuple[str | None, ...] | None = None
     active_skills: tuple[tuple[str, ...] | None, ...] | None = None
+    stopped: tuple[bool | None, ...] | None = None
+    lost: str | None = None
+    bank: str | None = None
 
 
 def _read(path: Path, bank: SkillBank) -> Iterator[Demonstration]:
     known = {skill.name: skill for skill in bank.skills}
+    others = 0
     for place, document in read_json_lines(path):
         try:
             line = decode(_Line, document, name="episode", fields="any")
+            if line.lost:
+                continue
+            shown = any(line.active_skills or ())
+            others += shown and (line.bank or bank.hash) != bank.hash
             yield _demonstration(line, known)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
+    if others:
+        logging.warning(
+            "%s: %d episodes were shown another bank than %s; what they show is taken "
+            "for the skills of the same names in this one",
+            *(path, others, bank.hash),
+        )
 
 
 def _demonstration(line: _Line, known: Mapping[str, Skill]) -> Demonstration:
@@ -165,11 +187,13 @@ def _demonstration(line: _Line, known: Mapping[str, Skill]) -> Demonstration:
     shown = line.active_skills or [None] * len(actions)
     choices = line.choices or [None] * len(actions)
     hints = line.hints or [None] * len(actions)
+    stopped = line.stopped or [None] * len(actions)
     per_action = {
         "responses": line.responses,
         "active_skills": shown,
         "choices": choices,
         "hints": hints,
+        "stopped": stopped,
     }
     for key, entries in per_action.items():
         if len(entries) != len(actions):
@@ -183,14 +207,16 @@ def _demonstration(line: _Line, known: Mapping[str, Skill]) -> Demonstration:
             action,
             response,
             tuple(_find(known, name) for name in names or ()),
+            ends is not False,
         )
-        for observation, action, response, names, listed, hint in zip(
+        for observation, action, response, names, listed, hint, ends in zip(
             observations[: len(actions)],
             actions,
             line.responses,
             shown,
             choices,
             hints,
+            stopped,
             strict=True,
         )
     ]

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -12,6 +13,7 @@ from corridor_runs import corridor_config
 from reskill_jax.doctor import host
 from reskill_jax.doctor.checks import Session, State
 from reskill_jax.grpo.optimizer import TrainState
+from reskill_jax.laboratory.recipe import Shape
 from reskill_jax.workdir import Workdir
 
 
@@ -120,6 +122,14 @@ def test_a_disk_must_hold_all_checkpoints(session, monkeypatch):
     assert finding.state is State.WRONG
     assert "2.5 MiB free for checkpoints of 1.0 MiB" in finding.text
     session.config.checkpoint.keep = 1
+    assert host.space(session).state is State.OK
+
+
+def test_a_directory_for_weights_may_be_made_later(session, tmp_path):
+    policy = SimpleNamespace(config=Shape().decoder(500))
+    session = dataclasses.replace(with_state(session), policy=policy)
+    session.config.engine.name = "vllm"
+    session.config.engine.vllm.weights_dir = str(tmp_path / "later" / "weights")
     assert host.space(session).state is State.OK
 
 

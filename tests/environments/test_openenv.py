@@ -165,6 +165,12 @@ def test_a_seed_chooses_a_task_and_none_the_next(started):
     assert sorted(following) == sorted(f"train/{k}" for k in range(12))
 
 
+def test_every_split_gives_its_tasks_one_after_the_other(started):
+    url, split = started["url"], "held_out"
+    asked = [observation(a)["task_id"] for a in talk(url, *[reset(split=split)] * 3)]
+    assert len(set(asked)) == 3
+
+
 def seed(value):
     return reset(seed=value)
 

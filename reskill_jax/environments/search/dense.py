@@ -5,6 +5,8 @@ hash of the model and of the passages.
 """
 
 import hashlib
+import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from reskill_jax.environments.search.encoder import Encoder
 from reskill_jax.storage import cache_directory
 
+_log = logging.getLogger(__name__)
 _ROWS = 32  # passages per call
 _PART = 1024  # passages per file of the cache: what an interruption costs at most
 
@@ -58,14 +61,27 @@ def _embeddings(
         texts = contents[start : start + _PART]
         digest = hashlib.sha256("\0".join([model, *texts]).encode()).hexdigest()[:24]
         path = cache / f"{digest}.npy"
-        if path.exists():
-            parts.append(np.load(path, allow_pickle=False))
-            continue
-        parts.append(_encode(texts, encoder))
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, parts[-1])
-        temporary.replace(path)
+        kept = _load(path)
+        parts.append(_encode(texts, encoder) if kept is None else kept)
+        if kept is None:
+            # Processes that start together do the same work; the last one's file stays.
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as partial:
+                made = Path(partial, path.name)
+                np.save(made, parts[-1])
+                made.replace(path)
     return np.concatenate(parts)
+
+
+def _load(path: Path) -> np.ndarray | None:
+    """Return what is in the cache; None: nothing is, or it is damaged."""
+    try:
+        found: np.ndarray = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, OSError) as error:
+        _log.warning("%s is damaged (%s): it is made again", path, error)
+        return None
+    return found
 
 
 def _encode(texts: Sequence[str], encoder: Encoder) -> np.ndarray:

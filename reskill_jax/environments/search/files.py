@@ -5,6 +5,7 @@ the file and the line.
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -107,7 +108,7 @@ def _read(name: str, path: str, kind: type[_T]) -> Iterator[_T]:
             for line in lines:
                 yield decoder.decode(line)
                 read += 1
-    except (ValueError, EOFError, OSError) as error:  # also of msgspec and gzip
+    except (ValueError, EOFError, OSError, zlib.error) as error:  # and msgspec's
         raise ValueError(
             f"{name}={path!r}: line {read + 1} cannot be read: {error}"
         ) from error

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from reskill_jax.environments.tfds import parse_source
+from reskill_jax.scrub import holds_credentials
 
 BM25 = "bm25"
 LOCAL = (BM25, "dense")
@@ -53,6 +54,11 @@ class Settings:
             raise ValueError(
                 f"retriever={self.retriever!r}: choose one of "
                 f"{', '.join(map(repr, LOCAL))}, or give an address, http://host:port"
+            )
+        if remote and holds_credentials(self.retriever):
+            raise ValueError(
+                "retriever: the address holds credentials, which would be recorded: "
+                "let a proxy on this machine add them"
             )
         if not 1 <= self.top_k <= 100:
             raise ValueError(f"top_k={self.top_k}: must be 1 to 100")

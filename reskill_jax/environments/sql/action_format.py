@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from reskill_jax.environments.action_format import Action
+from reskill_jax.reasoning import answer_of
 
 _FENCE = re.compile(r"```[a-z]*\s(.*?)\s?```", re.DOTALL | re.IGNORECASE)
 
@@ -32,7 +33,8 @@ class SqlFormat:
         return f"<{self.tag}>..</{self.tag}>"
 
     def parse(self, response: str, tags: Collection[str] = ()) -> Action:
-        """Read a response; a code fence around a statement is dropped."""
+        """Read what follows thoughts; a code fence around a statement is dropped."""
+        response = answer_of(response)
         names = "|".join(map(re.escape, (self.tag, *tags)))
         marks = re.findall(rf"</?(?:{names})>", response, re.IGNORECASE)
         if len(marks) != 2:  # before the search, which takes long among many tags

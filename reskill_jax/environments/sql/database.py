@@ -54,7 +54,7 @@ class Result:
 
 
 class Database:
-    """One database, opened for one episode; close it afterwards.
+    """One database; close it afterwards.
 
     Its tables are there under their own names and as ``name.table``, and described in
     ``information_schema`` (schemata, tables, columns, key_column_usage).

@@ -20,9 +20,9 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _VALUE = re.compile(
-    r"\s*(?:'(?P<text>(?:[^'\\]|\\.|'')*)'|(?P<null>NULL)|(?P<number>-?[\d.]+))"
+    r"\s*(?:'(?P<text>(?:[^'\\]|\\.|'')*)'|(?P<null>NULL)|(?P<number>-?[\d.]+(?:e[-+]?\d+)?))"
     r"\s*(?P<next>[,)])",
-    re.DOTALL,
+    re.DOTALL | re.IGNORECASE,
 )
 _ROW = re.compile(r"[\s,]*\(")
 _ESCAPE = re.compile(r"\\(.)|''", re.DOTALL)
@@ -31,6 +31,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
 _LEFT_OUT = (
     "CREATE USER", "GRANT", "FLUSH", "CREATE DATABASE", "DROP TABLE", "LOCK", "UNLOCK",
 )  # fmt: skip
+_TAKEN = {"main", "temp", "information_schema"}  # SQLite's, and what describes all
 _TEXT_COLUMN = re.compile(r"`[^`]+` (text|varchar|char)\b", re.IGNORECASE)
 _NO_SUCH_THING = re.compile(r" (?:COLLATE \w+|CHARACTER SET \w+|AUTO_INCREMENT)")
 
@@ -65,6 +66,8 @@ def read_dump(text: str) -> dict[str, dict[str, Table]]:
     tables: dict[str, Table] | None = None
     for statement in _statements(text):
         if match := re.fullmatch(r"USE `(\w+)`", statement):
+            if match[1].casefold() in _TAKEN:
+                raise ValueError(f"the dump has a database {match[1]}: rename it")
             tables = databases.setdefault(match[1], {})
         elif statement.startswith(_LEFT_OUT):
             continue
@@ -80,20 +83,29 @@ def read_dump(text: str) -> dict[str, dict[str, Table]]:
 
 
 def write_database(path: Path, tables: dict[str, Table]) -> None:
-    """Write the tables of one database as a new SQLite file."""
+    """Write the tables of one database as a new SQLite file.
+
+    Raises:
+        ValueError: SQLite has no such table, or its rows do not fit.
+    """
     connection = sqlite3.connect(path)
     try:
         for name, table in tables.items():
-            columns = ",\n  ".join(table.columns)
-            connection.execute(f"CREATE TABLE `{name}` (\n  {columns}\n)")
-            if table.rows:
-                places = ",".join("?" * len(table.rows[0]))
-                connection.executemany(
-                    f"INSERT INTO `{name}` VALUES ({places})", table.rows
-                )
+            try:
+                _write(connection, name, table)
+            except sqlite3.Error as error:
+                raise ValueError(f"table {name} cannot be written: {error}") from error
         connection.commit()
     finally:
         connection.close()
+
+
+def _write(connection: sqlite3.Connection, name: str, table: Table) -> None:
+    columns = ",\n  ".join(table.columns)
+    connection.execute(f"CREATE TABLE `{name}` (\n  {columns}\n)")
+    if table.rows:
+        places = ",".join("?" * len(table.rows[0]))
+        connection.executemany(f"INSERT INTO `{name}` VALUES ({places})", table.rows)
 
 
 def _statements(text: str) -> Iterator[str]:
@@ -144,7 +156,7 @@ def _value(match: re.Match[str]) -> Value:
     if match["null"]:
         return None
     if number := match["number"]:
-        return float(number) if "." in number else int(number)
+        return int(number) if number.lstrip("-").isdecimal() else float(number)
     text = _ESCAPE.sub(
         lambda m: _ESCAPES.get(m[1], m[1]) if m[1] else "'", match["text"]
     )

@@ -5,6 +5,7 @@ when it is submitted or when the turn limit is reached, and only then (`score`).
 """
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,14 @@ _LONGEST_VALUE = 500  # characters that are shown of one
 
 @dataclass
 class _Episode:
-    """One task that is being played; `result` is the last one, None after an error."""
+    """One task that is being played; `result` is the last one, None after an error.
 
-    database: Database
+    Its database is opened for each statement anew, which takes less than a millisecond:
+    what is open beside it would take its part of the memory that a statement may have.
+    """
+
     path: Path
+    name: str
     gold: str
     result: Result | None = None
 
@@ -51,11 +56,12 @@ class SqlEnvironment:
         self.close()
         source = json.loads(task.source)
         path = database_file(source)
-        database = Database(path, source["database"])
-        self._episode = _Episode(database, path, source["gold"])
-        text = f"The database is {database.name}."
-        if self._show_schema:
-            text += f" Its tables:\n{_schema(database)}"
+        name = source["database"]
+        self._episode = _Episode(path, name, source["gold"])
+        text = f"The database is {name}."
+        with closing(Database(path, name)) as database:
+            if self._show_schema:
+                text += f" Its tables:\n{_schema(database)}"
         return source["question"], Observation(text)
 
     def step(self, action: str) -> Observation:
@@ -76,7 +82,8 @@ class SqlEnvironment:
             return Observation(str(error), understood=False)
         try:
             episode.result = None
-            episode.result = _run(episode.database, statement)
+            with closing(Database(episode.path, episode.name)) as database:
+                episode.result = _run(database, statement)
         except QueryError as error:
             return Observation(f"Error: {_printable(str(error))}")
         return Observation(render(episode.result, self._characters))
@@ -86,10 +93,8 @@ class SqlEnvironment:
         return self._end(submitted=False)
 
     def close(self) -> None:
-        """Close the database."""
-        if self._episode is not None:
-            self._episode.database.close()
-            self._episode = None
+        """Forget the episode."""
+        self._episode = None
 
     def _running(self, action: str) -> _Episode:
         if self._episode is None:
@@ -166,8 +171,5 @@ def _run(database: Database, statement: Statement) -> Result:
 
 def _gold_rows(episode: _Episode) -> tuple[Row, ...]:
     """Run the gold as nothing that was played can have touched it."""
-    database = Database(episode.path, episode.database.name)
-    try:
+    with closing(Database(episode.path, episode.name)) as database:
         return database.query(episode.gold).rows
-    finally:
-        database.close()

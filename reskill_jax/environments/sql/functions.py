@@ -42,10 +42,14 @@ def add_functions(connection: sqlite3.Connection, database: str) -> None:
 
 def _at_now(own: sqlite3.Connection, name: str, *values: Any) -> Any:
     """Call a function of date and time with the fixed time for the present."""
-    kept = [NOW if _is(value, "now") else value for value in values]
+    given = [_text(value) if isinstance(value, bytes) else value for value in values]
+    kept = [NOW if _is(value, "now") else value for value in given]
     kept = [value for value in kept if not any(_is(value, zone) for zone in _ZONES)]
-    if len(kept) == (name == "strftime"):  # the time is left out: now
+    place = int(name == "strftime")  # of the time
+    if len(kept) == place:  # it is left out: now
         kept.append(NOW)
+    if any(_is(kept[place], word) for word in ("subsec", "subsecond")):  # SQLite 3.42
+        kept[place] = NOW
     return _call(own, name, *kept)
 
 

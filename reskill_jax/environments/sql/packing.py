@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from reskill_jax.environments.task import Task
 from reskill_jax.storage import cache_directory
 
+_checked: set[Path] = set()  # files that this process has found whole
 _MOST = 64 * 2**20  # bytes of a database; the largest of InterCode has 200 thousand
 
 
@@ -42,9 +42,13 @@ def database_file(source: Mapping[str, str]) -> Path:
         raise ValueError(f"the database of the task is damaged: {error}") from error
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = cache_directory() / "intercode_sql" / "unpacked" / f"{digest}.sqlite"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        os.replace(file.name, path)  # workers may unpack it at the same time
+    if path not in _checked:
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Workers may unpack it at the same time, each to a place of its own.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as partial:
+                whole = Path(partial, path.name)
+                whole.write_bytes(content)
+                whole.replace(path)
+        _checked.add(path)
     return path

@@ -134,7 +134,7 @@ def _make(folder: Path, source: Path, dump: bytes, questions: bytes) -> None:
         for name in tables:
             write_database(folder / f"{name}.sqlite", tables[name])
         asked = msgspec.json.decode(questions, type=list[Question])
-    except (ValueError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{source} has no data of InterCode-SQL: {error}") from error
     reasons = [*_reasons_to_leave_out(folder, tables, asked)]
     counted = [q for q, reason in zip(asked, reasons, strict=True) if not reason]

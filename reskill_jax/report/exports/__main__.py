@@ -29,7 +29,7 @@ from reskill_jax.report.exports.cards import skill_card
 from reskill_jax.report.exports.dataset import write_dataset
 from reskill_jax.report.exports.skill_creator import benchmark, history
 from reskill_jax.report.page.reading import Reader, TrialLine
-from reskill_jax.scrub import environment_secrets, scrub, scrub_all
+from reskill_jax.scrub import environment_secrets, scrub_all
 from reskill_jax.skills.skill_md import load_bank
 from reskill_jax.storage import read_records, write_text
 from reskill_jax.terminal import activity, fail, say
@@ -80,10 +80,14 @@ def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
         raise ValueError(f"{workdir.root} has nothing for to={to!r} yet")
     secrets = environment_secrets(os.environ)
     for name, content in files.items():
-        if isinstance(content, str):
-            text = scrub(content, secrets)
+        # Before it is JSON, in which a pattern might take a part of an escape.
+        clean = scrub_all(content, secrets)
+        if isinstance(clean, str):
+            text = clean
+        elif isinstance(clean, list):
+            text = "\n".join(json.dumps(row, ensure_ascii=False) for row in clean)
         else:
-            text = json.dumps(scrub_all(content, secrets), indent=2, allow_nan=False)
+            text = json.dumps(clean, indent=2, allow_nan=False)
         write_text(output / name, f"{text.rstrip()}\n")
     return len(files)
 

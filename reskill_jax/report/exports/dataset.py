@@ -1,6 +1,5 @@
 """Episodes as a folder of JSON lines that the `datasets` library loads."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ _KEPT = ("task", "kind", "split", "step", "group", "index", "arm", "bank", "succ
 
 def write_dataset(
     files: Mapping[str, Sequence[Mapping[str, Any]]], *, environment: str
-) -> dict[str, str]:
+) -> dict[str, str | list[dict[str, Any]]]:
     """Turn files of episodes into the files of a dataset.
 
     Args:
@@ -19,9 +18,10 @@ def write_dataset(
         environment: its name.
 
     Returns:
-        Contents by path: a README that declares one configuration per phase, and the
-        data. An episode's turns are messages of user and assistant; the skills that
-        were shown stand beside them, since no message holds them.
+        Contents by path: a README that declares one configuration per phase, and
+        lists of what is to be lines of JSON. An episode's turns are messages of user
+        and assistant; the skills that were shown stand beside them, since no message
+        holds them.
     """
     phases = sorted({name.partition("-")[0] for name in files})
     head = {
@@ -39,11 +39,10 @@ def write_dataset(
         "of a trial, content hash of the skills), success, reward, `messages`, and per "
         "turn `active_skills` and `valid`. Texts of the environment have its licence.\n"
     )
-    contents = {"README.md": text}
+    contents: dict[str, str | list[dict[str, Any]]] = {"README.md": text}
     for name, lines in files.items():
-        rows = [json.dumps(_row(line), ensure_ascii=False) for line in lines]
         path = f"data/{name.partition('-')[0]}/{name}.jsonl"
-        contents[path] = "".join(f"{row}\n" for row in rows)
+        contents[path] = [_row(line) for line in lines]
     return contents
 
 

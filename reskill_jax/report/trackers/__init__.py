@@ -8,12 +8,14 @@ again from the files with ``python -m reskill_jax.report.track``.
 import hashlib
 import importlib
 import json
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from reskill_jax.scrub import environment_secrets, scrub_all
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import to_markdown
 from reskill_jax.terminal import say
@@ -111,7 +113,8 @@ def describe(root: Path, config: Mapping[str, Any], step: int) -> Start:
     }
     text = json.dumps([root.resolve().name, lasting], sort_keys=True, default=str)
     run_id = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Start(run_id, config, step, root)
+    shown = scrub_all(dict(config), environment_secrets(os.environ))
+    return Start(run_id, shown, step, root)
 
 
 def as_markdown(bank: SkillBank) -> str:

@@ -6,9 +6,12 @@ server that was started elsewhere without the plugin uses vLLM's own reload, aft
 have checked the files; if the reload fails nevertheless, the server must be restarted.
 """
 
+import fcntl
 import math
+import platform
 import shutil
 from pathlib import Path
+from typing import IO
 
 from absl import logging
 
@@ -18,6 +21,7 @@ from reskill_jax.policy.weights import manifest, save
 from reskill_jax.rollout.vllm.api import Api, ServerError
 from reskill_jax.rollout.vllm.plugin.weight_files import check
 
+_LOCK = "reskill.lock"
 # vLLM's error if it was started without `--weight-transfer-config`.
 _NOT_CONFIGURED = "Weight transfer not configured"
 
@@ -36,6 +40,7 @@ class FilesTransfer:
         self._manifest = manifest(config)
         # Servers have other working directories.
         self._weights_dir = weights_dir.absolute()
+        self._lock: IO[str] | None = None
         self._has_plugin: dict[str, bool] = {}  # by the server's address
 
     def prepare(self, params: Params, version: int) -> Path:
@@ -53,7 +58,9 @@ class FilesTransfer:
             shutil.rmtree(old, ignore_errors=True)
         size = sum(math.prod(shape) for shape in self._manifest.values())
         size *= 2 if self._config.dtype == "bfloat16" else 4
-        self._weights_dir.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = _claim(self._weights_dir)
+            _sweep(self._weights_dir.parent)
         if (free := shutil.disk_usage(self._weights_dir).free) < size:
             raise OSError(
                 f"weights_dir={str(self._weights_dir)!r} has {free:,} bytes free, but "
@@ -109,3 +116,32 @@ class FilesTransfer:
     def close(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self._weights_dir, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _claim(directory: Path) -> IO[str]:
+    """Make a directory that is this process's for as long as the file is open."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = (directory / f"{_LOCK}.partial").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(platform.node())
+    file.flush()
+    Path(file.name).rename(directory / _LOCK)  # who finds it finds it locked
+    return file
+
+
+def _sweep(parent: Path) -> None:
+    """Remove directories of processes of this host that were killed.
+
+    Each may hold a whole copy of a policy, in memory.
+    """
+    for lock in parent.glob(f"*/{_LOCK}"):
+        try:
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if file.read() == platform.node():
+                    logging.info("%s is of a process that was killed", lock.parent)
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:  # it is in use, of somebody else, or gone
+            continue

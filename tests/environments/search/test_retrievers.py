@@ -198,6 +198,9 @@ def test_dense_finds_the_nearest_and_keeps_what_it_computed(tmp_path, monkeypatc
     before = kept.stat().st_mtime_ns
     assert Dense(texts, directory).search("river", 3) == found
     assert kept.stat().st_mtime_ns == before
+    kept.write_bytes(kept.read_bytes()[:100])  # it is made again
+    assert Dense(texts, directory).search("river", 3) == found
+    assert len(kept.read_bytes()) > 100
     Dense([*texts, "queen"], directory)
     assert len(list(kept.parent.iterdir())) == 2
 

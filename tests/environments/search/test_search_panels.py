@@ -153,6 +153,14 @@ def test_files_that_are_missing_empty_or_damaged_are_refused(tmp_path):
         ValueError, match=r"questions='.*cut.gz': line 1 cannot be read"
     ):
         read_questions(str(cut))
+    texts = "".join(f'{{"id": "{k}", "contents": "{k * k}"}}\n' for k in range(999))
+    whole = gzip.compress(texts.encode())
+    for place in range(20, 400, 20):  # some are an error of zlib, others of the sum
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        cut.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"passages='.*cut.gz': line"):
+            read_passages(str(cut))
 
 
 def test_passages_have_title_and_text_or_contents_and_may_be_packed(tmp_path):

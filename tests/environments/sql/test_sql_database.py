@@ -188,6 +188,9 @@ def test_a_bad_pattern_is_an_error_of_the_query(database, pattern):
     ("expression", "wanted"),
     [
         ("date('now')", "2023-04-28"),
+        ("date(x'6e6f77')", "2023-04-28"),
+        ("date('subsec')", "2023-04-28"),
+        ("strftime('%Y', 'subsecond')", "2023"),
         ("date('now', '+1 day', 'localtime')", "2023-04-29"),
         ("date()", "2023-04-28"),
         ("strftime('%Y')", "2023"),

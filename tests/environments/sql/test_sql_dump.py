@@ -60,6 +60,19 @@ def test_texts_compare_without_case_and_types_keep_their_names(tmp_path):
     assert keys == [("s", "a", "x")]
 
 
+@pytest.mark.parametrize(("written", "value"), [("1e-05", 1e-05), ("-2.5E3", -2500.0)])
+def test_numbers_may_have_exponents(tmp_path, written, value):
+    assert rows_of(tmp_path, f"(1,'a',{written})") == [(1, "a", value)]
+
+
+def test_what_sqlite_cannot_hold_is_named(tmp_path):
+    enum = "CREATE TABLE `t` (\n  `a` enum('x','y') NOT NULL\n);\n"
+    for text in (HEAD + enum, HEAD + TABLE + "INSERT INTO `t` VALUES (1,'a');"):
+        with pytest.raises(ValueError, match="table t cannot be written: "):
+            write_database(tmp_path / "d.sqlite", read_dump(text)["d"])
+        (tmp_path / "d.sqlite").unlink()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -69,6 +82,7 @@ def test_texts_compare_without_case_and_types_keep_their_names(tmp_path):
         (HEAD + TABLE + "INSERT INTO `t` VALUES (1,now(),2);", r"now\(\),2"),
         (HEAD + TABLE + "INSERT INTO `t` VALUES (1,'a',2) x;", "rows .* 'x'"),
         ("USE `../evil`;", "names no database before"),
+        ("USE `main`;", "a database main: rename it"),
     ],
 )
 def test_what_is_not_known_is_refused(text, message):

@@ -232,6 +232,22 @@ def test_shown_results_are_cut_and_say_how_many_rows_there_are(rows, characters)
     assert lines[-1] == f"({count}{cut})"
 
 
+def test_the_memory_of_a_statement_does_not_depend_on_other_episodes(spec, task):
+    """SQLite counts all that the process has open."""
+    heavy = (
+        "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r LIMIT 11000) "
+        "SELECT count(*) FROM (SELECT DISTINCT printf('%.*c',3000,'x')||i FROM r)"
+    )
+    crowd = [spec.make() for _ in range(150)]
+    try:
+        for one in crowd:
+            one.reset(task)
+        assert "11000" in crowd[0].step(heavy).text
+    finally:
+        for one in crowd:
+            one.close()
+
+
 # ---- the form of responses
 
 
@@ -262,6 +278,9 @@ def parsed(response, tags=()):
         ("<sql><sql>SELECT 1</sql></sql>", None),
         ("<sql>" * 20_000, None),
         ("\x00\x1b" * 50_000, None),
+        # What a response drafts in thoughts is none of its actions.
+        ("<think>try <sql>SELECT 1</sql></think>\n<sql>SELECT 2</sql>", "SELECT 2"),
+        ("<think>draft <sql>SELECT 9</sql> no, wait", None),
     ],
 )
 def test_exactly_one_pair_of_tags(response, text):

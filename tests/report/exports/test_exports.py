@@ -271,6 +271,20 @@ def test_a_dataset_declares_its_phases_and_keeps_all_turns(workdir, tmp_path):
     assert row["messages"][0]["content"] == "Goal: find a mug\n\nA room."
 
 
+def test_a_text_that_looks_like_a_secret_breaks_no_line_of_a_dataset(workdir, tmp_path):
+    (path,) = workdir.episodes.glob("train-00001.jsonl")
+    lines = path.read_text().splitlines()
+    first = json.loads(lines[0])
+    first["observations"][0] = 'It says "the password: swordfish" in red.'
+    first["observations"][1] = "-----BEGIN PRIVATE KEY-----"
+    path.write_text("\n".join([json.dumps(first), *lines[:1]]) + "\n")
+    export(workdir, "dataset", tmp_path / "out", "train-00001")
+    text = written(tmp_path / "out")["data/train/train-00001.jsonl"]
+    hidden, other = map(json.loads, text.splitlines())
+    assert "swordfish" not in str(hidden)
+    assert other["messages"][0]["content"] == "Goal: find a mug\n\nA room."
+
+
 def test_secrets_of_the_environment_are_replaced(workdir, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "find a mug")
     for to in ("atif", "dataset"):

@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import fcntl
 import importlib.util
 import logging
+import platform
 import resource
 from contextlib import closing
 from pathlib import Path
@@ -69,6 +71,23 @@ def test_a_server_that_is_one_is_used(tmp_path):
         engine.close()
     assert server.asked.count(FINISH) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_a_process_that_was_killed_are_removed(tmp_path):
+    for name in ("killed", "elsewhere", "busy", "foreign"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("weights")
+    for name in ("killed", "busy"):
+        (tmp_path / name / "reskill.lock").write_text(platform.node())
+    (tmp_path / "elsewhere" / "reskill.lock").write_text("another host")
+    transfer = FilesTransfer(CONFIG, tmp_path / "mine")
+    with (tmp_path / "busy" / "reskill.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        transfer.prepare(weights(1), 1)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"elsewhere", "busy", "foreign", "mine"}
+    transfer.close()
+    assert not (tmp_path / "mine").exists()
 
 
 def response(tokens=(7,), logprobs=(-1.0,), reason="length", version="0"):
@@ -219,7 +238,7 @@ def test_weights_that_cannot_be_written_whole_are_not_sent(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert len(server.asked) == asked
-        assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v0"]
+        assert [path.name for path in (tmp_path / "weights").glob("v*")] == ["v0"]
         assert ask(engine).version == 0
         engine.push(weights(1), 1)
         assert ask(engine).version == 1
@@ -239,7 +258,7 @@ def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path)
         server.changes = {}
         engine.push(weights(1), 2)
         assert ask(engine).version == 2
-        assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v2"]
+        assert [path.name for path in (tmp_path / "weights").glob("v*")] == ["v2"]
         engine.close()
 
 
