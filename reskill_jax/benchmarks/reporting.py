@@ -17,11 +17,13 @@ class Bar:
         value: the figure; NaN where it is not known, which does not meet it.
         target: its bound.
         at_most: whether the bound is an upper one; otherwise it is a lower one.
+        above: whether a lower bound itself does not do.
     """
 
     value: float
     target: float
     at_most: bool = False
+    above: bool = False
 
     @property
     def known(self) -> bool:
@@ -33,6 +35,8 @@ class Bar:
         """Whether the promise is kept."""
         if self.at_most:
             return bool(self.value <= self.target)
+        if self.above:
+            return bool(self.value > self.target)
         return bool(self.value >= self.target)
 
 
@@ -57,7 +61,7 @@ def report(
 ) -> None:
     """Print which bars are met, and everything as one JSON object in the last line."""
     for name, bar in bars.items():
-        sign = "at most" if bar.at_most else "at least"
+        sign = "at most" if bar.at_most else "above" if bar.above else "at least"
         verdict = "met" if bar.met else "MISSED" if bar.known else "NOT KNOWN"
         print(f"{name}: {_format(bar.value)}, {sign} {_format(bar.target)}: {verdict}")
     result = {

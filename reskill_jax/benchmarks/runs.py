@@ -19,7 +19,6 @@ from reskill_jax import command_line, terminal
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
-from reskill_jax.report.metrics import read_metrics
 from reskill_jax.scrub import MARK
 from reskill_jax.storage import append_line, plain, read_json
 from reskill_jax.workdir import PLACES, Workdir, differences, flatten
@@ -229,17 +228,14 @@ def is_finished(
 ) -> bool:
     """Tell whether a run has come to its end; see `finish` for the arguments.
 
-    Its last evaluation says so or, where it has none, its last checkpoint.
+    Its last checkpoint says so, which is written after its last evaluation.
 
     Raises:
         UnusableResultError: the finished run is one of another configuration.
     """
     run, steps = Workdir(workdir), _steps(changes)
-    lines = read_metrics(run.metrics)
-    if not any(x["phase"] == "eval" and x["step"] == steps for x in lines):
-        saved = run.checkpoints / f"{steps:08d}"
-        if not saved.is_dir() or run.read_config()["eval"]["splits"]:
-            return False
+    if not (run.checkpoints / f"{steps:08d}").is_dir():
+        return False
     refuse_other(run.config, changes, config, mode=mode)
     return True
 

@@ -128,16 +128,15 @@ class Claim:
     Attributes:
         one: the arm that gains.
         other: what it gains over.
-        least: the gain that is promised, as a share of episodes.
+        least: the gain that is promised of the mean, as a share of episodes; 0: that
+            there is one, which the interval must show.
         what: ``successes`` on held-out tasks, or the area under the ``course``.
-        surely: whether the lower end of the interval must reach it, not the mean alone.
     """
 
     one: str
     other: str
     least: float
     what: str = "successes"
-    surely: bool = False
 
     def __str__(self) -> str:
         """Name it in figures."""

@@ -121,6 +121,9 @@ def start(experiment: Experiment) -> None:
         compilation_cache(Path(".cache") / "xla")
         if unknown := set(arms.value) - set(ARMS):
             raise app.UsageError(f"--arms has {sorted(unknown)}: choose of {[*ARMS]}")
+        others = [arm for arm in arms.value if ARMS[arm].trainer != "grpo"]
+        if others and not experiment.trained:
+            raise app.UsageError(f"--arms has {others}: {name} trains nothing before")
         if not all(seed.isdecimal() for seed in seeds.value):
             raise app.UsageError(f"--seeds={','.join(seeds.value)}: give numbers")
         chosen = replace(experiment, config=config.value)
@@ -294,7 +297,8 @@ def course(run: Workdir) -> Figures:
     """Return what happened in a run: success by step, and every trial."""
     lines = [x for x in read_metrics(run.metrics) if x["phase"] == "train"]
     return {
-        "course": [float(x["rollout/success"]) for x in lines],
+        # Of a step of which all groups were lost there is none.
+        "course": [x["rollout/success"] for x in lines if "rollout/success" in x],
         "trials": [
             {
                 "step": trial.step,

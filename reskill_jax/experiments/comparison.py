@@ -10,7 +10,7 @@ import numpy as np
 
 from reskill_jax.benchmarks.reporting import Bar, format_table
 from reskill_jax.benchmarks.runs import Figures
-from reskill_jax.experiments.arms import Experiment
+from reskill_jax.experiments.arms import Claim, Experiment
 from reskill_jax.report.statistics import Difference, paired_difference
 
 
@@ -39,24 +39,30 @@ def compare(
     for a, b in pairs:
         if (a["panel"], a["samples"]) != (b["panel"], b["samples"]):
             raise ValueError(f"{one} and {other} have not played the same tasks")
-    first, second = (np.array([pair[i][what] for pair in pairs], float) for i in (1, 0))
-    if what == "course":  # all of a curve is one figure
-        first, second = (x.mean(axis=1)[:, None, None] for x in (first, second))
-    else:
-        first, second = (x[..., None] / pairs[0][0]["samples"] for x in (first, second))
+    first, second = (
+        np.array([_rates(pair[i], what) for pair in pairs])[..., None] for i in (1, 0)
+    )
     return paired_difference(first, second)
+
+
+def _rates(figures: Figures, what: str) -> np.ndarray:
+    """Return success by task, or of a whole curve, which is one figure."""
+    values = np.array(figures[what], float)
+    return values.mean()[None] if what == "course" else values / figures["samples"]
 
 
 def points(gain: Difference | None) -> str:
     """Write a difference in points, e.g. ``+12.5 [+3.1, +21.9]``.
 
-    One figure of one seed has no interval, which is said.
+    One figure of one seed has no interval, and one seed's own is for other tasks only,
+    which is said.
     """
     if gain is None:
         return ""
     if math.isnan(gain.error):
         return f"{100 * gain.mean:+.1f} [unknown]"
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * gain[i] for i in (0, 2, 3)))
+    text = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * gain[i] for i in (0, 2, 3)))
+    return f"{text} of tasks" if gain.seeds == 1 else text
 
 
 def success(found: dict[int, Figures]) -> float:
@@ -80,7 +86,7 @@ def table(found: dict[str, dict[int, Figures]], first: str) -> str:
         taken = f"{sum(t['accepted'] for t in trials)} of {len(trials)}"
         of = {name: by_seed, first: found.get(first, {})}
         gain, more = (
-            "" if name == first else points(compare(of, name, first, what))
+            "" if name == first else _cell(compare(of, name, first, what), len(by_seed))
             for what in ("successes", "course")
         )
         curve = area(by_seed)
@@ -100,6 +106,12 @@ def table(found: dict[str, dict[int, Figures]], first: str) -> str:
     return format_table(header, rows)
 
 
+def _cell(gain: Difference | None, seeds: int) -> str:
+    """Write a difference, with its number of seeds where the row has more."""
+    less = gain is not None and gain.seeds < seeds
+    return f"{points(gain)} ({gain.seeds} seeds)" if gain and less else points(gain)
+
+
 def summary(
     found: dict[str, dict[int, Figures]], experiment: Experiment
 ) -> tuple[dict[str, float], dict[str, Bar]]:
@@ -113,11 +125,24 @@ def summary(
             figures[f"{name}/area"] = curve
         if gain := compare(found, name, first) if name != first else None:
             figures |= {f"{name}/gain": gain.mean, f"{name}/gain_se": gain.error}
+            figures[f"{name}/gain_seeds"] = gain.seeds
     for claim in experiment.claims:
-        if gain := compare(found, claim.one, claim.other, claim.what):
+        gain = compare(found, claim.one, claim.other, claim.what)
+        if gain:
             print(f"{claim}: {points(gain)}")
             figures[str(claim)] = gain.mean
-            end = ", lower end" if claim.surely else ""
-            reached = gain.low if claim.surely else gain.mean
-            bars[f"{claim}{end}"] = Bar(reached, claim.least)
+        if gain or {claim.one, claim.other} & found.keys():
+            title, bar = _judged(claim, gain)
+            bars[title] = bar
     return figures, bars
+
+
+def _judged(claim: Claim, gain: Difference | None) -> tuple[str, Bar]:
+    """Return what a claim is called, and whether it holds.
+
+    That there is a gain at all is for the interval to show, which takes two seeds.
+    """
+    if claim.least:
+        return str(claim), Bar(gain.mean if gain else math.nan, claim.least)
+    low = gain.low if gain and gain.seeds > 1 else math.nan
+    return f"{claim}, lower end", Bar(low, 0.0, above=True)

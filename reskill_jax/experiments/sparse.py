@@ -20,13 +20,7 @@ EXPERIMENT = Experiment(
         *("best rule trained slowly", "remark trained slowly"),
     ),
     (
-        Claim(
-            "reskill trained slowly",
-            "grpo trained slowly",
-            0.0,
-            "course",
-            surely=True,
-        ),
+        Claim("reskill trained slowly", "grpo trained slowly", 0.0, "course"),
         Claim("reskill trained slowly", "remark trained slowly", 0.0, "course"),
     ),
     unseen.EXPERIMENT.changes,

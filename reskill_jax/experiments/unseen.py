@@ -31,8 +31,8 @@ EXPERIMENT = Experiment(
     (
         Claim("reskill", ALONE, 0.20),
         *ADAPTING_CLAIMS,
-        Claim("reskill trained", "grpo trained", 0.0, "course", surely=True),
-        Claim("reskill after reskill", "reskill", 0.0, surely=True),
+        Claim("reskill trained", "grpo trained", 0.0, "course"),
+        Claim("reskill after reskill", "reskill", 0.0),
     ),
     ALL_GROUPS,
 )

@@ -58,6 +58,8 @@ def share_of_tasks(values: ArrayLike, samples: int) -> Share:
     else:
         most = float(tasks * samples)
         effective = min(spread / error**2, most) if error else most
+        # The spread of few tasks is not well known (Korn and Graubard 1998).
+        effective *= (Z / float(stdtrit(tasks - 1, 0.975))) ** 2
     return Share(mean, *_wilson(mean, effective), effective)
 
 

@@ -18,7 +18,6 @@ from reskill_jax.benchmarks.runs import (
     identity,
     refuse_other,
 )
-from reskill_jax.report.metrics import MetricWriter
 from reskill_jax.workdir import Workdir
 
 CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
@@ -28,9 +27,8 @@ CHANGES = {"seed": 3, "num_steps": 2, "strategy.name": "grpo"}
 def finished(tmp_path):
     """A workdir as a finished run leaves it."""
     Workdir(tmp_path / "a").bind(configuration(CHANGES).to_dict())
-    writer = MetricWriter(tmp_path / "a" / "metrics.jsonl")
-    writer.write(CHANGES["num_steps"], {"x": 0.5}, phase="eval")
-    writer.close()
+    saved = Workdir(tmp_path / "a").checkpoints / f"{CHANGES['num_steps']:08d}"
+    saved.mkdir(parents=True)
     return tmp_path / "a"
 
 

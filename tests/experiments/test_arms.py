@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,7 +82,9 @@ def test_the_table_has_gains_and_trials(capsys):
     assert values["reskill trained/area"] == pytest.approx(0.375)
     assert bars["reskill over no skills"].met
     surely = "area under the curve, reskill trained over grpo trained, lower end"
-    assert set(bars) == {"reskill over no skills", surely}
+    known = {name for name, bar in bars.items() if bar.known}
+    assert known == {"reskill over no skills", surely}
+    assert "reskill over remark, lower end" in bars  # it is promised, and not played
     assert bars[surely].value < values[surely.removesuffix(", lower end")]
     assert "area under the curve" in capsys.readouterr().out
 
@@ -96,7 +100,38 @@ def test_what_one_seed_cannot_tell_is_called_unknown(capsys):
     last = json.loads(shown.splitlines()[-1], parse_constant=pytest.fail)
     surely = "area under the curve, reskill trained over grpo trained, lower end"
     assert last["bars"][surely] == {"value": None, "target": 0.0, "met": False}
-    assert f"{surely}: unknown, at least 0: NOT KNOWN" in shown
+    assert f"{surely}: unknown, above 0: NOT KNOWN" in shown
+
+
+def test_one_seed_promises_nothing_of_others_and_no_gain_is_none(capsys):
+    one = {"reskill": {0: figures(4, 4, 3)}, "static": {0: figures(1, 1, 1)}}
+    _, bars = summary(one, unseen.EXPERIMENT)
+    assert not bars["reskill over static, lower end"].known
+    assert "] of tasks" in table(one, "static")
+    alike = {name: {s: figures(1, 1, 1) for s in (0, 1)} for name in one}
+    _, bars = summary(alike, unseen.EXPERIMENT)
+    bar = bars["reskill over static, lower end"]
+    assert (bar.value, bar.met) == (0, False)
+    capsys.readouterr()
+
+
+def test_a_row_says_on_how_many_seeds_it_is_compared():
+    found = {ALONE: {0: figures(0, 1, 2), 1: figures(1, 1, 1)}}
+    found["reskill"] = {s: figures(2, 3, 4 - s) for s in range(3)}
+    assert "(2 seeds)" in table(found, ALONE)
+    values, _ = summary(found, unseen.EXPERIMENT)
+    assert values["reskill/gain_seeds"] == 2
+    assert values["reskill/seeds"] == 3
+
+
+def test_an_arm_that_needs_training_before_is_refused_without():
+    program = [sys.executable, "-m", "reskill_jax.experiments.adaptation"]
+    done = subprocess.run(
+        [*program, "--arms=no skills after reskill", "--minutes=0.00001"],
+        check=False, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "adaptation trains nothing before" in done.stderr + done.stdout
 
 
 def test_a_table_of_nothing_has_a_header():
@@ -176,6 +211,7 @@ def test_the_course_of_a_run_is_read(tmp_path):
     writer.write(1, {"rollout/success": 0.25})
     writer.write(1, {"valid_unseen/success": 0.75}, phase="eval")
     writer.write(2, {"rollout/success": 0.5})
+    writer.write(3, {"time/rollout": 1.0})  # all of its groups were lost
     writer.close()
     assert course(run) == {"course": [0.25, 0.5], "trials": []}
     proposal = Proposal((Delete("a"),), ("idle",), (), "0123")
