@@ -93,7 +93,11 @@ def test_a_run_that_was_cut_and_lost_is_read_as_it_was(policy, tmp_path):
     (read,) = read_demonstrations(path, SkillBank((OPEN,)))
     tokenizer = Tokenizer.load(policy)
     prompts = PromptBuilder(
-        tokenizer, wording=Wording(), layout="tree", max_tokens=600, max_turns=9
+        tokenizer,
+        wording=Wording(role="R\n"),
+        layout="tree",
+        max_tokens=600,
+        max_turns=9,
     )
     (turn,) = as_episode(prompts, read).turns
     assert tokenizer.decode(turn.response) == "<action>open desk 1</action>"
