@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
@@ -152,6 +153,20 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         # The error of a full disk does not tell which file it was.
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yield where to write a file, which then takes the place of `path`.
+
+    Several processes may do so at the same time: each has a place of its own, and
+    readers see the file of one, whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".") as partial:
+        whole = Path(partial, path.name)
+        yield whole
+        whole.replace(path)
 
 
 def refuse_existing(output: Path) -> None:

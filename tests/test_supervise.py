@@ -42,15 +42,19 @@ def policy(tmp_path_factory):
     return save_random_policy(tmp_path_factory.mktemp("policy"))
 
 
-def test_an_episode_is_rendered_as_a_rollout_would_have_recorded_it(policy, tmp_path):
-    tokenizer = Tokenizer.load(policy)
-    prompts = PromptBuilder(
+def prompts_with(tokenizer):
+    return PromptBuilder(
         tokenizer,
         wording=Wording(role="R\n"),
         layout="tree",
         max_tokens=600,
         max_turns=9,
     )
+
+
+def test_an_episode_is_rendered_as_a_rollout_would_have_recorded_it(policy, tmp_path):
+    tokenizer = Tokenizer.load(policy)
+    prompts = prompts_with(tokenizer)
     line = LINE | {"choices": [["open desk 1", "look"], None], "opening": "a memory"}
     (read,) = read_demonstrations(write(tmp_path / "a.jsonl", line), SkillBank((OPEN,)))
     episode = as_episode(prompts, read)
@@ -92,13 +96,7 @@ def test_a_run_that_was_cut_and_lost_is_read_as_it_was(policy, tmp_path):
     path = write(tmp_path / "a.jsonl", line, LINE | lost | {"active_skills": []})
     (read,) = read_demonstrations(path, SkillBank((OPEN,)))
     tokenizer = Tokenizer.load(policy)
-    prompts = PromptBuilder(
-        tokenizer,
-        wording=Wording(role="R\n"),
-        layout="tree",
-        max_tokens=600,
-        max_turns=9,
-    )
+    prompts = prompts_with(tokenizer)
     (turn,) = as_episode(prompts, read).turns
     assert tokenizer.decode(turn.response) == "<action>open desk 1</action>"
     assert turn.response[-1] != tokenizer.eos_id  # it was cut: no end is taught

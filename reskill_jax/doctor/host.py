@@ -267,14 +267,16 @@ def space(session: Session) -> Finding:
 
 def _free(path: Path) -> int:
     """Return the free bytes where a directory is, or will be made."""
-    there = path.absolute()
-    place = next(place for place in (there, *there.parents) if place.exists())
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_existing(path.absolute())).free
 
 
 def _writable(path: Path) -> bool:
-    place = next(parent for parent in (path, *path.parents) if parent.exists())
-    return os.access(place, os.W_OK | os.X_OK)
+    return os.access(_existing(path), os.W_OK | os.X_OK)
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _bytes(tree: object) -> int:

@@ -108,8 +108,8 @@ def table(found: dict[str, dict[int, Figures]], first: str) -> str:
 
 def _cell(gain: Difference | None, seeds: int) -> str:
     """Write a difference, with its number of seeds where the row has more."""
-    less = gain is not None and gain.seeds < seeds
-    return f"{points(gain)} ({gain.seeds} seeds)" if gain and less else points(gain)
+    text = points(gain)
+    return f"{text} ({gain.seeds} seeds)" if gain and gain.seeds < seeds else text
 
 
 def summary(

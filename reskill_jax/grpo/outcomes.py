@@ -44,23 +44,57 @@ class Outcomes:
 
 def outcomes(episodes: Sequence[Episode]) -> Outcomes:
     """Tabulate episodes; the reward is `Episode.reward`."""
-    shape = len(episodes), max((len(e.turns) for e in episodes), default=0)
-    valid, tokens = np.ones(shape, bool), np.zeros(shape, np.int64)
-    rewards = np.zeros(shape)
-    for i, episode in enumerate(episodes):
-        valid[i, : len(episode.turns)] = [turn.valid for turn in episode.turns]
-        tokens[i, : len(episode.turns)] = [len(turn.response) for turn in episode.turns]
-        rewards[i, : len(episode.turns)] = [turn.reward for turn in episode.turns]
-    group = np.array([episode.group for episode in episodes], np.int64)
-    seen = [[turn.observation for turn in episode.turns] for episode in episodes]
+    return tabulate(
+        max((len(e.turns) for e in episodes), default=0),
+        reward=np.array([e.reward for e in episodes], np.float64),
+        group=np.array([e.group for e in episodes], np.int64),
+        valid=[[turn.valid for turn in e.turns] for e in episodes],
+        tokens=[[len(turn.response) for turn in e.turns] for e in episodes],
+        rewards=[[turn.reward for turn in e.turns] for e in episodes],
+        seen=[[turn.observation for turn in e.turns] for e in episodes],
+        arm_effect=np.array([e.arm_effect for e in episodes], np.float64),
+    )
+
+
+def tabulate(
+    longest: int,
+    *,
+    reward: np.ndarray,
+    group: np.ndarray,
+    valid: Sequence[Sequence[bool]],
+    tokens: Sequence[Sequence[int]],
+    rewards: Sequence[Sequence[float]],
+    seen: Sequence[Sequence[str]],
+    arm_effect: np.ndarray,
+) -> Outcomes:
+    """Tabulate what is known by episode and by turn, at most `longest` turns of each.
+
+    Args:
+        longest: turns of the longest episode.
+        reward: float64 [E], see `Outcomes`.
+        group: int64 [E], see `Outcomes`.
+        valid: by episode and turn, like `tokens`, `rewards` and `seen`.
+        tokens: see `Outcomes`.
+        rewards: see `Outcomes`.
+        seen: what the environment said before each turn.
+        arm_effect: float64 [E], see `Outcomes`.
+
+    Raises:
+        OverflowError: an integer does not fit.
+    """
+    shape = len(reward), longest
+    table = np.ones(shape, bool), np.zeros(shape, np.int64), np.zeros(shape)
+    for values, column in zip((valid, tokens, rewards), table, strict=True):
+        for row, given in zip(column, values, strict=True):
+            row[: len(given)] = given[:longest]
     return Outcomes(
-        reward=np.array([episode.reward for episode in episodes], np.float64),
+        reward=reward,
         group=group,
-        valid=valid,
-        tokens=tokens,
-        rewards=rewards,
-        anchor=anchors(group, seen, shape[1]),
-        arm_effect=np.array([episode.arm_effect for episode in episodes], np.float64),
+        valid=table[0],
+        tokens=table[1],
+        rewards=table[2],
+        anchor=anchors(group, seen, longest),
+        arm_effect=arm_effect,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reskill_jax.codec import decode
 from reskill_jax.creator.proposal import PastTrial
-from reskill_jax.report.metrics import read_line, sampled_words
+from reskill_jax.report.metrics import finished_lines, read_line, sampled_words
 from reskill_jax.skills.operations import describe
 from reskill_jax.terminal import one_line
 from reskill_jax.workdir import Workdir
@@ -28,7 +28,9 @@ def follow(workdir: Workdir, pause_s: float = _PAUSE_S) -> Iterator[str]:
     Raises:
         ValueError: a line of a file is damaged; names file and line.
     """
-    seen = {path: len(_lines(path)) for path in (workdir.metrics, workdir.trials)}
+    seen = {
+        path: len(finished_lines(path)) for path in (workdir.metrics, workdir.trials)
+    }
     return _news(workdir, seen, pause_s)
 
 
@@ -39,7 +41,7 @@ def _news(workdir: Workdir, seen: dict[Path, int], pause_s: float) -> Iterator[s
         # First: what is written before the end must still be told.
         running = is_running(workdir)
         for path, tell in files.items():
-            lines = _lines(path)
+            lines = finished_lines(path)
             if len(lines) < seen[path]:  # a resumed run has dropped some
                 yield f"resumed: {path.name} goes on after line {len(lines)}"
             for number, line in enumerate(lines[seen[path] :], seen[path] + 1):
@@ -62,13 +64,6 @@ def is_running(workdir: Workdir) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the finished lines of a file."""
-    if not path.exists():
-        return []
-    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 def _metrics(text: str, place: str) -> str:

@@ -96,7 +96,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     return [
         read_line(line, f"{path}, line {number}")
-        for number, line in enumerate(_lines(path), 1)
+        for number, line in enumerate(finished_lines(path), 1)
     ]
 
 
@@ -109,7 +109,8 @@ def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
     names = [
         name
         for name in found
-        if common | {f"{split}/{name}_{end}" for end in ("low", "high")} <= set(metrics)
+        if common | {f"{split}/{name}_{end}" for end in ("low", "high")}
+        <= metrics.keys()
     ]
     return sorted(names, key=lambda name: (name[:4], int(name[5:])))
 
@@ -139,18 +140,22 @@ def cut(path: Path, start: int, evaluation: int | None = None) -> None:
     def kept(line: dict[str, Any]) -> bool:
         return bool(line["step"] < first.get(line.get("phase", ""), start))
 
-    lines = [line for line in _lines(path) if kept(json.loads(line))]
+    lines = [
+        line
+        for number, line in enumerate(finished_lines(path), 1)
+        if kept(_object(line, f"{path}, line {number}"))
+    ]
     write_text(path, "".join(line + "\n" for line in lines))
 
 
-def _lines(path: Path) -> list[str]:
-    """Return the complete lines; a killed process may have left a part of one."""
+def finished_lines(path: Path) -> list[str]:
+    """Return a file's finished lines; a process may be writing, or have left, a part.
+
+    An absent file has none.
+    """
     if not path.exists():
         return []
-    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        _object(line, f"{path}, line {number}")
-    return lines
+    return path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
 
 
 def _object(line: str, place: str) -> dict[str, Any]:

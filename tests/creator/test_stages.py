@@ -218,6 +218,16 @@ def test_modify_keeps_what_it_does_not_name_and_a_pattern_makes_its_trigger(tmp_
     )
 
 
+def diagnosing(edits):
+    """Answers whose diagnosis edits the assertions so."""
+    diagnosis = GOOD["diagnosis"] | {"assertions": edits}
+
+    def answer(stage, prompt):
+        return json.dumps(diagnosis) if stage == "diagnosis" else script(stage, prompt)
+
+    return answer
+
+
 def test_assertions_are_edited_and_a_bad_edit_spoils_nothing(tmp_path):
     edits = [
         {"op": "add", "id": "looks", "check": "action_exists", "pattern": "look"},
@@ -229,12 +239,7 @@ def test_assertions_are_edited_and_a_bad_edit_spoils_nothing(tmp_path):
         {"op": "add", "id": "gone", "check": "min_steps", "n": 2},
         {"op": "delete", "id": "gone"},
     ]
-    diagnosis = GOOD["diagnosis"] | {"assertions": edits}
-
-    def answer(stage, prompt):
-        return json.dumps(diagnosis) if stage == "diagnosis" else script(stage, prompt)
-
-    with LlmServer(answer) as server:
+    with LlmServer(diagnosing(edits)) as server:
         made = creator(server.url, tmp_path / "c")
         assert made.propose(evidence()) is not None
     assert made.take_metrics()["creator/rejected_assertions"] == 4
@@ -251,12 +256,7 @@ def test_an_assertion_that_goes_makes_room_for_one_that_comes(tmp_path):
         {"op": "add", "id": "new", "check": "max_steps", "n": 99},
         {"op": "delete", "id": "old-0"},
     ]
-    diagnosis = GOOD["diagnosis"] | {"assertions": edits}
-
-    def answer(stage, prompt):
-        return json.dumps(diagnosis) if stage == "diagnosis" else script(stage, prompt)
-
-    with LlmServer(answer) as server:
+    with LlmServer(diagnosing(edits)) as server:
         made = creator(server.url, tmp_path / "c")
         full = [encode(Assertion(MaxSteps(k + 1), f"old-{k}")) for k in range(15)]
         made.restore(made.state() | {"assertions": full})

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from programs import ROOT
+from programs import ROOT, start
 
 from reskill_jax.benchmarks.reporting import report
 from reskill_jax.codec import encode
@@ -125,11 +124,8 @@ def test_a_row_says_on_how_many_seeds_it_is_compared():
 
 
 def test_an_arm_that_needs_training_before_is_refused_without():
-    program = [sys.executable, "-m", "reskill_jax.experiments.adaptation"]
-    done = subprocess.run(
-        [*program, "--arms=no skills after reskill", "--minutes=0.00001"],
-        check=False, capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+    program = (sys.executable, "-m", "reskill_jax.experiments.adaptation")
+    done = start(*program, "--arms=no skills after reskill", "--minutes=0.00001")
     assert done.returncode != 0
     assert "adaptation trains nothing before" in done.stderr + done.stdout
 

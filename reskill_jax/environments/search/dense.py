@@ -6,7 +6,6 @@ hash of the model and of the passages.
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reskill_jax.environments.search.encoder import Encoder
-from reskill_jax.storage import cache_directory
+from reskill_jax.storage import cache_directory, replaced
 
 _log = logging.getLogger(__name__)
 _ROWS = 32  # passages per call
@@ -53,7 +52,6 @@ def _embeddings(
     """Return float32 [N, D], computed or from the cache."""
     model = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
     cache = cache_directory() / "embeddings"
-    cache.mkdir(parents=True, exist_ok=True)
     parts = []
     starts = range(0, len(contents), _PART)
     # Mostly a minute per thousand passages on two cores.
@@ -65,10 +63,8 @@ def _embeddings(
         parts.append(_encode(texts, encoder) if kept is None else kept)
         if kept is None:
             # Processes that start together do the same work; the last one's file stays.
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as partial:
-                made = Path(partial, path.name)
+            with replaced(path) as made:
                 np.save(made, parts[-1])
-                made.replace(path)
     return np.concatenate(parts)
 
 

@@ -3,13 +3,12 @@
 import base64
 import hashlib
 import json
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from reskill_jax.environments.task import Task
-from reskill_jax.storage import cache_directory
+from reskill_jax.storage import cache_directory, replaced
 
 _checked: set[Path] = set()  # files that this process has found whole
 _MOST = 64 * 2**20  # bytes of a database; the largest of InterCode has 200 thousand
@@ -44,11 +43,7 @@ def database_file(source: Mapping[str, str]) -> Path:
     path = cache_directory() / "intercode_sql" / "unpacked" / f"{digest}.sqlite"
     if path not in _checked:
         if not path.is_file() or path.read_bytes() != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Workers may unpack it at the same time, each to a place of its own.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as partial:
-                whole = Path(partial, path.name)
+            with replaced(path) as whole:
                 whole.write_bytes(content)
-                whole.replace(path)
         _checked.add(path)
     return path

@@ -9,7 +9,7 @@ import numpy as np
 
 from reskill_jax.grpo.advantages import advantages
 from reskill_jax.grpo.estimators import Estimator
-from reskill_jax.grpo.outcomes import Outcomes, anchors
+from reskill_jax.grpo.outcomes import Outcomes, tabulate
 from reskill_jax.report.page.figures import short
 from reskill_jax.report.page.reading import EpisodeLine, Reader
 
@@ -244,22 +244,13 @@ def _outcomes(lines: Sequence[EpisodeLine]) -> Outcomes:
     Raises:
         OverflowError: a number does not fit.
     """
-    longest = max(len(line.actions) for line in lines)
-    valid = np.ones((len(lines), longest), bool)
-    tokens = np.zeros((len(lines), longest), np.int64)
-    rewards = np.zeros((len(lines), longest))
-    for i, line in enumerate(lines):
-        valid[i, : len(line.valid)] = line.valid[:longest]
-        tokens[i, : len(line.response_tokens)] = line.response_tokens[:longest]
-        rewards[i, : len(line.rewards)] = line.rewards[:longest]
-    group = np.array([line.group for line in lines], np.int64)
-    seen = [line.observations[: len(line.actions)] for line in lines]
-    return Outcomes(
+    return tabulate(
+        max(len(line.actions) for line in lines),
         reward=np.array([line.reward for line in lines], np.float64),
-        group=group,
-        valid=valid,
-        tokens=tokens,
-        rewards=rewards,
-        anchor=anchors(group, seen, longest),
+        group=np.array([line.group for line in lines], np.int64),
+        valid=[line.valid for line in lines],
+        tokens=[line.response_tokens for line in lines],
+        rewards=[line.rewards for line in lines],
+        seen=[line.observations[: len(line.actions)] for line in lines],
         arm_effect=np.array([line.arm_effect for line in lines]),
     )
