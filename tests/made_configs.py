@@ -100,8 +100,11 @@ def build_all(config, directory):
     strategy = build_strategy.make_strategy(
         config, environment, prompts, directory / "calls"
     )
-    task = Task("train/a", "kind", "train", "")
-    plan = strategy.plan(1, lambda count: [task] * count)
+    task = Task("train/0", "kind", "train", "")
+    # Each once: Reflexion attempts a task that is drawn twice only once.
+    plan = strategy.plan(
+        1, lambda count: [replace(task, id=f"train/{i}") for i in range(count)]
+    )
     # Reflexion has two chains of attempts, whatever the size of a group.
     rollouts = 2 if config.strategy.name == "reflexion" else config.grpo.group_size
     assert plan.arms.shape == (config.rollout.tasks_per_step, rollouts)
