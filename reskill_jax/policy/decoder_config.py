@@ -118,6 +118,9 @@ _FIXED: dict[str, Any] = {
     "partial_rotary_factor": 1,
     "dual_chunk_attention_config": None,
     "quantization_config": None,
+    "per_layer_config": None,
+    "is_causal": True,
+    "logit_scale": 1,  # of Llama: vLLM reads it, transformers does not
 }
 
 
@@ -205,6 +208,14 @@ def from_hf(values: dict[str, Any]) -> DecoderConfig:
     # all of it, and the base stands in it or beside it.
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     _check_types({"rope_theta": rope.get("rope_theta")})
+    original = "original_max_position_embeddings"
+    within, beside = rope.get(original), values.get(original)
+    if None not in (within, beside) and within != beside:
+        # transformers' configuration has the first, its models compute with the second.
+        raise ValueError(
+            f"{original} is {within!r} in the scaling of positions and {beside!r} "
+            "beside it: leave out the one that is not the model's"
+        )
     theta: Any = rope.get("rope_theta", values.get("rope_theta"))
     missing = [key for key in _REQUIRED if values.get(key) is None]
     missing += ["rope_theta"] if theta is None else []

@@ -270,6 +270,9 @@ def rope(**values):
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"attention_dropout": 0.1}, r"attention_dropout=0\.1"),
         ({"quantization_config": {"bits": 4}}, "quantization_config="),
+        ({"per_layer_config": {"1": {"rms_norm_eps": 0.5}}}, "per_layer_config="),
+        ({"is_causal": False}, "is_causal=False"),
+        ({"logit_scale": 0.1}, r"logit_scale=0\.1"),
         ({"rope_parameters": rope(rope_type="dynamic")}, "rope_type='dynamic'"),
         ({"rope_parameters": rope(mrope_section=[1])}, r"mrope_section=\[1\]"),
         ({"rope_parameters": rope(partial_rotary_factor=0.5)}, "partial_rotary"),
@@ -411,6 +414,16 @@ def test_frequencies_are_those_of_transformers(tmp_path, parameters, scaling, th
     assert read.rope_theta == theirs["rope_theta"]
     assert read.rope_scaling == read_scaling(theirs)
     assert from_hf(to_hf(read)) == read
+
+
+@pytest.mark.parametrize("scaling", [LLAMA3, *YARNS])
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_two_original_lengths_are_refused(key, scaling):
+    original = "original_max_position_embeddings"
+    values = to_hf(CONFIG) | {key: {"rope_theta": 1e4, **scaling}}
+    assert from_hf(values | {original: scaling[original]}) == from_hf(values)
+    with pytest.raises(ValueError, match=f"{original} is .* and 512 beside"):
+        from_hf(values | {original: 512})
 
 
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "longrope", "x"])
