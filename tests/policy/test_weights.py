@@ -430,5 +430,8 @@ def test_two_original_lengths_are_refused(key, scaling):
 def test_a_scaling_added_by_hand_is_not_ignored(tmp_path, kind):
     values = to_hf(CONFIG) | {"rope_scaling": rope(rope_type=kind, factor=2.0)}
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=f"rope_type='{kind}' is not supported"):
+    match = f"rope_type='{kind}' is not supported"
+    with pytest.raises(ValueError, match=match) as error:
         load_config(tmp_path)
+    # Only dynamic scaling leaves the positions of pre-training as they were.
+    assert ("can be removed" in str(error.value)) == (kind == "dynamic")

@@ -70,10 +70,15 @@ def read_scaling(rope: dict[str, Any]) -> Scaling | None:
     for key in ("type", "rope_theta"):
         given.pop(key, None)
     if kind not in ("default", *_TYPES):
+        way_out = ""
+        if kind == "dynamic":  # the others change short texts, too
+            way_out = (
+                ". Where all prompts stay within max_position_embeddings, the scaling "
+                "can be removed from config.json"
+            )
         raise ValueError(
             f"rope_type={kind!r} is not supported: use one of default, "
-            f"{', '.join(_TYPES)}. Where all prompts stay within the context of "
-            "pre-training, the scaling can be removed from config.json"
+            f"{', '.join(_TYPES)}{way_out}"
         )
     if given.pop("partial_rotary_factor", 1) != 1:
         value = rope["partial_rotary_factor"]
