@@ -45,7 +45,11 @@ _TEMPLATE_ARGUMENTS: dict[str, Any] = {
 # of that name takes its place, since functions are no arguments.
 _CLOCK = "strftime_now"
 _TIME = datetime(2024, 7, 26)
-_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")  # of the settings
+# Tokens that the settings of any tokenizer may name; many name others, too.
+_NAMED = (
+    *("bos_token", "eos_token", "pad_token", "unk_token"),
+    *("sep_token", "cls_token", "mask_token"),
+)
 # Rollouts of a group begin with the same text, and are often asked in the same words.
 _CACHED_TEXTS = 2048
 _USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
@@ -134,6 +138,9 @@ class Tokenizer:
         settings = {}
         if settings_path.is_file():
             settings = read_json(settings_path)
+        names_path = path.with_name("special_tokens_map.json")
+        if names_path.is_file() and "added_tokens_decoder" not in settings:
+            settings |= read_json(names_path)  # of older models; as in transformers
         template_path = path.with_name("chat_template.jinja")
         if template_path.is_file():  # it takes precedence in transformers too
             try:
@@ -214,10 +221,7 @@ class Tokenizer:
             )
         if _CLOCK in template:
             template = _stopped_clock() + template
-        named = {name: self._named(name) for name in _NAMED}
-        arguments: dict[str, Any] = _TEMPLATE_ARGUMENTS | {
-            name: token for name, token in named.items() if token is not None
-        }
+        arguments = _TEMPLATE_ARGUMENTS | self._named_tokens()
         try:
             result: Any = render_jinja_template(
                 [[{"role": role, "content": words} for role, words in turns]],
@@ -233,9 +237,17 @@ class Tokenizer:
         return text
 
     def _named(self, name: str) -> str | None:
-        """Return a token of the settings, which may be wrapped in its options."""
-        token = self._settings.get(name)
-        return token["content"] if isinstance(token, dict) else token
+        """Return a token of the settings."""
+        return self._named_tokens().get(name)
+
+    def _named_tokens(self) -> dict[str, str]:
+        """Return the tokens of the settings by name, which templates may print."""
+        named = {k: v for k, v in self._settings.items() if k.endswith("_token")}
+        for key in ("extra_special_tokens", "model_specific_special_tokens"):
+            more = self._settings.get(key)  # or a list, without names
+            named |= more if isinstance(more, dict) else {}
+        texts = {name: _text_of(token) for name, token in named.items()}
+        return {name: text for name, text in texts.items() if isinstance(text, str)}
 
     def _special_names(self) -> set[str]:
         added = self._backend.get_added_tokens_decoder().values()
@@ -254,6 +266,11 @@ def _stopped_clock() -> str:
     return f"{{%- macro {_CLOCK}(format) %}}{{{{ format{filters} }}}}{{%- endmacro %}}"
 
 
+def _text_of(token: Any) -> Any:
+    """Return the text of a token, which may be wrapped in its options."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def _is_text(value: Any) -> bool:
     """Tell whether a value is a string that can be written, without half surrogates."""
     try:
@@ -266,8 +283,7 @@ def _check_types(settings: dict[str, Any]) -> None:
     """Raise a ValueError unless the settings that are read have their types."""
     for name in _NAMED:
         token = settings.get(name)
-        text = token.get("content") if isinstance(token, dict) else token
-        if not (_is_text(text) or token is None):
+        if not (_is_text(_text_of(token)) or token is None):
             raise ValueError(
                 f"tokenizer_config.json: {name}={token!r} is neither a string nor an "
                 "object whose content is one: correct it, or set it to null"

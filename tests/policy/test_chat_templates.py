@@ -113,6 +113,55 @@ def test_a_template_file_takes_precedence_and_is_kept(tmp_path):
     assert tokenizer.encode("<|eot_id|>") != [tokenizer.eos_id]
 
 
+SOME = "<|eot_id|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "values"),
+    [
+        ("sep_token", "tokenizer_config.json", {"sep_token": SOME}),
+        ("image_token", "tokenizer_config.json", {"image_token": {"content": SOME}}),
+        *(
+            ("turn_token", "tokenizer_config.json", {key: {"turn_token": SOME}})
+            for key in ("extra_special_tokens", "model_specific_special_tokens")
+        ),
+        ("bos_token", "special_tokens_map.json", {"bos_token": SOME}),
+        ("bos_token", "special_tokens_map.json", {"bos_token": {"content": SOME}}),
+    ],
+)
+def test_a_template_prints_any_token_that_the_files_name(tmp_path, name, file, values):
+    write_tokenizer(tmp_path, "Qwen3-2507")
+    path = tmp_path / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["chat_template"] = f"{{{{ {name} }}}}" + settings["chat_template"]
+    settings["add_bos_token"] = True  # is none
+    path.write_text(json.dumps(settings))
+    path = tmp_path / file
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(before | values))
+    ours = Tokenizer.load(tmp_path)
+    assert ours.user_prefix[0] == ours.special(SOME)
+    if "image_token" not in values:  # there, transformers wants its own mark of a token
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        ids = render(theirs, "", tokenize=True)
+        assert ids == [*ours.user_prefix, *ours.assistant_prefix]
+    ours.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").user_prefix == ours.user_prefix
+
+
+def test_the_list_of_tokens_of_older_models_yields_to_that_of_newer_ones(tmp_path):
+    write_tokenizer(tmp_path, "Llama 3")
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<|eot_id|>"}')
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "added_tokens_decoder": {}})
+    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = Tokenizer.load(tmp_path)
+    assert ours.user_prefix[0] == theirs.bos_token_id
+    assert ours.user_prefix[0] == ours.special("<|begin_of_text|>")
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [
