@@ -42,6 +42,7 @@ from reskill_jax.policy.lora import merge
 from reskill_jax.policy.sharding import row_shards
 from reskill_jax.policy.weights import load
 from reskill_jax.process import compilation_cache, tune_memory
+from reskill_jax.reasoning import answer_of
 from reskill_jax.rollout.demonstration import (
     Demonstration,
     as_episode,
@@ -261,11 +262,27 @@ def _check_lists(config: ConfigDict, demonstrations: Sequence[Demonstration]) ->
 def _check_responses(
     config: ConfigDict, policy: build.Policy, demonstrations: Sequence[Demonstration]
 ) -> None:
-    """Refuse responses that the policy's positions do not reach, after a long prompt.
+    """Refuse responses in which a run would find no action, or that are too long.
 
     Raises:
-        ValueError: names the task of the first one.
+        ValueError: no response ends the thoughts that the chat template begins; or the
+            policy's positions do not reach the end of one, after a long prompt: it
+            names the task of the first one.
     """
+    opened = policy.tokenizer.opened
+    responses = [
+        turn.response
+        for demonstration in demonstrations
+        for turn in demonstration.turns
+        if turn.response
+    ]
+    if opened and not any(answer_of(opened + text).strip() for text in responses):
+        raise ValueError(
+            f"the chat template of {policy.directory} begins each response with "
+            f"{opened!r}, and no response of the episodes ends these thoughts, so that "
+            "none has an action: let the responses begin with the mark that ends them, "
+            "or use a chat template that begins none"
+        )
     longest = policy.config.max_position_embeddings
     room = longest - config.prompt.max_tokens
     for demonstration in demonstrations:

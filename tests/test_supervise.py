@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import shutil
 import sys
+from functools import partial
 
 import pytest
 from corridor_runs import corridor_config
@@ -145,6 +147,35 @@ def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_pa
             learning_rate=1e-3,
             held_out=1,
         )
+
+
+def test_responses_that_stay_within_thoughts_are_refused(policy, tmp_path):
+    """A run would find no action in what such a policy has learnt to say."""
+    thinker = tmp_path / "thinker"
+    shutil.copytree(policy, thinker)
+    path = thinker / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    begun = settings["chat_template"].replace("assistant\n'", "assistant\n<think>\n'")
+    path.write_text(json.dumps(settings | {"chat_template": begun}))
+    assert Tokenizer.load(thinker).opened == "<think>"
+    train = partial(
+        supervise,
+        corridor_config(thinker, prompt__actions=False),
+        policy=str(thinker),
+        output=tmp_path / "b",
+        bank=SkillBank(),
+        steps=1,
+        batch=1,
+        learning_rate=1e-3,
+        held_out=1,
+    )
+    line = LINE | {"active_skills": None}
+    with pytest.raises(ValueError, match="'<think>', and no response of the episodes"):
+        train(write(tmp_path / "a.jsonl", line, line))
+    thoughtful = line | {
+        "responses": ["A desk.</think><action>open desk 1</action>", None]
+    }
+    train(write(tmp_path / "b.jsonl", line, thoughtful))
 
 
 def test_values_that_no_key_has_are_refused_before_any_work(policy, tmp_path):
