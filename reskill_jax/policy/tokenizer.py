@@ -104,7 +104,10 @@ class Tokenizer:
         if spaced not in ((before, after), (f"{before} ", f" {after}")):
             raise ValueError("the chat template changes the words of the user")
         turns = [("user", _USER), ("assistant", _ASSISTANT)]
-        end = self._encode_template(self._render(turns, False).split(_ASSISTANT)[-1])
+        _, answer, rest = self._render(turns, False).rpartition(_ASSISTANT)
+        if not answer:
+            raise ValueError("the chat template changes the words of the assistant")
+        end = self._encode_template(rest)
         if not end or self._backend.id_to_token(end[0]) not in self._special_names():
             raise ValueError("the chat template ends no turn with a special token")
         self.eos_id = end[0]

@@ -170,6 +170,7 @@ def test_the_list_of_tokens_of_older_models_yields_to_that_of_newer_ones(tmp_pat
         (QWEN3.replace("message.content", "message.content * 2"), "repeats"),
         (QWEN3.replace("message.content", "message.content.lstrip()"), "changes"),
         (QWEN3.replace("<|im_end|>", "##"), "ends no turn"),
+        ("<|im_start|>{{ messages[0].content }}<|im_end|>", "of the assistant"),
         (QWEN3 + "{{ raise_exception('only tools') }}", "only tools"),
     ],
 )
