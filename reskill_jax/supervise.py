@@ -48,6 +48,7 @@ from reskill_jax.rollout.demonstration import (
     as_episode,
     episode_files,
     only_successes,
+    only_taught,
     read_demonstrations,
 )
 from reskill_jax.skills.skill import SkillBank
@@ -124,7 +125,7 @@ def supervise(
     config.unlock()
     config.policy.path = policy
     validate(config, SUPERVISION)
-    demonstrations = read_demonstrations(episodes, bank)
+    demonstrations = only_taught(read_demonstrations(episodes, bank))
     if not failures:
         demonstrations = only_successes(demonstrations)
     if len(demonstrations) <= held_out:

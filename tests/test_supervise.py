@@ -16,6 +16,7 @@ from reskill_jax.policy.tokenizer import Tokenizer
 from reskill_jax.rollout.demonstration import (
     as_episode,
     only_successes,
+    only_taught,
     read_demonstrations,
 )
 from reskill_jax.rollout.prompts import PromptBuilder
@@ -128,6 +129,29 @@ def test_failures_can_be_told_and_nothing_is_an_error(tmp_path):
     assert only_successes(read) == read[:1]
     with pytest.raises(ValueError, match="holds no episodes"):
         read_demonstrations(write(tmp_path / "b.jsonl"), SkillBank())
+
+
+def test_episodes_that_are_only_read_are_left_out(policy, tmp_path):
+    line = LINE | {"active_skills": None}
+    silent = line | {"responses": [None, None]}
+    cut = line | {"responses": ["", None], "stopped": [False, None]}
+    ended = line | {"responses": ["", None]}
+    path = write(tmp_path / "a.jsonl", silent, line, cut, ended)
+    read = read_demonstrations(path, SkillBank())
+    assert only_taught(read) == [read[1], read[3]]
+    path = write(tmp_path / "b.jsonl", silent, silent)
+    with pytest.raises(ValueError, match="has 0 episodes to imitate"):
+        supervise(
+            corridor_config(policy, prompt__actions=False),
+            path,
+            policy=str(policy),
+            output=tmp_path / "b",
+            bank=SkillBank(),
+            steps=1,
+            batch=1,
+            learning_rate=1e-3,
+            held_out=0,
+        )
 
 
 def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_path):

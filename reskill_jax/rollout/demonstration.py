@@ -271,3 +271,12 @@ def as_line(
 def only_successes(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     """Keep those that reached their goal."""
     return [d for d in demonstrations if d.success]
+
+
+def only_taught(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
+    """Keep those that teach something: a response's text, or its end."""
+    return [
+        d
+        for d in demonstrations
+        if any(t.response or (t.response == "" and t.ends) for t in d.turns)
+    ]
