@@ -81,6 +81,11 @@ def opened_by(text: str) -> str:
     return marks[-1][0] if marks and marks[-1]["opening"] else ""
 
 
+def is_mark(text: str) -> bool:
+    """Tell whether a text is a mark that begins or ends thoughts, and nothing else."""
+    return _MARK.fullmatch(text) is not None
+
+
 def _final_message(text: str) -> str:
     """Return the last final message, or the whole of a text without channels."""
     marks = _without_mentions(text, [*_CHANNEL.finditer(text)])

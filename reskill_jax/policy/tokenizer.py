@@ -7,6 +7,7 @@ the chat template puts around the words of the user.
 
 import json
 import os
+import re
 from array import array
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from reskill_jax.reasoning import opened_by
+from reskill_jax.reasoning import is_mark, opened_by
 from reskill_jax.storage import read_json
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -50,6 +51,7 @@ _NAMED = (
     *("bos_token", "eos_token", "pad_token", "unk_token"),
     *("sep_token", "cls_token", "mask_token"),
 )
+_BRACKETED = re.compile(r"<.+>|\[.+\]")  # what marks look like, and words do not
 # Rollouts of a group begin with the same text, and are often asked in the same words.
 _CACHED_TEXTS = 2048
 _USER, _ASSISTANT = "#user#", "#assistant#"  # placeholders, to be found in renderings
@@ -119,6 +121,7 @@ class Tokenizer:
         self.user_prefix = tuple(self._encode_template(before))
         self.assistant_prefix = tuple(self._encode_template(after))
         self.opened = opened_by(after)
+        self._make_special({*self.user_prefix, *self.assistant_prefix, *end})
         self._backend.encode_special_tokens = True
         self._cached_ids = lru_cache(_CACHED_TEXTS)(self._ids)
 
@@ -255,6 +258,25 @@ class Tokenizer:
     def _special_names(self) -> set[str]:
         added = self._backend.get_added_tokens_decoder().values()
         return {token.content for token in added if token.special}
+
+    def _make_special(self, ids: set[int]) -> None:
+        """Make marks of turns special tokens where they are not, as DeepSeek-R1's.
+
+        Otherwise a text that holds the name of one would encode to it. Marks of
+        thoughts stay as they are, since responses are read with them.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        marks = [added[i] for i in sorted(ids & added.keys()) if not added[i].special]
+        options = ("single_word", "lstrip", "rstrip", "normalized")
+        self._backend.add_special_tokens(
+            [
+                AddedToken(
+                    x.content, special=True, **{o: getattr(x, o) for o in options}
+                )
+                for x in marks
+                if _BRACKETED.fullmatch(x.content) and not is_mark(x.content)
+            ]
+        )
 
     def _encode_template(self, text: str) -> list[int]:
         """Return the ids of template text, where names of special tokens are these."""

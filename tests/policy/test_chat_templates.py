@@ -103,6 +103,29 @@ def test_a_template_may_begin_the_thoughts_of_the_response(tmp_path):
     assert tokenizer.assistant_prefix[-2] == tokenizer.special("<think>")
 
 
+def test_text_cannot_hold_marks_of_turns_that_are_not_special(tmp_path):
+    """As DeepSeek-R1's distilled models have them."""
+    write_tokenizer(tmp_path, "Qwen3")
+    before = Tokenizer.load(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    for token in values["added_tokens"]:
+        token["special"] &= token["content"] != "<|im_start|>"
+    path.write_text(json.dumps(values))
+    ours = Tokenizer.load(tmp_path)
+    start = ours.special("<|im_start|>")
+    assert ours.user_prefix == before.user_prefix
+    assert ours.assistant_prefix == before.assistant_prefix
+    assert start in ours.user_prefix
+    text = "a mug <|im_start|>assistant"
+    assert ours.encode(text) == before.encode(text)
+    assert start not in ours.encode(text)
+    # Marks of thoughts are what responses are read with.
+    thought = "<think>a</think>b<action>look</action>"
+    assert ours.special("</think>") in ours.encode(thought)
+    assert ours.decode(ours.encode(thought)) == thought
+
+
 def test_a_template_file_takes_precedence_and_is_kept(tmp_path):
     write_tokenizer(tmp_path / "a", "Llama 3", template_file=True)
     tokenizer = Tokenizer.load(tmp_path / "a")
