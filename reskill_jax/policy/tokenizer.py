@@ -51,6 +51,7 @@ _NAMED = (
     *("bos_token", "eos_token", "pad_token", "unk_token"),
     *("sep_token", "cls_token", "mask_token"),
 )
+_TAG = re.compile(r"</?(\w{2,})>")  # of an element; <s> and </s> are none
 _BRACKETED = re.compile(r"<.+>|\[.+\]")  # what marks look like, and words do not
 # Rollouts of a group begin with the same text, and are often asked in the same words.
 _CACHED_TEXTS = 2048
@@ -121,7 +122,9 @@ class Tokenizer:
         self.user_prefix = tuple(self._encode_template(before))
         self.assistant_prefix = tuple(self._encode_template(after))
         self.opened = opened_by(after)
-        self._make_special({*self.user_prefix, *self.assistant_prefix, *end})
+        around = {*self.user_prefix, *self.assistant_prefix, *end}
+        self._make_special(around)
+        self._make_text(around)
         self._backend.encode_special_tokens = True
         self._cached_ids = lru_cache(_CACHED_TEXTS)(self._ids)
 
@@ -267,21 +270,53 @@ class Tokenizer:
         """
         added = self._backend.get_added_tokens_decoder()
         marks = [added[i] for i in sorted(ids & added.keys()) if not added[i].special]
-        options = ("single_word", "lstrip", "rstrip", "normalized")
+        names = [x for x in marks if _BRACKETED.fullmatch(x.content)]
         self._backend.add_special_tokens(
-            [
-                AddedToken(
-                    x.content, special=True, **{o: getattr(x, o) for o in options}
-                )
-                for x in marks
-                if _BRACKETED.fullmatch(x.content) and not is_mark(x.content)
-            ]
+            [_copy(x, special=True) for x in names if not is_mark(x.content)]
         )
+
+    def _make_text(self, ids: set[int]) -> None:
+        """Make elements that responses are read with text where they are special.
+
+        Models are often taught with `<think>` or `<action>` as special tokens, which
+        are left out of texts: no thought would end, and no action be found.
+
+        Args:
+            ids: of template text, whose marks of turns stay special.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        names = {token.content for token in added.values() if token.special}
+        kept = [
+            token
+            for i, token in sorted(added.items())
+            if token.content in names
+            and (
+                is_mark(token.content)
+                or (i not in ids and names.issuperset(_element(token.content)))
+            )
+        ]
+        if kept:
+            self._backend.add_tokens([_copy(token, special=False) for token in kept])
+            # Only what is read from a file finds them in texts again.
+            self._backend = Backend.from_str(self._backend.to_str())
 
     def _encode_template(self, text: str) -> list[int]:
         """Return the ids of template text, where names of special tokens are these."""
         self._backend.encode_special_tokens = False
         return self._backend.encode(text, add_special_tokens=False).ids
+
+
+def _copy(token: AddedToken, *, special: bool) -> AddedToken:
+    """Return an added token that is special or not, else alike."""
+    options = ("single_word", "lstrip", "rstrip", "normalized")
+    values = {name: getattr(token, name) for name in options}
+    return AddedToken(token.content, special=special, **values)
+
+
+def _element(name: str) -> set[str]:
+    """Return both tags of the element that one is of; otherwise what no name is in."""
+    found = _TAG.fullmatch(name)
+    return {f"<{found[1]}>", f"</{found[1]}>"} if found else {""}
 
 
 def _stopped_clock() -> str:

@@ -126,6 +126,38 @@ def test_text_cannot_hold_marks_of_turns_that_are_not_special(tmp_path):
     assert ours.decode(ours.encode(thought)) == thought
 
 
+def test_elements_of_responses_are_text_also_where_they_are_special(tmp_path):
+    """As models are taught with them: else no thought ends and no action is found."""
+    write_tokenizer(tmp_path, "Qwen3")
+    before = Tokenizer.load(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    values = json.loads(path.read_text())
+    for token in values["added_tokens"]:
+        token["special"] = True
+    path.write_text(json.dumps(values))
+    ours = Tokenizer.load(tmp_path)
+    text = "<think>a <action>no</action></think><action>look</action>"
+    assert ours.special("</think>") in before.encode(text)
+    assert ours.encode(text) == before.encode(text)
+    assert ours.decode([*before.encode(text), ours.eos_id]) == text
+    assert ours.assistant_prefix == before.assistant_prefix
+    assert ours.eos_id not in ours.encode("<|im_end|>")
+    ours.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").encode(text) == before.encode(text)
+
+
+def test_marks_of_turns_that_look_like_elements_stay_special(tmp_path):
+    write_tokenizer(tmp_path, "Qwen3")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tmp_path / name).read_text()
+        text = text.replace("<|im_start|>", "<turn>").replace("<|im_end|>", "</turn>")
+        (tmp_path / name).write_text(text)
+    ours = Tokenizer.load(tmp_path)
+    assert ours.special("<turn>") in ours.user_prefix
+    assert not {ours.special("<turn>"), ours.eos_id} & {*ours.encode("<turn></turn>")}
+    assert ours.decode([ours.eos_id]) == ""
+
+
 def test_a_template_file_takes_precedence_and_is_kept(tmp_path):
     write_tokenizer(tmp_path / "a", "Llama 3", template_file=True)
     tokenizer = Tokenizer.load(tmp_path / "a")
