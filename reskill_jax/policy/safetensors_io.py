@@ -137,7 +137,10 @@ def _read_index(directory: Path) -> Mapping[str, str]:
     path, single = directory / INDEX, directory / SINGLE
     if not path.is_file():
         if not single.is_file():
-            raise FileNotFoundError(f"{directory} has neither {SINGLE} nor {INDEX}")
+            raise FileNotFoundError(
+                f"{directory} has neither {SINGLE} nor {INDEX}: weights of other "
+                "formats are not read, save_pretrained of transformers writes these"
+            )
         return {}
     if single.is_file():
         raise ValueError(

@@ -138,7 +138,10 @@ class Tokenizer:
         """
         path = Path(directory) / "tokenizer.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist: not a tokenizer directory")
+            raise FileNotFoundError(
+                f"{path} does not exist: tokenizers of other files are not read, "
+                "save_pretrained of transformers writes this one"
+            )
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception

@@ -176,7 +176,9 @@ def test_an_index_that_lies_is_refused(tmp_path, params):
     path.write_text("{}")
     assert f"{path} is corrupt" in refusal(tmp_path)
     path.unlink()
-    assert INDEX in refusal(tmp_path, FileNotFoundError)
+    refused_text = refusal(tmp_path, FileNotFoundError)
+    assert INDEX in refused_text
+    assert "save_pretrained" in refused_text
 
 
 def test_two_sets_of_weights_in_a_directory_are_refused(tmp_path, params):
