@@ -74,6 +74,7 @@ class Database:
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         self.name = name
         self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        self._functions = sqlite3.connect(":memory:")  # SQLite's own
         try:
             self._set_up(uri)
         except BaseException:
@@ -102,8 +103,13 @@ class Database:
             cursor.close()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and free what SQLite holds for it at once.
+
+        A connection that is only forgotten keeps its part of the process' memory until
+        Python looks for cycles, and what a statement may have would depend on that.
+        """
         self._connection.close()
+        self._functions.close()
 
     def _fetch(self, cursor: sqlite3.Cursor) -> tuple[Row, ...]:
         rows: list[Row] = []
@@ -143,7 +149,7 @@ class Database:
         run("ATTACH ? AS ?", (uri, self.name))
         self._describe()
         run("PRAGMA query_only = ON")
-        add_functions(self._connection, self.name)
+        add_functions(self._connection, self._functions, self.name)
         for category, value in _LIMITS.items():
             self._connection.setlimit(category, value)
         self._connection.set_progress_handler(self._over, _STEPS_PER_CALL)

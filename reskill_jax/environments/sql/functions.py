@@ -23,13 +23,20 @@ _LONGEST = 8_000  # characters that formats fill up to, all together
 _WIDTHS = re.compile(r"%[-+ 0#,!]*(\d+|\*)?(?:\.(\d+|\*))?")
 
 
-def add_functions(connection: sqlite3.Connection, database: str) -> None:
-    """Add the functions to a connection; `database` is what ``DATABASE()`` returns."""
+def add_functions(
+    connection: sqlite3.Connection, own: sqlite3.Connection, database: str
+) -> None:
+    """Add the functions to a connection.
+
+    Args:
+        connection: gets them.
+        own: where SQLite's own functions are called; open as long as `connection` is.
+        database: what ``DATABASE()`` returns.
+    """
     add = partial(connection.create_function, deterministic=True)
     add("database", 0, lambda: database)
     for name, count, function in _MYSQL:
         add(name, count, function)
-    own = sqlite3.connect(":memory:")  # with SQLite's own functions
     for name in _CLOCK:
         add(name, -1, partial(_at_now, own, name))
     for name, kind in (("date", "date"), ("time", "time"), ("timestamp", "datetime")):

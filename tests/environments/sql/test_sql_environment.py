@@ -1,6 +1,7 @@
 """Playing: what is understood, what is shown, and when an answer is scored."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import pickle
@@ -232,17 +233,31 @@ def test_shown_results_are_cut_and_say_how_many_rows_there_are(rows, characters)
     assert lines[-1] == f"({count}{cut})"
 
 
+# It takes most of the memory that a statement may have.
+HEAVY = (
+    "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r LIMIT 11000) "
+    "SELECT count(*) FROM (SELECT DISTINCT printf('%.*c',3000,'x')||i FROM r)"
+)
+
+
+def test_the_memory_of_a_statement_does_not_depend_on_what_came_before(environment):
+    """Nor on when Python collects garbage."""
+    gc.disable()
+    try:
+        for _ in range(1000):
+            environment.step("SELECT 1")
+        assert "11000" in environment.step(HEAVY).text
+    finally:
+        gc.enable()
+
+
 def test_the_memory_of_a_statement_does_not_depend_on_other_episodes(spec, task):
     """SQLite counts all that the process has open."""
-    heavy = (
-        "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM r LIMIT 11000) "
-        "SELECT count(*) FROM (SELECT DISTINCT printf('%.*c',3000,'x')||i FROM r)"
-    )
     crowd = [spec.make() for _ in range(150)]
     try:
         for one in crowd:
             one.reset(task)
-        assert "11000" in crowd[0].step(heavy).text
+        assert "11000" in crowd[0].step(HEAVY).text
     finally:
         for one in crowd:
             one.close()
