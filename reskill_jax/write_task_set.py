@@ -2,9 +2,10 @@
 
     python -m reskill_jax.write_task_set --config=configs/search.py
 
-writes the splits that the configuration trains and evaluates on, whole, as
-``reskill_<environment>/1.0.0`` below TFDS_DATA_DIR. They are played with
-``--config.env.source=tfds:reskill_search/1.0.0``; see `environments.tfds`.
+writes the splits that the configuration trains and evaluates on, whole, and what
+env.dev holds out of train, as ``reskill_<environment>/1.0.0`` below TFDS_DATA_DIR. They
+are played with ``--config.env.source=tfds:reskill_search/1.0.0``; see
+`environments.tfds`.
 """
 
 from absl import flags
@@ -33,9 +34,11 @@ def write_task_set(config: ConfigDict) -> str:
             "empty to write one from files"
         )
     environment = load_environment(config)
+    # What is held out of train belongs to it, whether or not it is evaluated on.
+    held_out = ("dev",) if config.env.get("dev") else ()
     panels = {
         split: environment.portable(environment.panel(split, None))
-        for split in dict.fromkeys(("train", *config.eval.splits))
+        for split in dict.fromkeys(("train", *held_out, *config.eval.splits))
     }
     name = f"reskill_{config.env.name.rsplit('.')[-1]}"
     folder = write(name, panels, data_directory())

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from programs import ROOT, start
+from programs import ROOT, get_config, start
 
 from reskill_jax.environments.alfworld.environment import AlfworldEnvironment
 from reskill_jax.environments.alfworld.games import cached_houses
@@ -19,6 +19,7 @@ from reskill_jax.environments.panels import TaskPanel
 from reskill_jax.environments.registry import environment_module
 from reskill_jax.environments.task import Task
 from reskill_jax.environments.tfds import parse_source, read, write
+from reskill_jax.write_task_set import write_task_set
 
 pytest.importorskip("tensorflow_datasets", reason="needs pip install '.[tfds]'")
 TASKS = [
@@ -86,6 +87,23 @@ def test_the_command_makes_a_set_that_is_played_without_the_files(
     seen = start_of(files.panel("valid_seen", None))
     shutil.rmtree(houses)
     assert start_of(stored.panel("valid_seen", None)) == seen
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("alfworld") is None,
+    reason="the extra `alfworld` is not installed",
+)
+@pytest.mark.parametrize("splits", [("valid_seen",), ("valid_seen", "dev")])
+def test_what_was_held_out_of_train_is_held_out_once(tmp_path, monkeypatch, splits):
+    root = str(cached_houses("small", train=4, held_out=3, seed=0, workers=2))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    config = get_config()
+    config.env.root, config.env.dev = root, 2
+    config.eval.splits = splits
+    files = load(Settings(root=root, dev=2), workers=1)
+    stored = load(Settings(source=write_task_set(config), dev=2), workers=1)
+    for split in ("train", "dev", "valid_seen"):
+        assert stored.panel(split, None).label == files.panel(split, None).label
 
 
 @pytest.mark.parametrize(

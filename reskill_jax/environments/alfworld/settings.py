@@ -26,7 +26,8 @@ class Settings:
         houses_seed: seed of everything random in the houses, apart from the run's own,
             so that runs with different seeds play the same houses.
         dev: number of games of train that are not trained on but are the split dev,
-            for choices; the other splits are for what is reported.
+            for choices; the other splits are for what is reported. A task set that has
+            a split dev keeps it, whatever this number is.
         kinds: which kinds of tasks train has, so that one can see what a policy does
             with those that it never trained on: names with commas, of kinds or of the
             paper's columns (see `chosen_kinds`); empty: all.

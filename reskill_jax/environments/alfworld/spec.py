@@ -15,7 +15,7 @@ from reskill_jax.environments.alfworld.settings import Settings
 from reskill_jax.environments.alfworld.wordings import WORDINGS
 from reskill_jax.environments.panels import TaskPanel, evenly_spaced, hold_out
 from reskill_jax.environments.protocol import EnvironmentSpec
-from reskill_jax.environments.tfds import read
+from reskill_jax.environments.tfds import read, splits
 
 __all__ = ["Settings", "load"]
 
@@ -41,14 +41,16 @@ def load(settings: Settings, *, workers: int) -> EnvironmentSpec:
 def _panel(
     root: Callable[[], str | None], settings: Settings, split: str, limit: int | None
 ) -> TaskPanel:
-    if split == "dev" and not settings.dev:
+    # A task set with a split dev has it held out already: its train is without it.
+    held_out = bool(settings.source) and "dev" in splits(settings.source)
+    if split == "dev" and not settings.dev and not held_out:
         raise ValueError("dev=0: set env.dev, the number of games that are held out")
-    stored = "train" if split == "dev" else split
+    stored = "train" if split == "dev" and not held_out else split
     if settings.source:
         tasks = read(settings.source, stored)
     else:
         tasks = find_games(root(), stored)
-    if stored == "train":
+    if stored == "train" and not held_out:
         train, dev = hold_out(tasks, settings.dev)
         tasks = dev if split == "dev" else train
     kinds = settings.kinds_of(split)
