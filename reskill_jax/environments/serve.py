@@ -66,9 +66,10 @@ def _parse(name: str, text: str, like: Any) -> Any:
         return tuple(filter(None, text.split(",")))
     try:
         value = json.loads(text.lower() if isinstance(like, bool) else text)
-        if isinstance(like, bool) is isinstance(value, bool):
+        same_kind = isinstance(like, bool) is isinstance(value, bool)
+        if same_kind and type(like)(value) == value:  # an integer has no fraction
             return type(like)(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         pass
     raise ValueError(f"{name}={text!r}: needs a value of type {type(like).__name__}")
 

@@ -404,7 +404,10 @@ def test_settings_are_those_of_the_section_env():
     assert environment_settings(module, {"held_out": 2}, changes) == module.Settings(
         train=3, held_out=2, remote=True
     )
-    for key, value in (("train", "many"), ("remote", "1"), ("doors", "2")):
+    for key, value in (
+        *(("train", "many"), ("train", "2.5"), ("train", "1e999")),
+        *(("remote", "1"), ("doors", "2")),
+    ):
         with pytest.raises(ValueError, match=rf"env\.{key}"):
             environment_settings(module, {}, {key: value})
 
