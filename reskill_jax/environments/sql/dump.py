@@ -32,7 +32,9 @@ _LEFT_OUT = (
     "CREATE USER", "GRANT", "FLUSH", "CREATE DATABASE", "DROP TABLE", "LOCK", "UNLOCK",
 )  # fmt: skip
 _TAKEN = {"main", "temp", "information_schema"}  # SQLite's, and what describes all
-_TEXT_COLUMN = re.compile(r"`[^`]+` (text|varchar|char)\b", re.IGNORECASE)
+_TEXT_COLUMN = re.compile(
+    r"`[^`]+` ((?:tiny|medium|long)?text|varchar|char)\b", re.IGNORECASE
+)
 _NO_SUCH_THING = re.compile(r" (?:COLLATE \w+|CHARACTER SET \w+|AUTO_INCREMENT)")
 
 

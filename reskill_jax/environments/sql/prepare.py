@@ -30,7 +30,7 @@ QUESTIONS, DUMP = "ic_spider_dev.json", "ic_spider_dbs.sql"
 SAMPLE = Path(__file__).with_name("sample")
 _MANIFEST = "manifest.json"
 _TASKS = "tasks.json"
-_FORMAT = 1  # to be raised when the same sources give other files
+_FORMAT = 2  # to be raised when the same sources give other files
 _GET_DATA = (
     f"{QUESTIONS} and {DUMP} are part of princeton-nlp/intercode; the package "
     "intercode-bench has the dump, too, as spider_dev.sql. sample=True plays a few "

@@ -49,6 +49,16 @@ def test_values_come_out_as_they_went_in(tmp_path, written, value):
     assert rows_of(tmp_path, f"(1,{written},-2.50),\n(2,'z',NULL)") == wanted
 
 
+@pytest.mark.parametrize("kind", ["text", "tinytext", "mediumtext", "LONGTEXT"])
+def test_texts_of_every_size_compare_without_case(tmp_path, kind):
+    table = f"CREATE TABLE `t` (\n  `a` {kind} COLLATE utf8_general_ci\n);\n"
+    tables = read_dump(f"{HEAD}{table}INSERT INTO `t` VALUES ('Abc');")["d"]
+    write_database(tmp_path / "d.sqlite", tables)
+    connection = sqlite3.connect(tmp_path / "d.sqlite")
+    assert connection.execute("SELECT a FROM t WHERE a = 'aBC'").fetchall()
+    connection.close()
+
+
 def test_texts_compare_without_case_and_types_keep_their_names(tmp_path):
     rows_of(tmp_path, "(1,'Abc',1)")
     connection = sqlite3.connect(tmp_path / "d.sqlite")
