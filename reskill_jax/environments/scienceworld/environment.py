@@ -32,11 +32,13 @@ _CHOICE = re.compile(r"^(\d+):\t", re.MULTILINE)
 # It would forget what was reached so far, while the world stays as it is.
 _HIDDEN = "reset task"
 _ARTICLES = ("a", "an", "the")  # that the simulator leaves out, wherever they stand
+_TRIMMED = "".join(map(chr, range(33)))  # what Java takes for blanks at the ends
 
 
 def _is_hidden(action: str) -> bool:
     """Tell whether the simulator would read an action as the hidden command."""
-    words = (word for word in action.lower().split() if word not in _ARTICLES)
+    words = action.lower().strip(_TRIMMED).split()
+    words = [word for word in words if word not in _ARTICLES]
     return " ".join(words) == _HIDDEN
 
 

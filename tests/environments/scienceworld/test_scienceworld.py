@@ -91,7 +91,8 @@ def test_it_says_what_is_asked_seen_and_possible(animals):
 def test_what_is_no_command_is_not_understood_and_no_progress_can_be_reset(animals):
     animals.reset(TASK)
     hidden = ("reset  TASK", " reset task ", "reset the task", "A reset\tan task the")
-    for command in ("fly to the moon", "", *hidden):
+    trimmed = ("\0reset task", "reset task\x1b")
+    for command in ("fly to the moon", "", *hidden, *trimmed):
         answer = animals.step(command)
         assert not answer.understood
         assert answer.text == UNKNOWN
