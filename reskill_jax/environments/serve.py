@@ -228,7 +228,7 @@ def main() -> None:
         try:
             served = prepare(arguments, changes, resources)
             asyncio.run(_serve(served, arguments.host, arguments.port))
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:  # also of a port
             fail(error)
 
 

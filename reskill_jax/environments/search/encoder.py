@@ -31,12 +31,17 @@ class Encoder:
     """
 
     def __init__(self, directory: Path):
+        name = "config.json"
         try:
-            config = json.loads((directory / "config.json").read_text())
-            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-            weights = load_file(directory / "model.safetensors")
-        except FileNotFoundError as error:
-            raise ValueError(f"encoder={str(directory)!r} lacks {error}") from error
+            config = json.loads((directory / name).read_text())
+            name = "tokenizer.json"
+            self._tokenizer = Tokenizer.from_file(str(directory / name))
+            name = "model.safetensors"
+            weights = load_file(directory / name)
+        except Exception as error:  # the libraries raise no narrower one
+            raise ValueError(
+                f"encoder={str(directory)!r} lacks {name}, or it is damaged: {error}"
+            ) from error
         if config.get("model_type") != "bert" or config["hidden_act"] != "gelu":
             raise ValueError(
                 f"encoder={str(directory)!r} is a model of type "

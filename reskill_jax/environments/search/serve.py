@@ -191,6 +191,8 @@ def main() -> None:
         "--with_parent", action="store_true", help="end when standard input is closed"
     )
     arguments = parser.parse_args()
+    if not 1 <= arguments.top_k <= MAX_TOP_K:
+        parser.error(f"top_k={arguments.top_k}: must be 1 to {MAX_TOP_K}")
     logging.basicConfig(format="retriever: %(message)s")
     log = logging.getLogger(__name__)
     log.setLevel(logging.INFO)
@@ -206,7 +208,10 @@ def main() -> None:
     app = make_app(
         retriever, passages, top_k=arguments.top_k, latency_s=arguments.latency_s
     )
-    asyncio.run(_serve(app, arguments))
+    try:
+        asyncio.run(_serve(app, arguments))
+    except (OSError, OverflowError) as error:  # nothing can listen there
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

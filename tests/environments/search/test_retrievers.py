@@ -208,6 +208,12 @@ def test_dense_finds_the_nearest_and_keeps_what_it_computed(tmp_path, monkeypatc
 def test_an_encoder_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"encoder='.*' lacks .*config\.json"):
         Encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json, or it is damaged: Expecting"):
+        Encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"encoder='.*' lacks tokenizer\.json, or"):
+        Encoder(tmp_path)
     directory, _, config = tiny_model(tmp_path)
     (directory / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
     with pytest.raises(ValueError, match="is a model of type 't5': name one of type"):

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from programs import ROOT
 
+from reskill_jax.environments.search import serve
 from reskill_jax.environments.search.client import RetrieverClient
 from reskill_jax.environments.search.files import read_passages
 from reskill_jax.environments.search.server import RetrieverError, running
@@ -121,6 +122,31 @@ def test_a_retriever_that_cannot_start_says_why(tmp_path, capfd):
     ):
         pass
     assert "error: passages='" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--port={taken}", "error: .*address already in use"),
+        ("--port=70000", "error: .*port must be 0-65535"),
+        ("--socket=/none/at/all", "error: .*No such file or directory"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_an_error_in_a_line(monkeypatch, flag, said):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        flag = flag.format(taken=other.getsockname()[1])
+        monkeypatch.setattr(sys, "argv", ["serve", "--passages=sample", flag])
+        with pytest.raises(SystemExit, match=said):
+            serve.main()
+
+
+def test_no_passages_per_query_are_refused(monkeypatch, capsys):
+    flags = ["--passages=sample", "--top_k=0", "--port=70000"]  # it never listens
+    monkeypatch.setattr(sys, "argv", ["serve", *flags])
+    with pytest.raises(SystemExit):
+        serve.main()
+    assert "top_k=0: must be 1 to 100" in capsys.readouterr().err
 
 
 PARENT = """
