@@ -47,7 +47,7 @@ _GET_GAMES = (
     "python -m reskill_jax.environments.alfworld.games"
 )
 # The key is near the end of a file; in the file's texts, its quotes are escaped.
-_SOLVABLE = re.compile(rb'(?<!\\)"solvable":\s*(true|false)')
+_SOLVABLE = re.compile(rb'(?<!\\)"solvable"\s*:\s*(true|false)')
 _TAIL = 4096  # bytes
 
 

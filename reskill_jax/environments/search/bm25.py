@@ -15,6 +15,9 @@ class Bm25:
 
     Args:
         contents: the passages; titles count like text.
+
+    Raises:
+        ValueError: no passage has a word that can be searched for.
     """
 
     def __init__(self, contents: Sequence[str]):
@@ -24,6 +27,11 @@ class Bm25:
         # Progress is shown where it takes long: a million passages take two minutes.
         progress = len(contents) > 50_000
         tokens = self._tokenize(contents, ids=True, progress=progress)
+        if not any(tokens.ids):
+            raise ValueError(
+                f"none of {len(contents)} passages has a word to search for: words of "
+                "one letter and English stop words (the, of, ..) do not count"
+            )
         self._index.index(tokens, show_progress=progress)
 
     def search(self, query: str, top_k: int) -> list[tuple[int, float]]:

@@ -190,7 +190,10 @@ def _reason(database: Database, gold: str) -> str:
 
 
 def _load(folder: Path) -> Prepared:
-    manifest: dict[str, Any] = read_json(folder / _MANIFEST)
+    try:
+        manifest: dict[str, Any] = read_json(folder / _MANIFEST)
+    except ValueError as error:
+        raise ValueError(f"{error}: remove {folder}, it will be made again") from error
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file() or _hash(path.read_bytes()) != digest:

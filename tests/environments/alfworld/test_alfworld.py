@@ -59,7 +59,7 @@ def test_root_defaults_to_the_variable(tmp_path, monkeypatch):
 
 def test_unfit_games_are_left_out(tmp_path):
     simple = "pick_and_place_simple-Mug-None-Desk-30"
-    escaped = json.dumps({"pddl_domain": '"solvable": true', "solvable": False})
+    escaped = json.dumps({"pddl_domain": '"solvable" : true', "solvable": False})
     good = json.dumps({"solvable": True, "grammar": '"solvable": false' + " " * 9999})
     write_game(tmp_path, "train", "pick_and_place_with_movable_recep-Mug-Bowl-Desk-3")
     write_game(tmp_path, "train", "pick_and_place_simple-AppleSliced-None-Desk-301")
@@ -67,8 +67,9 @@ def test_unfit_games_are_left_out(tmp_path):
     write_game(tmp_path, "train", simple + "2", text="{}")
     write_game(tmp_path, "train", simple + "3", text=escaped)
     write_game(tmp_path, "train", simple + "4", text=good)
-    (task,) = find_games(str(tmp_path), "train")
-    assert task.id == f"train/{simple}4/trial_1"
+    write_game(tmp_path, "train", simple + "5", text='{"solvable" : true}')
+    ids = [task.id for task in find_games(str(tmp_path), "train")]
+    assert ids == [f"train/{simple}{number}/trial_1" for number in (4, 5)]
 
 
 def test_dev_is_a_part_of_train_that_is_not_trained_on(tmp_path):

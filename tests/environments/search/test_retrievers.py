@@ -58,6 +58,8 @@ def test_words_are_found_in_other_forms_and_stop_words_count_nothing():
     assert [place for place, _ in bm25.search("Which TOWER?", 3)] == [0]
     assert bm25.search("the of and", 3) == []
     assert bm25.search("", 3) == []
+    with pytest.raises(ValueError, match="none of 2 passages has a word to search"):
+        Bm25(["the of and", "a b c"])
 
 
 def tiny_model(directory, seed=0):

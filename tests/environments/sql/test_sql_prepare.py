@@ -106,6 +106,11 @@ def test_a_damaged_file_is_named_with_the_way_out(name):
     path.unlink()
     with pytest.raises(ValueError, match="is damaged"):
         prepare(sample=True)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=f"manifest.json is not JSON.*: remove {folder}"
+    ):
+        prepare(sample=True)
 
 
 def test_sources_that_are_missing_or_broken(tmp_path, sources, monkeypatch):
