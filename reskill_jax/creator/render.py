@@ -23,19 +23,20 @@ def groups(records: Sequence[EpisodeRecord], count: int) -> list[list[EpisodeRec
     """Group records by task, those with both outcomes first, then failures.
 
     Returns:
-        At most `count` groups of one to six episodes, the newest of each outcome, by
-        (kind of group, task).
+        At most `count` groups of one to six episodes, the newest of each outcome. Of
+        one kind of group the newest come first: their order in the batch is drawn,
+        while ids begin with the type of task, and the last types would be left out.
     """
     by_task: dict[str, list[EpisodeRecord]] = {}
     for record in reversed(records):  # newest first
         by_task.setdefault(record.task, []).append(record)
 
-    def rank(item: tuple[str, list[EpisodeRecord]]) -> tuple[int, str]:
-        outcomes = {record.success for record in item[1]}
-        return (0 if len(outcomes) == 2 else 2 if True in outcomes else 1), item[0]
+    def rank(group: Sequence[EpisodeRecord]) -> int:
+        outcomes = {record.success for record in group}
+        return 0 if len(outcomes) == 2 else 2 if True in outcomes else 1
 
     chosen = []
-    for _, episodes in sorted(by_task.items(), key=rank)[:count]:
+    for episodes in sorted(by_task.values(), key=rank)[:count]:
         half = _EPISODES // 2
         lost = [record for record in episodes if not record.success]
         won = [record for record in episodes if record.success]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from text_episodes import added
+from text_episodes import acts, added
 
 pytest.importorskip("openai", reason="needs the extra llm: pip install '.[llm]'")
 
@@ -15,7 +15,7 @@ from llm_cases import DRAFT, GOOD, PLAN, creator, draft, evidence, script
 
 from reskill_jax.benchmarks.llm_server import LlmServer
 from reskill_jax.codec import encode
-from reskill_jax.creator import prompting
+from reskill_jax.creator import prompting, render
 from reskill_jax.creator.prompting import Prompts
 from reskill_jax.creator.proposal import PastTrial, Proposal
 from reskill_jax.creator.stages import calls_left
@@ -60,6 +60,23 @@ def test_one_call_per_task_and_stage_makes_a_proposal_that_passes(tmp_path):
     assert made.take_metrics() == {}
     assert [a["id"] for a in made.state()["assertions"]] == ["opens"]
     assert made.state()["spent"]["calls"] == 8
+
+
+def test_where_not_all_tasks_are_analysed_names_of_tasks_prefer_no_type():
+    """Ids begin with the type of task: in their order the last types had no turn."""
+    kinds = ("clean", "heat", "pick_two")
+    order = [(kinds[k % 3], k) for k in range(30)]  # as drawn: no type comes first
+    tasks = [f"{kind}/{k}" for kind, k in order]
+    mixed = [
+        acts("look", task=task, step=step, success=won)
+        for step, task in enumerate(tasks)
+        for won in (True, False)
+    ]
+    lost = acts("look", task="clean/new", step=30)
+    groups = render.groups((*mixed, lost), 9)
+    assert [group[0].task for group in groups] == tasks[:-10:-1]  # the newest
+    assert [len(group) for group in groups] == [2] * 9
+    assert [g[0].task for g in render.groups((lost, *mixed), 31)][-1] == "clean/new"
 
 
 def test_progress_tells_stage_calls_tokens_and_time_left(tmp_path):
