@@ -1,12 +1,13 @@
 """Every call of a run, in one file: prompt, answer, usage, latency; never a key.
 
 People read it to see prompts and answers; `replay` and a resumed run take answers from
-it: a call is found again by its cycle and its text.
+it: a call is found again by its cycle, its text and its turn among equal ones.
 """
 
 import hashlib
 import json
 import threading
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +58,24 @@ class CallLog:
         self._path = path
         self._lock = threading.Lock()
         self._earlier = earlier or path
-        self._answers: dict[str, Recorded] | None = None
+        self._answers: dict[str, list[Recorded]] | None = None
+        self._found: Counter[str] = Counter()
 
     def find(self, cycle: int, request: ChatRequest) -> Recorded | None:
-        """Return the last recorded answer to the same request in the same cycle."""
+        """Return the recorded answer to the same request in the same cycle.
+
+        Where it was asked several times, whose answers may differ, they are returned
+        in their order, each once.
+        """
+        key = _key(cycle, request)
         with self._lock:
             if self._answers is None:
-                self._answers = dict(_read(self._earlier))
-            return self._answers.get(_key(cycle, request))
+                self._answers = defaultdict(list)
+                for of, answer in _read(self._earlier):
+                    self._answers[of].append(answer)
+            found = self._answers.get(key, [])[self._found[key] :][:1]
+            self._found[key] += 1
+            return found[0] if found else None
 
     def add(
         self,

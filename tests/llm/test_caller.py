@@ -348,6 +348,28 @@ def test_recorded_answers_are_not_asked_for_again_even_after_a_torn_line(tmp_pat
     assert last.asked == 0
 
 
+def test_what_was_asked_twice_in_a_cycle_is_found_in_its_order(tmp_path):
+    """EvolveR asks the same about two tasks with one principle; services sample."""
+    other = json.dumps({"operations": []})
+    asking, _, _ = scripted(tmp_path, ANSWER, other)
+    asking.begin(1)
+    answers = [asking.ask("s", "p", Advice) for _ in range(2)]
+    assert answers[0] != answers[1]
+    replay = Caller(None, CallLog(tmp_path / "replay", tmp_path / "c"))
+    replay.begin(1)
+    assert [replay.ask("s", "p", Advice) for _ in range(2)] == answers
+    assert replay.state() == asking.state()
+    with pytest.raises(CallError, match="the log has no answer"):
+        replay.ask("s", "p", Advice)
+    # One that was killed between the two asks for the second.
+    first, *_ = (tmp_path / "c").read_text().splitlines()
+    (tmp_path / "c").write_text(first + "\n")
+    resumed, backend, _ = scripted(tmp_path, other)
+    resumed.begin(1)
+    assert [resumed.ask("s", "p", Advice) for _ in range(2)] == answers
+    assert backend.asked == 1
+
+
 def test_a_model_that_cannot_be_asked_is_told(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     assert "OPENAI_API_KEY holds no key" in Model("openai", "m").problem()
