@@ -172,8 +172,9 @@ class Principles:
 
     def plus(self, new: Principle) -> "Principles":
         """Add one; beyond the capacity the one of the lowest score goes."""
-        if any(item.id == new.id for item in self.items):
-            return self.merged(new, new)
+        for item in self.items:
+            if item.id == new.id:
+                return self.merged(new, item)
         items = [*self.items]
         if len(items) >= self.settings.capacity:
             worst = min(

@@ -51,7 +51,8 @@ def write(resources: Mapping[str, Any], writer: Writer, job: Any) -> Any:
     """Summarise episodes, and tell which principles are known already.
 
     Of those from one task and of one type that mean the same, the first is kept. Then
-    the nearest known ones of the same type are compared.
+    the nearest known ones of the same type are compared, one new principle after the
+    other: what an earlier one says is known to those that follow.
     """
     held = decode(_Job, job)
     memory = Principles.from_json(held["memory"], resources)
@@ -69,6 +70,8 @@ def write(resources: Mapping[str, Any], writer: Writer, job: Any) -> Any:
         near = asyncio.run(memory.matches(new))
         into = next((p.id for p in near if writer.same(p.text, new.text)), "")
         merges.append(_Merge(new=new, into=into))
+        if not into:
+            memory = memory.plus(new)
     return encode(_Written(merges=merges))
 
 

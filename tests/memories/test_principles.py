@@ -79,6 +79,7 @@ def test_fault_3_a_merge_changes_no_count():
     assert (item.used, item.won, item.tasks) == (5, 3, ("t1", "t2"))
     (again,) = store(old).plus(Principle("Open it", True, ("t3",))).items
     assert (again.used, again.won, again.score) == (5, 3, old.score)
+    assert again.tasks == ("t1", "t3")
 
 
 def test_fault_4_only_principles_of_one_type_are_compared():

@@ -88,6 +88,33 @@ def test_a_quarter_of_a_group_is_summarised_half_of_each_outcome():
         assert len(to_summarise(group[:2], 0.25)) == 1
 
 
+class Alike(OfflineWriter):
+    """Says the same of every success, each time in other words."""
+
+    said = 0
+
+    def principle(self, record):
+        Alike.said += record.success
+        text = f"Open what is closed before you look into it. ({Alike.said})"
+        return text if record.success else ""
+
+    def same(self, first, second):
+        return True
+
+
+def test_what_several_tasks_of_a_step_teach_is_kept_once():
+    strategy = make(
+        "evolver",
+        desk=lambda work, wait: Desk(Alike(), work),
+        evolver={"merge": 0.8},
+    )
+    game = Game(strategy, won=lambda task, text, seed: True)
+    learned = game.step(1)
+    (principle,) = strategy.incumbent.items
+    assert principle.tasks == tuple(task.id for task in game.plans[0].tasks)
+    assert learned.metrics["memory/written"] == 1
+
+
 class Seeing(OfflineWriter):
     """Keeps what it is shown."""
 
