@@ -156,6 +156,21 @@ class SkillRL:
                 ", ".join(sorted(kinds)) or "none",
             )
 
+    def _tell_few(self, split: str, counts: Counter[str]) -> None:
+        """Warn of types with too few tasks in the panel for a rate, see `weak`."""
+        least = self._settings.least
+        few = sorted(kind for kind, count in counts.items() if count < least)
+        if few:
+            logging.warning(
+                "skillrl.least=%d: of %s, %d tasks are played per evolution, too few "
+                "for skills to be written for %s: raise skillrl.panel_tasks, or lower "
+                "skillrl.least",
+                least,
+                split,
+                counts.total(),
+                ", ".join(f"{kind or 'tasks'} ({counts[kind]})" for kind in few),
+            )
+
     def _find_panel(self) -> tuple[Task, ...]:
         """Return the tasks beside training that evolution learns from."""
         split = {"dev": "dev", "paper": self._settings.reported_split}.get(
@@ -164,6 +179,7 @@ class SkillRL:
         if split is None:
             return ()
         panel = self._setup.panel(split, self._settings.panel_tasks)
+        self._tell_few(split, Counter(task.kind for task in panel.tasks))
         if self._settings.evolve_from == "paper":
             logging.warning(
                 "skills are learnt from %s, as published: its figures leak", split

@@ -156,6 +156,19 @@ def test_other_tasks_are_played_once_without_training(source, split, leaks):
     assert learned[1].metrics["memory/written"] == 1
 
 
+def test_types_with_too_few_tasks_to_be_worked_on_are_told(caplog):
+    """Each task is played once per evolution, so that its type never has a rate."""
+    played, writer = game(ONE, evolve_from="dev", panel_tasks=7)
+    assert "of dev, 7 tasks" in caplog.text
+    assert "skills to be written for heat (3): raise" in caplog.text
+    played.run(4)
+    assert {record.kind for call in writer.calls for record in call[2]} == {"put"}
+    caplog.clear()
+    game(evolve_from="dev", panel_tasks=8)
+    game(evolve_from="train")
+    assert "skillrl.least" not in caplog.text
+
+
 def evidence_of(*rows):
     """Rows: task, type, outcome, return."""
     evidence = SkillEvidence()
