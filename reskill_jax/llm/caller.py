@@ -14,7 +14,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from reskill_jax.llm.backends import Backend, ChatRequest, ChatResponse
 from reskill_jax.llm.budget import Budget, Spending
@@ -27,6 +33,7 @@ from reskill_jax.llm.retry import (
     CallError,
     Failure,
     RetryPolicy,
+    again_after,
     classify,
 )
 from reskill_jax.llm.sanitize import clean
@@ -155,7 +162,7 @@ class Caller:
                 self._breaker.failed()
             shown = scrub(f"{type(error).__name__}: {error}", self._secrets)[:300]
             self._note(request, f"{failure}: {shown}", self._clock() - started)
-            raise self._failed(failure, shown) from error
+            raise self._failed(failure, shown, again_after(error)) from error
         seconds = self._clock() - started
         self._breaker.succeeded()
         text = response.text
@@ -185,10 +192,12 @@ class Caller:
             recorded=recorded,
         )
 
-    def _failed(self, failure: Failure, detail: str) -> CallError:
+    def _failed(
+        self, failure: Failure, detail: str, again_after_s: float = 0.0
+    ) -> CallError:
         self.spending.count("errors")
         self.spending.count(f"errors/{failure}")
-        return CallError(failure, detail)
+        return CallError(failure, detail, again_after_s)
 
 
 def _answer(response: ChatResponse, schema: type[_Answer]) -> _Answer:
@@ -213,12 +222,19 @@ def make_retrying(
 ) -> Retrying:
     """Make the loop that repeats an attempt after failures that may pass."""
     pause = wait_exponential(policy.initial_delay_s, max=policy.max_delay_s)
+
+    def wait(state: RetryCallState) -> float:
+        told = 0.0
+        if state.outcome and isinstance(error := state.outcome.exception(), CallError):
+            told = min(error.again_after_s, policy.max_delay_s)
+        return told + pause(state) * chance.uniform(0.5, 1.5)
+
     return Retrying(
         retry=retry_if_exception(
             lambda error: isinstance(error, CallError) and error.failure in PASSING
         ),
         stop=stop_after_attempt(policy.max_attempts),
-        wait=lambda state: pause(state) * chance.uniform(0.5, 1.5),
+        wait=wait,
         sleep=sleep,
         reraise=True,
     )

@@ -20,6 +20,7 @@ from reskill_jax.llm.retry import (
     CallError,
     Failure,
     RetryPolicy,
+    again_after,
     classify,
 )
 from reskill_jax.modules import missing
@@ -122,7 +123,7 @@ class EmbeddingService:
             self.spending.count(f"errors/{failure}")
             key = self._service.chat_model().key
             shown = scrub(f"{type(error).__name__}: {error}", (key,))[:300]
-            raise CallError(failure, shown) from error
+            raise CallError(failure, shown, again_after(error)) from error
         self._breaker.succeeded()
         self.spending.settle(ChatResponse("", tokens), time.monotonic() - started)
         return vectors

@@ -1,8 +1,11 @@
 """How services fail, when a call is repeated, and when a service is left alone."""
 
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 
@@ -32,11 +35,15 @@ PASSING = {
 
 
 class CallError(Exception):
-    """A call without an answer: `failure` for programs, the message for people."""
+    """A call without an answer: `failure` for programs, the message for people.
 
-    def __init__(self, failure: Failure, detail: str):
+    `again_after_s` are the seconds for which the service asked to be left alone.
+    """
+
+    def __init__(self, failure: Failure, detail: str, again_after_s: float = 0.0):
         super().__init__(f"{failure}: {detail}")
         self.failure = failure
+        self.again_after_s = again_after_s
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,9 @@ class RetryPolicy:
     Attributes:
         max_attempts: for one call, the first included.
         initial_delay_s: seconds before the second attempt, doubled before each further
-            one and multiplied by a random number between 0.5 and 1.5.
-        max_delay_s: most seconds of a pause.
+            one and multiplied by a random number between 0.5 and 1.5; what a service
+            asks for in its answer (Retry-After) comes before that.
+        max_delay_s: most seconds of either.
         failure_threshold: failed attempts in a row that open the circuit; being told to
             slow down is no failure in this sense.
         cooldown_s: seconds for which an open circuit refuses calls; then one call may
@@ -120,6 +128,36 @@ class Breaker:
 
     def _cooldown_s(self) -> float:
         return min(self._retry.cooldown_s * 2 ** min(self._opened - 1, 12), 3600.0)
+
+
+def again_after(error: Exception) -> float:
+    """Return for how many seconds a service asks to be left alone; 0: it does not say.
+
+    `Retry-After` holds seconds or a date (RFC 9110, 10.2.3); OpenAI's own header
+    milliseconds. What is neither says nothing.
+    """
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None)
+    if isinstance(response, Mapping):  # botocore's, with names in lower case
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    if not isinstance(headers, Mapping):
+        return 0.0
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        seconds = _seconds(str(headers.get(name, ""))) * unit
+        if 0 < seconds < math.inf:
+            return seconds
+    return 0.0
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def classify(error: Exception) -> Failure:

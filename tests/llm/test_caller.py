@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import time
+from email.utils import formatdate
 
 import pytest
 
@@ -19,7 +20,7 @@ from reskill_jax.llm.budget import Budget
 from reskill_jax.llm.call_log import CallLog
 from reskill_jax.llm.caller import Caller
 from reskill_jax.llm.parsing import MAX_CHARACTERS
-from reskill_jax.llm.retry import CallError, Failure, RetryPolicy
+from reskill_jax.llm.retry import CallError, Failure, RetryPolicy, again_after
 from reskill_jax.scrub import scrub
 
 ANSWER = json.dumps(GOOD["advice"])
@@ -226,6 +227,70 @@ def test_pauses_double_up_to_the_longest_with_jitter(tmp_path):
     ratios = [s / w for s, w in zip(clock.slept, wanted, strict=True)]
     assert all(0.5 <= ratio <= 1.5 for ratio in ratios)
     assert len(set(ratios)) > 1
+
+
+IN_TEN_SECONDS = "ten seconds from now, as a date"
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"Retry-After": "10"}, 10, 11),
+        ({"Retry-After": "2.5"}, 2.5, 3.5),
+        ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5, 2.5),
+        ({"Retry-After": IN_TEN_SECONDS}, 5, 11),  # a busy machine takes its time
+        ({"Retry-After": "86400"}, 30, 31),  # no longer than the longest pause
+        ({"Retry-After": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0, 1),
+        ({"Retry-After": "-5"}, 0, 1),
+        ({"Retry-After": "nan"}, 0, 1),
+        ({"Retry-After": "1e999"}, 0, 1),
+        ({"Retry-After": "soon"}, 0, 1),
+        ({"Retry-After": "1 Jan 99999"}, 0, 1),
+        ({}, 0, 1),
+    ],
+)
+def test_a_service_is_not_asked_before_the_time_that_it_tells(
+    tmp_path, headers, least, most
+):
+    slow = iter([429, 503])
+
+    def fault(handler):
+        if not (status := next(slow, 0)):
+            return False
+        handler.send_response(status)
+        for name, value in headers.items():
+            date = formatdate(time.time() + 10, usegmt=True)
+            handler.send_header(name, date if value == IN_TEN_SECONDS else value)
+        handler.send_header("Content-Length", "2")
+        handler.end_headers()
+        handler.wfile.write(b"{}")
+        return True
+
+    slept: list[float] = []
+    retry = RetryPolicy(initial_delay_s=0.2)
+    with LlmServer(script, fault=fault) as server:
+        log = tmp_path / "c"
+        asking = caller(server.url, log, retry=retry, sleep=slept.append)
+        asking.ask("system", "prompt", Advice)
+        assert len(server.requests) == 3
+    assert len(slept) == 2
+    assert all(least <= seconds <= most for seconds in slept)
+
+
+def test_bedrock_tells_the_time_in_its_own_place():
+    told = {"ResponseMetadata": {"HTTPHeaders": {"retry-after": "7"}}}
+    assert again_after(ClientError(told)) == 7
+    for response in ({}, {"ResponseMetadata": {}}, None, "x"):
+        assert again_after(ClientError(response)) == 0
+    assert again_after(ConnectionError()) == 0
+
+
+class ClientError(Exception):
+    """As botocore raises it."""
+
+    def __init__(self, response):
+        super().__init__("throttled")
+        self.response = response
 
 
 def test_the_circuit_opens_probes_and_closes(tmp_path):
