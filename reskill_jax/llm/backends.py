@@ -196,9 +196,11 @@ class OpenAI(_Backend):
         ) as response:
             answer = read(response.iter_bytes(), deadline)
         choice = answer["choices"][0]
+        message = choice["message"]
         tokens_in, tokens_out = usage(answer, "prompt_tokens", "completion_tokens")
         return ChatResponse(
-            _content(choice["message"].get("content")),
+            # In place of an answer, so that people find it in the log.
+            _content(message.get("content") or message.get("refusal")),
             tokens_in,
             tokens_out,
             cut=choice.get("finish_reason") == "length",
@@ -319,7 +321,7 @@ def read(
 
     Raises:
         TimeoutError: the deadline has passed.
-        ValueError: it is longer than `max_bytes`, or not a JSON object.
+        ValueError: it is longer than `max_bytes`, not a JSON object, or tells an error.
     """
     body = b""
     for chunk in chunks:
@@ -331,6 +333,8 @@ def read(
     answer = json.loads(body)
     if not isinstance(answer, dict):
         raise ValueError("the service sent JSON that is not an object")
+    if told := answer.get("error"):  # gateways do, with the status 200
+        raise ValueError(f"the service sent error={told!r:.200}")
     return answer
 
 

@@ -167,6 +167,26 @@ def test_usage_that_is_not_told_counts_nothing():
         assert usage(answer, "a", "b") == [0, 0]
 
 
+@pytest.mark.parametrize("told", [{"message": "quota used", "code": 429}, "quota used"])
+def test_an_error_with_the_status_of_an_answer_is_told(told):
+    body = json.dumps({"error": told, "choices": None}).encode()
+    with pytest.raises(
+        ValueError, match=r"the service sent error=.*quota used"
+    ) as error:
+        read([body], time.monotonic() + 60)
+    assert classify(error.value) is Failure.BAD_RESPONSE
+    assert read([b'{"error": null}'], time.monotonic() + 60) == {"error": None}
+
+
+def test_a_refusal_is_kept_in_place_of_an_answer():
+    """The log would say nothing else of why there is none."""
+    pytest.importorskip("openai", reason="needs the extra llm")
+    body = {"choices": [{"message": {"content": None, "refusal": "I cannot."}}]}
+    with LlmServer(lambda stage, prompt: "", fault=Capturing(body)) as server:
+        backend = make_backend(Model("openai", "m", server.url, "PATH"))
+        assert backend.complete(REQUEST) == ChatResponse("I cannot.")
+
+
 def test_json_that_is_too_deep_is_a_bad_response():
     with pytest.raises(RecursionError) as error:
         read([b"[" * 100_000], time.monotonic() + 60)
