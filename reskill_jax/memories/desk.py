@@ -112,8 +112,13 @@ class Desk:
         return not self._jobs
 
     def take_metrics(self) -> dict[str, float]:
-        """Return what was counted for the jobs taken since the last call."""
+        """Return what was counted for the jobs taken since the last call.
+
+        And how many are not yet taken: a writer slower than training falls behind.
+        """
         news, self._news = self._news, {}
+        if self._jobs:
+            news["writer/pending"] = float(len(self._jobs))
         return news
 
     def state(self) -> dict[str, Any]:

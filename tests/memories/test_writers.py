@@ -212,6 +212,7 @@ def test_a_slow_writer_stops_nothing_and_jobs_keep_their_order():
     made.submit(1, "quick")
     assert made.take(1) == []
     assert not made.idle
+    assert made.take_metrics() == {"writer/pending": 2}
     held = made.state()
     assert [job["job"] for job in held["jobs"]] == ["slow", "quick"]
     gate.set()
@@ -226,7 +227,9 @@ def test_with_a_delay_a_result_counts_exactly_so_many_steps_later():
     made = Desk(OfflineWriter(), work, background=True, delay_steps=2)
     made.submit(3, "quick")
     assert made.take(3) == made.take(4) == []
+    assert made.take_metrics() == {"writer/pending": 1}
     assert made.take(5) == [("quick", "quick")]
+    assert made.take_metrics() == {}
 
 
 def test_a_writer_that_fails_is_told_and_the_next_job_is_done(caplog):
