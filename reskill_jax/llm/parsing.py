@@ -17,7 +17,7 @@ from reskill_jax.reasoning import answer_of
 MAX_CHARACTERS = 64_000  # of an answer; a real one has a few thousand
 _STARTS = 32  # places where an object is looked for
 _FENCE = re.compile(r"```[a-zA-Z]{0,8}[^\S\n]*\n(.*?)```", re.DOTALL)
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(strict=False)  # models break lines within strings
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -45,7 +45,9 @@ def parse(text: str, schema: type[Answer]) -> Answer:
             problem = problem or _describe(error)
         except RecursionError:
             problem = problem or "the JSON object is nested too deeply"
-    raise AnswerError(problem or "the answer holds no JSON object")
+    if fault := _fault(text):  # what was found after it may be a part of it
+        problem = f"the answer holds an object that is no JSON: {fault}; {problem}"
+    raise AnswerError(problem.removesuffix("; ") or "the answer holds no JSON object")
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -92,6 +94,20 @@ def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:
     except (ValueError, RecursionError):
         return None
     return (value, end) if isinstance(value, dict) else None
+
+
+def _fault(text: str) -> str:
+    """Say what is wrong with the first thing that looks like an object, if any."""
+    spoken = answer_of(text)
+    start = spoken.find("{")
+    try:
+        _DECODER.raw_decode(spoken, max(start, 0))
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        return f"{error.msg} ({where})" if start >= 0 else ""
+    except (ValueError, RecursionError):
+        pass  # too many digits, or too deep
+    return ""
 
 
 def _describe(error: ValidationError) -> str:

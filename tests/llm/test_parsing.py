@@ -44,6 +44,7 @@ PLAN = json.dumps(GOOD["advice"])
         f"[{PLAN}]",
         "{" * 20 + PLAN,
         f"\ufeff{PLAN}",
+        PLAN.replace("all failures", "all\nfailures"),  # not within strings, says JSON
     ],
 )
 def test_the_object_is_found_in_what_models_wrap_it_in(text):
@@ -57,10 +58,14 @@ def test_the_object_is_found_in_what_models_wrap_it_in(text):
         ("sorry, I cannot", "no JSON object"),
         ("[]", "no JSON object"),
         ("<think>" + PLAN, "no JSON object"),  # never came to the answer
-        (PLAN[:-3], "no JSON object|wrong shape"),  # half
+        (PLAN[:-3], "is no JSON"),  # half
+        # What the model needs to know, which is asked once more.
+        (PLAN[:-1] + ",}", r"is no JSON: .*\(line 1, column \d+\); .*shape"),
+        (PLAN.replace('"', "'"), "is no JSON: Expecting property name .*column 2"),
+        (f"<think>{{</think>\n{PLAN[:30]}", r"is no JSON: .* \(line 2, column \d+\)"),
         ('{"operations": "none"}', "operations: Input should be a valid list"),
         ('{"operations": [{"op": "add"}]}', "operations.0.target: Field required"),
-        ("{" * 10_000, "no JSON object"),
+        ("{" * 10_000, "no JSON"),
         ('{"operations":' * 20_000, "too long"),
         ('{"operations":' * 4_000, "no JSON object"),
         ('{"operations": ' + "[" * 30_000 + "]" * 30_000 + "}", "no JSON object"),
