@@ -5,7 +5,34 @@ from typing import Any
 
 import yaml
 
-_KEPT = ("task", "kind", "split", "step", "group", "index", "arm", "bank", "success")
+_KEPT = {
+    "task": "string",
+    "kind": "string",
+    "split": "string",
+    "step": "int64",
+    "group": "int64",
+    "index": "int64",
+    "arm": "int64",
+    "bank": "string",
+    "success": "bool",
+}
+_MESSAGE = [{"name": name, "dtype": "string"} for name in ("role", "content")]
+# Readers would guess types from the first file, and fail at the first skill where that
+# is of a time without any, since what is always empty has no type.
+_FEATURES: list[dict[str, Any]] = [
+    *({"name": name, "dtype": kind} for name, kind in _KEPT.items()),
+    {"name": "reward", "dtype": "float64"},
+    {"name": "messages", "list": _MESSAGE},
+    {"name": "active_skills", "list": {"list": "string"}},
+    {"name": "valid", "list": "bool"},
+]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what occurs twice twice: not every reader of cards knows aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def write_dataset(
@@ -18,10 +45,10 @@ def write_dataset(
         environment: its name.
 
     Returns:
-        Contents by path: a README that declares one configuration per phase, and
-        lists of what is to be lines of JSON. An episode's turns are messages of user
-        and assistant; the skills that were shown stand beside them, since no message
-        holds them.
+        Contents by path: a README that declares one configuration per phase and the
+        types of the columns, and lists of what is to be lines of JSON. An episode's
+        turns are messages of user and assistant; the skills that were shown stand
+        beside them, since no message holds them.
     """
     phases = sorted({name.partition("-")[0] for name in files})
     head = {
@@ -31,9 +58,12 @@ def write_dataset(
             {"config_name": phase, "data_files": f"data/{phase}/*.jsonl"}
             for phase in phases
         ],
+        "dataset_info": [
+            {"config_name": phase, "features": _FEATURES} for phase in phases
+        ],
     }
     text = (
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n"
+        f"---\n{yaml.dump(head, Dumper=_Dumper, sort_keys=False)}---\n\n"
         f"# Episodes on {environment}\n\n"
         "One line per episode: the task, its place in the run (step, group, index, arm "
         "of a trial, content hash of the skills), success, reward, `messages`, and per "

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.json
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -269,6 +270,36 @@ def test_a_dataset_declares_its_phases_and_keeps_all_turns(workdir, tmp_path):
     row = json.loads(files["data/train/train-00001.jsonl"].splitlines()[0])
     assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * 2 + ["user"]
     assert row["messages"][0]["content"] == "Goal: find a mug\n\nA room."
+
+
+def test_a_dataset_has_types_that_fit_files_of_a_time_without_skills(workdir, tmp_path):
+    path = workdir.episodes / "train-00001.jsonl"
+    line = episode(1, 0, "old", False, active_skills=[[], []])
+    path.write_text(json.dumps(line) + "\n")
+    export(workdir, "dataset", tmp_path / "out", "all")
+    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    assert [info["config_name"] for info in head["dataset_info"]] == ["eval", "train"]
+    schema = pyarrow.schema(_arrow(head["dataset_info"][1]["features"]))
+    guessed, tables = set(), []
+    for file in sorted((tmp_path / "out/data/train").glob("*.jsonl")):
+        table = pyarrow.json.read_json(file)
+        guessed.add(str(table.schema.field("active_skills").type))
+        tables.append(table.cast(schema))
+    assert len(guessed) == 2  # what `datasets` takes for a damaged file
+    rows = pyarrow.concat_tables(tables).to_pylist()
+    assert [row["active_skills"][1] for row in rows] == [[], *8 * [[SKILL.name]]]
+
+
+def _arrow(feature):
+    """The type that a card of the Hub declares."""
+    if isinstance(feature, list):
+        fields = [(field.pop("name"), _arrow(field)) for field in feature]
+        return pyarrow.struct(fields)
+    if isinstance(feature, str):
+        return pyarrow.type_for_alias(feature)
+    if "list" in feature:
+        return pyarrow.list_(_arrow(feature["list"]))
+    return _arrow(feature["dtype"])
 
 
 def test_a_text_that_looks_like_a_secret_breaks_no_line_of_a_dataset(workdir, tmp_path):
