@@ -16,26 +16,43 @@ as eval-00060,train-00001, or all of them. Secrets are replaced by ***, see `scr
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from reskill_jax.codec import decode
 from reskill_jax.command_line import start
 from reskill_jax.report.exports.atif import trajectory
 from reskill_jax.report.exports.cards import skill_card
 from reskill_jax.report.exports.dataset import write_dataset
 from reskill_jax.report.exports.skill_creator import benchmark, history
-from reskill_jax.report.page.reading import Reader, TrialLine
+from reskill_jax.report.page.reading import EpisodeLine, Reader, TrialLine
 from reskill_jax.scrub import environment_secrets, scrub_all
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.storage import read_records, write_text
+from reskill_jax.storage import (
+    new_directory,
+    read_json_lines,
+    refuse_existing,
+    write_text,
+)
 from reskill_jax.terminal import activity, fail, say
-from reskill_jax.workdir import Workdir
+from reskill_jax.workdir import Workdir, flatten
 
 FORMATS = ("atif", "benchmark", "history", "cards", "dataset")
+_UNUSED = ("arm_effect", "stopped")  # fields that no format has
+_PER_TURN = (
+    "active_skills",
+    "valid",
+    "responses",
+    "rewards",
+    "prompt_tokens",
+    "response_tokens",
+    "versions",
+)
 
 
 def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
@@ -56,19 +73,18 @@ def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
         FileNotFoundError: there is no run, or no such episodes.
         ValueError: a file of the run is damaged, or holds nothing to write.
     """
-    config = workdir.read_config()
-    if output.exists():
-        raise FileExistsError(f"output={output} is there already: choose another")
-    model = config["policy"]["path"] or config["warm_start"]["recipe"]
+    config = flatten(workdir.read_config())
+    refuse_existing(output)
+    model = _setting(config, "policy.path") or _setting(config, "warm_start.recipe")
     files: dict[str, Any]
     if to == "atif":
         files = dict(_trajectories(workdir, _chosen(workdir, episodes), model))
     elif to == "dataset":
         chosen = _chosen(workdir, episodes)
-        lines = {path.stem: list(read_records(path)) for path in chosen}
-        files = write_dataset(lines, environment=config["env"]["name"])
+        lines = {path.stem: list(_episodes(path)) for path in chosen}
+        files = write_dataset(lines, environment=_setting(config, "env.name"))
     elif to == "cards":
-        measured = f"policy {model!r} on {config['env']['name']}"
+        measured = f"policy {model!r} on {_setting(config, 'env.name')}"
         trials = _trials(workdir)
         files = {
             f"{skill.name}.md": skill_card(skill, trials, measured_with=measured)
@@ -79,17 +95,39 @@ def export(workdir: Workdir, to: str, output: Path, episodes: str = "") -> int:
     if not files:
         raise ValueError(f"{workdir.root} has nothing for to={to!r} yet")
     secrets = environment_secrets(os.environ)
-    for name, content in files.items():
-        # Before it is JSON, in which a pattern might take a part of an escape.
-        clean = scrub_all(content, secrets)
-        if isinstance(clean, str):
-            text = clean
-        elif isinstance(clean, list):
-            text = "\n".join(json.dumps(row, ensure_ascii=False) for row in clean)
-        else:
-            text = json.dumps(clean, indent=2, allow_nan=False)
-        write_text(output / name, f"{text.rstrip()}\n")
+    with new_directory(output) as unfinished:
+        for name, content in files.items():
+            # Before it is JSON, in which a pattern might take a part of an escape.
+            text = _text(scrub_all(content, secrets), name)
+            write_text(unfinished / name, f"{text.rstrip()}\n")
     return len(files)
+
+
+def _text(content: Any, name: str) -> str:
+    """Return the text of a file: as it is, lines of JSON, or a JSON document."""
+    if isinstance(content, str):
+        return content
+    try:
+        if isinstance(content, list):
+            rows = (json.dumps(x, ensure_ascii=False, allow_nan=False) for x in content)
+            return "\n".join(rows)
+        return json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: the run's files hold NaN or infinity, JSON cannot ({error})"
+        ) from error
+
+
+def _setting(config: Mapping[str, Any], key: str) -> str:
+    """Return a value of a run's flat configuration.
+
+    Raises:
+        ValueError: it has no such text.
+    """
+    value = config.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"the run's config.json has {key}={value!r}: it must be text")
+    return value
 
 
 def _trajectories(
@@ -97,7 +135,7 @@ def _trajectories(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths:
         phase = path.stem.partition("-")[0]
-        for number, line in enumerate(read_records(path)):
+        for number, line in enumerate(_episodes(path)):
             document = trajectory(
                 line, session=workdir.root.resolve().name, phase=phase, model=model
             )
@@ -121,11 +159,29 @@ def _trial_files(
     played = [(step, path) for phase, step, path in files if phase == "train"]
     for trial in trials:
         paths = [path for step, path in played if step in trial.steps]
-        lines = (line for path in paths for line in read_records(path))
+        lines = (line for path in paths for line in _episodes(path))
         document = benchmark(trial, lines, model=model, created=now)
         if document["runs"]:
             name = f"trial-{trial.step:05d}-{trial.candidate}"
             yield f"{name}/benchmark.json", document
+
+
+def _episodes(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the episodes of a file, each whole and of the right types.
+
+    Raises:
+        ValueError: one is damaged, or of a version that kept less; names file and line.
+    """
+    for place, line in read_json_lines(path, growing=True):
+        episode = decode(EpisodeLine, line, name=place, fields="any")
+        for name in (field.name for field in fields(EpisodeLine)):
+            if name not in _UNUSED and line.get(name) is None:
+                raise ValueError(f"{place}.{name}: this field is missing")
+        for name in _PER_TURN:
+            found, turns = len(getattr(episode, name)), len(episode.actions)
+            if found < turns:
+                raise ValueError(f"{place}.{name}: {found} entries for {turns} turns")
+        yield line
 
 
 def _trials(workdir: Workdir) -> list[TrialLine]:
@@ -173,7 +229,7 @@ def main() -> None:
     try:
         with activity(f"writing {values.to} files"):
             count = export(workdir, values.to, output, values.episodes)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         fail(error)
     say(f"{count} files are in {output}")
 

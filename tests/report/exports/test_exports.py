@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -323,6 +324,45 @@ def test_secrets_of_the_environment_are_replaced(workdir, tmp_path, monkeypatch)
         assert "find a mug" not in "".join(written(tmp_path / to).values())
 
 
+@pytest.mark.parametrize("to", ["atif", "benchmark", "dataset"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"versions": "x"}, r"line 2.versions: Expected `array`, got `str`"),
+        ({"success": None}, r"line 2.success: Expected `bool`, got `null`"),
+        ({"versions": [4]}, r"line 2.versions: 1 entries for 2 turns"),
+        ({"versions": None}, r"line 2.versions: "),
+        ({"reward": None}, r"line 2.reward: this field is missing"),
+        ({"observations": [["A room."], "x"]}, r"line 2.observations\[0\]: Expected"),
+    ],
+)
+def test_a_damaged_or_foreign_episode_is_named(workdir, tmp_path, to, changes, message):
+    for path in workdir.episodes.glob("*.jsonl"):
+        lines = path.read_text().splitlines()
+        lines[1] = json.dumps(json.loads(lines[1]) | changes)
+        path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=message):
+        export(workdir, to, tmp_path / "out", "all")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["atif", "dataset"])
+def test_what_json_cannot_hold_is_named_and_leaves_no_part(workdir, tmp_path, to):
+    (path,) = workdir.episodes.glob("eval-00002.jsonl")
+    lines = path.read_text().splitlines()
+    lines.append(json.dumps(episode(2, 4, "old", True, reward=math.nan)))
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"eval-00002.*: .* NaN or infinity"):
+        export(workdir, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_of_another_program_is_refused_in_words(workdir, tmp_path):
+    workdir.config.write_text(json.dumps({"policy": None}))
+    with pytest.raises(ValueError, match=r"config.json has policy.path=None"):
+        export(workdir, "cards", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("to", "episodes", "message"),
     [
@@ -351,4 +391,4 @@ def test_the_command_overwrites_nothing(workdir, tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert "is there already: choose another" in done.stderr
+    assert "is there already: remove it or choose another" in done.stderr
