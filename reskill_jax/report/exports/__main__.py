@@ -16,6 +16,7 @@ as eval-00060,train-00001, or all of them. Secrets are replaced by ***, see `scr
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -161,6 +162,11 @@ def _trial_files(
         paths = [path for step, path in played if step in trial.steps]
         lines = (line for path in paths for line in _episodes(path))
         document = benchmark(trial, lines, model=model, created=now)
+        if not re.fullmatch(r"\w+", trial.candidate):  # it names a directory
+            raise ValueError(
+                f"{workdir.trials}: the trial of step {trial.step} has "
+                f"candidate={trial.candidate!r}, which is no hash of a library"
+            )
         if document["runs"]:
             name = f"trial-{trial.step:05d}-{trial.candidate}"
             yield f"{name}/benchmark.json", document

@@ -363,6 +363,16 @@ def test_a_configuration_of_another_program_is_refused_in_words(workdir, tmp_pat
         export(workdir, "cards", tmp_path / "out")
 
 
+def test_no_text_of_a_run_names_a_place_outside_the_output(workdir, tmp_path):
+    candidate = "/../../elsewhere"
+    workdir.trials.write_text(json.dumps(trial(2, "old", candidate, True)) + "\n")
+    for path in workdir.episodes.glob("train-*.jsonl"):
+        path.write_text(path.read_text().replace('"new"', f'"{candidate}"'))
+    with pytest.raises(ValueError, match=f"candidate='{candidate}', which is no hash"):
+        export(workdir, "benchmark", tmp_path / "out")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize(
     ("to", "episodes", "message"),
     [
