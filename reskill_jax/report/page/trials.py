@@ -255,9 +255,16 @@ def _running(
         for key, value in last.items()
         if key.startswith("trial/episodes_") and key.rpartition("_")[2].isdecimal()
     )
+    costs = {_cost(settings, held.proposal.operations) for held in on_trial}
     return {
         "path": _path(path, settings),
+        "operations": [
+            [describe(operation) for operation in held.proposal.operations]
+            for held in on_trial
+        ],
         "episodes": [value for _, value in arms],
+        # Of several candidates the metrics tell of the likeliest, not which one it is.
+        "cost": costs.pop() if len(costs) == 1 else None,
         "bounds": bounds(
             settings,
             len(path),

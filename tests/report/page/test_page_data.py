@@ -254,6 +254,25 @@ def test_a_running_trial_of_deletes_has_their_bounds():
         assert np.allclose(drawn(*operations), wanted, atol=1e-3)
 
 
+def test_a_running_trial_shows_what_is_tried_and_its_cost():
+    settings = {"mode": "paired", "cost_per_skill": 0.01, "delete_margin": 0.02}
+    metrics = [{"phase": "train", "step": 1, "trial/probability": 0.5}]
+    add = Add(Skill("a", "d", "When.", "Do."))
+
+    def running(*bundles):
+        held = [
+            Candidate(start=1, proposal=Proposal(own, ("r",), (), "b"), candidate="c")
+            for own in bundles
+        ]
+        found = trials_document((), {"settings": settings}, [], metrics, on_trial=held)
+        return found["running"]["operations"], found["running"]["cost"]
+
+    assert running((add,)) == ([["add a"]], 0.01)
+    assert running((Delete("b"),)) == ([["delete b"]], -0.02)
+    assert running((add,), (Delete("b"),)) == ([["add a"], ["delete b"]], None)
+    assert running() == ([], None)
+
+
 def test_small_samples_have_wide_intervals():
     assert mean_interval([0.5]) == {"mean": 0.5, "n": 1, "half": None}
     assert mean_interval([0.4, 0.6])["half"] == pytest.approx(1.2706, abs=1e-4)
