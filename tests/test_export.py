@@ -260,6 +260,15 @@ def test_keys_that_looking_depends_on_are_never_left_out_or_guessed(workdir):
     assert complete(workdir.read_config()).note == ""
 
 
+@pytest.mark.parametrize("value", ["jax", None, 3])
+def test_a_value_where_there_is_a_section_today_is_left_to_validation(workdir, value):
+    values = workdir.read_config() | {"mesh": value}
+    assert complete(values) == (values, {}, {})
+    values = workdir.read_config()
+    values["grpo"]["gigpo"] = value
+    assert complete(values) == (values, {}, {})
+
+
 def test_the_command_takes_a_step_and_places_but_no_other_flags(workdir, tmp_path):
     command = [sys.executable, "-m", "reskill_jax.main", "--mode", "export"]
     command += ["--workdir", str(workdir.root), "--output", str(tmp_path / "a")]
