@@ -1,5 +1,7 @@
 """All that the page shows, as one JSON document, from the files of a run."""
 
+import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -62,7 +64,7 @@ def run_document(
     document: dict[str, Any] = {
         "run": _state(reader, flat, train, played, made)
         | {"best": _best(flat, metrics, workdir)},
-        "config": flat,
+        "config": json.loads(json.dumps(flat), parse_constant=str),  # NaN as a word
         "evals": evals,
         "training": _training(played.rows, train),
         "metrics": _columns(train),
@@ -133,7 +135,7 @@ def _split(
     if f"{split}/void" in line:
         return rate(0, 0) | {"void": True, "kinds": {}, "columns": {}}
     size = str(panels.get(split, "")).partition(":")[0]
-    count = len(rows) or (int(size) if size.isdecimal() else 0)
+    count = len(rows) or (int(size) if re.fullmatch(r"\d{1,9}", size) else 0)
     success = float(line[f"{split}/success"])
     kinds = {
         kind: rate(sum(r.success for r in rows if r.kind == kind), n)

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from reskill_jax.creator.proposal import Proposal
+from reskill_jax.report.page.figures import short
 from reskill_jax.report.page.reading import Candidate, TrialLine
 from reskill_jax.skills.operations import Add, Modify, Operation
 from reskill_jax.skills.skill import Skill, Trigger
@@ -45,7 +46,9 @@ def library_document(
                     "start": trial.start,
                     "verdict": trial.verdict,
                     "meter": [
-                        asdict(m) for m in trial.meter if m.name == operation.name
+                        short(asdict(m))
+                        for m in trial.meter
+                        if m.name == operation.name
                     ],
                 }
             )

@@ -5,6 +5,7 @@ cannot be read is left out and named in `problems`, which the page shows.
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,7 +330,7 @@ def _is_figure(key: str, value: Any) -> bool:
     if key in RESERVED:
         return True
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) < float("inf")
+    return number and abs(value) <= sys.float_info.max  # JSON's integers have no limit
 
 
 def _modified(path: Path) -> float:

@@ -92,6 +92,8 @@ def win_loss(
         episodes of both (``new``, ``old``) and ``outcome``: win, loss or tie of the
         candidate's success rate.
     """
+    if incumbent == candidate:
+        return []
     groups: dict[tuple[int, Any], list[Row]] = defaultdict(list)
     for row in rows:
         place = row.task if row.group is None else row.group

@@ -185,6 +185,29 @@ def test_hostile_text_is_text(browser, tmp_path):
         assert "\u202e" not in tab.locator("body").text_content()
 
 
+def test_names_with_hidden_characters_can_be_chosen(browser, tmp_path):
+    workdir = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
+    write_lines(workdir.metrics, [line | {"A\u200cb": 0.5} for line in lines])
+    for path in workdir.episodes.glob("train-*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [line | {"kind": "pick\u200cup"} for line in lines])
+    with opened(browser, write_report(workdir)) as tab:
+        training = turn_to(tab, "training")
+        assert "A\\u200cb" in training.inner_text()  # the first metric is drawn
+        episodes = turn_to(tab, "episodes")
+        episodes.locator("select").nth(2).select_option(label="pick\\u200cup")
+        assert not episodes.get_by_role("status").inner_text().startswith("0 of")
+
+
+def test_a_step_beyond_all_figures_ends_no_page(browser, tmp_path):
+    workdir = write_run(tmp_path / "run")
+    line = {"phase": "train", "step": 10**17, "rollout/success": 0.5}
+    write_lines(workdir.metrics, [line])
+    with opened(browser, write_report(workdir)) as tab:
+        assert "Success over the run" in turn_to(tab, "overview").inner_text()
+
+
 @settings(
     max_examples=15,
     deadline=None,

@@ -154,6 +154,7 @@ def test_wins_are_counted_within_groups():
         (3, "loss"),
     ]
     assert (found[0]["new"], found[0]["old"]) == ([1, 2], [0, 1])
+    assert win_loss(rows, "old", "old") == []  # of a damaged file
 
 
 def test_the_effect_within_groups_is_the_trials():
@@ -216,6 +217,8 @@ def test_intervals_hold_their_rate(won, played):
         ({"a/b/success": 0.5, "valid/success": 0.5}, {"valid": 0.5}),
         ({"valid/success": 0.5, "valid/success/success": 0.2}, {"valid": 0.5}),
         ({"valid/success": 0.5, "valid/mean@4": 0.5}, {"valid": 0.5}),
+        ({"valid/success": 0.5, "panels": {"valid": "9" * 400}}, {"valid": 0.5}),
+        ({"valid/success": 0.5, "panels": {"valid": "9" * 5000}}, {"valid": 0.5}),
     ],
 )
 def test_foreign_figures_of_evaluations_end_no_report(line, splits):
@@ -223,6 +226,26 @@ def test_foreign_figures_of_evaluations_end_no_report(line, splits):
     shown = found["splits"]
     assert {split: value["rate"] for split, value in shown.items()} == splits
     assert all(value["low"] is None for value in shown.values())
+
+
+def test_numbers_that_are_not_finite_or_have_no_end_end_no_report(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    config = json.loads(workdir.config.read_text())
+    workdir.config.write_text(json.dumps(config | {"trial": {"x": math.inf}}))
+    trial = json.loads(workdir.trials.read_text())
+    found = {"name": "first-look", "turns": 1, "mean": math.nan, "first": 0.5}
+    trial["meter"] = [{**found, "verdict": "unclear"}]
+    write_lines(workdir.trials, [trial])
+    line = {"phase": "train", "step": 4, "time/step": 10**400}
+    write_lines(
+        workdir.metrics,
+        [*map(json.loads, workdir.metrics.read_text().splitlines()), line],
+    )
+    assert write_report(workdir).exists()
+    found = document(workdir)
+    assert found["config"]["trial.x"] == "Infinity"
+    assert found["library"]["changes"][0]["meter"][0]["mean"] is None
+    assert found["metrics"]["names"]["time/step"][-1] is None
 
 
 def test_episodes_with_a_number_out_of_range_are_shown_without_advantages():

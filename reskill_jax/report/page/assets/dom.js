@@ -15,7 +15,7 @@ function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value === true ? "" : shown(value));
+    else node.setAttribute(name, value === true ? "" : name === "value" ? value : shown(value)); // an option's value is not seen but compared
   }
   for (const child of children.flat(Infinity)) {
     if (child === null || child === undefined || child === false) continue;

@@ -214,10 +214,12 @@ function changes(lib) {
   return lib.changes.map((c, i) => [c, i]).reverse().map(([c, i]) => h("div", { class: "change", id: c.trial !== null && lib.changes.findIndex((o) => o.trial === c.trial) === i ? "trial-" + c.trial : null, tabindex: -1 },
     h("h4", null, `${c.op} `, bdi(c.name)), h("p", null, verdict(c.verdict), c.trial === null ? `, from step ${c.step + 1}` : ` at step ${c.step}`, c.start === null || c.start === undefined || c.start === c.step ? "" : `, tried from step ${c.start + 1}`),
     c.reason ? h("p", null, "Reason: ", bdi(c.reason)) : null, c.evidence ? h("p", null, "Evidence: ", bdi(c.evidence)) : null,
-    (c.meter || []).map((m) => h("p", null, `Skill meter, ${m.arm ? "candidate" : "accepted library"}: `, bdi(m.verdict), `, ${m.mean.toFixed(3)} nats per token (at first ${m.first.toFixed(3)}), ${m.turns} turns`)),
+    (c.meter || []).map((m) => h("p", null, `Skill meter, ${m.arm ? "candidate" : "accepted library"}: `, bdi(m.verdict), `, ${nats(m.mean)} nats per token (at first ${nats(m.first)}), ${m.turns} turns`)),
     c.unknown ? h("p", { class: "note" }, "The earlier text is of the first library and not in the run's files.") : null,
     c.diff.length ? h("details", null, h("summary", null, "Words that differ"), h("dl", null, c.diff.map((f) => [h("dt", null, f.field.replace(/_/g, " ")), h("dd", null, f.parts.map(([kind, text]) => kind === "=" ? bdi(text) : h(kind === "+" ? "ins" : "del", null, bdi(text))))]))) : null));
 }
+
+function nats(value) { return value === null ? "unknown" : value.toFixed(3); }
 
 function reveal(id) { const node = document.getElementById(id); if (node) { node.scrollIntoView({ block: "start" }); node.focus(); } }
 
