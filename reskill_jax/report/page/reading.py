@@ -192,7 +192,9 @@ class Reader:
     problems: list[str] = field(default_factory=list)
 
     def tell(self, problem: str) -> None:
-        """Note what is wrong with the run's files; many are counted, not listed."""
+        """Note what is wrong with the run's files, once; of many only the first."""
+        if problem in self.problems:
+            return
         if len(self.problems) < _PROBLEMS:
             self.problems.append(problem)
         elif len(self.problems) == _PROBLEMS:
@@ -238,7 +240,7 @@ class Reader:
             return {}
         try:
             return read_json(self.workdir.trial)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.tell(str(error))
             return {}
 
@@ -251,7 +253,7 @@ class Reader:
         """Return the accepted bank: names and the text of SKILL.md files, in order."""
         found = []
         for path in self.workdir.skills.glob("*/SKILL.md"):
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = self._text(path)
             place = next(
                 (
                     int(digits)
@@ -282,12 +284,20 @@ class Reader:
         paths = sorted(self.workdir.root.glob("traceback*.txt"), key=_modified)
         if not paths:
             return ""
-        text = paths[-1].read_text(encoding="utf-8", errors="replace").strip()
+        text = self._text(paths[-1]).strip()
         return text.splitlines()[-1] if text else ""
 
     def is_running(self) -> bool:
         """Tell whether a process writes this run."""
         return is_running(self.workdir)
+
+    def _text(self, path: Path) -> str:
+        """Return a text file; what cannot be read is empty."""
+        try:
+            return path.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            self.tell(str(error))
+            return ""
 
     def _document(self, path: Path, kind: type[_T]) -> _T | None:
         """Return what a file holds; None: it is not there, or damaged."""
@@ -295,7 +305,7 @@ class Reader:
             return None
         try:
             return decode(kind, read_json(path), name=path.name, fields="any")
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             self.tell(str(error))
             return None
 
@@ -308,22 +318,29 @@ class Reader:
 
     def _objects(self, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield places and objects; an unfinished last line is no problem."""
+        for number, line in enumerate(self._lines(path), 1):
+            if not line.endswith(b"\n") or not line.strip():
+                continue
+            place = f"{path.name}, line {number}"
+            try:
+                value = json.loads(line.decode("utf-8", "replace"))
+            except (ValueError, RecursionError) as error:
+                self.tell(f"{place}: not JSON: {error}")
+                continue
+            if isinstance(value, dict):
+                yield place, value
+            else:
+                self.tell(f"{place}: no JSON object")
+
+    def _lines(self, path: Path) -> Iterator[bytes]:
+        """Yield a file's lines, as far as it can be read; an absent one has none."""
         if not path.exists():
             return
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") or not line.strip():
-                    continue
-                place = f"{path.name}, line {number}"
-                try:
-                    value = json.loads(line.decode("utf-8", "replace"))
-                except (ValueError, RecursionError) as error:
-                    self.tell(f"{place}: not JSON: {error}")
-                    continue
-                if isinstance(value, dict):
-                    yield place, value
-                else:
-                    self.tell(f"{place}: no JSON object")
+        try:
+            with path.open("rb") as file:
+                yield from file
+        except OSError as error:
+            self.tell(str(error))
 
 
 def _is_figure(key: str, value: Any) -> bool:

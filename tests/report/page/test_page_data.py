@@ -72,6 +72,29 @@ def test_what_a_killed_run_left_torn_is_left_out_and_the_damaged_is_named(tmp_pa
     assert len(found["trials"]["list"]) == 1
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "trials.jsonl",
+        "trial.json",
+        "panels.json",
+        "episodes/train-00001.jsonl",
+        "skills/other/SKILL.md",
+        "traceback.txt",
+    ],
+)
+def test_a_file_that_the_system_does_not_give_is_named(tmp_path, name):
+    workdir = write_run(tmp_path / "run")
+    path = workdir.root / name
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)  # root may read all files, but no directory as one
+    assert write_report(workdir).exists()
+    (problem,) = document(workdir)["run"]["problems"]
+    assert "Is a directory" in problem
+    assert path.name in problem
+
+
 def test_a_column_has_an_interval_where_its_task_types_are_kept(tmp_path):
     workdir = write_run(tmp_path / "run")
     lines = [json.loads(line) for line in workdir.metrics.read_text().splitlines()]
