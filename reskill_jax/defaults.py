@@ -459,7 +459,7 @@ def _add_skillrl(c: ConfigDict) -> None:
     # reported split, as published, which leaks.
     c.skillrl.evolve_from = "train"
     c.skillrl.reported_split = "valid_seen"  # for paper
-    c.skillrl.panel_tasks = 32  # of dev or the reported split, per evolution
+    c.skillrl.panel_tasks = 64  # of dev or the reported split, per evolution
 
 
 def _add_creator(c: ConfigDict) -> None:

@@ -301,7 +301,7 @@ class SkillrlSettings:
     capacity: int = 20
     evolve_from: str = "train"
     reported_split: str = "valid_seen"
-    panel_tasks: int = 32
+    panel_tasks: int = 64
 
     def __post_init__(self) -> None:
         """Check the ranges."""
