@@ -12,8 +12,8 @@ With the outcomes R of G episodes of one task, their mean and standard deviation
                                                              arXiv 2505.10978
     arm_adjusted  (R_i - LOO_i) / s, with what each arm is known to add taken off
 
-Where a group's outcomes are all equal its part is exactly 0, also in floating point;
-so is that of a group of one.
+Where a group's outcomes are all equal, but for rounding, its part is exactly 0; so is
+that of a group of one.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from reskill_jax.grpo.outcomes import Outcomes, statistics
+from reskill_jax.grpo.outcomes import Outcomes, equal, statistics
 
 StepMode = Literal["mean_norm", "mean_std_norm"]
 
@@ -191,7 +191,7 @@ def _best_of(reward: np.ndarray, k: int) -> np.ndarray:
     """Return `passk` for one group [G]."""
     order = np.argsort(reward, kind="stable")
     ranked = reward[order]
-    if ranked[k - 1] == ranked[-1]:  # the best of any k is the same
+    if equal(ranked[k - 1], ranked[-1]):  # the best of any k is the same
         return np.zeros(len(reward))
     # Of subsets, the share whose best has rank n (0 is the worst), all or with i in it.
     size = len(reward)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reskill_jax.rollout.episode import Episode
+from reskill_jax.rollout.metrics import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,22 @@ def anchors(
     return numbers
 
 
+def equal(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Tell whether outcomes are the same but for rounding.
+
+    What turns were paid adds up to 1 or to 0.9999999999999999 by the order in which it
+    came, and a standard deviation of such a group would turn that into advantages.
+    """
+    return np.isclose(low, high, rtol=ROUNDING, atol=ROUNDING)
+
+
 class Statistics(NamedTuple):
     """What the values that share a label have in common, for each value: all [N].
 
     Attributes:
         mean: of them.
         std: their standard deviation, ddof 1; 0 of a single one.
-        tied: whether all of them are equal.
+        tied: whether all of them are `equal`.
         size: how many they are.
     """
 
@@ -135,6 +145,6 @@ def statistics(value: np.ndarray, label: np.ndarray) -> Statistics:
     low, high = np.full(len(count), np.inf), np.full(len(count), -np.inf)
     np.minimum.at(low, index, value)
     np.maximum.at(high, index, value)
-    # Equal values, compared exactly: a rounded mean may leave std at 1e-17.
-    tied = low == high
+    # Not by std, which is 1e-17 where the mean is rounded.
+    tied = equal(low, high)
     return Statistics(mean[index], std[index], tied[index], count[index])

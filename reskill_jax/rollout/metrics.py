@@ -11,6 +11,10 @@ import numpy as np
 
 from reskill_jax.rollout.episode import Episode
 
+# Rewards of equal episodes differ by less than this, and by less than such a share:
+# they are sums of what turns were paid, in any order.
+ROUNDING = 1e-9
+
 
 def length_metrics(episodes: Sequence[Episode], prefix: str) -> dict[str, float]:
     """Summarise the lengths of responses, in sampled tokens.
@@ -60,7 +64,10 @@ def group_metrics(
         solved[episode.group].append(episode.success)
     sizes = [len(group) for group in solved.values()]
     counts = [sum(group) for group in solved.values()]
-    equal = [min(group) == max(group) for group in rewards.values()]
+    equal = [
+        math.isclose(min(group), max(group), rel_tol=ROUNDING, abs_tol=ROUNDING)
+        for group in rewards.values()
+    ]
     metrics = {
         "reward_std": float(np.std([episode.reward for episode in episodes])),
         "frac_reward_zero_std": float(np.mean(equal)),

@@ -75,7 +75,8 @@ def test_groups_of_a_batch():
     episodes = [
         *group(0, [1, 1, 1, 1, 1]),
         *group(1, [0, 0, 0, 0], "heat"),
-        *group(2, [0.5, 0.5, 0.5, 0.5], "heat"),  # graded, equal, none solved
+        # Graded, equal but for the order of its parts, none solved.
+        *group(2, [0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1, 0.6, 0.6], "heat"),
         *group(3, [0, 1, 0, 0.5]),
     ]
     metrics = group_metrics(episodes)
