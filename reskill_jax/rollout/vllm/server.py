@@ -202,10 +202,18 @@ def environment(options: ServerOptions) -> dict[str, str]:
 
 
 def _alive(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether any process of its group is running."""
+    """Tell whether any process of its group is running.
+
+    One that has ended but was not reaped does not count: in a container whose first
+    process is the trainer, or another that reaps nothing but its own children, what the
+    server leaves behind stays a zombie, and in its group, for good.
+    """
     process.poll()
-    try:
-        os.killpg(process.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            # After the name, which may hold anything: state, parent, group.
+            text = path.read_text(errors="replace")
+            state, _, group = text.rpartition(")")[2].split()[:3]
+            if int(group) == process.pid and state not in "ZX":
+                return True
+    return False

@@ -106,6 +106,22 @@ time.sleep(600)
     assert group_ends(pid), "the server outlived its trainer"
 
 
+def test_a_server_stops_where_nobody_reaps_what_it_leaves(options, place):
+    """As in a container whose first process is the trainer."""
+    program = f"""
+import ctypes, time
+from pathlib import Path
+from reskill_jax.rollout.vllm.server import Server, ServerOptions
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # orphans become ours
+options = ServerOptions({options.executable!r}, Path({f"{place}"!r}), "float32", 64)
+server = Server(options, Path({f"{place}"!r}))
+while not Path({f"{place}"!r}, "socket").exists():
+    time.sleep(0.02)
+server.stop()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_a_program_that_ends_without_a_word_is_told(options, place):
     """A wrong executable may do so; an empty log would tell nobody."""
     server = Server(replace(options, executable="true"), place)
