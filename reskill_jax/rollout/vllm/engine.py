@@ -237,7 +237,7 @@ class VllmEngine:
             self._weights = before  # which a server that refused still has
             self._transfer.discard(weights)
             raise
-        if before:
+        if before and before[1] != version:  # else these have taken its place
             self._transfer.discard(before[0])
 
     def sleep(self) -> None:

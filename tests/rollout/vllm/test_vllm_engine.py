@@ -434,6 +434,16 @@ def test_a_server_on_the_trainers_devices_sleeps_until_a_push_wakes_it(tmp_path)
         assert ask(engine).version == 1
 
 
+def test_a_version_that_is_pushed_again_is_still_there_for_a_restart(tmp_path):
+    """As the doctor does, to wake servers with the weights that they had."""
+    with (
+        FakeVllm() as server,
+        closing(attach(server, tmp_path, ours=True)) as engine,
+    ):
+        engine.push(weights(), 0)
+        assert [path.name for path in (tmp_path / "weights").glob("v*")] == ["v0"]
+
+
 def test_a_server_with_devices_of_its_own_stays_awake(tmp_path):
     with FakeVllm() as server, closing(attach(server, tmp_path)) as engine:
         server.asked.clear()
