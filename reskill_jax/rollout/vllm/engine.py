@@ -26,6 +26,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent import futures
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -170,6 +171,7 @@ class VllmEngine:
         self._replica_of: dict[str, Replica] = {}  # by session
         # The newest weights, their version, and the fixed text's log-probs under them.
         self._weights: tuple[Any, int, np.ndarray] | None = None
+        self._finishing: set[asyncio.Task[Any]] = set()
         self.counters: Counter[str] = Counter()
         generator = np.random.default_rng(0)
         length = min(64, config.max_position_embeddings)
@@ -213,7 +215,9 @@ class VllmEngine:
                 f"top_p={top_p}: vLLM's log-probs would be too high by the log of the "
                 "mass that it keeps: use 1.0, or the engine jax"
             )
-        return await asyncio.wrap_future(self._submit(self._generate(request)))
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(self._generate(request), self._loop)
+        )
 
     def release(self, session: str) -> None:
         """Forget which server a session was played on."""
@@ -231,11 +235,13 @@ class VllmEngine:
         weights = self._transfer.prepare(plain, version)
         expected = self._score(plain, self._text)
         before, self._weights = self._weights, (weights, version, expected)
+        pushing = self._for_all(self._update)
         try:
-            self._wait(self._for_all(self._update))
+            self._wait(pushing)
         except BaseException:
-            self._weights = before  # which a server that refused still has
-            self._transfer.discard(weights)
+            if pushing.done():  # else it was interrupted, and ends in `close`
+                self._weights = before  # which a server that refused still has
+                self._transfer.discard(weights)
             raise
         if before and before[1] != version:  # else these have taken its place
             self._transfer.discard(before[0])
@@ -252,9 +258,12 @@ class VllmEngine:
             self._wait(self._for_all(self._put_to_sleep))
 
     def close(self) -> None:
-        """Stop the servers that are ours and free the weights."""
+        """Stop the servers that are ours and free the weights.
+
+        Those that were started elsewhere get the weights that are under way.
+        """
         try:
-            self._wait(self._for_all(lambda replica: replica.api.close()))
+            self._wait(asyncio.run_coroutine_threadsafe(self._end(), self._loop))
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -404,7 +413,12 @@ class VllmEngine:
             if self._colocate and not replica.sleeps:
                 await replica.api.check_sleep_mode()
                 replica.sleeps = True
-            await self._transfer.send(replica.api, weights, str(version), fresh=fresh)
+            sending = self._transfer.send(
+                replica.api, weights, str(version), fresh=fresh
+            )
+            # Others use a server that was started elsewhere after us: half of an update
+            # would leave it paused.
+            await (sending if replica.server else self._finish(sending))
         except ServerError as error:
             raise RuntimeError(
                 f"{replica.api.url} does not take version {version} of the weights: "
@@ -452,19 +466,41 @@ class VllmEngine:
                 f"model, and the same dtype?{hint}"
             )
 
-    async def _for_all(
-        self, action: Callable[[Replica], Coroutine[Any, Any, T]]
-    ) -> None:
-        async with asyncio.TaskGroup() as running:
-            for replica in self._replicas:
-                running.create_task(action(replica))
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> futures.Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what is not to be left half done: cancelled, it ends first."""
+        task = asyncio.create_task(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
         try:
-            return self._submit(work).result()
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            while not task.done():  # a group and `_end` may both cancel this
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+            raise
+
+    async def _end(self) -> None:
+        """Cancel what is under way, and close all connections."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks - self._finishing:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for replica in self._replicas:
+            await replica.api.close()
+
+    def _for_all(
+        self, action: Callable[[Replica], Coroutine[Any, Any, T]]
+    ) -> futures.Future[None]:
+        async def run() -> None:
+            async with asyncio.TaskGroup() as running:
+                for replica in self._replicas:
+                    running.create_task(action(replica))
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop)
+
+    def _wait(self, work: futures.Future[T]) -> T:
+        try:
+            return work.result()
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 

@@ -7,6 +7,8 @@ import importlib.util
 import logging
 import platform
 import resource
+import signal
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from programs import save_random_policy, start_two
 
 pytest.importorskip("httpx", reason="needs the extra vllm: pip install '.[vllm]'")
 
-from fake_vllm import FINISH, INIT, RELOAD, FakeVllm
+from fake_vllm import FINISH, INIT, RELOAD, UPDATE, FakeVllm
 
 from reskill_jax.policy.decoder import init
 from reskill_jax.policy.decoder_config import DecoderConfig
@@ -260,6 +262,39 @@ def test_a_refused_push_leaves_the_old_version_and_the_next_one_counts(tmp_path)
         assert ask(engine).version == 2
         assert [path.name for path in (tmp_path / "weights").glob("v*")] == ["v2"]
         engine.close()
+
+
+class Interrupted(BaseException):
+    """Comes from a signal, as KeyboardInterrupt and TerminatedError do."""
+
+
+@pytest.mark.parametrize("plugin", [True, False])
+def test_a_push_that_is_interrupted_leaves_no_foreign_server_paused(tmp_path, plugin):
+    """It would refuse whoever pushes to it next, the resumed run first of all."""
+
+    class Slow(FakeVllm):
+        def _answer(self, route, body):
+            if engine and route in (UPDATE, RELOAD):
+                signal.pthread_kill(main, signal.SIGUSR1)
+                assert released.wait(30)
+            return super()._answer(route, body)
+
+    def interrupt(*_):
+        raise Interrupted
+
+    engine, released = None, threading.Event()
+    main = threading.main_thread().ident
+    former = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with Slow(plugin=plugin) as server:
+            engine = attach(server, tmp_path)
+            with pytest.raises(Interrupted):
+                engine.push(weights(1), 1)
+            threading.Timer(0.1, released.set).start()
+            engine.close()
+            assert (server.version, server.paused) == ("1", False)
+    finally:
+        signal.signal(signal.SIGUSR1, former)
 
 
 def test_a_server_without_our_plugin_reloads_by_itself_and_that_is_said(
