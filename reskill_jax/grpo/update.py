@@ -340,7 +340,7 @@ def _drop_metrics(
     dropped = len(np.unique(groups[~has_signal]))
     return {
         "batch/dropped_groups": dropped / len(np.unique(groups)),
-        "batch/dropped_tokens": float(tokens[~has_signal].sum() / tokens.sum()),
+        "batch/dropped_tokens": float(tokens[~has_signal].sum() / max(tokens.sum(), 1)),
     }
 
 

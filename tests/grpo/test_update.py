@@ -241,6 +241,14 @@ def test_a_batch_of_tied_groups_leaves_the_state_alone():
     assert metrics["batch/tokens"] == metrics["batch/microbatches"] == 0
 
 
+def test_figures_of_a_batch_without_any_turn_are_finite():
+    """All of its episodes were over before they began."""
+    episodes = [dataclasses.replace(e, turns=[], trunks=[]) for e in make_batch(9)]
+    _, metrics = train(episodes, drop_zero_variance=True)
+    assert np.isfinite([*metrics.values()]).all()
+    assert metrics["batch/dropped_tokens"] == 0
+
+
 def test_the_released_codes_rule_has_nothing_to_drop():
     episodes = tie(make_batch(9), 0, 1)
     whole, _ = train(episodes, rule="reference")
