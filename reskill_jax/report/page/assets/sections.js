@@ -75,7 +75,7 @@ function byKind(data, last) {
 function trials(data) {
   const all = data.trials, nodes = [];
   if (!all.list.length && !all.running) return [h("p", null, data.run.has_bank ? "No trial is decided yet." : ["This run's method (", bdi(data.run.strategy), ") holds no trials."]), ...expectations(all)];
-  if (all.running) nodes.push(h("h3", null, "Going on now"), h("p", null, `A trial with ${all.running.path.length} steps so far; episodes by arm: ${all.running.episodes.map(number).join(", ")}. `,
+  if (all.running) nodes.push(h("h3", null, "Not decided yet"), h("p", null, `A trial with ${all.running.path.length} steps so far; episodes by arm: ${all.running.episodes.map(number).join(", ")}. `,
     all.running.operations.length ? ["On trial: ", all.running.operations.flat().map((o) => h("span", { class: "tag" }, bdi(o)))] : "Its bundle is not in the run's files; bounds are those of bundles that add or change skills."), trialCharts(all.running, all));
   if (all.list.length) {
     const detail = h("div", { "aria-live": "polite" });
