@@ -11,6 +11,7 @@ which has given its old state away, is finished first.
         termination.check()             # raises TerminatedError, in all processes
 """
 
+import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,9 @@ class Termination:
             if self._interruptible:
                 self._raise_if_asked()
             yield
+        except asyncio.CancelledError:
+            self._raise_if_asked()
+            raise
         finally:
             self._interruptible = False
 
@@ -82,10 +86,22 @@ class Termination:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        if self._interruptible:
-            self._interruptible = False
-            raise TerminatedError("SIGTERM")
+        if not self._interruptible:
+            return
+        self._interruptible = False
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise TerminatedError("SIGTERM") from None
+        # What is raised in a callback of a loop is logged there and forgotten, and who
+        # waits for what the callback was to do waits forever.
+        loop.call_soon_threadsafe(_cancel_all, loop)
 
     def _raise_if_asked(self) -> None:
         if self._asked:
             raise TerminatedError("SIGTERM")
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()

@@ -1,5 +1,6 @@
 """SIGTERM keeps the last finished step; the same command goes on from it."""
 
+import asyncio
 import importlib.util
 import json
 import signal
@@ -128,6 +129,20 @@ def test_it_interrupts_only_where_it_may():
             pytest.fail("what was asked for before is not forgotten")
     with Termination() as termination:
         assert interrupted(termination)
+
+
+def test_it_interrupts_what_waits_for_an_event_loop():
+    """Raised in a callback it would be logged there, and the wait would go on."""
+
+    async def wait():
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)
+        await asyncio.sleep(5)
+
+    with Termination() as termination:
+        with pytest.raises(TerminatedError), termination.interrupts():
+            asyncio.run(wait())
+        with pytest.raises(TerminatedError):
+            termination.check()
 
 
 def test_a_signal_during_the_exchange_is_not_forgotten(monkeypatch):
