@@ -177,8 +177,9 @@ class Batches:
         if self._running is not None:
             started = time.perf_counter()
             batch = self._running.result()
-            self._running = None
+            # In this order: SIGTERM may end it here, and a checkpoint then waits again.
             self._ahead = replace(batch, waited=time.perf_counter() - started)
+            self._running = None
 
 
 def _require_order(episodes: Sequence[Episode]) -> None:

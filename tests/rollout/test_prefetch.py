@@ -220,6 +220,20 @@ def test_a_batch_goes_on_after_a_restart(engine):
     assert resumed.state() is None
 
 
+def test_a_wait_that_is_interrupted_loses_no_batch(engine, monkeypatch):
+    batches = Batches(engine, Collector(engine), 0)
+    batches.start(2, "weights 0", 0)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("reskill_jax.rollout.prefetch.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            batches.serve("weights 1", 1)  # when the batch is there
+    assert batches.state() is not None
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
