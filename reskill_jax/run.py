@@ -9,6 +9,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from reskill_jax import distributed
 from reskill_jax.build import (
     Policy,
     Tasks,
@@ -169,10 +170,11 @@ def open_run(
     )
     if host:
         strategy.restore(host["strategy"])
+    due = bool(panels.held_out) and host.get("evaluation_due", True)
     return Run(
         done=done,
         saved=done,
-        evaluation_due=bool(panels.held_out) and host.get("evaluation_due", True),
+        evaluation_due=due and not _is_evaluated(workdir, done),
         panels=panels,
         stream=TaskStream(panels.train, config.seed, host.get("drawn", 0)),
         strategy=strategy,
@@ -193,6 +195,17 @@ def open_run(
         ahead=host.get("ahead"),
         resources=resources,
     )
+
+
+def _is_evaluated(workdir: Workdir, done: int) -> bool:
+    """Tell whether a checkpoint's state was evaluated since: the checkpoint does not.
+
+    All processes are told what the one that writes the metrics sees.
+    """
+    if not done:
+        return False
+    places = [(line["phase"], line["step"]) for line in read_metrics(workdir.metrics)]
+    return bool(distributed.broadcast(("eval", done) in places))
 
 
 def _best(

@@ -190,6 +190,9 @@ def test_an_evaluation_that_is_made_after_a_resume_counts(
     assert best in saved_steps(Workdir(tmp_path).checkpoints)
     run(tmp_path, policy, num_steps=best)
     assert best_of_run(Workdir(tmp_path)).step == best
+    made = len(seen)
+    run(tmp_path, policy, num_steps=best)
+    assert len(seen) == made  # once is enough, though the checkpoint knows of none
     longer = run(tmp_path, policy)
     assert saved_steps(longer.checkpoints) == saved_steps(straight.checkpoints)
 

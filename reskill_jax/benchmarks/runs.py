@@ -19,6 +19,7 @@ from reskill_jax import command_line, terminal
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
+from reskill_jax.report.metrics import read_metrics
 from reskill_jax.scrub import MARK
 from reskill_jax.storage import append_line, plain, read_json
 from reskill_jax.workdir import PLACES, Workdir, differences, flatten
@@ -228,7 +229,8 @@ def is_finished(
 ) -> bool:
     """Tell whether a run has come to its end; see `finish` for the arguments.
 
-    Its last checkpoint says so, which is written after its last evaluation.
+    It has its last checkpoint and, unless it evaluates nothing, its last evaluation: a
+    run that SIGTERM has ended has the one without the other.
 
     Raises:
         UnusableResultError: the finished run is one of another configuration.
@@ -237,7 +239,10 @@ def is_finished(
     if not (run.checkpoints / f"{steps:08d}").is_dir():
         return False
     refuse_other(run.config, changes, config, mode=mode)
-    return True
+    return not configuration(changes, config).eval.splits or any(
+        line["phase"] == "eval" and line["step"] == steps
+        for line in read_metrics(run.metrics)
+    )
 
 
 def refuse_other(

@@ -170,15 +170,16 @@ class Logbook:
     ) -> None:
         """Report an evaluation after so many steps, on these tasks by split."""
         labels = {split: panel.label for split, panel in panels.items()}
-        self._writer.write(step, metrics, phase="eval", panels=labels)
-        self._trackers.scalars(step, "eval", metrics)
         lines = write_episodes(
             self._workdir.episodes / f"eval-{step:05d}.jsonl", episodes, step
         )
-        self._trackers.episodes(step, "eval", lines[:SHOWN_EPISODES])
         if sampled:
             path = self._workdir.episodes / f"sampled-{step:05d}.jsonl"
             write_episodes(path, sampled, step)
+        # Last: these say that the evaluation was made.
+        self._writer.write(step, metrics, phase="eval", panels=labels)
+        self._trackers.scalars(step, "eval", metrics)
+        self._trackers.episodes(step, "eval", lines[:SHOWN_EPISODES])
         for episode in (*episodes, *sampled):
             if episode.lost:
                 name = _dropped(episode.task.id, episode.lost)

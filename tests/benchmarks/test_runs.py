@@ -29,6 +29,8 @@ def finished(tmp_path):
     Workdir(tmp_path / "a").bind(configuration(CHANGES).to_dict())
     saved = Workdir(tmp_path / "a").checkpoints / f"{CHANGES['num_steps']:08d}"
     saved.mkdir(parents=True)
+    evaluated = {"phase": "eval", "step": CHANGES["num_steps"]}
+    Workdir(tmp_path / "a").metrics.write_text(json.dumps(evaluated) + "\n")
     return tmp_path / "a"
 
 
@@ -58,6 +60,22 @@ def test_a_finished_run_is_left_alone_unless_it_is_of_another_configuration(
         finish(finished, other)
     with pytest.raises(ValueError, match=r"config.adapt.frozen: false there, true now"):
         finish(finished, CHANGES, mode="adapt")
+
+
+def test_a_run_that_was_ended_in_its_last_evaluation_is_not_finished(
+    finished, monkeypatch
+):
+    """SIGTERM then saves the last step first."""
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda x, **_: commands.append(x))
+    Workdir(finished).metrics.write_text('{"phase": "train", "step": 2}\n')
+    finish(finished, CHANGES)
+    assert len(commands) == 1
+    Workdir(finished).config.unlink()
+    silent = CHANGES | {"eval.splits": ()}
+    Workdir(finished).bind(configuration(silent).to_dict())
+    finish(finished, silent)  # it evaluates nothing
+    assert len(commands) == 1
 
 
 def test_keys_that_are_new_or_say_where_do_not_make_another_configuration(tmp_path):
