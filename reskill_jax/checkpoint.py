@@ -190,7 +190,7 @@ class Checkpointer:
             checksum = zlib.crc32(json.dumps([host, entries]).encode())
             intact = checksum == documents.manifest["checksum"]
         except Exception as error:  # Orbax raises many kinds, even bare Exception
-            raise CheckpointError(_damaged(path, str(error))) from error
+            raise CheckpointError(_unreadable(path, error)) from error
         if not intact:
             raise CheckpointError(_damaged(path, "its documents have changed"))
         _check_fit(path, entries, template, partial)
@@ -205,7 +205,7 @@ class Checkpointer:
                     step, args=ocp.args.Composite(arrays=array_args)
                 )
         except Exception as error:
-            raise CheckpointError(_damaged(path, str(error))) from error
+            raise CheckpointError(_unreadable(path, error)) from error
         found = _manifest(restored.arrays)
         wanted = {name: entries[name] for name in found}
         if differing := _differences(wanted, found):
@@ -333,6 +333,16 @@ def _differences(have: Mapping[str, Any], want: Mapping[str, Any]) -> str:
     if len(names) > _LISTED:
         listed.append(f"and {len(names) - _LISTED} more")
     return "; ".join(listed)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if path.exists():
+        return _damaged(path, " ".join(str(error).split()))
+    return (
+        f"the checkpoint {path} was removed while it was read: the process that writes "
+        "the run keeps the newest only. Start the same command again, or resume the "
+        "run with a larger config.checkpoint.keep."
+    )
 
 
 def _damaged(path: Path, reason: str) -> str:

@@ -185,6 +185,17 @@ def test_read_only_refuses_to_save(tmp_path):
     checkpointer.close()
 
 
+def test_one_that_was_removed_meanwhile_is_not_called_damaged(tmp_path):
+    """The run that is evaluated goes on, and keeps the newest ones only."""
+    saved(tmp_path, 1, 2)
+    reader = Checkpointer(tmp_path, read_only=True)
+    saved(tmp_path, 3, 4)
+    with pytest.raises(CheckpointError, match=r"removed while it was read: .* again"):
+        reader.restore(arrays())
+    reader.close()
+    assert restore(tmp_path).step == 4
+
+
 def test_another_shape_type_or_name_is_refused_with_both(tmp_path):
     path = saved(tmp_path, 1)
     template = arrays()
