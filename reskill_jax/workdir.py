@@ -184,9 +184,14 @@ class Workdir:
 
         Raises:
             ValueError: the run was started with another configuration; the message
-                lists the keys with both values.
+                lists the keys with both values. Or nobody can tell with which.
         """
         config = plain(config, "config")
+        if not self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
+            raise ValueError(
+                f"{self.config} is missing, and {self.checkpoints} holds the state of "
+                "a run: restore the file or choose another --workdir"
+            )
         if self.config.exists():
             wanted = flatten(config)
             stored = flatten(self.read_config())

@@ -69,6 +69,17 @@ def test_another_configuration_is_refused_with_all_keys_and_values(tmp_path):
     assert workdir.read_config()["grpo"]["group_size"] == 8
 
 
+def test_state_of_which_nobody_can_tell_the_configuration_is_refused(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.bind(CONFIG)
+    (workdir.checkpoints / "00000004").mkdir(parents=True)
+    workdir.bind(CONFIG)
+    workdir.config.unlink()
+    with pytest.raises(ValueError, match=r"config.json is missing, and .*: restore"):
+        workdir.bind({**CONFIG, "seed": 1})
+    assert not workdir.config.exists()
+
+
 def test_the_constants_of_a_method_belong_to_the_run(tmp_path):
     """What a method keeps was counted by them; a state of other ones would mix both."""
     config = defaults.get_config("alfworld").to_dict()
