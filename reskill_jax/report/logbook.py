@@ -24,7 +24,7 @@ from reskill_jax.report.trackers import (
 from reskill_jax.rollout.context import BankContext, Context, Readable
 from reskill_jax.rollout.episode import Episode, LostGroup
 from reskill_jax.skills.skill_md import save_bank
-from reskill_jax.storage import write_text
+from reskill_jax.storage import append_line, write_text
 from reskill_jax.strategies.base import Learned
 from reskill_jax.terminal import notices_to
 from reskill_jax.workdir import Workdir
@@ -101,9 +101,8 @@ class Logbook:
         )
         for event in learned.events:
             self._progress.note(event)
-        with self._workdir.trials.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(trial) + "\n" for trial in learned.decisions)
         for trial in learned.decisions:
+            append_line(self._workdir.trials, json.dumps(trial))
             self._trackers.document(step, "trial", as_code(trial))
         self._keep_candidates(learned.on_trial)
         if incumbent.hash != self._saved:
@@ -192,7 +191,6 @@ class Logbook:
         self._trackers.finish(status)
         self._resources.close()
         self._progress.close()
-        self._writer.close()
 
 
 def write_episodes(

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from reskill_jax.storage import write_text
+from reskill_jax.storage import append_line, write_text
 
 RESERVED = ("phase", "step", "panels")
 
@@ -37,13 +37,13 @@ class MetricWriter:
     def __init__(
         self, path: Path, start: int = 0, evaluation: int | None = None
     ) -> None:
+        self._path = path
         self._start = start
         self._evaluation = start if evaluation is None else evaluation
         self._last: dict[str, int] = {}
         cut(path, start, self._evaluation)
         for line in read_metrics(path):
             self._last[str(line["phase"])] = int(line["step"])
-        self._file = path.open("a", encoding="utf-8")
 
     def write(
         self,
@@ -62,6 +62,7 @@ class MetricWriter:
 
         Raises:
             ValueError: a phase's steps do not increase, or a metric's name is reserved.
+            OSError: the file cannot be written; it is as it was.
         """
         first = self._evaluation if phase == "eval" else self._start
         last = self._last.get(phase, first - 1)
@@ -75,13 +76,8 @@ class MetricWriter:
         if panels:
             line["panels"] = dict(panels)
         line |= {key: _encode(value) for key, value in values.items()}
-        self._file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
-        self._file.flush()
+        append_line(self._path, json.dumps(line, sort_keys=True, allow_nan=False))
         self._last[phase] = step
-
-    def close(self) -> None:
-        """Flush and close the file."""
-        self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

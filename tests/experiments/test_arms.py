@@ -208,7 +208,6 @@ def test_the_course_of_a_run_is_read(tmp_path):
     writer.write(1, {"valid_unseen/success": 0.75}, phase="eval")
     writer.write(2, {"rollout/success": 0.5})
     writer.write(3, {"time/rollout": 1.0})  # all of its groups were lost
-    writer.close()
     assert course(run) == {"course": [0.25, 0.5], "trials": []}
     proposal = Proposal((Delete("a"),), ("idle",), (), "0123")
     past = PastTrial(2, proposal, "4567", (), accepted=False)

@@ -28,7 +28,6 @@ def test_costs_leave_out_the_step_that_compiles(tmp_path):
         costs(run)
     end = {"valid_unseen/turns": 4.0, "time/valid_unseen": 96.0}
     writer.write(3, line("valid_unseen", 150, 5, **end), phase="eval")
-    writer.close()
     found = costs(run)
     assert set(found) == set(PUBLISHED)
     assert found["training context"] == 120

@@ -29,7 +29,6 @@ def write(workdir, *, finished):
         writer.write(step, figures)
     if finished:
         writer.write(STEPS, {"dev/success": 0.75}, phase="eval")
-    writer.close()
 
 
 def test_an_outcome_is_the_area_and_what_stands_at_the_end(tmp_path):

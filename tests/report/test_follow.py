@@ -1,7 +1,6 @@
 """A live run is told line by line, and only until it ends."""
 
 import json
-from contextlib import closing
 
 import pytest
 from report_runs import samples, write_run
@@ -35,8 +34,8 @@ def test_what_is_written_meanwhile_is_told_until_the_run_ends(tmp_path):
 def test_a_figure_that_is_not_finite_is_told(tmp_path):
     workdir = write_run(tmp_path / "run")
     told = follow(workdir, pause_s=0.01)
-    with closing(MetricWriter(workdir.metrics, start=9)) as writer:
-        writer.write(9, {"rollout/success": float("nan")})
+    writer = MetricWriter(workdir.metrics, start=9)
+    writer.write(9, {"rollout/success": float("nan")})
     assert next(told).startswith("step 9 | success nan%")
 
 

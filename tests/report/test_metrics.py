@@ -1,5 +1,6 @@
 import io
 import json
+import resource
 import tempfile
 from pathlib import Path
 
@@ -28,8 +29,7 @@ def play(metrics: MetricWriter, steps: range) -> None:
 def test_lines_have_sorted_keys_and_exact_values(tmp_path):
     metrics = writer(tmp_path)
     metrics.write(0, {"z": 0.1 + 0.2, "a/b": jnp.float32(0.1), "n": np.int64(3)})
-    text = (tmp_path / "metrics.jsonl").read_text()  # before close: already flushed
-    metrics.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
     assert text == (
         '{"a/b": 0.10000000149011612, "n": 3.0, "phase": "train", "step": 0, '
         '"z": 0.30000000000000004}\n'
@@ -42,7 +42,6 @@ def test_every_float_comes_back(values):
     with tempfile.TemporaryDirectory() as name:
         metrics = writer(Path(name))
         metrics.write(0, {f"x{i}": value for i, value in enumerate(values)})
-        metrics.close()
         path = Path(name) / "metrics.jsonl"
         # Strict JSON: no NaN, no Infinity.
         json.loads(path.read_text(), parse_constant=pytest.fail)
@@ -55,16 +54,13 @@ def test_every_float_comes_back(values):
 def test_a_resumed_run_ends_with_the_file_of_an_uninterrupted_one(
     tmp_path, start, written
 ):
-    play(metrics := writer(tmp_path / "whole"), range(6))
-    metrics.close()
-    play(metrics := writer(tmp_path / "resumed"), range(written))
-    metrics.close()
+    play(writer(tmp_path / "whole"), range(6))
+    play(writer(tmp_path / "resumed"), range(written))
     path = tmp_path / "resumed" / "metrics.jsonl"
     with path.open("a") as file:
         file.write('{"loss": 0.33')  # the process was killed in mid-line
     start = min(start, written)
-    play(metrics := writer(tmp_path / "resumed", start), range(start, 6))
-    metrics.close()
+    play(writer(tmp_path / "resumed", start), range(start, 6))
     whole = tmp_path / "whole" / "metrics.jsonl"
     assert path.read_bytes() == whole.read_bytes()
 
@@ -74,14 +70,27 @@ def test_an_evaluation_that_is_made_again_takes_the_place_of_the_old_one(tmp_pat
     for step in range(3):
         metrics.write(step, {"loss": step})
         metrics.write(step, {"success": step}, phase="eval")
-    metrics.close()
     path = tmp_path / "metrics.jsonl"
     before = path.read_bytes()
     metrics = MetricWriter(path, start=3, evaluation=2)
     left = [line["phase"] for line in read_metrics(path)]
     assert left == ["train", "eval", "train", "eval", "train"]
     metrics.write(2, {"success": 2}, phase="eval")
-    metrics.close()
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_lines_before_and_is_told_with_the_file(tmp_path):
+    metrics = writer(tmp_path)
+    metrics.write(0, {"loss": 1.0})
+    path = tmp_path / "metrics.jsonl"
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            metrics.write(1, {"x" * 5000: 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
 
 
@@ -90,11 +99,9 @@ def test_steps_of_a_phase_increase_also_after_a_resume(tmp_path):
     with pytest.raises(ValueError, match="'train': step 2 comes after step 2"):
         metrics.write(2, {"loss": 0.0})
     metrics.write(2, {"success": 0.0}, phase="seen")
-    metrics.close()
     metrics = writer(tmp_path, 2)
     with pytest.raises(ValueError, match="step 1 comes after step 1"):
         metrics.write(1, {"loss": 0.0})
-    metrics.close()
 
 
 @pytest.mark.parametrize("key", ["step", "phase"])
@@ -102,7 +109,6 @@ def test_reserved_names_are_refused(tmp_path, key):
     metrics = writer(tmp_path)
     with pytest.raises(ValueError, match=f"cannot be called '{key}'"):
         metrics.write(0, {key: 1.0})
-    metrics.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 

@@ -62,7 +62,6 @@ def make_run(root: Path) -> Workdir:
     writer.write(0, {"success": 0.5}, phase="eval")
     for step in (1, 2):
         writer.write(step, {"loss": 1 / step, "kl": float("nan")})
-    writer.close()
     workdir.trials.write_text('{"step": 2, "accepted": true}\n{"step": 3, "acc')
     episode = {"task": "t", "kind": "k", "arm": 0, "group": 0, "index": 0, "reward": 1}
     episode |= {"observations": ["a <b>room</b>", "done"], "responses": ["go"]}
