@@ -59,8 +59,8 @@ class Run:
         best: the best of them, which is kept beside the newest.
         state: what an update changes.
         frozen: what adapters are on; None without adapters.
-        base: which weights stay as they are, for checkpoints: those, or those of a
-            policy that never learns; None without either.
+        base: which weights stay as they are, for checkpoints: those, those of a policy
+            that never learns, or the reference; None without any.
         version: of the weights, the last step that trained them.
         failed_groups: groups that were dropped so far.
         episodes: that the strategy has seen so far.
@@ -159,7 +159,8 @@ def open_run(
             part = move(state.pop("reference"), reference_memory(config))
             state, reference = TrainState(**state), with_moving_part(reference, part)
     version = host.get("version", 0)
-    base = describe_base(policy.directory) if policy.frozen or adapts else None
+    stays = policy.frozen or adapts or (reference is not None and refresh is None)
+    base = describe_base(policy.directory) if stays else None
     check_base(host, base)
     engine, servers = make_engine(
         config, policy, policy.join(state.params), version, resources

@@ -9,8 +9,8 @@ import pytest
 from corridor_runs import corridor_config
 from programs import save_random_policy
 
-from reskill_jax import build, evaluate, export
-from reskill_jax.checkpoint import Checkpointer
+from reskill_jax import build, evaluate, export, train
+from reskill_jax.checkpoint import Checkpointer, CheckpointError
 from reskill_jax.rollout.context import EmptyContext, context_to_json
 from reskill_jax.run import open_run
 from reskill_jax.workdir import Workdir
@@ -56,6 +56,20 @@ def saved(config, tmp_path_factory):
 def test_a_start_holds_three_copies_a_reference_and_the_engine(saved):
     _, _, held, size = saved
     assert held == pytest.approx((3 + 0.5 + 0.5) * size, rel=0.01)
+
+
+def test_a_run_does_not_go_on_with_another_reference(tmp_path):
+    """Checkpoints do not hold it: the KL term would compare with other weights."""
+    policy = save_random_policy(tmp_path / "policy")
+    once = {"num_steps": 1, "eval__splits": (), "grpo__kl_coef": 0.01}
+    config, run = corridor_config(policy, **once), Workdir(tmp_path / "run")
+    train.train(config, run)
+    train.train(config, run)  # beside the same weights
+    (weights,) = policy.glob("*.safetensors")
+    *others, last = weights.read_bytes()
+    weights.write_bytes(bytes([*others, last ^ 1]))
+    with pytest.raises(CheckpointError, match="belongs to the weights of"):
+        train.train(config, run)
 
 
 def test_resuming_reads_a_checkpoint_beside_the_reference_alone(

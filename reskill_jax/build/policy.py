@@ -180,14 +180,15 @@ def check_base(host: Mapping[str, Any], base: Mapping[str, str] | None) -> None:
 
     Args:
         host: of the checkpoint; empty: there is none.
-        base: of `describe_base`; None where the checkpoint has all weights itself.
+        base: of `describe_base`; None where the checkpoint has all weights itself. One
+            of a version that noted none is taken as it is.
 
     Raises:
         CheckpointError: the weights are others.
     """
-    if not host or base is None:
+    stored = host.get("base")
+    if stored is None or base is None:
         return
-    stored = host.get("base") or {}
     if stored.get("digest") != base["digest"]:
         raise CheckpointError(
             f"the checkpoint belongs to the weights of {stored.get('path')!r}, digest "
