@@ -218,7 +218,13 @@ def _check(
 ) -> None:
     """Raise unless the tensors are those of the config."""
     expected = manifest(config)
-    surplus = stored.keys() - expected.keys()
+    # Frequencies follow from the config. Files of older versions of transformers hold
+    # them, and newer ones skip them.
+    derived = {
+        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+        for layer in range(config.num_hidden_layers)
+    }
+    surplus = stored.keys() - expected.keys() - derived
     output, embedding = _MODEL["lm_head.kernel"], _MODEL["embed.embedding"]
     problems = [f"{name} is missing" for name in sorted(expected.keys() - stored)]
     if config.tie_word_embeddings and output in surplus and embedding in stored:

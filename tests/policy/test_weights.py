@@ -110,6 +110,22 @@ def test_missing_surplus_misshapen_and_mistyped_tensors_are_named(tmp_path):
     assert f"{UP} is I8, not" in damage(tmp_path, lambda t: t.update(wrong))
 
 
+def test_stored_frequencies_of_older_files_are_skipped(tmp_path, params):
+    save(tmp_path / "ours", CONFIG, params)
+    tensors = load_file(tmp_path / "ours" / SINGLE)
+    for layer in range(CONFIG.num_hidden_layers):
+        name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
+        tensors[name] = np.ones(4, np.float32)
+    save_file(tensors, tmp_path / "ours" / SINGLE)
+    config, loaded = load(tmp_path / "ours")
+    jax.tree.map(np.testing.assert_array_equal, params, loaded)
+    save(tmp_path / "again", config, loaded)
+    assert not any("inv_freq" in n for n in load_file(tmp_path / "again" / SINGLE))
+    name = f"model.layers.{CONFIG.num_hidden_layers}.self_attn.rotary_emb.inv_freq"
+    extra = {name: np.ones(4, np.float32)}
+    assert f"{name} is surplus" in damage(tmp_path, lambda t: t.update(extra))
+
+
 @pytest.mark.parametrize("damage", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(tmp_path, params, damage):
     scale = np.array(params["norm"]["scale"])
