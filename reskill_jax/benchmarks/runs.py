@@ -233,16 +233,35 @@ def is_finished(
     run that SIGTERM has ended has the one without the other.
 
     Raises:
-        UnusableResultError: the finished run is one of another configuration.
+        UnusableResultError: the finished run is one of another configuration, or its
+            config.json or metrics.jsonl is damaged.
     """
     run, steps = Workdir(workdir), _steps(changes)
     if not (run.checkpoints / f"{steps:08d}").is_dir():
         return False
     refuse_other(run.config, changes, config, mode=mode)
-    return not configuration(changes, config).eval.splits or any(
-        line["phase"] == "eval" and line["step"] == steps
-        for line in read_metrics(run.metrics)
-    )
+    if not configuration(changes, config).eval.splits:
+        return True
+    try:
+        lines = read_metrics(run.metrics)
+    except ValueError as error:
+        raise UnusableResultError(str(error)) from error
+    return any(line["phase"] == "eval" and line["step"] == steps for line in lines)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration that was stored beside a result.
+
+    Raises:
+        UnusableResultError: it is missing or damaged.
+    """
+    try:
+        return read_json(path)
+    except (ValueError, OSError) as error:
+        raise UnusableResultError(
+            f"{error}: restore the file, choose another --workdir, or remove "
+            f"{path.parent} to make it again"
+        ) from error
 
 
 def refuse_other(
@@ -261,12 +280,13 @@ def refuse_other(
 
     Raises:
         UnusableResultError: they differ; the message has the keys with both values.
+            Or the stored one is missing or damaged.
     """
     new = settle_trial(configuration(changes, config))
     if mode == "adapt":
         new.adapt.frozen = True
     wanted = flatten(plain(new.to_dict(), "config"))
-    stored = flatten(read_json(path))
+    stored = flatten(read_config(path))
     known = {k: v for k, v in stored.items() if k in wanted and v != MARK}
     if found := differences(wanted | known, wanted, PLACES):
         raise UnusableResultError(

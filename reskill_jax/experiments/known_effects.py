@@ -22,6 +22,7 @@ from reskill_jax.benchmarks.runs import (
     Results,
     finish,
     identity,
+    read_config,
     refuse_other,
     start,
 )
@@ -88,12 +89,12 @@ def first_decision(root: Path, kind: str, seed: int) -> Figures:
 
     Raises:
         CalledProcessError: the run failed; its message is on the terminal.
-        UnusableResultError: a run of another configuration is there.
+        UnusableResultError: a run of another configuration is there, or a damaged one.
     """
     run = Workdir(root / f"{kind}-{seed}")
     wanted = changes(kind, seed)
     if run.config.exists():
-        length = run.read_config()["num_steps"]
+        length = read_config(run.config)["num_steps"]
         refuse_other(run.config, wanted | {"num_steps": length})
     for steps in (*range(_STRIDE, _STEPS, _STRIDE), _STEPS):
         if read_trials(run.trials):

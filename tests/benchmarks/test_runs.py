@@ -12,6 +12,7 @@ import pytest
 from reskill_jax.benchmarks import runs
 from reskill_jax.benchmarks.runs import (
     Results,
+    UnusableResultError,
     commit,
     configuration,
     finish,
@@ -60,6 +61,25 @@ def test_a_finished_run_is_left_alone_unless_it_is_of_another_configuration(
         finish(finished, other)
     with pytest.raises(ValueError, match=r"config.adapt.frozen: false there, true now"):
         finish(finished, CHANGES, mode="adapt")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("config.json", r"is not JSON.*: restore .* or remove .*/a to make it again"),
+        ("metrics.jsonl", "line 1 is damaged .*: remove that line"),
+    ],
+)
+def test_a_damaged_file_of_a_finished_run_is_named(finished, name, told):
+    (finished / name).write_text("{\n")
+    with pytest.raises(UnusableResultError, match=rf"a/{name}.* {told}"):
+        finish(finished, CHANGES)
+
+
+def test_a_missing_configuration_of_a_finished_run_is_told(finished):
+    (finished / "config.json").unlink()
+    with pytest.raises(UnusableResultError, match=r"config\.json does not exist: rest"):
+        finish(finished, CHANGES)
 
 
 def test_a_run_that_was_ended_in_its_last_evaluation_is_not_finished(
