@@ -208,7 +208,8 @@ def _chosen(workdir: Workdir, episodes: str) -> list[Path]:
     if episodes == "all":
         return list(found.values())
     if not episodes:
-        evaluations = [path for stem, path in found.items() if stem.startswith("eval-")]
+        files = Reader(workdir).episode_files()
+        evaluations = [path for phase, _, path in files if phase == "eval"]
         if not evaluations:
             raise FileNotFoundError(
                 f"{workdir.episodes} holds no evaluation: name files with --episodes"

@@ -127,6 +127,15 @@ def test_trajectories_are_those_of_the_published_format(workdir, tmp_path):
     assert without["observation"]["results"] == [{"content": "Nothing happens."}]
 
 
+def test_the_newest_evaluation_is_that_of_the_largest_step(workdir, tmp_path):
+    """From 100,000 on, steps have more digits than their files' names are padded to."""
+    for step in (99999, 100000):
+        path = workdir.episodes / f"eval-{step}.jsonl"
+        path.write_text(json.dumps(episode(step, 0, "old", True)) + "\n")
+    export(workdir, "atif", tmp_path / "out")
+    assert [*written(tmp_path / "out")] == ["eval-100000/00000.json"]
+
+
 @given(st.lists(st.text(max_size=8), max_size=4), st.integers(-1, 1))
 @settings(max_examples=50, deadline=None)
 def test_any_texts_and_a_missing_last_observation_are_valid(texts, missing):
