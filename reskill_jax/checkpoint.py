@@ -4,8 +4,9 @@
 write becomes visible by one rename, so that a process killed at any moment leaves the
 former checkpoint as the latest one. Beside the arrays (parameters, optimiser) and the
 host document (bank, trial, reservoir, cursors, random state) lies a manifest: name,
-type, shape and a fingerprint of every array. Orbax itself would cast to the template's
-type and hand out arrays with flipped bits; the manifest turns both into errors.
+type, shape and a fingerprint of every array, and the step. Orbax itself would cast to
+the template's type, hand out arrays with flipped bits, and take a renamed directory for
+another step; the manifest turns all three into errors.
 
     checkpointer = Checkpointer(workdir.checkpoints)
     restored = checkpointer.restore({"params": params, "opt": opt})
@@ -131,7 +132,8 @@ class Checkpointer:
         document = plain(host, "host")
         entries = _manifest(arrays)
         text = json.dumps([document, entries])
-        manifest = {"arrays": entries, "checksum": zlib.crc32(text.encode())}
+        checksum = zlib.crc32(text.encode())
+        manifest = {"arrays": entries, "checksum": checksum, "step": step}
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         self._needed = size + len(text) + _SLACK
         if self._free() < self._needed:
@@ -168,8 +170,8 @@ class Checkpointer:
             partial: read only the arrays that the template names.
 
         Raises:
-            CheckpointError: there is none of `step`, it is damaged, or its arrays are
-                not those of the template.
+            CheckpointError: there is none of `step`, it is damaged or that of another
+                step, or its arrays are not those of the template.
         """
         saved = self.steps()
         if step is not None and step not in saved:
@@ -189,10 +191,17 @@ class Checkpointer:
             host, entries = documents.host, documents.manifest["arrays"]
             checksum = zlib.crc32(json.dumps([host, entries]).encode())
             intact = checksum == documents.manifest["checksum"]
+            # Those of earlier versions tell no step.
+            written = documents.manifest.get("step", step)
         except Exception as error:  # Orbax raises many kinds, even bare Exception
             raise CheckpointError(_unreadable(path, error)) from error
         if not intact:
             raise CheckpointError(_damaged(path, "its documents have changed"))
+        if written != step:
+            raise CheckpointError(
+                f"the checkpoint {path} was written as that of step {written}: it was "
+                f"copied or renamed. Give it back its name, {written:08d}, or delete it"
+            )
         _check_fit(path, entries, template, partial)
         try:
             array_args = ocp.args.PyTreeRestore(

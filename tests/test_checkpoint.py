@@ -196,6 +196,20 @@ def test_one_that_was_removed_meanwhile_is_not_called_damaged(tmp_path):
     assert restore(tmp_path).step == 4
 
 
+def test_a_copy_under_another_step_is_refused(tmp_path):
+    path = saved(tmp_path, 4)
+    copy = shutil.copytree(path, tmp_path / "00000009")
+    with pytest.raises(CheckpointError, match=r"00000009 was .* step 4: .* 00000004,"):
+        restore(tmp_path)
+    assert restore(tmp_path, step=4).step == 4
+    # Earlier versions did not write the step.
+    manifest = copy / "manifest" / "metadata"
+    document = json.loads(manifest.read_text())
+    del document["step"]
+    manifest.write_text(json.dumps(document))
+    assert restore(tmp_path).step == 9
+
+
 def test_another_shape_type_or_name_is_refused_with_both(tmp_path):
     path = saved(tmp_path, 1)
     template = arrays()
