@@ -184,9 +184,15 @@ class Workdir:
 
         Raises:
             ValueError: the run was started with another configuration; the message
-                lists the keys with both values. Or nobody can tell with which.
+                lists the keys with both values. Or nobody can tell with which, or
+                checkpoints could not be written.
         """
         config = plain(config, "config")
+        if os.path.lexists(self.checkpoints) and not self.checkpoints.is_dir():
+            raise ValueError(
+                f"{self.checkpoints} is no directory: remove it, mend the link, or "
+                "choose another --workdir"
+            )
         if not self.config.exists() and any(self.checkpoints.glob("[0-9]*")):
             raise ValueError(
                 f"{self.config} is missing, and {self.checkpoints} holds the state of "

@@ -80,6 +80,19 @@ def test_state_of_which_nobody_can_tell_the_configuration_is_refused(tmp_path):
     assert not workdir.config.exists()
 
 
+def test_checkpoints_that_are_no_directory_are_refused_at_the_start(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.checkpoints.write_text("")
+    with pytest.raises(ValueError, match="checkpoints is no directory: remove it"):
+        workdir.bind(CONFIG)
+    workdir.checkpoints.unlink()
+    workdir.checkpoints.symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"is no directory: .*the link"):
+        workdir.bind(CONFIG)
+    (tmp_path / "gone").mkdir()
+    workdir.bind(CONFIG)
+
+
 def test_the_constants_of_a_method_belong_to_the_run(tmp_path):
     """What a method keeps was counted by them; a state of other ones would mix both."""
     config = defaults.get_config("alfworld").to_dict()
