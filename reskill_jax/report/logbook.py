@@ -1,9 +1,10 @@
 """What people see of a run while it goes on: its files for people, and its terminal."""
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +247,8 @@ def write_evaluation(
     It goes to ``evaluations/<time>/``: the figures with each panel's hash and size, and
     the episodes, greedy ones and samples apart.
     """
-    name = time.strftime("%Y%m%d-%H%M%S")
-    folder = workdir.root / "evaluations" / f"{name}-step-{step:05d}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-step-{step:05d}"
+    folder = _new_folder(workdir.root / "evaluations", name)
     document = {
         "step": step,
         "metrics": dict(metrics),
@@ -260,6 +261,17 @@ def write_evaluation(
     write_episodes(folder / "episodes.jsonl", episodes, step)
     if sampled:
         write_episodes(folder / "sampled.jsonl", sampled, step)
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Make a folder; another process may have made one in the same second."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def summary(

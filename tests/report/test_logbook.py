@@ -1,6 +1,7 @@
 """What a run tells people while it goes on."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -171,6 +172,17 @@ def test_an_evaluation_by_itself_is_kept_with_its_panels(tmp_path):
     }
     (line,) = (folder / "episodes.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 4
+
+
+def test_evaluations_of_the_same_second_do_not_mix(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda form: "20260101-000000")
+    for value in (0.0, 1.0, 0.5):
+        metrics = {"train/success": value}
+        write_evaluation(Workdir(tmp_path), 4, metrics, [], {})
+    folders = sorted((tmp_path / "evaluations").iterdir())
+    texts = [(folder / "metrics.json").read_text() for folder in folders]
+    found = [json.loads(text)["metrics"]["train/success"] for text in texts]
+    assert found == [0.0, 1.0, 0.5]
 
 
 def test_an_evaluation_is_told_by_split_with_its_panel():
