@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 
 def cache_directory() -> Path:
@@ -206,6 +206,28 @@ def replace_directory(new: Path, directory: Path, old: Path) -> None:
         directory.rename(old)
     new.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def other_holder(file: TextIO) -> str:
+    """Lock a file and write into it who holds it, or return who does already.
+
+    The kernel frees the lock when the process ends, also by kill -9.
+
+    Args:
+        file: open for reading and appending; closing it frees the lock.
+
+    Returns:
+        The process that holds it, for messages; empty: this one does now.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        return file.read().strip() or "unknown"
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {os.uname().nodename}\n")
+    file.flush()
+    return ""
 
 
 def append_line(path: Path, line: str) -> None:

@@ -14,8 +14,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +53,7 @@ from reskill_jax.rollout.demonstration import (
 )
 from reskill_jax.skills.skill import SkillBank
 from reskill_jax.skills.skill_md import load_bank
-from reskill_jax.storage import refuse_existing
+from reskill_jax.storage import other_holder, refuse_existing
 from reskill_jax.validate import SUPERVISION, validate
 
 _SAVE_S = 600.0  # seconds of training that a killed process may cost
@@ -116,6 +116,7 @@ def supervise(
         Loss of the held-out episodes before and after, nats per token.
 
     Raises:
+        BlockingIOError: another process makes `output`.
         FileExistsError: `output` is there already.
         ValueError: the configuration or the episodes cannot be used, or these are too
             few.
@@ -160,23 +161,45 @@ def supervise(
     )
     loss = partial(mean_loss, logprob_fn, packing(measured))
     options = (steps, batch, learning_rate, held_out, failures)
-    stored = output.with_name(f"{output.name}.partial")
-    state, before = _fit(
-        update,
-        init_state(start.params, tx, start.mesh),
-        steps,
-        lambda step: packing([*map(render, _draw(taught, batch, config.seed, step))]),
-        measure=lambda params: loss(start.join(params)) if measured else None,
-        stored=stored / _identity(config, episodes, bank, start, options),
-    )
-    params = start.join(state.params)
-    after = loss(params) if measured else float("nan")
-    if start.frozen is not None:  # onto weights that were never rounded
-        _, whole = load(start.directory)
-        params = replace(params, base=whole)
-    export(output, start.directory, merge(params))
-    shutil.rmtree(stored)
+    with _held(output) as stored:
+        state, before = _fit(
+            update,
+            init_state(start.params, tx, start.mesh),
+            steps,
+            lambda step: packing(
+                [*map(render, _draw(taught, batch, config.seed, step))]
+            ),
+            measure=lambda params: loss(start.join(params)) if measured else None,
+            stored=stored / _identity(config, episodes, bank, start, options),
+        )
+        params = start.join(state.params)
+        after = loss(params) if measured else float("nan")
+        if start.frozen is not None:  # onto weights that were never rounded
+            _, whole = load(start.directory)
+            params = replace(params, base=whole)
+        export(output, start.directory, merge(params))
+        shutil.rmtree(stored)
     return float("nan") if before is None else before, after
+
+
+@contextmanager
+def _held(output: Path) -> Iterator[Path]:
+    """Yield where the state of training is kept; no other process writes there.
+
+    Raises:
+        BlockingIOError: another process makes `output`.
+        FileExistsError: one has made it meanwhile.
+    """
+    stored = output.with_name(f"{output.name}.partial")
+    stored.mkdir(parents=True, exist_ok=True)
+    with (stored / "lock").open("a+") as file:
+        if holder := other_holder(file):
+            raise BlockingIOError(
+                f"output={str(output)!r} is being made by process {holder}: wait for "
+                "it, stop it, or choose another --output"
+            )
+        refuse_existing(output)
+        yield stored
 
 
 def _fit(

@@ -22,7 +22,6 @@ A process that trains does this before any work, and later starts do the same:
         ...
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from reskill_jax.storage import plain, read_json, write_text
+from reskill_jax.storage import other_holder, plain, read_json, write_text
 
 # The one key that a later start may change, and only to more. Nothing but the end of
 # the loop may depend on it: schedules have lengths of their own.
@@ -150,18 +149,11 @@ class Workdir:
 
     def _take(self, file: TextIO) -> None:
         """Lock the file and write into it who holds it."""
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+        if holder := other_holder(file):
             raise BlockingIOError(
                 f"workdir={str(self.root)!r}: the workdir is in use by process "
                 f"{holder}: wait for it, stop it, or choose another --workdir"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}\n")
-        file.flush()
+            )
 
     def bind(self, config: Mapping[str, Any]) -> None:
         """Write the configuration at the first start, compare with it at later ones.

@@ -21,6 +21,7 @@ from reskill_jax.rollout.demonstration import (
 )
 from reskill_jax.rollout.prompts import PromptBuilder
 from reskill_jax.skills.skill import Skill, SkillBank
+from reskill_jax.storage import other_holder
 from reskill_jax.supervise import supervise
 
 OPEN = Skill("open-it", "d", "It is closed.", "Open it.")
@@ -237,6 +238,25 @@ def test_what_is_wrong_with_its_flags_is_said_in_a_line(flag, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_processes_cannot_make_one_output(policy, tmp_path):
+    path = write(tmp_path / "a.jsonl", *[LINE | {"active_skills": None}] * 3)
+    (tmp_path / "out.partial").mkdir()
+    with (tmp_path / "out.partial" / "lock").open("a+") as file:
+        assert not other_holder(file)
+        with pytest.raises(BlockingIOError, match=r"/out' is being made by process \d"):
+            supervise(
+                corridor_config(policy, prompt__actions=False),
+                path,
+                policy=str(policy),
+                output=tmp_path / "out",
+                bank=SkillBank(),
+                steps=1,
+                batch=1,
+                learning_rate=1e-3,
+                held_out=1,
+            )
 
 
 @pytest.mark.slow
