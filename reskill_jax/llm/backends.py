@@ -19,6 +19,8 @@ from reskill_jax.llm.json_schema import without_limits
 from reskill_jax.scrub import holds_credentials
 
 _MOST_TOKENS = 1e12  # of an answer; also tells numbers that are none
+# Why services end an answer before it is one: OpenAI; Anthropic; Bedrock, twice.
+_BLOCKED = ("content_filter", "refusal", "content_filtered", "guardrail_intervened")
 MAX_BYTES = 1 << 20  # of an answer as it comes over the wire
 NAMES = ("openai", "anthropic", "bedrock")  # services
 SIDECAR = "sidecar"  # the policy itself, see `sidecar`
@@ -49,12 +51,21 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatResponse:
-    """One answer: its text, what it cost in tokens, and whether a limit cut it."""
+    """One answer.
+
+    Attributes:
+        text: of the answer.
+        tokens_in: what it cost.
+        tokens_out: likewise.
+        cut: whether a limit cut it.
+        blocked: the service's word for it, if a filter or a refusal stopped it.
+    """
 
     text: str
     tokens_in: int = 0
     tokens_out: int = 0
     cut: bool = False
+    blocked: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,6 +215,7 @@ class OpenAI(_Backend):
             tokens_in,
             tokens_out,
             cut=choice.get("finish_reason") == "length",
+            blocked=_blocked(choice.get("finish_reason")),
         )
 
 
@@ -251,6 +263,7 @@ class Anthropic(_Backend):
             tokens_in,
             tokens_out,
             cut=answer.get("stop_reason") == "max_tokens",
+            blocked=_blocked(answer.get("stop_reason")),
         )
 
 
@@ -304,6 +317,7 @@ class Bedrock(_Backend):
             tokens_in,
             tokens_out,
             cut=answer.get("stopReason") == "max_tokens",
+            blocked=_blocked(answer.get("stopReason")),
         )
 
 
@@ -359,6 +373,10 @@ _MAKERS: dict[str, Callable[[Model], Backend]] = {
     "anthropic": Anthropic,
     "bedrock": Bedrock,
 }
+
+
+def _blocked(reason: Any) -> str:
+    return reason if reason in _BLOCKED else ""
 
 
 def _text(blocks: Iterable[dict[str, Any]], tool_input: Any) -> str:

@@ -38,6 +38,7 @@ class _Answered:
     tokens_out: int
     seconds: float
     cut: bool = False
+    blocked: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what budgets could not count."""
@@ -108,6 +109,7 @@ class CallLog:
                 "tokens_in": outcome.tokens_in,
                 "tokens_out": outcome.tokens_out,
                 "cut": outcome.cut,
+                "blocked": outcome.blocked,
             }
         else:
             line |= {"error": outcome}
@@ -147,5 +149,5 @@ def _read(path: Path) -> Iterator[tuple[str, Recorded]]:
             except (ValueError, RecursionError):  # no JSON, or a call without an answer
                 continue
             counts = line.tokens_in, line.tokens_out
-            response = ChatResponse(line.response, *counts, line.cut)
+            response = ChatResponse(line.response, *counts, line.cut, line.blocked)
             yield line.key, Recorded(response, line.seconds)

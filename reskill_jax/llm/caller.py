@@ -201,7 +201,7 @@ class Caller:
 
 
 def _answer(response: ChatResponse, schema: type[_Answer]) -> _Answer:
-    """Parse an answer; say so where it was cut and cannot be used for that reason.
+    """Parse an answer; say so where it was stopped and cannot be used for that reason.
 
     Raises:
         AnswerError: it cannot be used.
@@ -209,6 +209,11 @@ def _answer(response: ChatResponse, schema: type[_Answer]) -> _Answer:
     try:
         return parse(response.text, schema)
     except AnswerError as error:
+        if response.blocked:
+            raise AnswerError(
+                f"the service stopped the answer ({response.blocked}): its content "
+                "filter or the model refuses to answer this prompt"
+            ) from error
         if not response.cut:
             raise
         raise AnswerError(

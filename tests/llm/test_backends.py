@@ -53,6 +53,8 @@ def test_anthropic(monkeypatch):
         answer["content"] = [{"type": "text", "text": "no tool"}]
         answer["stop_reason"] = "max_tokens"
         assert backend.complete(REQUEST) == ChatResponse("no tool", 7, 3, cut=True)
+        answer["stop_reason"] = "refusal"
+        assert backend.complete(REQUEST).blocked == "refusal"
         sent = server.requests[0]
     assert capture.path == "/v1/messages"
     # Older versions of the SDK send the one, newer ones the other.
@@ -85,6 +87,8 @@ def test_bedrock(monkeypatch):
         assert backend.complete(REQUEST) == ChatResponse('{"a": 1}', 7, 3)
         capture.answer["stopReason"] = "max_tokens"
         assert backend.complete(REQUEST).cut
+        capture.answer["stopReason"] = "guardrail_intervened"
+        assert backend.complete(REQUEST).blocked == "guardrail_intervened"
         sent = server.requests[0]
     assert capture.path == "/model/a.model/converse"
     assert sent["system"] == [{"text": "be brief"}]
@@ -114,6 +118,8 @@ def test_openai_is_told_limits_if_asked_to_and_tells_what_was_cut(limits):
     ) as server:
         model = Model("openai", "m", server.url, "PATH", limits=limits)
         assert make_backend(model).complete(REQUEST) == ChatResponse("{", cut=True)
+        choice["finish_reason"] = "content_filter"
+        assert make_backend(model).complete(REQUEST).blocked == "content_filter"
         told = server.requests[0]["response_format"]["json_schema"]["schema"]
         assert told == (LIMITED if limits else SCHEMA)
 

@@ -196,6 +196,16 @@ def test_an_answer_that_was_cut_is_said_to_be_too_long(tmp_path):
         again.ask("s", "p", Advice)
 
 
+def test_an_answer_that_a_filter_stopped_is_said_to_be(tmp_path):
+    stopped = ChatResponse(ANSWER[:5], 1000, 500, blocked="content_filter")
+    asking, _, _ = scripted(tmp_path, stopped, stopped)
+    with pytest.raises(CallError, match=r"stopped the answer \(content_filter\)"):
+        asking.ask("s", "p", Advice)
+    again = Caller(None, CallLog(tmp_path / "d", tmp_path / "c"))
+    with pytest.raises(CallError, match="content_filter"):
+        again.ask("s", "p", Advice)
+
+
 @pytest.mark.parametrize(
     "change",
     [
