@@ -73,6 +73,8 @@ _KEYS = ("pddl_domain", "pddl_problem", "grammar")
 # Only the goal differs between the grammars of games: without it, one parse serves all.
 _TASK = "Your task is to: "
 _GOAL = re.compile(rf"(?<={_TASK})[^\"\\#\[\]{{}}|;<>]+")
+# What the translator writes in place of a task that has no solution, or needs none.
+_TRIVIAL = "Atom dummy(val1)"
 _NOTHING = "Nothing happens."
 
 
@@ -109,7 +111,8 @@ class Game:
 
         Raises:
             ValueError: if the grammar has no goal, tells it elsewhere than at the end
-                of the introduction, or has commands that depend on the state.
+                of the introduction, or has commands that depend on the state; or if the
+                problem cannot be solved.
         """
         grammar = data["grammar"]
         goal = _GOAL.search(grammar)
@@ -122,6 +125,10 @@ class Game:
         with undisturbed():
             task, sas = fast_downward.pddl2sas(
                 data["pddl_domain"], data["pddl_problem"]
+            )
+        if _TRIVIAL in sas:
+            raise ValueError(
+                "its goal cannot be reached by any actions, or is reached by none"
             )
         _check_commands(logic.actions.values(), task.actions)
         self.sas = sas.encode()

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -383,6 +384,15 @@ GOTO = "receptacleatlocation(r:receptacle, lend:location)"
             "lacks the text of pddl_domain, pddl_problem",
         ),
         (lambda data: {**data, "pddl_problem": "(define"}, "broken.*Missing"),
+        (
+            lambda data: {
+                **data,
+                "pddl_problem": re.sub(
+                    r"\(atLocation agent1 [^()]*\)", "", data["pddl_problem"]
+                ),
+            },
+            "goal cannot be reached",
+        ),
         (lambda data: {**data, "grammar": "action {"}, "no sentence 'Your task"),
         (
             lambda data: {
