@@ -23,6 +23,7 @@ from reskill_jax.environments.openenv_session import (
     decode,
     panel_of,
     task_at,
+    tasks_between,
 )
 from reskill_jax.environments.panels import TaskPanel, TaskStream
 from reskill_jax.environments.protocol import Task
@@ -167,7 +168,7 @@ def _add_routes(app: web.Application, served: Served) -> None:
     post(
         "task_range",
         lambda asked, panel: {
-            "tasks": list(map(_shown, panel.tasks[asked.start : asked.stop]))
+            "tasks": list(map(_shown, tasks_between(panel, asked.start, asked.stop)))
         },
     )
 

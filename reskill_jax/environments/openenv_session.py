@@ -310,6 +310,20 @@ def task_at(panel: TaskPanel, index: int) -> Task:
     return panel.tasks[index]
 
 
+def tasks_between(
+    panel: TaskPanel, start: int | None, stop: int | None
+) -> tuple[Task, ...]:
+    """Return the tasks from a place up to another one, or to the last there is.
+
+    Raises:
+        RefusedError: a place is negative, which Python counts from the end.
+    """
+    for name, place in (("start", start), ("stop", stop)):
+        if place is not None and place < 0:
+            raise RefusedError(f"{name}={place}: must be at least 0")
+    return panel.tasks[start:stop]
+
+
 def decode(text: str | bytes, kind: type[Any]) -> Any:
     """Return what a client has sent in JSON.
 

@@ -340,6 +340,10 @@ def test_tasks_are_listed_without_what_solves_them(started):
             ]
         },
     )
+    for place in ("start", "stop"):
+        body = json.dumps({"split": "held_out", place: -1})
+        told = {"detail": f"{place}=-1: must be at least 0"}
+        assert ask(url, f"/{name}/task_range", body) == (400, told)
     held_out = json.dumps({"split": "held_out"})
     assert ask(url, f"/{name}/num_tasks", held_out)[1] == {"num_tasks": 4}
     assert len(ask(url, f"/{name}/tasks", held_out)[1]["tasks"]) == 4
