@@ -111,7 +111,7 @@ def make_vllm_engine(
     # Beside the trainer's devices, every process would take the first one.
     if (settings.devices or settings.colocate) and not settings.urls:
         _check_devices_unshared(settings.devices)
-    # Paths of Unix sockets have at most 107 bytes, so they are not in the workdir.
+    # Paths of Unix sockets are short, see `Server`, so they are not in the workdir.
     directory = Path(tempfile.mkdtemp(prefix="reskill-"))
     resources.callback(shutil.rmtree, directory, ignore_errors=True)
     weights_dir = Path(settings.weights_dir) / directory.name

@@ -20,6 +20,7 @@ from reskill_jax.process import exec_with_guard
 
 _PLUGIN = Path(__file__).parent / "plugin"
 _STOP_SECONDS = 10.0
+_LONGEST_SOCKET = 107  # bytes of the path of a Unix socket
 # `transfer` -> vLLM's name of the receiving engine: our plugin's, or its own.
 _BACKENDS = {"files": "reskill_files", "nccl": "nccl"}
 
@@ -68,6 +69,7 @@ class Server:
 
         Raises:
             FileNotFoundError: there is no such executable.
+            ValueError: the path of the socket would be too long.
         """
         self._options = options
         self._socket = directory / "socket"
@@ -76,6 +78,11 @@ class Server:
             raise FileNotFoundError(
                 f"executable={options.executable!r} was not found: install vLLM into "
                 "an environment of its own and name its bin/vllm"
+            )
+        if (size := len(os.fsencode(self._socket))) > _LONGEST_SOCKET:
+            raise ValueError(
+                f"the path of the server's socket, {self._socket}, has {size} bytes, "
+                f"and Linux takes {_LONGEST_SOCKET}: set TMPDIR to a shorter path"
             )
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)

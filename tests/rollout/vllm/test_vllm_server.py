@@ -73,6 +73,16 @@ def test_an_existing_socket_is_replaced(options, place, alive):
     foreign.close()
 
 
+def test_a_place_that_no_socket_can_have_is_refused(options, tmp_path):
+    place = tmp_path / ("p" * (107 - len(f"{tmp_path}//socket")))
+    server = Server(options, place)
+    assert who_answers(server) == server.pid
+    server.stop()
+    with pytest.raises(ValueError, match=r"has 108 bytes.* set TMPDIR to a shorter"):
+        Server(options, place.with_name(f"{place.name}p"))
+    assert [*tmp_path.glob("p*")] == [place]
+
+
 def test_a_killed_server_starts_again_at_its_own_socket(options, place):
     server = Server(options, place)
     first = who_answers(server)
