@@ -169,7 +169,7 @@ class EvolverSettings:
         share: of a group's episodes that are summarised, half of them successes.
         merge: least cosine of principles that may be the same.
         matches: nearest principles that are compared with a new one.
-        organise_every: steps between summaries.
+        organise_every: steps between summaries, which are of the episodes of them all.
         prune_every: steps between prunings; 0: never (the released default).
         prune_below: score below which a principle is dropped then.
         capacity: principles; beyond it the lowest scores go (ours).

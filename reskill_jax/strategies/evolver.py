@@ -78,6 +78,7 @@ def write(resources: Mapping[str, Any], writer: Writer, job: Any) -> Any:
 class _State(TypedDict):
     memory: Any
     desk: dict[str, Any]
+    records: list[EpisodeRecord]
 
 
 class Evolver:
@@ -90,6 +91,8 @@ class Evolver:
         self._memory = Principles.from_json(
             Principles(self._settings).to_json(), setup.resources
         )
+        # Chosen for summaries since the last ones were asked for.
+        self._records: list[EpisodeRecord] = []
         self._desk = setup.make_desk(
             partial(write, setup.resources), waits(setup, train)
         )
@@ -126,15 +129,15 @@ class Evolver:
                     won = episode.success > mean
                 wins.update(shown if won else ())
         self._memory = self._memory.credited(uses, wins)
-        if step % self._settings.organise_every == 0:
-            records = [
-                episode.record(step)
-                for group in groups
-                for episode in to_summarise(group, self._settings.share)
-            ]
-            if records:
-                job = _Job(records=records, memory=self._memory.to_json())
-                self._desk.submit(step, encode(job))
+        self._records += [
+            episode.record(step)
+            for group in groups
+            for episode in to_summarise(group, self._settings.share)
+        ]
+        if self._records and step % self._settings.organise_every == 0:
+            job = _Job(records=self._records, memory=self._memory.to_json())
+            self._desk.submit(step, encode(job))
+            self._records = []
         written = self._take(step)
         pruned = 0
         every = self._settings.prune_every
@@ -188,11 +191,17 @@ class Evolver:
 
     def state(self) -> dict[str, Any]:
         """Return everything that changes."""
-        return {"memory": self._memory.to_json(), "desk": self._desk.state()}
+        return {
+            "memory": self._memory.to_json(),
+            "desk": self._desk.state(),
+            "records": encode(self._records),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
-        held = decode(_State, state, name="strategy")
+        # Checkpoints of earlier versions have no records.
+        held = decode(_State, {"records": []} | state, name="strategy")
+        self._records = held["records"]
         self._memory = Principles.from_json(held["memory"], self._setup.resources)
         self._desk.restore(held["desk"])
 

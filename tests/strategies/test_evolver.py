@@ -1,6 +1,7 @@
 """EvolveR in the loop: pairs by episode, and what else its released code gets wrong."""
 
 import asyncio
+import json
 import random
 from dataclasses import replace
 
@@ -139,6 +140,33 @@ def test_fault_5_the_writer_sees_no_answer_only_the_outcome():
     strategy.observe(1, [replace(e, task=secret) for e in episodes])
     assert seen
     assert "42" not in repr(seen)
+
+
+def test_episodes_of_all_steps_are_summarised_at_the_interval():
+    """Also after a resume, and from a state of a time before they were kept."""
+    seen.clear()
+    made = [
+        make(
+            "evolver",
+            tasks_per_step=1,
+            desk=lambda work, wait: Desk(Seeing(), work),
+            evolver={"organise_every": 3},
+        )
+        for _ in range(2)
+    ]
+    game = Game(made[0], count=1)
+    game.step(1)
+    game.step(2)
+    assert not seen
+    state = json.loads(json.dumps(made[0].state()))
+    made[1].restore(state)
+    game.strategy = made[1]
+    game.step(3)
+    assert [record.step for record in seen] == [1, 2, 3]
+    del state["records"]
+    made[1].restore(state)
+    game.step(6)
+    assert [record.step for record in seen[3:]] == [6]
 
 
 class Down:
