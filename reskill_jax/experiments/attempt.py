@@ -89,6 +89,7 @@ def start(experiment: Experiment) -> None:
     """
     name = experiment.name
     setting = experiment.setting
+    flags.disclaim_key_flags()  # they are the command's own: --help of it lists them
     workdir = flags.DEFINE_string(
         "workdir", f"runs/{setting}", "Directory of all runs."
     )
