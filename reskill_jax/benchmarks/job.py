@@ -2,8 +2,8 @@
 
     python -m reskill_jax.benchmarks.job
 
-plays the tasks of the first training step of configs/alfworld.py:cpu with its policy,
-then times, in turn, the best of several,
+plays the tasks of the first training step of configs/alfworld.py:cpu,bare with its
+policy, then times, in turn, the best of several,
 
 - the step's update on these episodes as trees, and with a row for every turn;
 - the engine answering all their turns again, with the prefixes that it keeps, and with

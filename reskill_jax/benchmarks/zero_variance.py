@@ -2,8 +2,8 @@
 
     python -m reskill_jax.benchmarks.zero_variance
 
-trains configs/alfworld.py:cpu for ten steps. Every step's update is made twice on the
-same episodes and weights, with all groups and without those that teach nothing, in
+trains configs/alfworld.py:cpu,bare for ten steps. Every step's update is made twice on
+the same episodes and weights, with all groups and without those that teach nothing, in
 turn, after both have been compiled; the run goes on from the first. Tokens, rows and
 micro-batches are counts that do not depend on what else the machine does.
 """

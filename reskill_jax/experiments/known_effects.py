@@ -116,7 +116,7 @@ def _trained(run: Workdir) -> int:
 
 
 def changes(kind: str, seed: int) -> Changes:
-    """Return the keys in which a run with such a bundle differs from `:cpu`."""
+    """Return the keys in which a run with such a bundle differs from `CONFIG`."""
     return {
         "seed": seed,
         "num_steps": _STEPS,

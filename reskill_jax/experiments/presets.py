@@ -2,12 +2,12 @@
 
     python -m reskill_jax.experiments.presets --workdir=runs/presets --seeds=3
 
-trains configs/alfworld.py:cpu with every variant of `objectives.OBJECTIVES`, as it is,
-and with groups that tie, one run after another, each in its own workdir; all but the
-second and `dapo` have these groups. Runs are resumed where they were stopped, and the
-figures of finished ones are kept in --results, so that the command may be interrupted
-and started again; --minutes ends it by itself. --tiny tries the command in minutes,
-with runs that say nothing.
+trains configs/alfworld.py:cpu,bare with every variant of `objectives.OBJECTIVES`, as it
+is, and with groups that tie, one run after another, each in its own workdir; all but
+the second and `dapo` have these groups. Runs are resumed where they were stopped, and
+the figures of finished ones are kept in --results, so that the command may be
+interrupted and started again; --minutes ends it by itself. --tiny tries the command in
+minutes, with runs that say nothing.
 
 Success is greedy, on games that are held out for choices (split `dev`), never on those
 that are reported. Differences are to the first objective, paired by seed.
