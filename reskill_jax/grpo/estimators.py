@@ -22,7 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from reskill_jax.grpo.outcomes import Outcomes, equal, statistics
+from reskill_jax.grpo.outcomes import Outcomes, statistics
+from reskill_jax.rollout.metrics import equal
 
 StepMode = Literal["mean_norm", "mean_std_norm"]
 

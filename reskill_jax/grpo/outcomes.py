@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reskill_jax.rollout.episode import Episode
-from reskill_jax.rollout.metrics import ROUNDING
+from reskill_jax.rollout.metrics import equal
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,6 @@ def anchors(
         for k, text in enumerate(texts):
             numbers[i, k] = known.setdefault((int(group[i]), text), len(known))
     return numbers
-
-
-def equal(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Tell whether outcomes are the same but for rounding.
-
-    What turns were paid adds up to 1 or to 0.9999999999999999 by the order in which it
-    came, and a standard deviation of such a group would turn that into advantages.
-    """
-    return np.isclose(low, high, rtol=ROUNDING, atol=ROUNDING)
 
 
 class Statistics(NamedTuple):

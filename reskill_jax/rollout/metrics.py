@@ -8,12 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from reskill_jax.rollout.episode import Episode
 
-# Rewards of equal episodes differ by less than this, and by less than such a share:
-# they are sums of what turns were paid, in any order.
-ROUNDING = 1e-9
+_ROUNDING = 1e-9  # absolute, and as a share
+
+
+def equal(low: ArrayLike, high: ArrayLike) -> np.ndarray:
+    """Tell whether rewards are the same but for rounding, elementwise.
+
+    What turns were paid adds up to 1 or to 0.9999999999999999 by the order in which it
+    came, and a standard deviation of such a group would turn that into advantages.
+    """
+    return np.asarray(np.isclose(low, high, rtol=_ROUNDING, atol=_ROUNDING))
 
 
 def length_metrics(episodes: Sequence[Episode], prefix: str) -> dict[str, float]:
@@ -64,13 +72,10 @@ def group_metrics(
         solved[episode.group].append(episode.success)
     sizes = [len(group) for group in solved.values()]
     counts = [sum(group) for group in solved.values()]
-    equal = [
-        math.isclose(min(group), max(group), rel_tol=ROUNDING, abs_tol=ROUNDING)
-        for group in rewards.values()
-    ]
+    tied = [equal(min(group), max(group)) for group in rewards.values()]
     metrics = {
         "reward_std": float(np.std([episode.reward for episode in episodes])),
-        "frac_reward_zero_std": float(np.mean(equal)),
+        "frac_reward_zero_std": float(np.mean(tied)),
         "solve_all": float(np.mean([all(group) for group in solved.values()])),
         "solve_none": float(np.mean([not any(group) for group in solved.values()])),
     }
