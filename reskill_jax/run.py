@@ -36,7 +36,7 @@ from reskill_jax.policy.decoder import Params
 from reskill_jax.policy.lora import Adapted, join
 from reskill_jax.policy.sharding import abstract, move
 from reskill_jax.report.best import Best, chosen_metric, find_best
-from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.metrics import is_evaluated, read_metrics
 from reskill_jax.rollout.collector import Collector
 from reskill_jax.rollout.prefetch import Batches, Planned
 from reskill_jax.strategies.base import Strategy
@@ -205,8 +205,7 @@ def _is_evaluated(workdir: Workdir, done: int) -> bool:
     """
     if not done:
         return False
-    places = [(line["phase"], line["step"]) for line in read_metrics(workdir.metrics)]
-    return bool(distributed.broadcast(("eval", done) in places))
+    return bool(distributed.broadcast(is_evaluated(workdir.metrics, done)))
 
 
 def _best(

@@ -19,7 +19,7 @@ from reskill_jax import command_line, terminal
 from reskill_jax.build_strategy import settle_trial
 from reskill_jax.defaults import get_config
 from reskill_jax.laboratory.recipe import RECIPES
-from reskill_jax.report.metrics import read_metrics
+from reskill_jax.report.metrics import is_evaluated
 from reskill_jax.scrub import MARK
 from reskill_jax.storage import append_line, plain, read_json
 from reskill_jax.workdir import PLACES, Workdir, differences, flatten
@@ -243,10 +243,9 @@ def is_finished(
     if not configuration(changes, config).eval.splits:
         return True
     try:
-        lines = read_metrics(run.metrics)
+        return is_evaluated(run.metrics, steps)
     except ValueError as error:
         raise UnusableResultError(str(error)) from error
-    return any(line["phase"] == "eval" and line["step"] == steps for line in lines)
 
 
 def read_config(path: Path) -> dict[str, Any]:

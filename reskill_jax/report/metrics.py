@@ -96,6 +96,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def is_evaluated(path: Path, step: int) -> bool:
+    """Tell whether a file of `MetricWriter` has the evaluation after so many steps.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    return any(
+        line["phase"] == "eval" and line["step"] == step for line in read_metrics(path)
+    )
+
+
 def sampled_names(metrics: Mapping[str, Any], split: str) -> list[str]:
     """Return the names of a split's figures of samples: mean@n, then pass@k by k."""
     wanted = re.compile(rf"{re.escape(split)}/((?:mean|pass)@\d+)")
