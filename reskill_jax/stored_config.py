@@ -82,7 +82,8 @@ def complete(stored: Mapping[str, Any]) -> Completed:
     except (ValueError, ModuleError):  # validation names it, and says what is wrong
         return as_it_is
     wanted = flatten(json.loads(now.to_json()))
-    if any(_is_value(stored, key) for key in wanted):
+    values = [key for key, value in flat.items() if value != {}]
+    if any(key.startswith(f"{value}.") for value in values for key in wanted):
         return as_it_is
     added = {key: value for key, value in wanted.items() if key not in flat}
     dropped = {
@@ -133,17 +134,6 @@ def check_changes(config: ConfigDict, workdir: Workdir) -> None:
             "a run is looked at as it is: only keys that begin with one of "
             f"{', '.join(FREE)} may be changed:\n" + "\n".join(changed)
         )
-
-
-def _is_value(stored: Mapping[str, Any], key: str) -> bool:
-    """Tell whether one of the sections that a key is in is no section."""
-    *path, _ = key.split(".")
-    place: Any = stored
-    for name in path:
-        place = place.get(name, {})
-        if not isinstance(place, Mapping):
-            return True
-    return False
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,11 +100,12 @@ def _fault(text: str) -> str:
     """Say what is wrong with the first thing that looks like an object, if any."""
     spoken = answer_of(text)
     start = spoken.find("{")
+    if start < 0:
+        return ""
     try:
-        _DECODER.raw_decode(spoken, max(start, 0))
+        _DECODER.raw_decode(spoken, start)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        return f"{error.msg} ({where})" if start >= 0 else ""
+        return f"{error.msg} (line {error.lineno}, column {error.colno})"
     except (ValueError, RecursionError):
         pass  # too many digits, or too deep
     return ""

@@ -48,8 +48,13 @@ _CLOCK = "strftime_now"
 _TIME = datetime(2024, 7, 26)
 # Tokens that the settings of any tokenizer may name; many name others, too.
 _NAMED = (
-    *("bos_token", "eos_token", "pad_token", "unk_token"),
-    *("sep_token", "cls_token", "mask_token"),
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
 )
 _TAG = re.compile(r"</?(\w{2,})>")  # of an element; <s> and </s> are none
 _BRACKETED = re.compile(r"<.+>|\[.+\]")  # what marks look like, and words do not
