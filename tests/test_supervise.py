@@ -4,7 +4,6 @@ import importlib.util
 import json
 import shutil
 import sys
-from functools import partial
 
 import pytest
 from corridor_runs import corridor_config
@@ -44,6 +43,19 @@ def write(path, *lines):
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return save_random_policy(tmp_path_factory.mktemp("policy"))
+
+
+def imitate(config, episodes, policy, output, **changes):
+    """Train for a step on one episode, with another one held out."""
+    options = {"steps": 1, "batch": 1, "learning_rate": 1e-3, "held_out": 1} | changes
+    return supervise(
+        config,
+        episodes,
+        policy=str(policy),
+        output=output,
+        bank=SkillBank(),
+        **options,
+    )
 
 
 def prompts_with(tokenizer):
@@ -141,18 +153,9 @@ def test_episodes_that_are_only_read_are_left_out(policy, tmp_path):
     read = read_demonstrations(path, SkillBank())
     assert only_taught(read) == [read[1], read[3]]
     path = write(tmp_path / "b.jsonl", silent, silent)
+    config = corridor_config(policy, prompt__actions=False)
     with pytest.raises(ValueError, match="has 0 episodes to imitate"):
-        supervise(
-            corridor_config(policy, prompt__actions=False),
-            path,
-            policy=str(policy),
-            output=tmp_path / "b",
-            bank=SkillBank(),
-            steps=1,
-            batch=1,
-            learning_rate=1e-3,
-            held_out=0,
-        )
+        imitate(config, path, policy, tmp_path / "b", held_out=0)
 
 
 def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_path):
@@ -161,17 +164,7 @@ def test_a_response_beyond_the_positions_of_the_policy_is_refused(policy, tmp_pa
     lines = [line | {"active_skills": None} for line in (LINE, LINE, long)]
     path = write(tmp_path / "a.jsonl", *lines)
     with pytest.raises(ValueError, match=r"^task 't9': a response of \d+ tokens after"):
-        supervise(
-            config,
-            path,
-            policy=str(policy),
-            output=tmp_path / "b",
-            bank=SkillBank(),
-            steps=1,
-            batch=1,
-            learning_rate=1e-3,
-            held_out=1,
-        )
+        imitate(config, path, policy, tmp_path / "b")
 
 
 def test_responses_that_stay_within_thoughts_are_refused(policy, tmp_path):
@@ -183,40 +176,24 @@ def test_responses_that_stay_within_thoughts_are_refused(policy, tmp_path):
     begun = settings["chat_template"].replace("assistant\n'", "assistant\n<think>\n'")
     path.write_text(json.dumps(settings | {"chat_template": begun}))
     assert Tokenizer.load(thinker).opened == "<think>"
-    train = partial(
-        supervise,
-        corridor_config(thinker, prompt__actions=False),
-        policy=str(thinker),
-        output=tmp_path / "b",
-        bank=SkillBank(),
-        steps=1,
-        batch=1,
-        learning_rate=1e-3,
-        held_out=1,
-    )
+    config = corridor_config(thinker, prompt__actions=False)
     line = LINE | {"active_skills": None}
+    path = write(tmp_path / "a.jsonl", line, line)
     with pytest.raises(ValueError, match="'<think>', and no response of the episodes"):
-        train(write(tmp_path / "a.jsonl", line, line))
+        imitate(config, path, thinker, tmp_path / "b")
     thoughtful = line | {
         "responses": ["A desk.</think><action>open desk 1</action>", None]
     }
-    train(write(tmp_path / "b.jsonl", line, thoughtful))
+    path = write(tmp_path / "b.jsonl", line, thoughtful)
+    imitate(config, path, thinker, tmp_path / "b")
 
 
 def test_values_that_no_key_has_are_refused_before_any_work(policy, tmp_path):
     config = corridor_config(policy, policy__dtype="float33")
     config.policy.lora.targets = ("q_prj",)
+    path = tmp_path / "not-there.jsonl"
     with pytest.raises(ValueError, match="the configuration cannot run") as error:
-        supervise(
-            config,
-            tmp_path / "not-there.jsonl",
-            policy=str(tmp_path / "nowhere"),
-            output=tmp_path / "b",
-            bank=SkillBank(),
-            steps=1,
-            batch=1,
-            learning_rate=1e-3,
-        )
+        imitate(config, path, tmp_path / "nowhere", tmp_path / "b", held_out=0)
     assert "config.policy.dtype='float33'" in str(error.value)
     assert "config.policy.lora.targets=('q_prj',)" in str(error.value)
 
@@ -245,18 +222,9 @@ def test_two_processes_cannot_make_one_output(policy, tmp_path):
     (tmp_path / "out.partial").mkdir()
     with (tmp_path / "out.partial" / "lock").open("a+") as file:
         assert not other_holder(file)
+        config = corridor_config(policy, prompt__actions=False)
         with pytest.raises(BlockingIOError, match=r"/out' is being made by process \d"):
-            supervise(
-                corridor_config(policy, prompt__actions=False),
-                path,
-                policy=str(policy),
-                output=tmp_path / "out",
-                bank=SkillBank(),
-                steps=1,
-                batch=1,
-                learning_rate=1e-3,
-                held_out=1,
-            )
+            imitate(config, path, policy, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -267,17 +235,8 @@ def test_training_goes_on_where_it_was_killed(policy, tmp_path, monkeypatch):
     path = write(tmp_path / "a.jsonl", *[line] * 5)
 
     def train(output, rate=1e-2):
-        return supervise(
-            config,
-            path,
-            policy=str(policy),
-            output=output,
-            bank=SkillBank(),
-            steps=4,
-            batch=2,
-            learning_rate=rate,
-            held_out=1,
-        )
+        sizes = {"steps": 4, "batch": 2, "learning_rate": rate}
+        return imitate(config, path, policy, output, **sizes)
 
     straight = train(tmp_path / "straight")
     taken = []

@@ -103,15 +103,20 @@ def test_a_template_may_begin_the_thoughts_of_the_response(tmp_path):
     assert tokenizer.assistant_prefix[-2] == tokenizer.special("<think>")
 
 
+def make_special(directory, is_special):
+    """Change which added tokens of a tokenizer are special."""
+    path = directory / "tokenizer.json"
+    values = json.loads(path.read_text())
+    for token in values["added_tokens"]:
+        token["special"] = is_special(token)
+    path.write_text(json.dumps(values))
+
+
 def test_text_cannot_hold_marks_of_turns_that_are_not_special(tmp_path):
     """As DeepSeek-R1's distilled models have them."""
     write_tokenizer(tmp_path, "Qwen3")
     before = Tokenizer.load(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    values = json.loads(path.read_text())
-    for token in values["added_tokens"]:
-        token["special"] &= token["content"] != "<|im_start|>"
-    path.write_text(json.dumps(values))
+    make_special(tmp_path, lambda x: x["special"] and x["content"] != "<|im_start|>")
     ours = Tokenizer.load(tmp_path)
     start = ours.special("<|im_start|>")
     assert ours.user_prefix == before.user_prefix
@@ -130,11 +135,7 @@ def test_elements_of_responses_are_text_also_where_they_are_special(tmp_path):
     """As models are taught with them: else no thought ends and no action is found."""
     write_tokenizer(tmp_path, "Qwen3")
     before = Tokenizer.load(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    values = json.loads(path.read_text())
-    for token in values["added_tokens"]:
-        token["special"] = True
-    path.write_text(json.dumps(values))
+    make_special(tmp_path, lambda _: True)
     ours = Tokenizer.load(tmp_path)
     text = "<think>a <action>no</action></think><action>look</action>"
     assert ours.special("</think>") in before.encode(text)
